@@ -1,0 +1,156 @@
+"""config.json of a SpeechLM checkpoint as a transformers configuration."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+from transformers import PreTrainedConfig, Qwen3Config
+from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeAudioEncoderConfig
+
+from sglang_speechlm.config.ids import Ids
+
+AudioFrontend = Literal["bagpiper", "espnet", "fork"]
+"""How a waveform becomes mel frames; see ``sglang_speechlm.audio.mel``."""
+
+
+class SpeechLMConfig(PreTrainedConfig):
+    """Sizes, id ranges and defaults of a SpeechLM checkpoint.
+
+    Every number that the runtime depends on is read from here; the defaults are those of the released 8B model.
+
+    Raises:
+        ValueError: if a field contradicts another one, naming both.
+    """
+
+    model_type = "speechlm"
+    sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
+        "text_config": Qwen3Config,
+        "audio_config": Qwen3OmniMoeAudioEncoderConfig,
+    }
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | Qwen3Config | None = None,
+        audio_config: dict[str, Any] | Qwen3OmniMoeAudioEncoderConfig | None = None,
+        num_stream: int = 8,
+        adaptor_input_dim: int = 2048,
+        vocab_size: int = 160392,
+        codec_base_offset: int = 152192,
+        codec_layer_size: int = 1025,
+        text_token_offset: int = 256,
+        text_token_end: int = 152192,
+        pad_token_id: int = 0,
+        bos_token_id: int = 1,
+        eos_token_id: int = 2,
+        eot_token_id: int = 3,
+        system_token_id: int = 4,
+        user_token_id: int = 5,
+        assistant_token_id: int = 6,
+        text_modality_token_id: int = 7,
+        audio_modality_token_id: int = 8,
+        audio_temperature: float = 0.8,
+        audio_topk: int = 20,
+        text_temperature: float = 0.6,
+        text_topk: int = 20,
+        audio_frontend: AudioFrontend = "bagpiper",
+        text_id_zero_is_pad: bool = True,
+        xcodec_hf_model_tag: str = "hf-audio/xcodec-hubert-general",
+        xcodec_sample_rate: int = 16000,
+        xcodec_hop_length: int = 320,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("architectures", ["SpeechLMForConditionalGeneration"])
+        self.text_config = (
+            text_config if isinstance(text_config, Qwen3Config) else Qwen3Config(**(text_config or _QWEN3_8B))
+        )
+        self.audio_config = (
+            audio_config
+            if isinstance(audio_config, Qwen3OmniMoeAudioEncoderConfig)
+            else Qwen3OmniMoeAudioEncoderConfig(**(audio_config or _AUDIO_ENCODER))
+        )
+        # The served vocabulary is the one of the whole model; text_config of the original may hold Qwen3's own.
+        self.text_config.vocab_size = vocab_size
+        self.hidden_size = self.text_config.hidden_size
+        self.num_stream = num_stream
+        self.adaptor_input_dim = adaptor_input_dim
+        self.vocab_size = vocab_size
+        self.codec_base_offset = codec_base_offset
+        self.codec_layer_size = codec_layer_size
+        self.text_token_offset = text_token_offset
+        self.text_token_end = text_token_end
+        self.eot_token_id = eot_token_id
+        self.system_token_id = system_token_id
+        self.user_token_id = user_token_id
+        self.assistant_token_id = assistant_token_id
+        self.text_modality_token_id = text_modality_token_id
+        self.audio_modality_token_id = audio_modality_token_id
+        self.audio_temperature = audio_temperature
+        self.audio_topk = audio_topk
+        self.text_temperature = text_temperature
+        self.text_topk = text_topk
+        self.audio_frontend = audio_frontend
+        self.text_id_zero_is_pad = text_id_zero_is_pad
+        self.xcodec_hf_model_tag = xcodec_hf_model_tag
+        self.xcodec_sample_rate = xcodec_sample_rate
+        self.xcodec_hop_length = xcodec_hop_length
+        stated_hidden_size = kwargs.pop("hidden_size", self.hidden_size)
+        super().__init__(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs)
+        if stated_hidden_size != self.hidden_size:
+            raise ValueError(f"hidden_size {stated_hidden_size} contradicts text_config.hidden_size {self.hidden_size}")
+        if self.audio_config.output_dim != adaptor_input_dim:
+            raise ValueError(
+                f"adaptor_input_dim {adaptor_input_dim} contradicts audio_config.output_dim "
+                f"{self.audio_config.output_dim}"
+            )
+        if audio_frontend not in get_args(AudioFrontend):
+            raise ValueError(f"audio_frontend must be one of {get_args(AudioFrontend)}; got {audio_frontend!r}")
+        _ = self.ids  # refuses overlapping ranges
+
+    @property
+    def ids(self) -> Ids:
+        """The id ranges as one checked value."""
+        return Ids(
+            pad=self.pad_token_id,
+            bos=self.bos_token_id,
+            eos=self.eos_token_id,
+            eot=self.eot_token_id,
+            system=self.system_token_id,
+            user=self.user_token_id,
+            assistant=self.assistant_token_id,
+            text=self.text_modality_token_id,
+            audio=self.audio_modality_token_id,
+            text_begin=self.text_token_offset,
+            text_end=self.text_token_end,
+            codec_begin=self.codec_base_offset,
+            codec_layer_size=self.codec_layer_size,
+            num_stream=self.num_stream,
+            vocab_size=self.vocab_size,
+        )
+
+
+_QWEN3_8B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rope_theta": 1_000_000.0,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+}
+
+_AUDIO_ENCODER: dict[str, Any] = {
+    "num_mel_bins": 128,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "d_model": 1280,
+    "n_window": 100,
+    "n_window_infer": 400,
+    "output_dim": 2048,
+    "downsample_hidden_size": 480,
+    "conv_chunksize": 500,
+    "max_source_positions": 1500,
+}
