@@ -1,0 +1,113 @@
+"""The text side of the runtime: encoding what users wrote, decoding what the model writes."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.tokenizer.offset import reserved_names
+
+_BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+class TextTokenizer:
+    """Text to SpeechLM ids and back.
+
+    It sits on the served directory's ``tokenizer.json``, whose ids are already SpeechLM ids
+    (see :func:`sglang_speechlm.tokenizer.write_offset_tokenizer`).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: SpeechLMConfig) -> None:
+        """Take a loaded offset tokenizer.
+
+        Raises:
+            ValueError: if the reserved names do not have the ids that the config gives them.
+        """
+        ids = config.ids
+        for index, name in enumerate(reserved_names(config)):
+            if tokenizer.token_to_id(name) != index:
+                raise ValueError(
+                    f"tokenizer.json gives {name} the id {tokenizer.token_to_id(name)}; expected {index}: "
+                    "not an offset tokenizer of this config"
+                )
+        self._ids = ids
+        self._pad_for_raw_zero = config.text_id_zero_is_pad
+        self._tokenizer = tokenizer
+        # Special names inside a text are spelled out, so that no text can open a turn or end one.
+        self._tokenizer.encode_special_tokens = True
+        self._special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, config: SpeechLMConfig) -> TextTokenizer:
+        """Load the ``tokenizer.json`` of a served directory.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if its ids are not the config's.
+        """
+        file = Path(path) / "tokenizer.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"no tokenizer.json in {path}")
+        return cls(Tokenizer.from_file(str(file)), config)
+
+    def encode(self, text: str) -> list[int]:
+        """SpeechLM ids of ``text``; never a control id, except pad for the raw id 0 where the config says so.
+
+        Raises:
+            ValueError: if the text holds a lone surrogate, which no UTF-8 text can.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text holds a lone surrogate at character {error.start}") from None
+        encoded: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if self._pad_for_raw_zero:
+            return [self._ids.pad if index == self._ids.text_begin else index for index in encoded]
+        return encoded
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; control, special and codec ids give nothing, broken UTF-8 gives U+FFFD."""
+        return b"".join(self.token_bytes(index) for index in ids).decode("utf-8", errors="replace")
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that arrive a few at a time."""
+        return TextStream(self)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The UTF-8 bytes that id ``index`` stands for, possibly part of a character; empty outside of text."""
+        known = self._bytes.get(index)
+        if known is None:
+            known = self._bytes[index] = self._spell(index)
+        return known
+
+    def _spell(self, index: int) -> bytes:
+        if not self._ids.text_begin <= index < self._ids.text_end or index in self._special:
+            return b""
+        token: str | None = self._tokenizer.id_to_token(index)
+        if token is None:
+            return b""
+        if all(character in _BYTE_OF for character in token):
+            return bytes(_BYTE_OF[character] for character in token)
+        return token.encode("utf-8")
+
+
+class TextStream:
+    """Decodes ids as they come; what it gives, put together, is ``decode`` of all of them."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text that ``ids`` complete; a character whose last bytes are yet to come is held back."""
+        return self._decoder.decode(b"".join(self._tokenizer.token_bytes(index) for index in ids))
+
+    def flush(self) -> str:
+        """The rest: U+FFFD for a character that was never completed, else nothing."""
+        return self._decoder.decode(b"", final=True)
