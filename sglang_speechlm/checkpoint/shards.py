@@ -1,0 +1,91 @@
+"""The safetensors files of a served directory: how tensors are spread over them, and writing them one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, list[str]]:
+    """File name to tensor names, in the given order, so that no file outgrows ``shard_bytes`` unless by one tensor.
+
+    Args:
+        sizes: tensor name to size in bytes.
+        shard_bytes: the most that one file should hold.
+
+    Raises:
+        ValueError: if ``shard_bytes`` is not positive.
+    """
+    if shard_bytes < 1:
+        raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{number:05d}-of-{len(groups):05d}.safetensors": group for number, group in enumerate(groups, 1)}
+
+
+def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write one file so that it is either whole or not there under its name."""
+    unfinished = path.with_name(path.name + ".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"})
+    unfinished.chmod(0o644)  # safetensors lets only the owner read
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def write_index(directory: Path, shards: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
+    """Write the index that says which file holds which tensor; a single file needs none."""
+    if len(shards) == 1:
+        (directory / INDEX_FILE).unlink(missing_ok=True)
+        return
+    index = {
+        "metadata": {"total_size": sum(sizes.values())},
+        "weight_map": {name: file for file, names in shards.items() for name in names},
+    }
+    write_text(directory / INDEX_FILE, json.dumps(index, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is either whole or as it was."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in the directory's ``model*.safetensors``, from the files' headers alone.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or one that the index names is missing.
+        ValueError: if a tensor stands in two files.
+    """
+    files = sorted(directory.glob("model*.safetensors"))
+    if (directory / INDEX_FILE).is_file():
+        index = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
+        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
+    if not files:
+        raise FileNotFoundError(f"no model*.safetensors in {directory}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if name in shapes:
+                    raise ValueError(f"{name} stands in {path.name} and in another file of {directory}")
+                shapes[name] = tuple(file.get_slice(name).get_shape())
+    return shapes

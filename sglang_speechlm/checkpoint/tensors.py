@@ -1,0 +1,69 @@
+"""Which tensors a checkpoint of a given config must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import Qwen3ForCausalLM
+from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
+
+from sglang_speechlm.config import SpeechLMConfig
+
+AUDIO_TOWER_PREFIX = "multimodal_io_dict.continuous_audio.model.audio_tower."
+CODEC_PREFIX = "multimodal_io_dict.discrete_audio.codec_model."
+
+_NAMES_IN_A_MESSAGE = 8
+
+
+def expected_tensors(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor but the codec's, in the order of the modules (names as ESPnet saves them)."""
+    with torch.device("meta"):
+        backbone = Qwen3ForCausalLM(config.text_config)
+        audio_tower = Qwen3OmniMoeAudioEncoder(config.audio_config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    if config.text_config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    hidden_size = config.text_config.hidden_size
+    shapes["stream_emb.weight"] = (config.num_stream, hidden_size)
+    shapes["adaptor.continuous_audio.weight"] = (hidden_size, config.adaptor_input_dim)
+    shapes["adaptor.continuous_audio.bias"] = (hidden_size,)
+    for name, tensor in audio_tower.state_dict().items():
+        shapes[AUDIO_TOWER_PREFIX + name] = tuple(tensor.shape)
+    return shapes
+
+
+def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) -> None:
+    """Refuse a checkpoint that is not exactly what its config describes.
+
+    Args:
+        found: name and shape of each tensor in the checkpoint; those of the codec are not looked at.
+        config: the checkpoint's config.
+
+    Raises:
+        ValueError: naming the missing, unexpected and misshapen tensors, the first few of each and how many.
+    """
+    expected = expected_tensors(config)
+    own = {name: tuple(shape) for name, shape in found.items() if not name.startswith(CODEC_PREFIX)}
+    complaints = [
+        _listed("missing", sorted(expected.keys() - own.keys())),
+        _listed("unexpected", sorted(own.keys() - expected.keys())),
+        _listed(
+            "misshapen",
+            [
+                f"{name} is {list(own[name])}, expected {list(shape)}"
+                for name, shape in expected.items()
+                if name in own and own[name] != shape
+            ],
+        ),
+    ]
+    if any(complaints):
+        raise ValueError("the checkpoint's tensors are not those of its config: " + "; ".join(filter(None, complaints)))
+
+
+def _listed(kind: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    rest = len(names) - _NAMES_IN_A_MESSAGE
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{len(names)} {kind} ({', '.join(names[:_NAMES_IN_A_MESSAGE])}{more})"
