@@ -45,9 +45,9 @@ class CheckpointSpec:
     """Of everything but the codec, which is always float32."""
     logit_scale: float = 16.0
     """Standard deviation of the logits: how far apart the best two are."""
-    eot_gain: float = 1.9
+    eot_gain: float = 1.7
     """How many times wider than another id's the logit of eot varies: the larger, the sooner a text ends."""
-    eos_gain: float = 1.25
+    eos_gain: float = 1.2
     """The same for eos, which ends a text and an answer's audio."""
     seed: int = 0
     shard_bytes: int = 4 * 1024**3

@@ -23,7 +23,7 @@ _RESIDUAL_GAIN = {"self_attn.o_proj": 1.5, "mlp.down_proj": 3.0}
 
 def random_tensor(name: str, shape: tuple[int, ...], spec: CheckpointSpec, config: SpeechLMConfig) -> torch.Tensor:
     """The tensor called ``name``; it depends on nothing but the arguments."""
-    generator = torch.Generator().manual_seed((spec.seed << 32) + zlib.crc32(name.encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{spec.seed} {name}".encode()))
     values = torch.randn(shape, generator=generator)
     return _scaled(name, values, spec, config).to(getattr(torch, spec.dtype))
 
@@ -34,7 +34,7 @@ def _scaled(name: str, values: torch.Tensor, spec: CheckpointSpec, config: Speec
     if name == "stream_emb.weight":
         return values * _STREAM_EMBEDDING
     if name == "lm_head.weight":
-        rows = torch.nn.functional.normalize(values, dim=1) * (spec.logit_scale / math.sqrt(spec.hidden_size))
+        rows = torch.nn.functional.normalize(values, dim=1) * spec.logit_scale
         rows[config.ids.eot] *= spec.eot_gain
         rows[config.ids.eos] *= spec.eos_gain
         return rows
