@@ -18,7 +18,13 @@ _QK_NORM = 1.6
 """Attention logits have about its square as standard deviation: few positions are attended to, so that the
 context does not average out."""
 _STREAM_EMBEDDING = 0.5
-_RESIDUAL_GAIN = {"self_attn.o_proj": 1.5, "mlp.down_proj": 3.0}
+_GAIN = {
+    "self_attn.o_proj": 1.5,
+    "mlp.down_proj": 3.0,
+    # What was heard must outweigh the position embedding that is added behind the convolutions.
+    "audio_tower.conv": 2.5,
+    "adaptor": 2.0,
+}
 
 
 def random_tensor(name: str, shape: tuple[int, ...], spec: CheckpointSpec, config: SpeechLMConfig) -> torch.Tensor:
@@ -45,5 +51,5 @@ def _scaled(name: str, values: torch.Tensor, spec: CheckpointSpec, config: Speec
     if values.ndim == 1:
         return 1 + 0.1 * values
     fan_in = values[0].numel()
-    gain = next((gain for part, gain in _RESIDUAL_GAIN.items() if part in name), 1.0)
+    gain = next((gain for part, gain in _GAIN.items() if part in name), 1.0)
     return values * (gain / math.sqrt(fan_in))
