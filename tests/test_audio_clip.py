@@ -1,0 +1,274 @@
+"""Files of every kind to mono samples at 16 kHz."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_speechlm.audio import AudioError, Clip, decode_clip
+
+RATE = 16_000
+
+
+def tone(seconds: float, rate: int = RATE, hertz: float = 440.0) -> Any:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encode(samples: Any, rate: int = RATE, format: str = "WAV", subtype: str | None = None) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, samples, rate, format=format, subtype=subtype)
+    return out.getvalue()
+
+
+def loudest_hertz(clip: Clip) -> float:
+    spectrum = np.abs(np.fft.rfft(clip.samples * np.hanning(len(clip.samples))))
+    return float(np.argmax(spectrum)) * clip.sample_rate / len(clip.samples)
+
+
+def patched(data: bytes, at: int, value: bytes) -> bytes:
+    return data[:at] + value + data[at + len(value) :]
+
+
+def with_flac_length(data: bytes, frames: int) -> bytes:
+    """Total frames in STREAMINFO: the low 36 bits of the eight bytes at 18."""
+    word = int.from_bytes(data[18:26], "big") >> 36 << 36 | frames
+    return patched(data, 18, word.to_bytes(8, "big"))
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [
+        ("WAV", "PCM_16"),
+        ("WAV", "PCM_U8"),
+        ("WAV", "PCM_24"),
+        ("WAV", "FLOAT"),
+        ("WAV", "ULAW"),
+        ("WAV", "MS_ADPCM"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("AIFF", "PCM_16"),
+        ("CAF", "ALAC_16"),
+        ("AU", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("W64", "PCM_16"),
+    ],
+)
+def test_format_is_read_by_its_content(format: str, subtype: str) -> None:
+    clip = decode_clip(encode(tone(1), format=format, subtype=subtype), format="whatever")
+    assert clip.samples.dtype == np.float32
+    assert clip.samples.ndim == 1
+    # ADPCM fills its last block.
+    assert RATE <= len(clip.samples) <= RATE + 2048
+    assert loudest_hertz(clip) == pytest.approx(440, abs=2)
+    assert clip.samples.std() == pytest.approx(0.5 / np.sqrt(2), abs=0.02)
+    assert clip.warnings == ()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 24000, 32000, 44100, 48000, 96000, 12347])
+def test_rate_is_converted_and_the_tone_kept(rate: int) -> None:
+    clip = decode_clip(encode(tone(1, rate, 1000.0), rate))
+    assert len(clip.samples) == RATE
+    assert clip.seconds == 1
+    assert loudest_hertz(clip) == pytest.approx(1000, abs=1)
+    middle = slice(RATE // 4, 3 * RATE // 4)
+    np.testing.assert_allclose(clip.samples[middle], tone(1, RATE, 1000.0)[middle], atol=2e-3)
+
+
+def test_tone_above_the_new_band_is_removed_not_folded() -> None:
+    clip = decode_clip(encode(tone(1, 48000, 11_000.0), 48000))
+    assert np.abs(clip.samples[1000:-1000]).max() < 1e-3
+
+
+def test_mono_at_the_models_rate_is_untouched() -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, 12_345).astype(np.float32)
+    np.testing.assert_array_equal(decode_clip(encode(samples, subtype="FLOAT")).samples, samples)
+
+
+@pytest.mark.parametrize("channels", [2, 6, 64])
+def test_channels_are_averaged(channels: int) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, (5000, channels)).astype(np.float32)
+    clip = decode_clip(encode(samples, subtype="FLOAT"))
+    np.testing.assert_allclose(clip.samples, samples.mean(axis=1), atol=1e-6)
+
+
+def test_raw_pcm16_is_taken_at_the_models_rate() -> None:
+    clip = decode_clip(np.array([0, 16384, -32768], "<i2").tobytes(), format="pcm16")
+    np.testing.assert_array_equal(clip.samples, np.array([0, 0.5, -1], np.float32))
+
+
+@pytest.mark.parametrize(("rate", "format"), [(16000, "WAV"), (44100, "WAV"), (48000, "FLAC"), (16000, "MP3")])
+def test_long_clip_is_cut_with_a_warning(rate: int, format: str) -> None:
+    clip = decode_clip(encode(tone(41.2, rate), rate, format))
+    assert len(clip.samples) == 30 * RATE
+    assert clip.warnings == ("audio clip of 41.2 s was cut to 30 s",)
+    # The cut is in the middle of the sound, not a fade at its end.
+    np.testing.assert_allclose(clip.samples[-100:], tone(30)[-100:], atol=0.02)
+
+
+def test_long_pcm16_is_cut_with_a_warning() -> None:
+    clip = decode_clip(bytes(2 * RATE * 31), format="pcm16")
+    assert len(clip.samples) == 30 * RATE
+    assert clip.warnings == ("audio clip of 31.0 s was cut to 30 s",)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_clip_of_exactly_the_longest_length_is_not_cut(rate: int) -> None:
+    clip = decode_clip(encode(tone(30, rate), rate))
+    assert len(clip.samples) == 30 * RATE
+    assert clip.warnings == ()
+
+
+def test_one_sample_too_many_is_cut() -> None:
+    assert decode_clip(encode(np.zeros(30 * RATE + 1))).warnings
+
+
+def test_flac_without_a_stated_length_is_read() -> None:
+    clip = decode_clip(with_flac_length(encode(tone(2), format="FLAC"), 0))
+    assert len(clip.samples) == 2 * RATE
+
+
+def test_unstated_length_shows_in_the_warning() -> None:
+    clip = decode_clip(with_flac_length(encode(tone(31), format="FLAC"), 0))
+    assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
+
+
+def test_wav_whose_writer_never_knew_its_length_is_read() -> None:
+    data = patched(encode(tone(2)), 40, b"\xff\xff\xff\xff")
+    assert len(decode_clip(data).samples) == 2 * RATE
+
+
+def test_mp3_of_variable_bit_rate_without_xing_header_is_read_to_its_end() -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * RATE) * (np.arange(10 * RATE) > 5 * RATE)
+    data = encode(noise[::-1], format="MP3")
+    assert b"Xing" in data[:100]
+    bare = data[data.index(data[:2], 4) :]
+    with soundfile.SoundFile(io.BytesIO(bare)) as sound:
+        assert sound.frames < 8 * RATE, "libsndfile's estimate must be too short for this test to say anything"
+    clip = decode_clip(bare)
+    assert abs(clip.seconds - 10) < 0.2
+
+
+def test_gigantic_stated_length_allocates_nothing() -> None:
+    data = with_flac_length(encode(tone(1), format="FLAC"), 2**36 - 1)
+    tracemalloc.start()
+    clip = decode_clip(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(clip.samples) == RATE
+    assert peak < 16e6
+
+
+def test_long_file_is_decoded_only_as_far_as_it_is_kept() -> None:
+    data = encode(np.zeros((300 * RATE, 8), np.int16), format="FLAC")
+    tracemalloc.start()
+    clip = decode_clip(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clip.warnings == ("audio clip of 300.0 s was cut to 30 s",)
+    assert peak < 16e6, "five minutes of eight channels are 154 MB"
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
+def test_absurd_rate_is_refused(rate: int) -> None:
+    with pytest.raises(AudioError, match=f"sample rate {rate} Hz is out of range"):
+        decode_clip(patched(encode(tone(0.1)), 24, struct.pack("<I", rate)))
+
+
+@pytest.mark.parametrize("rate", [0, 2**32 - 1])
+def test_rate_that_libsndfile_refuses_is_refused(rate: int) -> None:
+    with pytest.raises(AudioError, match="could not be read"):
+        decode_clip(patched(encode(tone(0.1)), 24, struct.pack("<I", rate)))
+
+
+def test_many_channels_at_a_high_rate_are_refused_for_their_size() -> None:
+    # Seven seconds of eight silent channels: 70 million values in a few kilobytes.
+    data = encode(np.zeros((8_500_000, 8), np.int16), 655_350, format="FLAC")
+    with pytest.raises(AudioError, match="8 channels at 655350 Hz holds too many values"):
+        decode_clip(data)
+
+
+@pytest.mark.parametrize("position", [0, 9_999])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(value: float, position: int) -> None:
+    samples = tone(1)[:10_000]
+    samples[position] = value
+    with pytest.raises(AudioError, match="NaN or infinite"):
+        decode_clip(encode(samples, subtype="FLOAT"))
+
+
+def test_absurdly_large_samples_are_refused() -> None:
+    with pytest.raises(AudioError, match=r"a sample of 3e\+38"):
+        decode_clip(encode(np.array([0.0, 3e38]), subtype="FLOAT"))
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "message"),
+    [
+        (b"", "wav", "empty"),
+        (b"R", "wav", r"declared as 'wav'\) could not be read"),
+        (b"this is text, not sound", None, "audio data could not be read"),
+        (bytes(1000), None, "could not be read"),
+        (b"abc", "pcm16", "two bytes per sample; got 3 bytes"),
+        (encode(np.zeros(0)), "wav", "holds no samples"),
+        (encode(np.zeros(1), 96_000), "wav", "holds no samples"),
+        (encode(tone(1), format="FLAC")[:5000], "flac", "could not be read: flac decoder lost sync"),
+    ],
+)
+def test_unusable_data_is_refused(data: bytes, format: str | None, message: str) -> None:
+    with pytest.raises(AudioError, match=message):
+        decode_clip(data, format=format)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=300), st.sampled_from([None, "wav", "pcm16"]))
+def test_any_bytes_give_a_clip_or_an_audio_error(data: bytes, format: str | None) -> None:
+    check_clip_or_error(data, format)
+
+
+SEEDS = [
+    encode(tone(0.2), format=format, subtype=subtype)
+    for format, subtype in [
+        ("WAV", "PCM_16"),
+        ("WAV", "FLOAT"),
+        ("FLAC", None),
+        ("OGG", "VORBIS"),
+        ("MP3", None),
+        ("AIFF", None),
+        ("CAF", "ALAC_16"),
+        ("AU", None),
+        ("W64", None),
+    ]
+]
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),
+    st.integers(0, 4000),
+)
+def test_damaged_files_give_a_clip_or_an_audio_error(seed: bytes, edits: list[tuple[int, int]], length: int) -> None:
+    data = bytearray(seed[: len(seed) - length] if length < 2000 else seed)
+    for at, value in edits:
+        if at < len(data):
+            data[at] = value
+    check_clip_or_error(bytes(data), None)
+
+
+def check_clip_or_error(data: bytes, format: str | None) -> None:
+    try:
+        clip = decode_clip(data, format=format)
+    except AudioError:
+        return
+    assert 1 <= len(clip.samples) <= 30 * RATE
+    assert np.isfinite(clip.samples).all()

@@ -1,0 +1,64 @@
+"""Base64 and data URLs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_speechlm.audio import AudioError, decode_base64, decode_data_url
+
+
+@given(st.binary(min_size=1))
+def test_base64_round_trip(data: bytes) -> None:
+    assert decode_base64(base64.b64encode(data).decode()) == data
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("UklG\nRg==", r"character '\\n' at position 4"),
+        ("UklG Rg==", "character ' ' at position 4"),
+        ("UklGRg=", "not valid base64"),
+        ("UklGR", "not valid base64"),
+        ("UklGRg==UklGRg==", "not valid base64"),
+        ("Ukl_", "character '_' at position 3"),
+        ("Uklé", "character 'é' at position 3"),
+        ("data:audio/wav;base64,UklGRg==", "bare base64"),
+    ],
+)
+def test_base64_that_is_refused(text: str, message: str) -> None:
+    with pytest.raises(AudioError, match=message):
+        decode_base64(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "format"),
+    [
+        ("data:audio/wav;base64,UklGRg==", "wav"),
+        ("data:audio/FLAC;base64,UklGRg==", "flac"),
+        ("DATA:audio/ogg;codecs=opus;BASE64,UklGRg==", "ogg"),
+        ("data:;base64,UklGRg==", ""),
+    ],
+)
+def test_data_url_gives_bytes_and_format(url: str, format: str) -> None:
+    assert decode_data_url(url) == (b"RIFF", format)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://example.com/a.wav", "file:///etc/passwd", "data:audio/wav,RIFF", "data:audio/wav;base64"]
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(AudioError, match="must have the form"):
+        decode_data_url(url)
+
+
+@given(st.text())
+def test_any_text_gives_bytes_or_an_audio_error(text: str) -> None:
+    for decode in (decode_base64, decode_data_url):
+        with contextlib.suppress(AudioError):
+            decode(text)
