@@ -10,12 +10,12 @@ import torch
 from tqdm import tqdm
 
 from sglang_speechlm.checkpoint.codec import random_codec
-from sglang_speechlm.checkpoint.shards import plan_shards, write_index, write_shard
+from sglang_speechlm.checkpoint.shards import plan_shards, write_index, write_shard, write_text
 from sglang_speechlm.checkpoint.spec import CheckpointSpec
 from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, expected_tensors
 from sglang_speechlm.checkpoint.vocabulary import write_raw_tokenizer
 from sglang_speechlm.checkpoint.weights import random_tensor
-from sglang_speechlm.tokenizer import write_offset_tokenizer
+from sglang_speechlm.tokenizer import offset_tokenizer
 
 
 def build_checkpoint(path: str | Path, *, spec: CheckpointSpec) -> Path:
@@ -38,7 +38,9 @@ def build_checkpoint(path: str | Path, *, spec: CheckpointSpec) -> Path:
 
     with tempfile.TemporaryDirectory() as raw:
         write_raw_tokenizer(Path(raw), spec.text_vocab_size)
-        write_offset_tokenizer(Path(raw), directory, config)
+        files = offset_tokenizer(Path(raw), config)
+    for file, text in files.items():
+        write_text(directory / file, text)
     codec_tensors = _write_codec(directory, spec)
 
     shapes = expected_tensors(config)

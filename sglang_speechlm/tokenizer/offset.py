@@ -24,12 +24,11 @@ def reserved_names(config: SpeechLMConfig) -> list[str]:
     return names
 
 
-def write_offset_tokenizer(source: Path, target: Path, config: SpeechLMConfig) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` of the served directory ``target``.
+def offset_tokenizer(source: Path, config: SpeechLMConfig) -> dict[str, str]:
+    """The tokenizer files of a served directory: name to content.
 
     Args:
         source: a directory with the ``tokenizer.json`` of a byte-level BPE with raw ids, such as Qwen3's.
-        target: an existing directory; both files are replaced.
         config: gives the offset and the end of the text range.
 
     Raises:
@@ -37,8 +36,6 @@ def write_offset_tokenizer(source: Path, target: Path, config: SpeechLMConfig) -
         ValueError: if the file is of another kind, or does not fit the text range.
     """
     raw = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer = _offset(raw, config)
-    (target / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     settings = {
         # The generic class takes tokenizer.json as it is; Qwen2Tokenizer would build its own from the vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -48,7 +45,10 @@ def write_offset_tokenizer(source: Path, target: Path, config: SpeechLMConfig) -
         "model_max_length": config.text_config.max_position_embeddings,
         "clean_up_tokenization_spaces": False,
     }
-    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return {
+        "tokenizer.json": json.dumps(_offset(raw, config), ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
+    }
 
 
 def _control_names(config: SpeechLMConfig) -> dict[int, str]:

@@ -19,7 +19,7 @@ class TextTokenizer:
     """Text to SpeechLM ids and back.
 
     It sits on the served directory's ``tokenizer.json``, whose ids are already SpeechLM ids
-    (see :func:`sglang_speechlm.tokenizer.write_offset_tokenizer`).
+    (see :func:`sglang_speechlm.tokenizer.offset_tokenizer`).
     """
 
     def __init__(self, tokenizer: Tokenizer, config: SpeechLMConfig) -> None:
