@@ -1,0 +1,20 @@
+"""From frames to sound: the delay removed, and Xcodec in a process of its own."""
+
+from sglang_speechlm.codec.client import CodecService, CodecStats
+from sglang_speechlm.codec.delay import Deinterleaver, deinterleave, interleave
+from sglang_speechlm.codec.stream import CodecError, CodecStream
+from sglang_speechlm.codec.wav import encode_wav, to_pcm16
+from sglang_speechlm.codec.windows import PiecePolicy
+
+__all__ = [
+    "CodecError",
+    "CodecService",
+    "CodecStats",
+    "CodecStream",
+    "Deinterleaver",
+    "PiecePolicy",
+    "deinterleave",
+    "encode_wav",
+    "interleave",
+    "to_pcm16",
+]

@@ -1,0 +1,188 @@
+"""The audio decoder as the HTTP process sees it: always there, whatever happens to the worker behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sglang_speechlm.codec.process import WorkerProcess
+from sglang_speechlm.codec.protocol import WorkerOptions
+from sglang_speechlm.codec.stream import CodecError, CodecStream
+from sglang_speechlm.codec.windows import PiecePolicy
+from sglang_speechlm.config import SpeechLMConfig
+
+logger = logging.getLogger(__name__)
+
+_FIRST_DELAY_SECONDS = 0.25
+_LONGEST_DELAY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class CodecStats:
+    """What the decoder holds at one moment.
+
+    Args:
+        streams: open streams, whole files being decoded included.
+        undelivered: pieces that wait here for the readers of open streams.
+        slots: streams in the worker.
+        worker_pid: the worker's process id.
+        restarts: how often the worker has been started again.
+    """
+
+    streams: int
+    undelivered: int
+    slots: int
+    worker_pid: int
+    restarts: int
+
+
+class CodecService:
+    """Decodes codes to samples in a worker process, which it watches and restarts.
+
+    Args:
+        checkpoint: directory of the served checkpoint.
+        config: its config.
+        device: where the codec runs, as torch names it.
+        threads: CPU threads of a decode.
+        nice: added to the worker's niceness, so that on a CPU the language model goes first.
+        batch_codes: codes in one decode, at most (or one window), which bounds how long others wait for it.
+        undelivered_pieces: pieces of a stream that may wait for a slow reader.
+        restart_seconds: how long a request waits for a worker that is being restarted.
+        policy: the sizes of a stream's pieces.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        config: SpeechLMConfig,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        nice: int = 10,
+        batch_codes: int = 320,
+        undelivered_pieces: int = 4,
+        restart_seconds: float = 60.0,
+        policy: PiecePolicy | None = None,
+    ) -> None:
+        policy = policy or PiecePolicy()
+        self._options = WorkerOptions(checkpoint, config, device, threads, nice, batch_codes, policy)
+        self._undelivered_pieces = undelivered_pieces
+        self._restart_seconds = restart_seconds
+        self._worker: WorkerProcess | None = None
+        self._changed = asyncio.Condition()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._restarts = 0
+
+    async def start(self) -> None:
+        """Start the worker and wait until its codec is loaded.
+
+        Raises:
+            CodecError: if the codec can't be loaded, naming what is wrong with it.
+        """
+        self._worker = await WorkerProcess.launch(self._options)
+        self._supervisor = asyncio.create_task(self._supervise(self._worker))
+
+    async def stop(self) -> None:
+        """End the worker; requests in it fail. Idempotent."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
+            return
+        supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await supervisor
+        async with self._changed:
+            worker, self._worker = self._worker, None
+            self._changed.notify_all()
+        if worker is not None:
+            await worker.stop()
+
+    async def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Decode ``[T, S]`` codes (delay removed) to ``[T * hop]`` samples. Cancelling drops the work.
+
+        Raises:
+            CodecError: if the codes are wrong, or the worker died while it decoded them.
+        """
+        async with self._open(undelivered_limit=None) as stream:
+            await stream.push(codes)
+            stream.finish()
+            pieces = [piece async for piece in stream]
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
+
+    def open_stream(self) -> contextlib.AbstractAsyncContextManager[CodecStream]:
+        """A stream for one answer, to be used in ``async with``, which frees it whatever happens.
+
+        Raises:
+            CodecError: on entering, if the worker is down and does not come back in time.
+        """
+        return self._open(self._undelivered_pieces)
+
+    async def stats(self) -> CodecStats:
+        """What is open here and in the worker.
+
+        Raises:
+            CodecError: if the worker is down and does not come back in time.
+        """
+        worker = await self._running()
+        slots = await worker.slots()
+        undelivered = sum(stream.undelivered for stream in worker.streams.values())
+        return CodecStats(len(worker.streams), undelivered, slots, worker.pid, self._restarts)
+
+    @contextlib.asynccontextmanager
+    async def _open(self, undelivered_limit: int | None) -> AsyncIterator[CodecStream]:
+        worker = await self._running()
+        stream = worker.open(undelivered_limit)
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    async def _running(self) -> WorkerProcess:
+        """The worker, once it runs."""
+        if self._supervisor is None:
+            raise CodecError("the audio decoder is not running")
+        try:
+            async with asyncio.timeout(self._restart_seconds), self._changed:
+                await self._changed.wait_for(lambda: self._worker is not None or self._supervisor is None)
+        except TimeoutError:
+            raise CodecError(
+                f"the audio decoder is being restarted and was not back within {self._restart_seconds:g} s"
+            ) from None
+        if self._worker is None:
+            raise CodecError("the audio decoder was stopped")
+        return self._worker
+
+    async def _supervise(self, worker: WorkerProcess) -> None:
+        """Start the worker again whenever it ends, later and later while it decodes nothing in between."""
+        failures = 0
+        while True:
+            reason = "the audio decoder was stopped while this audio was in it"
+            try:
+                await worker.serve()
+                self._worker = None
+                end = await worker.reap()
+                reason = f"the audio decoder was restarted while this audio was in it: it {end}"
+            finally:
+                worker.fail_all(reason)
+            failures = 1 if worker.has_answered else failures + 1
+            logger.error("The audio decoder %s; starting it again.", end)
+            worker = await self._relaunch(failures)
+            self._restarts += 1
+            async with self._changed:
+                self._worker = worker
+                self._changed.notify_all()
+
+    async def _relaunch(self, failures: int) -> WorkerProcess:
+        while True:
+            await asyncio.sleep(min(_FIRST_DELAY_SECONDS * 2 ** (failures - 1), _LONGEST_DELAY_SECONDS))
+            try:
+                return await WorkerProcess.launch(self._options)
+            except CodecError as error:
+                logger.error("%s", error)
+                failures += 1

@@ -1,0 +1,93 @@
+"""Frames and codes: stream ``s`` of the codec lags by ``s`` frames, so ``T`` codes stand in ``T + S - 1`` frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sglang_speechlm.config import Ids
+
+IntArray = npt.NDArray[np.int64]
+
+
+def interleave(codes: npt.NDArray[np.integer], ids: Ids) -> IntArray:
+    """Delay codes into frames of vocabulary ids.
+
+    Args:
+        codes: ``[T, S]`` code indices, ``S`` being ``ids.num_stream``.
+
+    Returns:
+        ``[T + S - 1, S]`` ids: code ``t`` of stream ``s`` stands in frame ``t + s``; cells before the first and after
+        the last code of a stream hold its codec pad.
+
+    Raises:
+        ValueError: if the shape is another one or a code lies outside its codebook.
+    """
+    _check_width("codes", codes, ids)
+    outside = (codes < 0) | (codes >= ids.codebook_size)
+    if outside.any():
+        t, s = np.argwhere(outside)[0]
+        raise ValueError(f"code {codes[t, s]} of stream {s} at {t} is outside 0..{ids.codebook_size - 1}")
+    pads = _codec_pads(ids)
+    count = codes.shape[0]
+    frames = np.tile(pads, (count + ids.num_stream - 1, 1))
+    for s in range(ids.num_stream):
+        frames[s : s + count, s] = codes[:, s] + pads[s] + 1
+    return frames
+
+
+def deinterleave(frames: npt.NDArray[np.integer], ids: Ids) -> IntArray:
+    """Undo the delay.
+
+    Args:
+        frames: ``[F, S]`` vocabulary ids, ``S`` being ``ids.num_stream``.
+
+    Returns:
+        ``[T, S]`` code indices with ``T = max(F - (S - 1), 0)``. Cells before the first and after the last code of
+        a stream are not looked at; a codec pad in any other cell becomes code 0.
+
+    Raises:
+        ValueError: if the shape is another one or an id in a cell that holds a code is not of that cell's stream.
+    """
+    _check_width("frames", frames, ids)
+    count = max(frames.shape[0] - (ids.num_stream - 1), 0)
+    cells = np.stack([frames[s : s + count, s] for s in range(ids.num_stream)], axis=1).astype(np.int64)
+    codes = cells - _codec_pads(ids) - 1
+    foreign = (codes < -1) | (codes >= ids.codebook_size)
+    if foreign.any():
+        t, s = np.argwhere(foreign)[0]
+        first = ids.codec_pad(int(s))
+        raise ValueError(
+            f"id {cells[t, s]} in frame {t + s} is not of stream {s}, whose ids are "
+            f"{first}..{first + ids.codec_layer_size - 1}"
+        )
+    return np.maximum(codes, 0)
+
+
+class Deinterleaver:
+    """Undoes the delay of frames that come bit by bit; all that it returns, joined, is ``deinterleave`` of them all."""
+
+    def __init__(self, ids: Ids) -> None:
+        self._ids = ids
+        self._waiting = np.empty((0, ids.num_stream), dtype=np.int64)
+
+    def push(self, frames: npt.NDArray[np.integer]) -> IntArray:
+        """Take ``[n, S]`` frames and return the ``[m, S]`` codes that they complete.
+
+        Raises:
+            ValueError: as ``deinterleave``.
+        """
+        _check_width("frames", frames, self._ids)
+        joined = np.concatenate([self._waiting, frames])
+        codes = deinterleave(joined, self._ids)
+        self._waiting = joined[len(codes) :]
+        return codes
+
+
+def _codec_pads(ids: Ids) -> IntArray:
+    return np.array([ids.codec_pad(s) for s in range(ids.num_stream)], dtype=np.int64)
+
+
+def _check_width(name: str, array: npt.NDArray[np.integer], ids: Ids) -> None:
+    if array.ndim != 2 or array.shape[1] != ids.num_stream:
+        raise ValueError(f"{name} must have shape [n, {ids.num_stream}]; got {list(array.shape)}")

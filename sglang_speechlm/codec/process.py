@@ -1,0 +1,164 @@
+"""One life of the codec worker, seen from the HTTP process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+
+from sglang_speechlm.codec.protocol import (
+    AskSlots,
+    End,
+    MessageReader,
+    Open,
+    Piece,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    Slots,
+    StartFailed,
+    WorkerOptions,
+    encode,
+)
+from sglang_speechlm.codec.stream import CodecError, CodecStream
+
+_RECEIVE_BYTES = 1 << 18
+_EXIT_SECONDS = 5.0
+
+
+class WorkerProcess:
+    """A worker that is ready, and the streams that are in it. Made by ``launch``."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._messages = MessageReader()
+        self._numbers = itertools.count()
+        self._asked: deque[asyncio.Future[int]] = deque()
+        self.streams: dict[int, CodecStream] = {}
+        self.has_answered = False
+
+    @classmethod
+    async def launch(cls, options: WorkerOptions) -> WorkerProcess:
+        """Start a worker and wait until its codec is loaded.
+
+        Must be called in a thread that lives as long as the worker shall: the worker dies with it.
+
+        Raises:
+            CodecError: if the codec can't be loaded or the worker dies before it is.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "sglang_speechlm.codec.worker", str(theirs.fileno())]
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        worker = cls(process, reader, writer)
+        try:
+            worker.send(options)
+            match await worker._receive():
+                case [Ready()]:
+                    return worker
+                case [StartFailed(reason)]:
+                    raise CodecError(f"the audio decoder could not start: {reason}")
+                case _:
+                    raise CodecError(f"the audio decoder could not start: it {await worker.reap()}")
+        except BaseException:
+            writer.close()
+            process.kill()
+            process.wait()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def open(self, undelivered_limit: int | None) -> CodecStream:
+        """A new stream, of which at most ``undelivered_limit`` pieces (None: any number) wait for their reader."""
+        number = next(self._numbers)
+        stream = self.streams[number] = CodecStream(number, self)
+        self.send(Open(number, undelivered_limit))
+        return stream
+
+    async def slots(self) -> int:
+        """How many streams the worker holds, after all messages sent so far.
+
+        Raises:
+            CodecError: if the worker dies first.
+        """
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        self.send(AskSlots())
+        return await answer
+
+    def send(self, message: Request) -> None:
+        """Queue a message for the worker; lost if it has died."""
+        if not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+    async def drain(self) -> None:
+        """Wait until the worker takes messages again, or has died."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+
+    def forget(self, stream: int) -> None:
+        """Stop passing replies on to a stream."""
+        self.streams.pop(stream, None)
+
+    async def serve(self) -> None:
+        """Pass replies on to their streams until the worker closes the connection."""
+        while messages := await self._receive():
+            for message in messages:
+                self._dispatch(message)
+
+    async def reap(self) -> str:
+        """Close the connection, wait for the end of the process, and say in words how it ended."""
+        self._writer.close()
+        try:
+            status = await asyncio.to_thread(self._process.wait, _EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = await asyncio.to_thread(self._process.wait)
+        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+
+    def fail_all(self, reason: str) -> None:
+        """Fail every stream and question that is still in this worker."""
+        for stream in list(self.streams.values()):
+            stream.fail(reason)
+        for answer in self._asked:
+            if not answer.done():
+                answer.set_exception(CodecError(reason))
+        self._asked.clear()
+
+    async def stop(self) -> None:
+        """End the process at once: it has nothing to save."""
+        self._process.kill()
+        await self.reap()
+
+    async def _receive(self) -> list[Request | Reply]:
+        """The next messages; none once the connection is closed."""
+        messages: list[Request | Reply] = []
+        with contextlib.suppress(ConnectionError):
+            while not messages and (data := await self._reader.read(_RECEIVE_BYTES)):
+                messages = self._messages.feed(data)
+        return messages
+
+    def _dispatch(self, message: Request | Reply) -> None:
+        match message:
+            case Piece(number) | End(number) | Refused(number):
+                self.has_answered = True
+                if number in self.streams:  # else it was closed while this was on its way
+                    self.streams[number].receive(message)
+            case Slots(count):
+                answer = self._asked.popleft()
+                if not answer.done():
+                    answer.set_result(count)

@@ -1,0 +1,121 @@
+"""Which slices of an answer's codes are decoded, and which part of each slice is emitted.
+
+The codec's decoder is convolutional: a sample depends on a bounded number of codes to its left and right. A slice
+that holds this much context beyond the part that is emitted gives the very samples of a whole decode. At the true
+ends the decoder itself pads with zeros, so only a slice that lies at a true end may end without context there:
+every slice is made of real codes and nothing else. A whole file is a stream whose codes are all there at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Context:
+    """How many codes beyond the emitted ones, on each side, the emitted samples depend on."""
+
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class PiecePolicy:
+    """How many codes a piece of a stream holds (20 ms each in the released model).
+
+    Piece ``k`` is emitted as soon as ``ramp[k]`` codes can be (the last entry repeats): small at first, so that the
+    first sound leaves early, then larger, because each piece also costs a decode of its context. If more can be
+    emitted by the time the decoder is free, a piece grows to the next size of ``sizes``: a decoder that falls behind
+    gets cheaper pieces by itself. With the default ramp, a client that starts to play at the first piece never
+    waits if codes come at 1.5 times real time or faster, plus what decoding takes.
+
+    Sizes are few, so that windows of several streams have equal lengths and share a decode.
+
+    Raises:
+        ValueError: if the ramp is empty or a size is below 1 or above ``largest``.
+    """
+
+    ramp: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 32)
+    largest: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.ramp or not all(1 <= size <= self.largest for size in self.ramp):
+            raise ValueError(f"ramp must hold sizes in 1..largest ({self.largest}); got {self.ramp}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Every size of a piece, ascending."""
+        return tuple(sorted({*self.ramp, self.largest}))
+
+    def smallest(self, piece: int) -> int:
+        """The least number of codes for which piece number ``piece`` is emitted before the end of the stream."""
+        return self.ramp[min(piece, len(self.ramp) - 1)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Decode codes ``[start, stop)`` and emit the samples of codes ``[emit_start, emit_stop)``."""
+
+    start: int
+    stop: int
+    emit_start: int
+    emit_stop: int
+
+    @property
+    def length(self) -> int:
+        """Codes in the window."""
+        return self.stop - self.start
+
+
+class WindowPlanner:
+    """Plans the windows of one stream. Pure: it knows how many codes there are, not what they are nor when."""
+
+    def __init__(self, context: Context, policy: PiecePolicy) -> None:
+        self._context = context
+        self._policy = policy
+        self._lengths = [context.left + size + context.right for size in policy.sizes]
+        self._available = 0
+        self._emitted = 0
+        self._pieces = 0
+        self._final = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream has ended and all of it was emitted."""
+        return self._final and self._emitted == self._available
+
+    @property
+    def keep_from(self) -> int:
+        """No later window starts before this code."""
+        return max(0, self._emitted - self._lengths[-1])
+
+    def push(self, count: int) -> None:
+        """``count`` more codes are there."""
+        self._available += count
+
+    def finish(self) -> None:
+        """No more codes will come."""
+        self._final = True
+
+    def peek(self) -> Window | None:
+        """The window to decode next, or None while nothing can be emitted or it would be less than the policy wants."""
+        left = max(0, self._emitted - self._context.left)
+        if self._final:
+            if self.done:
+                return None
+            stop = min(self._available, left + self._lengths[-1])
+            emit_stop = stop if stop == self._available else stop - self._context.right
+        else:
+            ready = self._available - self._context.right - self._emitted
+            if ready < self._policy.smallest(self._pieces):
+                return None
+            emit_stop = self._emitted + max(size for size in self._policy.sizes if size <= ready)
+            stop = emit_stop + self._context.right
+        # More context than needed on the left, where there is, makes the length one that others have too.
+        length = next(length for length in self._lengths if length >= stop - left)
+        return Window(max(0, stop - length), stop, self._emitted, emit_stop)
+
+    def advance(self, window: Window) -> None:
+        """``window``, which ``peek`` gave, is being decoded; the next one continues where it stops."""
+        self._emitted = window.emit_stop
+        self._pieces += 1

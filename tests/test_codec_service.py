@@ -1,0 +1,303 @@
+"""The codec service with its real worker process."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from codec_tiny import HOP, random_codes, tiny_codec, tiny_config, whole_decode, write_checkpoint
+
+from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStream, PiecePolicy
+
+LARGEST_PIECE = 32
+UNDELIVERED = 3
+TOLERANCE = 1e-5
+
+Run = Callable[[Awaitable[Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    with asyncio.Runner() as runner:
+        yield lambda awaitable: runner.run(asyncio.wait_for(awaitable, 60))
+
+
+@pytest.fixture(scope="module")
+def service(checkpoint: Path, run: Run) -> Iterator[CodecService]:
+    service = CodecService(
+        checkpoint, tiny_config(), undelivered_pieces=UNDELIVERED, policy=PiecePolicy(largest=LARGEST_PIECE)
+    )
+    run(service.start())
+    yield service
+    run(service.stop())
+
+
+@pytest.fixture(scope="module")
+def codec() -> Any:
+    return tiny_codec()
+
+
+async def read(stream: CodecStream) -> np.ndarray:
+    return np.concatenate([piece async for piece in stream])
+
+
+async def assert_idle(service: CodecService) -> None:
+    stats = await service.stats()
+    assert (stats.streams, stats.undelivered, stats.slots) == (0, 0, 0)
+
+
+async def settled(service: CodecService) -> CodecStats:
+    """The stats once a stream nobody reads has its full share of undelivered pieces, and some decodes later."""
+    while (stats := await service.stats()).undelivered < UNDELIVERED:
+        pass
+    for _ in range(10):
+        stats = await service.stats()
+    return stats
+
+
+def test_files_of_all_lengths_equal_the_codecs_own_decode(service: CodecService, run: Run, codec: Any) -> None:
+    lengths = [*range(1, 80), 99, 100, 128, 199, 200]
+
+    async def all_at_once() -> list[np.ndarray]:
+        return await asyncio.gather(*(service.decode(random_codes(length, seed=length)) for length in lengths))
+
+    for length, samples in zip(lengths, run(all_at_once()), strict=True):
+        expected = whole_decode(codec, random_codes(length, seed=length))
+        assert samples.dtype == np.float32
+        assert samples.shape == (length * HOP,)
+        assert np.abs(samples - expected).max() < TOLERANCE
+        assert np.abs(expected).max() > 0.1
+    run(assert_idle(service))
+
+
+def test_no_codes_give_no_samples(service: CodecService, run: Run) -> None:
+    assert run(service.decode(random_codes(0))).shape == (0,)
+    run(assert_idle(service))
+
+
+@pytest.mark.parametrize("step", [1, 7, 50])
+def test_the_pieces_of_streams_join_to_the_whole(service: CodecService, run: Run, codec: Any, step: int) -> None:
+    async def one(length: int) -> None:
+        codes = random_codes(length, seed=length)
+        async with service.open_stream() as stream:
+
+            async def feed() -> None:
+                for first in range(0, length, step):
+                    await stream.push(codes[first : first + step])
+                stream.finish()
+
+            samples, _ = await asyncio.gather(read(stream), feed())
+        assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(one(length) for length in (1, 8, 33, 100, 151)))
+        await assert_idle(service)
+
+    run(all_at_once())
+
+
+def test_the_first_piece_comes_before_the_last_code_is_there(service: CodecService, run: Run) -> None:
+    async def scenario() -> None:
+        async with service.open_stream() as stream:
+            await stream.push(random_codes(20))
+            assert (await anext(stream)).size > 0
+
+    run(scenario())
+
+
+def test_a_slow_reader_has_a_bounded_number_of_pieces_waiting_and_loses_none(
+    service: CodecService, run: Run, codec: Any
+) -> None:
+    codes = random_codes(1000)
+
+    async def scenario() -> np.ndarray:
+        async with service.open_stream() as stream:
+            await stream.push(codes)
+            stream.finish()
+            assert (await settled(service)).undelivered == UNDELIVERED
+            first = await anext(stream)
+            assert (await settled(service)).undelivered == UNDELIVERED
+            return np.concatenate([first, await read(stream)])
+
+    samples = run(scenario())
+    assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
+    run(assert_idle(service))
+
+
+def test_a_slow_reader_holds_nobody_up(service: CodecService, run: Run) -> None:
+    async def scenario() -> None:
+        async with service.open_stream() as stream:
+            await stream.push(random_codes(1000))
+            await settled(service)
+            assert (await service.decode(random_codes(100))).shape == (100 * HOP,)
+
+    run(scenario())
+
+
+def test_a_code_outside_the_codebook_fails_its_own_request_alone(service: CodecService, run: Run, codec: Any) -> None:
+    good, bad = random_codes(60), random_codes(60)
+    bad[40, 1] = 16
+
+    async def scenario() -> list[Any]:
+        pid = (await service.stats()).worker_pid
+        results = await asyncio.gather(service.decode(good), service.decode(bad), return_exceptions=True)
+        assert (await service.stats()).worker_pid == pid
+        return [*results]
+
+    samples, error = run(scenario())
+    assert np.abs(samples - whole_decode(codec, good)).max() < TOLERANCE
+    assert isinstance(error, CodecError)
+    assert str(error) == "code 16 of stream 1 is outside 0..15"
+    run(assert_idle(service))
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_request_cancelled_at_any_point_leaves_nothing(service: CodecService, run: Run, steps: int) -> None:
+    async def scenario() -> None:
+        task = asyncio.create_task(service.decode(random_codes(2000)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+        await assert_idle(service)
+
+    run(scenario())
+
+
+def test_a_stream_left_with_pieces_unread_leaves_nothing(service: CodecService, run: Run) -> None:
+    async def scenario() -> None:
+        async with service.open_stream() as stream:
+            await stream.push(random_codes(1000))
+            await settled(service)
+        await assert_idle(service)
+        assert [piece async for piece in stream] == []
+
+    run(scenario())
+
+
+def test_a_killed_worker_fails_what_was_in_it_and_nothing_else(service: CodecService, run: Run, codec: Any) -> None:
+    async def scenario() -> None:
+        before = await service.stats()
+        os.kill(before.worker_pid, signal.SIGSTOP)  # so that both requests are in it when it dies
+        caught = [asyncio.create_task(service.decode(random_codes(50))) for _ in range(2)]
+        async with service.open_stream() as stream:
+            await stream.push(random_codes(50))
+            os.kill(before.worker_pid, signal.SIGKILL)
+            for result in (*await asyncio.gather(*caught, return_exceptions=True), await failure(stream)):
+                assert isinstance(result, CodecError)
+                assert "the audio decoder was restarted while this audio was in it" in str(result)
+                assert "SIGKILL" in str(result)
+            with pytest.raises(CodecError, match="SIGKILL"):
+                await stream.push(random_codes(1))
+        codes = random_codes(70)
+        # While the worker is away: these wait for the next one.
+        samples, _ = await asyncio.gather(service.decode(codes), service.decode(codes))
+        assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
+        after = await service.stats()
+        assert after.worker_pid != before.worker_pid
+        assert after.restarts == before.restarts + 1
+        await assert_idle(service)
+
+    run(scenario())
+
+
+async def failure(stream: CodecStream) -> Exception | None:
+    try:
+        await read(stream)
+    except CodecError as error:
+        return error
+    return None
+
+
+def test_an_interrupt_from_the_terminal_does_not_end_the_worker(service: CodecService, run: Run) -> None:
+    async def scenario() -> None:
+        pid = (await service.stats()).worker_pid
+        os.kill(pid, signal.SIGINT)
+        assert (await service.decode(random_codes(10))).shape == (10 * HOP,)
+        assert (await service.stats()).worker_pid == pid
+
+    run(scenario())
+
+
+def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint: Path, run: Run) -> None:
+    async def scenario() -> None:
+        service = CodecService(checkpoint, tiny_config(), restart_seconds=0.01)
+        await service.start()
+        caught = asyncio.create_task(service.decode(random_codes(10**6)))
+        os.kill((await service.stats()).worker_pid, signal.SIGKILL)
+        with pytest.raises(CodecError, match="was restarted"):
+            await caught
+        with pytest.raises(CodecError, match=r"not back within 0\.01 s"):
+            await service.decode(random_codes(1))
+        await service.stop()
+
+    run(scenario())
+
+
+def test_stopping_fails_open_requests_and_ends_the_worker(checkpoint: Path, run: Run) -> None:
+    async def scenario() -> None:
+        service = CodecService(checkpoint, tiny_config())
+        await service.start()
+        pid = (await service.stats()).worker_pid
+        async with service.open_stream() as stream:
+            await service.stop()
+            with pytest.raises(CodecError, match="the audio decoder was stopped"):
+                await anext(stream)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        with pytest.raises(CodecError, match="not running"):
+            await service.decode(random_codes(1))
+
+    run(scenario())
+
+
+def test_a_codec_that_does_not_fit_is_named_at_start(checkpoint: Path, run: Run) -> None:
+    service = CodecService(checkpoint, tiny_config(num_stream=8))
+    with pytest.raises(CodecError, match="could not start: ValueError: num_stream is 8"):
+        run(service.start())
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from codec_tiny import tiny_config
+from sglang_speechlm.codec import CodecService
+
+async def main():
+    service = CodecService(Path(sys.argv[1]), tiny_config())
+    await service.start()
+    print((await service.stats()).worker_pid, flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def test_the_worker_ends_when_its_parent_is_killed(checkpoint: Path, run: Run) -> None:
+    command = [sys.executable, "-c", PARENT, str(checkpoint)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)  # so that it can't notice the closed connection
+        parent.kill()
+
+    async def gone() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+                await asyncio.sleep(0.01)
+
+    run(gone())
