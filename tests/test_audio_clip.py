@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 from typing import Any
 
@@ -227,6 +228,20 @@ def test_absurdly_large_samples_are_refused() -> None:
 def test_unusable_data_is_refused(data: bytes, format: str | None, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         decode_clip(data, format=format)
+
+
+def test_header_that_points_before_the_file_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracebacks: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", tracebacks.append)
+    with pytest.raises(AudioError, match="could not be read"):
+        decode_clip(encode(tone(0.1), format="AIFF").replace(b"SSND", b"\x80SND"))
+    assert not tracebacks
+
+
+def test_midi_sample_dump_of_a_few_bytes_is_not_read_for_thirty_seconds(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AudioError, match="MIDI sample dumps"):
+        decode_clip(encode(tone(0.1), format="SDS")[:29])
+    assert len(capfd.readouterr().out) < 1000
 
 
 @settings(deadline=None, max_examples=200)

@@ -70,8 +70,8 @@ def decode_clip(
         max_seconds: longest result.
 
     Raises:
-        AudioError: if the data is empty, unreadable, damaged, without samples, or holds NaN, infinite or absurdly
-            large samples, or if its rate or number of values is out of bounds.
+        AudioError: if the data is empty, unreadable, damaged, without samples, a MIDI sample dump, or holds NaN,
+            infinite or absurdly large samples, or if its rate or number of values is out of bounds.
     """
     if not data:
         raise AudioError("audio data is empty")
@@ -85,7 +85,7 @@ def decode_clip(
     limit = round(max_seconds * sample_rate)
     if len(samples) <= limit:
         return Clip(samples, sample_rate)
-    length = f"{stated_seconds:.1f} s" if stated_seconds else f"more than {max_seconds:g} s"
+    length = f"{stated_seconds:.1f} s" if stated_seconds is not None else f"more than {max_seconds:g} s"
     return Clip(samples[:limit].copy(), sample_rate, (f"audio clip of {length} was cut to {max_seconds:g} s",))
 
 
@@ -100,7 +100,7 @@ def _decode_file(
 ) -> tuple[npt.NDArray[np.float32], float | None]:
     """Resampled mono samples, at least ``max_seconds`` of them if there are so many, and the stated duration."""
     try:
-        stream = io.BytesIO(data)
+        stream = _Bytes(data)
         with _Sound(stream) as sound:
             frames, rate = sound.frames, sound.samplerate
             mono = _read_mono(sound, max_seconds)
@@ -112,7 +112,7 @@ def _decode_file(
         declared = f" (declared as {format!r})" if format else ""
         raise AudioError(
             f"audio data{declared} could not be read: {error.error_string.removeprefix('Error : ')} "
-            "Accepted is every file that libsndfile reads: WAV, MP3, FLAC, Ogg Vorbis, Opus, AIFF, CAF and others."
+            "Accepted is what libsndfile reads: WAV, MP3, FLAC, Ogg Vorbis, Opus, AIFF, CAF and others."
         ) from None
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
@@ -126,7 +126,14 @@ class _Sound(soundfile.SoundFile):
         return False
 
 
-class _OpenEnded(io.BytesIO):
+class _Bytes(io.BytesIO):
+    """Bytes in which the negative positions of damaged headers are the beginning, where libsndfile looks for them."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
+
+
+class _OpenEnded(_Bytes):
     """A file that seems 40 times as long as it is; beyond its real end there is nothing but an empty ID3v1 tag.
 
     libsndfile takes the length of an MP3 without a Xing header from its size and its first frame's bit rate, and
@@ -153,6 +160,9 @@ class _OpenEnded(io.BytesIO):
 def _read_mono(sound: soundfile.SoundFile, max_seconds: float) -> npt.NDArray[np.float32]:
     """Samples ``[n]`` at the file's own rate, no more than ``max_seconds`` and the lookahead."""
     rate, channels = sound.samplerate, sound.channels
+    if sound.format == "SDS":
+        # libsndfile reads these past their end and prints two lines for every 60 samples that are not there.
+        raise AudioError("MIDI sample dumps are not accepted")
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"sample rate {rate} Hz is out of range; allowed are {MIN_RATE} to {MAX_RATE} Hz")
     wanted = min(sound.frames, int((max_seconds + _LOOKAHEAD_SECONDS) * rate))
