@@ -61,7 +61,7 @@ def mel_features(samples: npt.NDArray[np.float32], config: SpeechLMConfig) -> np
     return np.ascontiguousarray(mel[:, :frames], np.float32)
 
 
-def content_hash(mel: npt.NDArray[np.float32]) -> int:
+def content_hash(mel: npt.NDArray[Any]) -> int:
     """64-bit hash of a clip's features, the same in every process, as the multimodal item's cache key."""
     digest = hashlib.blake2b(repr((mel.shape, mel.dtype.str)).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(mel).data)

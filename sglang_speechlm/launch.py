@@ -1,0 +1,12 @@
+"""``python -m sglang_speechlm.launch``: serve a SpeechLM checkpoint.
+
+A module and not a package: the processes that SGLang spawns then import it, and with it this package, before anything
+of SGLang's (multiprocessing does not re-import a ``__main__.py``).
+"""
+
+import sys
+
+if __name__ == "__main__":
+    from sglang_speechlm.server.start import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""SpeechLM as an SGLang model: a Qwen3 backbone that also reads clips and frames of eight streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from sglang.srt.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+from sglang.srt.managers.mm_utils import embed_mm_inputs
+from sglang.srt.managers.schedule_batch import MultimodalDataItem, MultimodalInputs
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.models.qwen3 import Qwen3ForCausalLM
+from torch import nn
+
+from sglang_speechlm.audio.encoder import AudioEncoder
+from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, check_tensors
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.model.requests import BatchView, RequestTable
+
+
+class CodecHead(nn.Module):
+    """The rows of lm_head that a frame can need: the codec slice, then eos.
+
+    Batches in which every row speaks use it in place of the whole head; it holds a copy of those rows.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = rows
+
+
+class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
+    """Qwen3 with an audio tower, an adaptor and stream embeddings (ESPnet, class ParallelLLM)."""
+
+    def __init__(self, config: SpeechLMConfig, quant_config: Any = None, prefix: str = "") -> None:
+        super().__init__(config.text_config, quant_config=quant_config, prefix=prefix)
+        self.speechlm_config = config
+        self.ids = config.ids
+        self.audio_encoder = AudioEncoder(config.audio_config)
+        self.adaptor = nn.Linear(config.adaptor_input_dim, config.hidden_size)
+        self.stream_emb = nn.Embedding(config.num_stream, config.hidden_size)
+        self.requests: RequestTable | None = None
+        self.codec_head: CodecHead | None = None
+
+    def attach(self, requests: RequestTable) -> torch.Tensor:
+        """Give the loaded model its per-request state; call it before any graph is captured.
+
+        Returns:
+            float32 [num_stream, codec_layer_size]: what stream_emb adds to the logits of each stream's own interval.
+            The streams' intervals are disjoint and the head is linear, so one product of lm_head with the hidden
+            state, plus this, holds all streams' logits. stream_emb[0] counts as zero whatever the tensor holds.
+        """
+        self.requests = requests
+        ids = self.ids
+        weight = self.lm_head.weight.data
+        products = self.stream_emb.weight.float() @ weight.float().T
+        if get_tensor_model_parallel_world_size() > 1:
+            products = tensor_model_parallel_all_gather(products)
+        else:
+            rows = [weight[ids.codec_begin : ids.codec_end], weight[ids.eos : ids.eos + 1]]
+            self.codec_head = CodecHead(torch.cat(rows))
+        bias = products[:, ids.codec_begin : ids.codec_end].view(ids.num_stream, ids.num_stream, ids.codec_layer_size)
+        bias = bias.diagonal(dim1=0, dim2=1).T.clone()
+        bias[0] = 0
+        return bias
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: ForwardBatch,
+        input_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> LogitsProcessorOutput:
+        """One step of a batch: the newest frame of each row when decoding, whole prompts when prefilling.
+
+        Args:
+            input_ids: int64 [tokens], stream 0.
+            positions: int64 [tokens].
+            input_embeds: [tokens, hidden], in place of the embedded ids.
+        """
+        assert self.requests is not None, "the SpeechLM hooks are not installed"
+        # A batch that is captured in a graph carries no view: it takes the whole head, as any replay of it may need.
+        view: BatchView | None = getattr(forward_batch.sampling_info, "speechlm_view", None)
+        if input_embeds is None:
+            if forward_batch.forward_mode.is_decode_or_idle():
+                input_embeds = self._embed_frames(input_ids, self.requests.streams[forward_batch.req_pool_indices])
+            else:
+                input_embeds = self._embed_prompts(input_ids, forward_batch, view)
+        hidden = self.model(input_ids, positions, forward_batch, input_embeds)
+        compact = view is not None and view.all_audio and not forward_batch.return_logprob
+        head = self.codec_head if compact and self.codec_head is not None else self.lm_head
+        return self.logits_processor(input_ids, hidden, head, forward_batch)
+
+    def _embed_frames(self, stream0: torch.Tensor, streams: torch.Tensor) -> torch.Tensor:
+        """Sum of the embeddings of a frame's ids; a 0 in streams 1.. adds nothing, a 0 in stream 0 is the pad's row.
+
+        Args:
+            stream0: int64 [N].
+            streams: int64 [N, num_stream - 1].
+        """
+        frames = torch.cat([stream0.unsqueeze(1), streams], dim=1)
+        embeds = self.model.embed_tokens(frames)
+        used = frames != 0
+        used[:, 0] = True
+        return (embeds * used.unsqueeze(-1)).sum(dim=1)
+
+    def _embed_prompts(
+        self, input_ids: torch.Tensor, forward_batch: ForwardBatch, view: BatchView | None
+    ) -> torch.Tensor:
+        if forward_batch.contains_mm_inputs():
+            rows = [i for i, inputs in enumerate(forward_batch.mm_inputs) if inputs is not None]
+            embeds, _ = embed_mm_inputs(
+                mm_inputs_list=[forward_batch.mm_inputs[i] for i in rows],
+                extend_prefix_lens=[forward_batch.extend_prefix_lens_cpu[i] for i in rows],
+                extend_seq_lens=[forward_batch.extend_seq_lens_cpu[i] for i in rows],
+                input_ids=input_ids,
+                input_embedding=self.model.embed_tokens,
+                multimodal_model=self,
+            )
+        else:
+            embeds = self.model.embed_tokens(input_ids)
+        if view is not None and view.replay is not None:
+            at = view.replay.positions
+            embeds[at] = self._embed_frames(input_ids[at], view.replay.streams).to(embeds.dtype)
+        return embeds
+
+    def get_audio_feature(self, items: list[MultimodalDataItem]) -> torch.Tensor:
+        """What stands at the positions of clips and of spoken history.
+
+        Each item is embedded by itself, so that its features do not depend on what it came with.
+
+        Args:
+            items: their feature is either float [num_mel_bins, frames], or int64 [frames, num_stream] (delayed ids).
+
+        Returns:
+            [positions of all items, hidden].
+        """
+        return torch.cat([self._embed_item(item.feature) for item in items])
+
+    def _embed_item(self, feature: torch.Tensor) -> torch.Tensor:
+        device = self.stream_emb.weight.device
+        if not feature.is_floating_point():
+            frames = feature.to(device)
+            return self._embed_frames(frames[:, 0], frames[:, 1:])
+        return self.adaptor(self.audio_encoder(feature.to(device=device, dtype=self.adaptor.weight.dtype)))
+
+    def pad_input_ids(self, input_ids: list[int], mm_inputs: MultimodalInputs) -> list[int]:
+        """Put each clip's hash at its positions, so that the radix cache keys a prompt by what its clips hold."""
+        padded = list(input_ids)
+        for item in mm_inputs.mm_items:
+            for first, last in item.offsets:
+                padded[first : last + 1] = [item.pad_value] * (last + 1 - first)
+        return padded
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Load a checkpoint's tensors.
+
+        Raises:
+            ValueError: if any tensor is missing, unexpected or of another shape; all are named.
+        """
+        if self.requests is not None:
+            raise ValueError("weights cannot be replaced while the server runs; start it with the new checkpoint")
+        shapes: dict[str, tuple[int, ...]] = {}
+        own = {
+            "stream_emb.weight": self.stream_emb.weight,
+            "adaptor.continuous_audio.weight": self.adaptor.weight,
+            "adaptor.continuous_audio.bias": self.adaptor.bias,
+        }
+        for name, parameter in self.audio_encoder.audio_tower.named_parameters():
+            own[AUDIO_TOWER_PREFIX + name] = parameter
+
+        def backbone() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in weights:
+                shapes[name] = tuple(tensor.shape)
+                if name.startswith(("model.", "lm_head.")):
+                    yield name, tensor
+                elif name in own and own[name].shape == tensor.shape:
+                    own[name].data.copy_(tensor)
+
+        try:
+            super().load_weights(backbone())
+        except (RuntimeError, AssertionError, KeyError) as error:
+            # SGLang's loaders stop at the first tensor that does not fit: look at the rest, then name them all.
+            shapes |= {name: tuple(tensor.shape) for name, tensor in weights}
+            check_tensors(shapes, self.speechlm_config)
+            raise ValueError(f"the checkpoint's tensors do not fit its config.json: {error}") from error
+        check_tensors(shapes, self.speechlm_config)
+
+
+EntryClass = SpeechLMForConditionalGeneration

@@ -1,0 +1,68 @@
+"""What a request asks of the two stages, checked and complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sglang_speechlm.prompt.layout import Prompt
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How the text is sampled.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: -1 is all.
+        max_tokens: ids of text at most, within the request's own budget; None leaves it at that.
+        stop_token_ids: ids that end the text beside eot and eos.
+        others: SGLang sampling parameters that pass through unchanged (top_p, stop, penalties ...).
+    """
+
+    temperature: float
+    top_k: int
+    max_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """How the frames are sampled.
+
+    Attributes:
+        temperature: 0 is greedy, on every stream.
+        top_k: per stream; -1 is all.
+        min_frames: frames before which the audio may not end.
+        max_frames: frames at most, within the request's own budget; None leaves it at that.
+    """
+
+    temperature: float
+    top_k: int
+    min_frames: int
+    max_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to give.
+
+    Attributes:
+        id: names the request in logs and stages.
+        prompt: up to the <assistant> that opens the reply.
+        text: how to write.
+        audio: how to speak; None for a text answer.
+        given_text: ids of the reply's text where the caller gives it; the text stage is then skipped.
+        max_tokens: one budget for text ids and frames.
+        seed: of every draw.
+    """
+
+    id: str
+    prompt: Prompt
+    text: TextSettings
+    audio: AudioSettings | None
+    max_tokens: int
+    seed: int
+    given_text: tuple[int, ...] | None = None

@@ -1,0 +1,1 @@
+"""From messages to the positions that the model reads."""

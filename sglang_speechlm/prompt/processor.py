@@ -1,0 +1,44 @@
+"""SGLang's multimodal processor for SpeechLM: hands on the audio that a prompt was laid out with."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, MultimodalProcessorOutput
+from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
+
+from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
+from sglang_speechlm.prompt.layout import PlacedAudio
+
+
+class PlacedAudioProcessor(BaseMultimodalProcessor):
+    """Takes audio that is already features at known positions, so none of SGLang's loading pools is needed."""
+
+    models: ClassVar[list[type]] = [SpeechLMForConditionalGeneration]
+    prefer_tokenized_input = True
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    async def process_mm_data_async(
+        self, image_data: Any, audio_data: list[Any], input_text: list[int], request_obj: Any, **_kwargs: Any
+    ) -> MultimodalProcessorOutput:
+        """Wrap placed audio as SGLang's items, each with its own hash.
+
+        Raises:
+            ValueError: for images, and for audio that did not come through a laid-out prompt.
+        """
+        if image_data:
+            raise ValueError("image_data: this model takes no images")
+        if not all(isinstance(placed, PlacedAudio) for placed in audio_data):
+            raise ValueError("audio_data: send audio to /v1/chat/completions, as an input_audio content part")
+        return MultimodalProcessorOutput(mm_items=[_item(placed) for placed in audio_data], input_ids=input_text)
+
+
+def _item(placed: PlacedAudio) -> MultimodalDataItem:
+    item = MultimodalDataItem(
+        modality=Modality.AUDIO, feature=torch.from_numpy(placed.feature), offsets=[(placed.first, placed.last)]
+    )
+    item.set_hash(placed.hash)
+    return item

@@ -1,0 +1,1 @@
+"""Drawing ids: one per text row, eight per frame."""

@@ -1,0 +1,138 @@
+"""SGLang's sampler for SpeechLM: text rows give an id, audio rows a frame of one id per stream."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+from sglang.srt.layers.sampler import Sampler
+from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
+
+from sglang_speechlm.config import Ids
+from sglang_speechlm.model.requests import BatchView, RequestTable
+from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
+
+FRAMES = "frames"
+"""Key of ``customized_info`` under which the codes of a step leave: int64 [N, num_stream], zeros for text rows."""
+
+
+class SpeechLMSampler(Sampler):
+    """Draws for both phases; stream 0 of a frame is what SGLang takes for the token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids: Ids
+        self._requests: RequestTable
+        self._codec_bias: torch.Tensor
+
+    def bind(self, ids: Ids, requests: RequestTable, codec_bias: torch.Tensor) -> None:
+        """Give the sampler what the loaded model has.
+
+        Args:
+            ids: the id space.
+            requests: the per-slot state; the sampler writes ``streams`` after each frame.
+            codec_bias: float32 [num_stream, codec_layer_size], lm_head . stream_emb on each stream's interval.
+        """
+        self._ids = ids
+        self._requests = requests
+        self._codec_bias = codec_bias
+
+    def forward(
+        self,
+        logits_output: LogitsProcessorOutput,
+        sampling_info: SamplingBatchInfo,
+        return_logprob: bool,
+        top_logprobs_nums: list[int],
+        token_ids_logprobs: list[list[int]],
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Draw for every row.
+
+        Args:
+            logits_output: its next_token_logits are [N, vocab_size], or [N, num_stream * codec_layer_size + 1] (the
+                codec slice, then eos) where every row is audio.
+            positions: int64 [N], the newest position of each row.
+
+        Returns:
+            int64 [N]: text ids, and ids of stream 0 of frames. All streams go to ``customized_info[FRAMES]``.
+        """
+        view: BatchView = sampling_info.speechlm_view
+        logits = self._preprocess_logits(logits_output.next_token_logits, sampling_info)
+        draws = Draws(
+            top_k=sampling_info.top_ks,
+            temperature=sampling_info.temperatures.view(-1),
+            seed=self._requests.seed[view.slots],
+            step=positions + 1 - self._requests.prompt_length[view.slots],
+            largest_top_k=view.text_top_k,
+            top_p=sampling_info.top_ps if sampling_info.need_top_p_sampling else None,
+            min_p=sampling_info.min_ps if sampling_info.need_min_p_sampling else None,
+        )
+        if view.all_text:
+            tokens = draw_text(logits.float(), self._ids, draws)
+        elif view.all_audio:
+            tokens = self._speak(logits, view.slots, draws, view.audio_top_k, logits_output)
+        else:
+            tokens = torch.empty_like(positions)
+            tokens[view.text] = draw_text(logits[view.text].float(), self._ids, _rows(draws, view.text))
+            tokens[view.audio] = self._speak(
+                logits, view.slots, draws, view.audio_top_k, logits_output, rows=view.audio
+            )
+        if return_logprob:
+            self.output_logprob_processor.compute_logprobs(
+                torch.log_softmax(logits.float(), dim=-1), top_logprobs_nums, token_ids_logprobs, tokens
+            ).write_output_to(logits_output)
+        self._sync_token_ids_across_tp(tokens, sampling_info)
+        return tokens
+
+    def _speak(
+        self,
+        logits: torch.Tensor,
+        slots: torch.Tensor,
+        draws: Draws,
+        largest_top_k: int,
+        logits_output: Any,
+        rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Draw the frames of ``rows`` (None: of all), keep them as the next step's input, return their stream 0."""
+        frames = torch.zeros(len(logits), self._ids.num_stream, dtype=torch.int64, device=logits.device)
+        if rows is not None:
+            logits, slots, draws = logits[rows], slots[rows], _rows(draws, rows)
+        codec, eos = self._codec_and_eos(logits)
+        drawn = draw_frame(
+            codec + self._codec_bias,
+            eos,
+            self._ids,
+            self._requests.min_frames[slots],
+            replace(draws, largest_top_k=largest_top_k, top_p=None, min_p=None),
+        )
+        self._requests.streams[slots] = drawn[:, 1:]
+        if rows is None:
+            frames = drawn
+        else:
+            frames[rows] = drawn
+        logits_output.customized_info = {FRAMES: frames}
+        return drawn[:, 0]
+
+    def _codec_and_eos(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = self._ids
+        size = ids.codec_end - ids.codec_begin
+        if logits.shape[1] == size + 1:
+            codec, eos = logits[:, :size], logits[:, size]
+        else:
+            codec, eos = logits[:, ids.codec_begin : ids.codec_end], logits[:, ids.eos]
+        return codec.float().view(-1, ids.num_stream, ids.codec_layer_size), eos.float()
+
+
+def _rows(draws: Draws, rows: torch.Tensor) -> Draws:
+    """The draws of some rows."""
+    return Draws(
+        top_k=draws.top_k[rows],
+        temperature=draws.temperature[rows],
+        seed=draws.seed[rows],
+        step=draws.step[rows],
+        largest_top_k=draws.largest_top_k,
+        top_p=None if draws.top_p is None else draws.top_p[rows],
+        min_p=None if draws.min_p is None else draws.min_p[rows],
+    )

@@ -1,0 +1,104 @@
+"""What each phase may say: the candidates of a text step and of the streams of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sglang_speechlm.config import Ids
+from sglang_speechlm.sampler.draw import best, draw
+
+_NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How each row of a batch of N rows draws.
+
+    Attributes:
+        top_k: int64 [N]; 1 is greedy.
+        temperature: float [N], above 0.
+        seed: int64 [N].
+        step: int64 [N], positions generated before this one.
+        largest_top_k: the largest of ``top_k``, known on the host.
+        top_p, min_p: float [N], or None where no row uses them.
+    """
+
+    top_k: torch.Tensor
+    temperature: torch.Tensor
+    seed: torch.Tensor
+    step: torch.Tensor
+    largest_top_k: int
+    top_p: torch.Tensor | None = None
+    min_p: torch.Tensor | None = None
+
+
+def draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
+    """Draw one text id per row: from the text range, eot and eos; neither of the latter as the very first id.
+
+    Args:
+        logits: float [N, vocab_size].
+        draws: N rows.
+
+    Returns:
+        int64 [N].
+    """
+    ends = torch.stack([draws.step.new_full((), ids.eos), draws.step.new_full((), ids.eot)])
+    end_logits = torch.stack([logits[:, ids.eos], logits[:, ids.eot]], dim=1)
+    end_logits = end_logits.masked_fill((draws.step == 0).unsqueeze(1), _NEVER)
+    values, indices = best(logits[:, ids.text_begin : ids.text_end], draws.largest_top_k)
+    values = torch.cat([end_logits, values], dim=1)
+    candidates = torch.cat([ends.expand(len(logits), 2), indices + ids.text_begin], dim=1)
+    values, order = best(values, draws.largest_top_k)
+    candidates = candidates.gather(1, order)
+    if draws.largest_top_k == 1:
+        return candidates[:, 0]
+    return draw(
+        values,
+        candidates,
+        top_k=draws.top_k.unsqueeze(1),
+        temperature=draws.temperature.unsqueeze(1),
+        seed=draws.seed.unsqueeze(1),
+        step=draws.step.unsqueeze(1),
+        # Text draws as the stream after the last one, so that it shares no noise with a frame of the same seed.
+        stream=torch.full_like(draws.seed, ids.num_stream).unsqueeze(1),
+        top_p=None if draws.top_p is None else draws.top_p.unsqueeze(1),
+        min_p=None if draws.min_p is None else draws.min_p.unsqueeze(1),
+    )
+
+
+def draw_frame(
+    codec_logits: torch.Tensor, eos_logits: torch.Tensor, ids: Ids, min_frames: torch.Tensor, draws: Draws
+) -> torch.Tensor:
+    """Draw one frame per row: every stream from its own interval, stream 0 also from eos once that is allowed.
+
+    Args:
+        codec_logits: float [N, num_stream, codec_layer_size], each stream's own interval, the codec pad first.
+        eos_logits: float [N].
+        min_frames: int64 [N], frames before which eos may not come.
+        draws: N rows.
+
+    Returns:
+        int64 [N, num_stream]: vocabulary ids. Where stream 0 is eos the other streams are 0: that is a control frame.
+    """
+    rows, streams, size = codec_logits.shape
+    ends = codec_logits.new_full((rows, streams, 1), _NEVER)
+    ends[:, 0, 0] = eos_logits.masked_fill(draws.step < min_frames, _NEVER)
+    values, indices = best(torch.cat([codec_logits, ends], dim=2), draws.largest_top_k)
+    stream = torch.arange(streams, device=codec_logits.device).view(1, streams, 1)
+    candidates = torch.where(indices == size, ids.eos, indices + ids.codec_begin + stream * size)
+    if draws.largest_top_k == 1:
+        frame = candidates[..., 0]
+    else:
+        frame = draw(
+            values,
+            candidates,
+            top_k=draws.top_k.view(-1, 1, 1),
+            temperature=draws.temperature.view(-1, 1, 1),
+            seed=draws.seed.view(-1, 1, 1),
+            step=draws.step.view(-1, 1, 1),
+            stream=stream,
+        )
+    ended = frame[:, :1] == ids.eos
+    return torch.cat([frame[:, :1], frame[:, 1:].masked_fill(ended, 0)], dim=1)

@@ -1,0 +1,51 @@
+"""SGLang's FastAPI application with our routes in place of those that this model does not serve."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from sglang_speechlm.server.chat import chat_completions
+from sglang_speechlm.server.service import Service
+
+_KEPT = (
+    "/health", "/health_generate", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/v1/models",
+    "/metrics", "/generate", "/flush_cache", "/abort_request", "/start_profile", "/stop_profile", "/get_load",
+    "/v1/loads", "/openapi.json", "/docs",
+)  # fmt: skip
+"""Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images."""
+
+
+def install(app: FastAPI, manager: Callable[[], Any], codec_device: str, codec_threads: int) -> None:
+    """Put our routes and our lifespan into SGLang's application, before it starts.
+
+    Args:
+        app: SGLang's application.
+        manager: gives SGLang's TokenizerManager once there is one.
+        codec_device, codec_threads: where the codec runs, and on how many CPU threads.
+    """
+    served = (*_KEPT, *(f"{path}/" for path in _KEPT))
+    app.router.routes[:] = [
+        route
+        for route in app.router.routes
+        if (path := getattr(route, "path", "")) in served or path.startswith(("/v1/models/", "/metrics"))
+    ]
+    app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
+    lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def with_service(app: FastAPI) -> AsyncIterator[Any]:
+        service = Service(manager(), codec_device, codec_threads)
+        await service.start()
+        app.state.speechlm = service
+        try:
+            original: AbstractAsyncContextManager[Any] = lifespan(app)
+            async with original as state:
+                yield state
+        finally:
+            await service.stop()
+
+    app.router.lifespan_context = with_service

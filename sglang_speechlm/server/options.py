@@ -1,0 +1,62 @@
+"""The launcher's options: SGLang's own, the usage guide's names for some of them, and ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_REFUSED: dict[str, tuple[Any, str]] = {
+    "enable_mixed_chunk": (False, "a step that prefills and decodes at once would mix up frames"),
+    "speculative_algorithm": (None, "a draft has one stream, a frame has eight"),
+    "enable_priority_scheduling": (False, "its preemption would part what must be decoded together"),
+    "pp_size": (1, "the frames of the last stage do not reach the first one's embeddings"),
+    "enable_dp_attention": (False, "requests would change ranks, and their frames would not"),
+    "disaggregation_mode": ("null", "frames do not travel between prefill and decode servers"),
+    "tokenizer_worker_num": (1, "the program and the codec live in one HTTP process"),
+    "skip_tokenizer_init": (False, "texts are encoded and decoded here"),
+    "enable_lora": (None, "adapters do not cover the streams"),
+    "enable_hierarchical_cache": (False, "SGLang's other caches would take frames for text"),
+    "enable_lmcache": (False, "SGLang's other caches would take frames for text"),
+    "enable_torch_compile": (False, "the per-request state is written between compiled steps"),
+    "enable_streaming_session": (False, "sessions append to a context that the program itself builds"),
+    "enable_pdmux": (False, "a step that prefills and decodes at once would mix up frames"),
+    "dllm_algorithm": (None, "frames are decoded from left to right"),
+}
+"""Field of SGLang's ServerArgs: the value that it must have, and why."""
+
+
+def refuse_unsupported(server_args: Any) -> None:
+    """Refuse what SGLang could do but would give wrong audio.
+
+    Raises:
+        ValueError: naming every such option, what it was and why it cannot be.
+    """
+    complaints = []
+    for name, (allowed, reason) in _REFUSED.items():
+        value = getattr(server_args, name)
+        if value != allowed and not (allowed is None and not value):
+            complaints.append(f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}")
+    if server_args.device == "cpu" and server_args.page_size not in (None, 1):
+        complaints.append(f"--page-size (set to {server_args.page_size}; only 1 on the CPU)")
+    if complaints:
+        raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
+
+
+def defaults_from(model_path: str) -> dict[str, Any]:
+    """What the checkpoint itself settles of SGLang's options: a float32 one is served in float32.
+
+    Raises:
+        ValueError: if the directory holds no SpeechLM checkpoint.
+    """
+    file = Path(model_path) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"--model-path {model_path}: no config.json there; it must be a served SpeechLM directory")
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON: {error}") from error
+    if config.get("model_type") != "speechlm":
+        raise ValueError(f"{file}: model_type must be 'speechlm'; got {config.get('model_type')!r}")
+    dtype = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype")
+    return {"dtype": dtype} if dtype in ("float32", "bfloat16", "float16") else {}

@@ -1,0 +1,133 @@
+"""One reply: the program's events with the text decoded and the frames turned into sound as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from sglang_speechlm.codec import CodecService, CodecStream, Deinterleaver
+from sglang_speechlm.config import Ids
+from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
+from sglang_speechlm.program.engine import Engine
+from sglang_speechlm.program.settings import Request
+from sglang_speechlm.tokenizer import TextTokenizer
+
+
+@dataclass
+class Reply:
+    """A reply as far as it has come; complete when the iteration over its pieces has ended.
+
+    Attributes:
+        text: without what only marks its end.
+        text_ids: as generated or given, the closing eot or eos included.
+        codes: [T][num_stream] code indices with the delay removed; None for a reply that is only written.
+        cached_tokens: by stage, positions of its prompt that the radix cache held.
+        finish: the end, once it has come.
+    """
+
+    text: str = ""
+    text_ids: list[int] = field(default_factory=list)
+    codes: list[list[int]] | None = None
+    cached_tokens: dict[str, int] = field(default_factory=dict)
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioDelta:
+    """More of the sound: float32 samples [n]."""
+
+    samples: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a reply is made with.
+
+    Attributes:
+        engine: runs the stages.
+        ids: the id space.
+        tokenizer: decodes the text.
+        codec: turns codes into sound.
+    """
+
+    engine: Engine
+    ids: Ids
+    tokenizer: TextTokenizer
+    codec: CodecService
+
+    async def reply(self, request: Request, reply: Reply) -> AsyncGenerator[TextDelta | AudioDelta]:
+        """Give the pieces of one reply and keep what they come to in ``reply``. Closing the iterator ends it all.
+
+        Raises:
+            StageRefused: if SGLang refuses or aborts a stage.
+            CodecError: if the sound could not be made.
+        """
+        async with aclosing(answer(self.engine, self.ids, request)) as events:
+            async for delta in self._write(events, reply):
+                yield delta
+            if request.audio is not None and reply.finish is None:
+                async for samples in self._speak(events, reply):
+                    yield AudioDelta(samples)
+
+    async def _write(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[TextDelta]:
+        """The text's deltas, up to its end."""
+        stream = self.tokenizer.stream()
+        async for event in events:
+            match event:
+                case TextPiece(ids):
+                    reply.text_ids.extend(ids)
+                    if delta := stream.push(ids):
+                        reply.text += delta
+                        yield TextDelta(delta)
+                case TextEnd(stopped_by, cached_tokens):
+                    reply.cached_tokens["text"] = cached_tokens
+                    if rest := stream.flush():
+                        reply.text += rest
+                        yield TextDelta(rest)
+                    if stopped_by is not None:
+                        reply.text = reply.text[: reply.text.rfind(stopped_by)]
+                    return
+                case Finish():
+                    reply.finish = event
+
+    async def _speak(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:
+        """The sound's pieces, up to the reply's end. Frames go to the codec whether or not anybody reads."""
+        async with self.codec.open_stream() as stream:
+            feeding = asyncio.create_task(self._feed(events, reply, stream))
+            try:
+                async for samples in stream:
+                    yield samples
+                await feeding
+            finally:
+                feeding.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await feeding
+
+    async def _feed(self, events: AsyncGenerator[Event], reply: Reply, stream: CodecStream) -> None:
+        undelayed = Deinterleaver(self.ids)
+        try:
+            async for event in events:
+                match event:
+                    case AudioPiece(frames):
+                        codes = undelayed.push(np.asarray(frames, dtype=np.int64))
+                        reply.codes = [*(reply.codes or []), *codes.tolist()]
+                        await stream.push(codes)
+                    case AudioEnd(cached_tokens):
+                        reply.cached_tokens["audio"] = cached_tokens
+                    case Finish():
+                        reply.finish = event
+        finally:
+            stream.finish()

@@ -1,0 +1,165 @@
+"""The body of a chat request: what the usage guide sends, what OpenAI's clients send, and our own ``speechlm``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TopK = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Guidance = Annotated[float, Field(ge=1, le=20, allow_inf_nan=False)]
+
+
+def _top_k_is_positive_or_all(value: int | None) -> int | None:
+    if value == 0:
+        raise ValueError("must be at least 1, or -1 for all")
+    return value
+
+
+class _Strict(BaseModel):
+    """Numbers are numbers, and unknown fields are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class VllmXargs(_Strict):
+    """The guide's ``vllm_xargs``."""
+
+    mode: Literal["text_audio"] | None = None
+    phase: Literal["text"] | None = None
+    text_temperature: Temperature | None = None
+    audio_temperature: Temperature | None = None
+    audio_topk: TopK | None = None
+    cfg: Guidance | None = None
+
+    _audio_topk = field_validator("audio_topk")(_top_k_is_positive_or_all)
+
+
+class SpeechLM(VllmXargs):
+    """Our own object: the guide's fields under the same names, and more."""
+
+    text_top_k: TopK | None = None
+    text_max_tokens: Count | None = None
+    audio_min_frames: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    audio_max_frames: Count | None = None
+    seed: Seed | None = None
+    return_ids: bool = False
+    text: Annotated[str, Field(min_length=1)] | None = None
+
+    _text_top_k = field_validator("text_top_k")(_top_k_is_positive_or_all)
+
+
+class InputAudio(_Strict):
+    """OpenAI's ``input_audio``."""
+
+    data: str
+    format: str | None = None
+
+
+class AudioUrl(_Strict):
+    """Where a clip is."""
+
+    url: str
+
+
+class TextPart(_Strict):
+    """A text content part."""
+
+    type: Literal["text"]
+    text: str
+
+
+class InputAudioPart(_Strict):
+    """A clip inside the request."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class AudioUrlPart(_Strict):
+    """A clip by its URL."""
+
+    type: Literal["audio_url"]
+    audio_url: AudioUrl
+
+
+Part = Annotated[TextPart | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
+
+
+class ChatMessage(BaseModel):
+    """One message; fields of OpenAI's that say nothing to this model (such as ``name``) are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value is None or value == "" or value == []:
+            raise ValueError("must not be empty")
+        if not isinstance(value, str | list):
+            raise ValueError("must be a string or a list of content parts")
+        return value
+
+
+class AudioOutput(BaseModel):
+    """OpenAI's ``audio``: the asked format of the answer's audio. The model has one voice, so any name is taken."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    voice: Any = None
+    format: Literal["wav", "mp3", "flac", "opus", "pcm16"] = "wav"
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's ``stream_options``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The body of POST /v1/chat/completions; fields of OpenAI's that say nothing to this model are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: str | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Seed | None = None
+    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    modalities: list[Literal["text", "audio"]] | None = None
+    audio: AudioOutput | None = None
+    vllm_xargs: VllmXargs | None = None
+    speechlm: SpeechLM | None = None
+    logprobs: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    _top_k = field_validator("top_k")(_top_k_is_positive_or_all)
+
+    @field_validator("modalities")
+    @classmethod
+    def _text_is_always_written(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and "text" not in value:
+            raise ValueError('must be ["text"] or ["text", "audio"]: the model writes before it speaks')
+        return value

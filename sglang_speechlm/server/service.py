@@ -1,0 +1,57 @@
+"""What the routes work with, made once when the server starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sglang_speechlm.codec import CodecService
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.program.engine import Engine
+from sglang_speechlm.server.errors import ApiError
+from sglang_speechlm.server.reply import Voice
+from sglang_speechlm.tokenizer import TextTokenizer
+
+_ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "default")
+"""Names that any checkpoint answers to: the usage guide's, and what clients write who have only one server."""
+
+
+class Service:
+    """One served checkpoint.
+
+    Attributes:
+        config: its config.
+        tokenizer: its tokenizer.
+        voice: what replies are made with.
+        model_name: the name that answers carry where the request names none.
+        sample_rate: of the sound, in Hz.
+    """
+
+    def __init__(self, manager: Any, codec_device: str, codec_threads: int) -> None:
+        path = Path(manager.model_path)
+        self.config: SpeechLMConfig = manager.model_config.hf_config
+        self.tokenizer = TextTokenizer.from_pretrained(path, self.config)
+        self._codec = CodecService(path, self.config, device=codec_device, threads=codec_threads)
+        self.voice = Voice(Engine(manager), self.config.ids, self.tokenizer, self._codec)
+        self.model_name = str(manager.served_model_name)
+        self.sample_rate = self.config.xcodec_sample_rate
+        self._names = {self.model_name, manager.model_path, path.name, *_ALWAYS_SERVED}
+
+    async def start(self) -> None:
+        """Start the codec.
+
+        Raises:
+            CodecError: if it cannot be loaded.
+        """
+        await self._codec.start()
+
+    async def stop(self) -> None:
+        """End the codec's process."""
+        await self._codec.stop()
+
+    def check_model(self, name: str | None) -> None:
+        """Raises:
+        ApiError: 404 if the request names a model that is not served here.
+        """
+        if name is not None and name.rstrip("/") not in self._names:
+            raise ApiError(404, f"model: {name!r} is not served here; this server has {self.model_name!r}", "model")

@@ -1,0 +1,43 @@
+"""The radix cache keeps prompts; the frames of an answer never enter it.
+
+The tree's keys are ids of stream 0, but the KV of a frame depends on all eight: two answers may share the first and
+not the rest. What a request has spoken is therefore never inserted, only the prompt that it started from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+from sglang.srt.mem_cache.radix_cache import RadixCache
+from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
+
+from sglang_speechlm.sglang_hooks.requests import is_audio
+
+RADIX_BACKEND = "speechlm"
+"""Value of --radix-cache-backend."""
+
+
+class PromptRadixCache(RadixCache):
+    """SGLang's radix cache, which an audio request enters with its prompt only."""
+
+    def cache_finished_req(self, req: Any, is_insert: bool = True, **kwargs: Any) -> None:
+        """The prompt was inserted when its prefill ended; the frames are freed."""
+        super().cache_finished_req(req, is_insert=is_insert and not is_audio(req), **kwargs)
+
+    def cache_unfinished_req(self, req: Any, chunked: bool = False) -> None:
+        """A prefill that holds frames (of a request that was retracted) stays the request's own."""
+        length = len(req.get_fill_ids())
+        if not self.disable and is_audio(req) and length > len(req.origin_input_ids):
+            indices = self.req_to_token_pool.req_to_token[req.req_pool_idx, :length]
+            req.prefix_indices = indices.to(dtype=torch.int64, copy=True)
+            return
+        super().cache_unfinished_req(req, chunked=chunked)
+
+
+def prompt_radix_cache(context: TreeCacheBuildContext) -> BasePrefixCache:
+    """Factory for SGLang's registry; without a radix cache it is SGLang's own choice."""
+    if context.disable_radix_cache:
+        return default_radix_cache_factory(context)
+    return PromptRadixCache(context.params)

@@ -1,0 +1,59 @@
+"""Which function of ours stands at which place of SGLang."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.layers.sampler import register_sampler_backend
+from sglang.srt.mem_cache.registry import register_radix_cache_backend
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from transformers import AutoConfig
+
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.sglang_hooks import results, steps
+from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
+
+HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
+    ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", steps.attach_requests, HookType.AFTER),
+    ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", steps.view_batch, HookType.AFTER),
+    ("sglang.srt.managers.utils.GenerationBatchResult.copy_to_cpu", results.copy_frames, HookType.BEFORE),
+    (
+        "sglang.srt.managers.scheduler_components.batch_result_processor."
+        "SchedulerBatchResultProcessor._maybe_collect_customized_info",
+        results.collect_frames,
+        HookType.AROUND,
+    ),
+    (
+        "sglang.srt.managers.schedule_batch.Req.init_incremental_detokenize",
+        results.skip_detokenizing_frames,
+        HookType.AROUND,
+    ),
+]
+
+
+def register_all() -> None:
+    """Register everything with SGLang; it applies the hooks right after."""
+    AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
+    for backend in ("pytorch", "flashinfer"):  # the names that SGLang itself chooses on a CPU and on a GPU
+        register_sampler_backend(backend, _sampler)
+    register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
+    for target, hook, kind in HOOKS:
+        HookRegistry.register(target, hook, kind)
+
+
+def refuse_missing_hooks() -> None:
+    """SGLang only logs a hook that it could not apply; served without it, the audio would be wrong.
+
+    Raises:
+        RuntimeError: naming the places that are not hooked.
+    """
+    missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
+    if missing:
+        raise RuntimeError(f"SGLang internals that SpeechLM hooks were not found (wrong SGLang version?): {missing}")
+
+
+def _sampler() -> Any:
+    from sglang_speechlm.sampler.backend import SpeechLMSampler
+
+    return SpeechLMSampler()

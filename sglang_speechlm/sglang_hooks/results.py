@@ -1,0 +1,34 @@
+"""Hooks after a step: the frames leave the device with the tokens and travel with the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sglang.srt.managers.utils import _async_d2h
+
+from sglang_speechlm.sampler.backend import FRAMES
+from sglang_speechlm.sglang_hooks.requests import is_audio
+
+
+def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:
+    """BEFORE GenerationBatchResult.copy_to_cpu: the frames' copy is covered by the same event as the tokens'."""
+    info = getattr(result.logits_output, "customized_info", None)
+    if info is not None:
+        info[FRAMES] = _async_d2h(info[FRAMES])
+
+
+def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: Any, logits_output: Any) -> None:
+    """AROUND _maybe_collect_customized_info: one conversion a batch, and nothing for text requests."""
+    info = getattr(logits_output, "customized_info", None)
+    if info is None or not is_audio(req):
+        return
+    if isinstance(info[FRAMES], torch.Tensor):
+        info[FRAMES] = info[FRAMES].tolist()
+    collect(processor, i, req, logits_output)
+
+
+def skip_detokenizing_frames(detokenize: Callable[[Any], Any], req: Any) -> Any:
+    """AROUND Req.init_incremental_detokenize: codec ids are no text."""
+    return ([], 0) if is_audio(req) else detokenize(req)

@@ -1,0 +1,61 @@
+"""Hooks around a step: the per-request state before it, and what the model must know of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sglang_speechlm.model.requests import BatchView, Replay, RequestTable
+from sglang_speechlm.sampler.backend import SpeechLMSampler
+from sglang_speechlm.sglang_hooks.requests import entry, is_audio, spoken_frames
+
+
+def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
+    """AFTER ModelRunner.alloc_memory_pool: the state exists before any CUDA graph is captured."""
+    from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
+    from sglang_speechlm.sglang_hooks.registry import refuse_missing_hooks
+
+    model = runner.model
+    if not isinstance(model, SpeechLMForConditionalGeneration):
+        return
+    refuse_missing_hooks()
+    assert isinstance(runner.sampler, SpeechLMSampler)
+    slots = runner.req_to_token_pool.req_to_token.shape[0]
+    requests = RequestTable(slots, model.ids.num_stream, runner.device)
+    runner.sampler.bind(model.ids, requests, model.attach(requests))
+
+
+def view_batch(forward_batch: Any, _cls: Any, batch: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
+    """AFTER ForwardBatch.init_new, on the stream that decodes: fill the slots on prefill, and attach the view.
+
+    The view travels on ``sampling_info``: SGLang rebuilds a ForwardBatch from its declared fields alone.
+    """
+    requests: RequestTable | None = getattr(runner.model, "requests", None)
+    if requests is None or batch.sampling_info is None:
+        return
+    replay = None
+    if forward_batch.forward_mode.is_extend():
+        requests.enter([entry(req) for req in batch.reqs])
+        replay = _replay(batch, forward_batch.input_ids.device)
+    batch.sampling_info.speechlm_view = BatchView.of(
+        requests, forward_batch.req_pool_indices, batch.req_pool_indices_cpu, replay
+    )
+
+
+def _replay(batch: Any, device: torch.device | str) -> Replay | None:
+    """The frames inside this prefill: of audio requests that were retracted and now compute their past again."""
+    positions: list[int] = []
+    streams: list[list[int]] = []
+    start = 0
+    for req, prefix, length in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
+        if is_audio(req) and req.output_ids:
+            first = len(req.origin_input_ids)
+            for place, frame in enumerate(spoken_frames(req), start=first - prefix):
+                if 0 <= place < length:
+                    positions.append(start + place)
+                    streams.append(frame[1:])
+        start += length
+    if not positions:
+        return None
+    return Replay(torch.tensor(positions, device=device), torch.tensor(streams, device=device))
