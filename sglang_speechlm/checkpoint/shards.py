@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -66,26 +65,3 @@ def write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
-
-
-def stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in the directory's ``model*.safetensors``, from the files' headers alone.
-
-    Raises:
-        FileNotFoundError: if there is no such file, or one that the index names is missing.
-        ValueError: if a tensor stands in two files.
-    """
-    files = sorted(directory.glob("model*.safetensors"))
-    if (directory / INDEX_FILE).is_file():
-        index = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
-        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
-    if not files:
-        raise FileNotFoundError(f"no model*.safetensors in {directory}")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                if name in shapes:
-                    raise ValueError(f"{name} stands in {path.name} and in another file of {directory}")
-                shapes[name] = tuple(file.get_slice(name).get_shape())
-    return shapes

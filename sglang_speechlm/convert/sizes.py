@@ -68,15 +68,6 @@ def served_config(
     )
 
 
-def codec_config(shapes: Shapes, settings: ConversionSettings) -> XcodecConfig | None:
-    """The config of the codec among the checkpoint's tensors; None if it holds no codec."""
-    if not any(name.startswith(CODEC_PREFIX) for name in shapes):
-        return None
-    if settings.xcodec is not None:
-        return XcodecConfig.from_pretrained(settings.xcodec)
-    return XcodecConfig()
-
-
 def _qwen_config(tokenizer: Path) -> dict[str, Any]:
     file = tokenizer / "config.json"
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
