@@ -154,12 +154,7 @@ class Reference:
 
     def audio_logits(self, hidden: Tensor) -> Tensor:
         """Raw logits [num_stream, codec_layer_size + 1] of ``audio_candidates`` from a hidden state [hidden]."""
-        return torch.stack(
-            [
-                F.linear(hidden + self.stream_emb[stream], self.lm_head)[self.audio_candidates[stream]]
-                for stream in range(self.ids.num_stream)
-            ]
-        )
+        return F.linear(hidden + self.stream_emb, self.lm_head).gather(-1, self.audio_candidates)
 
     def mask_audio(self, logits: Tensor, step: int, min_frames: int) -> Tensor:
         """``audio_logits`` for frame number ``step``: only stream 0 may give eos, and only after min_frames frames."""
