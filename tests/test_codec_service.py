@@ -235,7 +235,7 @@ def test_an_interrupt_from_the_terminal_does_not_end_the_worker(service: CodecSe
 
 def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint: Path, run: Run) -> None:
     async def scenario() -> None:
-        service = CodecService(checkpoint, tiny_config(), restart_seconds=0.01)
+        service = CodecService(checkpoint, tiny_config(), nice=0, restart_seconds=0.01)
         await service.start()
         caught = asyncio.create_task(service.decode(random_codes(10**6)))
         os.kill((await service.stats()).worker_pid, signal.SIGKILL)
@@ -250,7 +250,7 @@ def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint
 
 def test_stopping_fails_open_requests_and_ends_the_worker(checkpoint: Path, run: Run) -> None:
     async def scenario() -> None:
-        service = CodecService(checkpoint, tiny_config())
+        service = CodecService(checkpoint, tiny_config(), nice=0)
         await service.start()
         pid = (await service.stats()).worker_pid
         async with service.open_stream() as stream:
@@ -266,7 +266,7 @@ def test_stopping_fails_open_requests_and_ends_the_worker(checkpoint: Path, run:
 
 
 def test_a_codec_that_does_not_fit_is_named_at_start(checkpoint: Path, run: Run) -> None:
-    service = CodecService(checkpoint, tiny_config(num_stream=8))
+    service = CodecService(checkpoint, tiny_config(num_stream=8), nice=0)
     with pytest.raises(CodecError, match="could not start: ValueError: num_stream is 8"):
         run(service.start())
 
@@ -278,7 +278,7 @@ from codec_tiny import tiny_config
 from sglang_speechlm.codec import CodecService
 
 async def main():
-    service = CodecService(Path(sys.argv[1]), tiny_config())
+    service = CodecService(Path(sys.argv[1]), tiny_config(), nice=0)
     await service.start()
     print((await service.stats()).worker_pid, flush=True)
     await asyncio.sleep(3600)
