@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,8 @@ from sglang_speechlm.server.schema import ChatRequest
 from sglang_speechlm.server.service import Service
 from sglang_speechlm.server.settings import resolve, wants_audio
 
+logger = logging.getLogger(__name__)
+
 AUDIO_KEPT_SECONDS = 3600
 
 
@@ -45,6 +48,9 @@ async def chat_completions(http: Request) -> Response:
         return error.response()
     except ClientGone:
         return Response(status_code=499)
+    except Exception:
+        logger.exception("A chat request failed")
+        return ApiError(500, "the server failed to answer; its log says why").response()
 
 
 def _read(raw: bytes) -> ChatRequest:

@@ -78,9 +78,13 @@ class Voice:
         async with aclosing(answer(self.engine, self.ids, request)) as events:
             async for delta in self._write(events, reply):
                 yield delta
-            if request.audio is not None and reply.finish is None:
+            if request.audio is not None:
                 async for samples in self._speak(events, reply):
                     yield AudioDelta(samples)
+            else:
+                async for event in events:
+                    assert isinstance(event, Finish)
+                    reply.finish = event
 
     async def _write(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[TextDelta]:
         """The text's deltas, up to its end."""
@@ -100,8 +104,6 @@ class Voice:
                     if stopped_by is not None:
                         reply.text = reply.text[: reply.text.rfind(stopped_by)]
                     return
-                case Finish():
-                    reply.finish = event
 
     async def _speak(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:
         """The sound's pieces, up to the reply's end. Frames go to the codec whether or not anybody reads."""

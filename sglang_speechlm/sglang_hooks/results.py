@@ -31,4 +31,7 @@ def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: An
 
 def skip_detokenizing_frames(detokenize: Callable[[Any], Any], req: Any) -> Any:
     """AROUND Req.init_incremental_detokenize: codec ids are no text."""
-    return ([], 0) if is_audio(req) else detokenize(req)
+    if not is_audio(req):
+        return detokenize(req)
+    req.sampling_params.no_stop_trim = True  # the detokenizer would cut the id that ended the audio off no text
+    return [], 0
