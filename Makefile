@@ -1,0 +1,47 @@
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint format clean
+
+PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
+BIN := .venv/bin
+SMALL := .checkpoints/small
+MODEL ?= $(SMALL)
+ARGS ?=
+
+help: ## List these targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: ## Make .venv, for a GPU if there is one (PROFILE=cpu or PROFILE=cuda decides otherwise; PYTHON=python3.12)
+	@for python in $(PYTHONS); do \
+		if "$$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+			exec "$$python" launch/setup.py; \
+		fi; \
+	done; \
+	echo "setup: no Python 3.11 or 3.12 with its venv module was found as: $(PYTHONS)" >&2; \
+	echo "setup: install one (Debian, Ubuntu: python3.12 and python3.12-venv, or python3.11 and python3.11-venv)," >&2; \
+	echo "setup: or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+demo: setup ## Start a small server and have it write, speak and listen
+	@exec $(BIN)/python launch/demo.py
+
+serve: setup $(if $(filter $(SMALL),$(MODEL)),$(SMALL)/config.json) ## Serve MODEL=directory (a small random one without it); ARGS="--port 30000 ..."
+	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' $(ARGS)
+
+$(SMALL)/config.json: | setup
+	$(BIN)/python -m sglang_speechlm.checkpoint --output $(SMALL)
+
+test: setup lint ## Check the style and the types, then run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Check the style and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what these targets made
+	rm -rf .venv .checkpoints demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

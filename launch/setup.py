@@ -1,0 +1,333 @@
+"""Makes `.venv`: the locked packages of the CPU or the CUDA profile, and this package itself, editable.
+
+Run by `make setup` with any Python 3.11 or 3.12; needs nothing but the standard library. What is already in place is
+left alone, so that a second run does nothing and an interrupted one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ("cpu", "cuda")
+PACKAGE = "sglang-speechlm"
+STATE = "sglang-speechlm.json"
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message says why and what to do."""
+
+
+# Which profile
+
+
+def list_gpus_of_driver() -> str:
+    """What `nvidia-smi -L` prints, one line a GPU; empty where there is no such program or it fails."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+
+
+def find_gpu(root: Path = Path("/"), list_gpus: Callable[[], str] = list_gpus_of_driver) -> str | None:
+    """Says where an NVIDIA GPU shows under `root`, or that nvidia-smi lists one; None without a GPU.
+
+    A driver's tools without a GPU (a CUDA container on a machine that has none) do not count.
+    """
+    for pattern in ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*"):
+        if found := sorted(root.glob(pattern)):
+            return f"/{found[0].relative_to(root)}"
+    gpus = [line for line in list_gpus().splitlines() if line.startswith("GPU ")]
+    return gpus[0] if gpus else None
+
+
+def choose_profile(asked: str | None, kept: str | None, gpu: Callable[[], str | None] = find_gpu) -> tuple[str, str]:
+    """The profile to install and the reason for it.
+
+    What the user asks for goes first, then the profile of the environment that is there, then what the machine has.
+    """
+    if asked:
+        if asked not in PROFILES:
+            raise SetupError(f"PROFILE={asked!r} is not one of {', '.join(PROFILES)}")
+        return asked, f"PROFILE={asked}"
+    if kept:
+        return kept, "as before; PROFILE=cpu or PROFILE=cuda changes it"
+    if place := gpu():
+        return "cuda", f"NVIDIA GPU: {place}; PROFILE=cpu does without it"
+    return "cpu", "no NVIDIA GPU; PROFILE=cuda installs for one all the same"
+
+
+# What the profile consists of
+
+
+def normalize(name: str) -> str:
+    """A distribution's name in the form that the index and the locks use (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """The versions by name of a lock file: lines of `name==version`, comments and blank lines between them."""
+    pins: dict[str, str] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        pin = re.fullmatch(r"([a-z0-9]+(?:-[a-z0-9]+)*)==([0-9][0-9a-z.]*)", line)
+        if not pin:
+            raise SetupError(f"{path}, line {number}: {line!r} is not of the form name==version")
+        if pin[1] in pins:
+            raise SetupError(f"{path}, line {number}: {pin[1]} is there twice")
+        pins[pin[1]] = pin[2]
+    return pins
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile's locks, read from `folder`."""
+
+    name: str
+    folder: Path
+
+    @property
+    def locks(self) -> list[Path]:
+        return [self.folder / f"{name}.txt" for name in ("base", self.name, "dev")]
+
+    @property
+    def pins(self) -> dict[str, str]:
+        return {name: version for lock in self.locks for name, version in read_lock(lock).items()}
+
+    @property
+    def steps(self) -> list[tuple[str, list[str]]]:
+        """The pip installs to run, in order: what to call each, and pip's arguments."""
+        if self.name == "cuda":
+            files = [argument for lock in self.locks for argument in ("-r", str(lock))]
+            return [(f"{len(self.pins)} locked packages", files)]
+        # sglang's own pins would bring CUDA packages here. torch comes last, onto its locked dependencies, so that only
+        # the libraries of a CUDA build can be missing then.
+        torch = f"torch=={self.pins['torch']}"
+        rest = [f"{name}=={version}" for name, version in self.pins.items() if name != "torch"]
+        bounds = [argument for lock in self.locks for argument in ("-c", str(lock))]
+        return [(f"{len(rest)} locked packages", ["--no-deps", *rest]), (torch, [torch, *bounds])]
+
+
+# What is there
+
+
+@dataclass(frozen=True)
+class State:
+    """What an environment is made of, kept in it. The digest, of the locks, is there once the set-up is finished."""
+
+    profile: str
+    python: str
+    root: str
+    digest: str = ""
+
+
+def digest_of(files: list[Path]) -> str:
+    """SHA-256 over the contents of the files in their order."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def read_state(environment: Path) -> State | None:
+    """The state that the last set-up left; None where there is none that makes sense."""
+    try:
+        state = State(**json.loads((environment / STATE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return state if state.profile in PROFILES else None
+
+
+def write_state(environment: Path, state: State) -> None:
+    """Replaces the state at once, so that no reader meets half of it."""
+    scratch = environment / f"{STATE}.new"
+    scratch.write_text(json.dumps(asdict(state), indent=2) + "\n")
+    scratch.replace(environment / STATE)
+
+
+def python_of(environment: Path) -> str | None:
+    """The version ("3.11") of an environment that has an interpreter and a whole pip; None where it has not."""
+    if not os.access(environment / "bin" / "python", os.X_OK):
+        return None
+    for version in ("3.11", "3.12"):
+        packages = site_packages(environment, version)
+        if any(is_whole(info) for info in packages.glob("pip-*.dist-info")):
+            return version
+    return None
+
+
+def site_packages(environment: Path, python: str) -> Path:
+    """Where an environment's packages lie."""
+    return environment / "lib" / f"python{python}" / "site-packages"
+
+
+def is_whole(info: Path) -> bool:
+    """Whether the package of this dist-info folder was installed to its end and has all its top-level entries still."""
+    try:
+        record = (info / "RECORD").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    # pip writes INSTALLER after a package's own files.
+    entries = {line.split("/", 1)[0].split(",", 1)[0] for line in record.splitlines()} - {"..", "", "__pycache__"}
+    return (info / "INSTALLER").exists() and all((info.parent / entry.strip('"')).exists() for entry in entries)
+
+
+def installed(packages: Path) -> tuple[dict[str, str], list[Path]]:
+    """The whole packages of a site-packages folder, versions by name, and the dist-info folders of the broken ones."""
+    whole: dict[str, str] = {}
+    broken: list[Path] = []
+    for info in packages.glob("*.dist-info"):
+        name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        if is_whole(info):
+            whole[normalize(name)] = version.partition("+")[0]
+        else:
+            broken.append(info)
+    return whole, broken
+
+
+# Making it
+
+
+@dataclass(frozen=True)
+class Pip:
+    """pip of one environment: silent but for the step's progress; the whole output only when it fails."""
+
+    environment: Path
+
+    def __call__(self, title: str, arguments: list[str]) -> None:
+        command = [str(self.environment / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        command += ["--no-input", "--progress-bar=off", "--no-warn-conflicts", *arguments]
+        output: list[str] = []
+        started = time.monotonic()
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
+        ) as pip:
+            assert pip.stdout is not None
+            with progress(title) as show:
+                for line in pip.stdout:
+                    output.append(line)
+                    if line.lstrip().startswith(("Collecting", "Downloading", "Installing")):
+                        show(line.strip())
+        if pip.returncode:
+            tell(f"{title}: failed\n\n{' '.join(command)}\n\n{''.join(output)}")
+            raise SetupError("pip failed, its output is above; `make setup` goes on from here")
+        tell(f"{title}: {time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows one line that changes on a terminal; elsewhere the title once, so that a log shows what is under way."""
+    terminal = sys.stdout.isatty()
+    if not terminal:
+        tell(f"{title} ...")
+
+    def show(what: str) -> None:
+        if terminal:
+            line = f"setup: {title}: {what}"[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\033[K{line}", end="", flush=True)
+
+    show("...")
+    yield show
+    if terminal:
+        print("\r\033[K", end="", flush=True)
+
+
+def tell(message: str) -> None:
+    """Prints one line of the set-up's."""
+    print(f"setup: {message}", flush=True)
+
+
+def create_environment(environment: Path) -> None:
+    """Makes an empty environment with pip, over whatever was there."""
+    try:
+        venv.create(environment, clear=True, with_pip=True, symlinks=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(f"no environment could be made in {environment}: {error}") from error
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keeps a second set-up of the same checkout waiting until the first is done."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("waiting for another set-up of this checkout")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def set_up(
+    root: Path,
+    profile: Profile,
+    reason: str,
+    keep_python: bool = True,
+    create: Callable[[Path], None] = create_environment,
+    pip: Callable[[str, list[str]], None] | None = None,
+) -> bool:
+    """Brings `root`/.venv to the profile; True when there was something to do.
+
+    An environment of another profile, of another place or with a broken interpreter is made anew; `keep_python` keeps
+    one of the other supported Python than that which runs here. In every other one only what is missing is installed.
+    """
+    environment = root / ".venv"
+    left = read_state(environment)
+    here, there = "{}.{}".format(*sys.version_info), python_of(environment)
+    same = left is None or (left.profile, left.root) == (profile.name, str(root))
+    usable = same and there is not None and (there == here or keep_python)
+    python = there if there and usable else here
+    begun = State(profile.name, python, str(root))
+    finished = replace(begun, digest=digest_of([*profile.locks, root / "pyproject.toml"]))
+
+    whole, broken = installed(site_packages(environment, python)) if usable else ({}, [])
+    if left == finished and PACKAGE in whole and profile.pins.items() <= whole.items():
+        tell(f"up to date ({profile.name} profile, Python {python})")
+        return False
+
+    started = time.monotonic()
+    tell(f"{profile.name} profile ({reason}), Python {python}, into {environment}")
+    if not usable:
+        create(environment)
+    write_state(environment, begun)
+    for info in broken:
+        shutil.rmtree(info)
+    pip = pip or Pip(environment)
+    for title, arguments in profile.steps:
+        pip(title, ["--only-binary=:all:", *arguments])
+    pip(PACKAGE, ["--no-deps", "--no-build-isolation", "--editable", str(root)])
+    write_state(environment, finished)
+    tell(f"done in {time.monotonic() - started:.0f} s")
+    return True
+
+
+def main() -> int:
+    requirements = ROOT / "launch" / "requirements"
+    try:
+        with one_at_a_time(requirements):
+            left = read_state(ROOT / ".venv")
+            name, reason = choose_profile(os.environ.get("PROFILE"), left.profile if left else None)
+            set_up(ROOT, Profile(name, requirements), reason, keep_python=not os.environ.get("PYTHON"))
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nsetup: interrupted; `make setup` goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
