@@ -8,7 +8,7 @@ from transformers import XcodecConfig, XcodecModel
 from sglang_speechlm.checkpoint.spec import CheckpointSpec
 
 _FRAMES_PER_SECOND = 50
-_LOUDNESS = 0.1
+_PEAK = 0.5
 
 _SMALL_ACOUSTIC = {
     "model_type": "dac",
@@ -50,6 +50,6 @@ def random_codec(spec: CheckpointSpec) -> XcodecModel:
             quantizer.codebook.embed.normal_()
         sound = model.decode(torch.randint(codebook_size, (1, spec.num_stream, _FRAMES_PER_SECOND))).audio_values
         last = model.acoustic_decoder.conv2
-        last.weight.mul_(_LOUDNESS / sound.std())
+        last.weight.mul_(_PEAK / sound.abs().max())
         last.bias.zero_()
     return model
