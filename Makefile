@@ -28,7 +28,9 @@ demo: setup ## Start a small server and have it write, speak and listen
 serve: setup $(if $(filter $(SMALL),$(MODEL)),$(SMALL)/config.json) ## Serve MODEL=directory (a small random one without it); ARGS="--port 30000 ..."
 	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' $(ARGS)
 
+# The builder writes config.json last and wants an empty directory.
 $(SMALL)/config.json: | setup
+	@rm -rf $(SMALL)
 	$(BIN)/python -m sglang_speechlm.checkpoint --output $(SMALL)
 
 test: setup lint ## Check the style and the types, then run the tests
