@@ -16,6 +16,10 @@ MIN_FRAMES = "min_frames"
 """Key of ``SamplingParams.custom_params``: frames before which the audio may not end."""
 
 
+CFG = "cfg"
+"""Key of ``SamplingParams.custom_params``: guidance scale, where it is not 1."""
+
+
 @dataclass(frozen=True)
 class RequestEntry:
     """One request as it enters its slot.
@@ -27,6 +31,8 @@ class RequestEntry:
         min_frames: frames before which the audio may not end.
         top_k: candidates per draw; 1 is greedy.
         seed: seed of every draw of this request.
+        cfg: guidance scale.
+        leader: for an unconditional branch, the slot of the request that it guides.
     """
 
     slot: int
@@ -35,6 +41,8 @@ class RequestEntry:
     min_frames: int
     top_k: int
     seed: int
+    cfg: float = 1.0
+    leader: int | None = None
 
 
 class RequestTable:
@@ -45,8 +53,10 @@ class RequestTable:
         prompt_length: int64 [slots].
         min_frames: int64 [slots].
         seed: int64 [slots].
-        audio: bool [slots], on the host: which batches need what is decided there.
+        cfg: float32 [slots].
+        audio: bool [slots], on the host: what a batch needs is decided there.
         top_k: int64 [slots], on the host.
+        leader: int64 [slots], on the host: of unconditional branches the slot that they guide, else -1.
     """
 
     def __init__(self, slots: int, num_stream: int, device: torch.device | str) -> None:
@@ -54,8 +64,10 @@ class RequestTable:
         self.prompt_length = torch.zeros(slots, dtype=torch.int64, device=device)
         self.min_frames = torch.zeros(slots, dtype=torch.int64, device=device)
         self.seed = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.cfg = torch.ones(slots, dtype=torch.float32, device=device)
         self.audio = torch.zeros(slots, dtype=torch.bool)
         self.top_k = torch.ones(slots, dtype=torch.int64)
+        self.leader = torch.full((slots,), -1)
 
     def enter(self, entries: Sequence[RequestEntry]) -> None:
         """Fill the slots of requests whose prefill starts or goes on; call it on the stream that decodes."""
@@ -63,6 +75,7 @@ class RequestTable:
         slots = torch.tensor([entry.slot for entry in entries])
         self.audio[slots] = torch.tensor([entry.audio for entry in entries])
         self.top_k[slots] = torch.tensor([entry.top_k for entry in entries])
+        self.leader[slots] = torch.tensor([-1 if entry.leader is None else entry.leader for entry in entries])
         slots = slots.to(device, non_blocking=True)
         numbers = torch.tensor([[entry.prompt_length, entry.min_frames, entry.seed] for entry in entries])
         numbers = numbers.to(device, non_blocking=True)
@@ -70,6 +83,7 @@ class RequestTable:
         self.prompt_length[slots] = numbers[:, 0]
         self.min_frames[slots] = numbers[:, 1]
         self.seed[slots] = numbers[:, 2]
+        self.cfg[slots] = torch.tensor([entry.cfg for entry in entries]).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -86,15 +100,31 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """The guided requests of a batch, K of them.
+
+    Attributes:
+        leaders, shadows: int64 [K], rows of the conditional and the unconditional branches.
+        places: int64 [K], where each leader stands among the rows that draw a frame.
+    """
+
+    leaders: torch.Tensor
+    shadows: torch.Tensor
+    places: torch.Tensor
+
+
+@dataclass(frozen=True)
 class BatchView:
     """One step's batch as the model and the sampler see it.
 
     Attributes:
         slots: int64 [N], SGLang's request slots.
         text: int64 [n] rows that continue in text, or None for all rows of the batch.
-        audio: int64 [m] rows that continue in frames, or None for all rows of the batch.
+        audio: int64 [m] rows that draw a frame, or None for all rows of the batch.
         text_top_k, audio_top_k: the largest top-k among those rows; 0 where there are none.
+        pairs: the guided requests, or None. Their shadows draw nothing and take their leaders' frames.
         replay: frames inside the prefill, or None.
+        compact: nothing but the codec slice and eos of the logits is needed.
     """
 
     slots: torch.Tensor
@@ -102,32 +132,69 @@ class BatchView:
     audio: torch.Tensor | None
     text_top_k: int
     audio_top_k: int
+    pairs: Pairs | None = None
     replay: Replay | None = None
+    compact: bool = False
 
     @property
-    def all_audio(self) -> bool:
-        return self.text_top_k == 0
+    def has_text(self) -> bool:
+        return self.text_top_k > 0
 
     @property
-    def all_text(self) -> bool:
-        return self.audio_top_k == 0
+    def has_audio(self) -> bool:
+        return self.audio_top_k > 0
 
     @classmethod
     def of(
-        cls, table: RequestTable, slots: torch.Tensor, slots_on_host: torch.Tensor, replay: Replay | None = None
+        cls,
+        table: RequestTable,
+        slots: torch.Tensor,
+        slots_on_host: torch.Tensor,
+        *,
+        replay: Replay | None = None,
+        may_be_compact: bool = False,
     ) -> BatchView:
-        """Split the batch in ``slots`` [N] into text and audio rows, without touching the device's results."""
-        audio = table.audio[slots_on_host]
+        """Split the batch in ``slots`` [N] by what its rows do; all on the host, so that no step waits for the device.
+
+        Args:
+            may_be_compact: nothing but the phases looks at the logits.
+        """
+        leader = table.leader[slots_on_host]
+        text = ~table.audio[slots_on_host]
+        draws_frame = ~text & (leader < 0)
         top_k = table.top_k[slots_on_host]
-        if bool(audio.all()):
-            return cls(slots, None, None, 0, int(top_k.max()), replay)
-        if not bool(audio.any()):
-            return cls(slots, None, None, int(top_k.max()), 0, replay)
+
+        def rows(mask: torch.Tensor) -> torch.Tensor | None:
+            return None if bool(mask.all()) else mask.nonzero().squeeze(1).to(slots.device, non_blocking=True)
+
+        def largest_top_k(mask: torch.Tensor) -> int:
+            return int(top_k[mask].max()) if bool(mask.any()) else 0
+
         return cls(
             slots,
-            (~audio).nonzero().squeeze(1).to(slots.device, non_blocking=True),
-            audio.nonzero().squeeze(1).to(slots.device, non_blocking=True),
-            int(top_k[~audio].max()),
-            int(top_k[audio].max()),
+            rows(text),
+            rows(draws_frame),
+            largest_top_k(text),
+            largest_top_k(draws_frame),
+            _pairs(table, slots, slots_on_host, leader, draws_frame),
             replay,
+            may_be_compact and not bool(text.any()),
         )
+
+
+def _pairs(
+    table: RequestTable,
+    slots: torch.Tensor,
+    slots_on_host: torch.Tensor,
+    leader: torch.Tensor,
+    draws_frame: torch.Tensor,
+) -> Pairs | None:
+    shadows = (leader >= 0).nonzero().squeeze(1)
+    if not len(shadows):
+        return None
+    row_of = torch.empty_like(table.leader)
+    row_of[slots_on_host] = torch.arange(len(slots_on_host))
+    leaders = row_of[leader[shadows]]
+    places = (draws_frame.cumsum(0) - 1)[leaders]
+    device = slots.device
+    return Pairs(*(rows.to(device, non_blocking=True) for rows in (leaders, shadows, places)))

@@ -91,8 +91,8 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             else:
                 input_embeds = self._embed_prompts(input_ids, forward_batch, view)
         hidden = self.model(input_ids, positions, forward_batch, input_embeds)
-        compact = view is not None and view.all_audio and not forward_batch.return_logprob
-        head = self.codec_head if compact and self.codec_head is not None else self.lm_head
+        compact = view is not None and view.compact and self.codec_head is not None
+        head = self.codec_head if compact else self.lm_head
         return self.logits_processor(input_ids, hidden, head, forward_batch)
 
     def _embed_frames(self, stream0: torch.Tensor, streams: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sglang_speechlm.config import Ids
-from sglang_speechlm.model.requests import AUDIO, MIN_FRAMES
+from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.settings import Request
 
@@ -47,9 +47,10 @@ class AudioPiece:
 
 @dataclass(frozen=True)
 class AudioEnd:
-    """The audio is complete; ``cached_tokens`` as for the text."""
+    """The audio is complete; ``cached_tokens`` as for the text, of each branch."""
 
     cached_tokens: int
+    unconditional_cached_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,15 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
         StageRefused: if the prompt leaves no room for an answer, or SGLang refuses or aborts a stage.
     """
     prompt = request.prompt.followed_by([ids.text])
-    budget = min(request.max_tokens, engine.capacity - len(prompt.ids))
+    guided = request.audio is not None and request.audio.cfg != 1.0
+    if guided and not engine.can_guide:
+        raise StageRefused(400, "cfg: guidance takes two rows of a batch; this server has --max-running-requests 1")
+    capacity = engine.capacity(guided=guided)
+    budget = min(request.max_tokens, capacity - len(prompt.ids))
     if budget < 1:
         raise StageRefused(
             400,
-            f"messages: the prompt takes {len(prompt.ids)} positions; a request may take {engine.capacity} in all",
+            f"messages: the prompt takes {len(prompt.ids)} positions; a request may take {capacity} in all",
         )
     text_ids: list[int] = []
     reason: FinishReason = "stop"
@@ -107,7 +112,7 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
         yield Finish(reason, spent, 0)
         return
     prompt = prompt.followed_by([*text_ids, ids.assistant, ids.audio])
-    room = min(request.max_tokens - spent, engine.capacity - len(prompt.ids))
+    room = min(request.max_tokens - spent, capacity - len(prompt.ids))
     if room < 1:
         limit_name = "max_tokens" if spent >= request.max_tokens else "the context"
         yield Finish("length", spent, 0, (f"no audio: the text used all of {limit_name} ({spent} tokens)",))
@@ -122,7 +127,7 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
             if spoken:
                 yield AudioPiece(spoken)
             if output.finish_reason is not None:
-                yield AudioEnd(output.cached_tokens)
+                yield AudioEnd(output.cached_tokens, output.unconditional_cached_tokens)
                 yield Finish("stop" if ended else "length", spent + frames, frames)
 
 
@@ -147,7 +152,7 @@ def _audio_params(request: Request, limit: int) -> dict[str, Any]:
         "max_new_tokens": limit,
         "stream_interval": AUDIO_INTERVAL,
         "sampling_seed": request.seed,
-        "custom_params": {AUDIO: True, MIN_FRAMES: audio.min_frames},
+        "custom_params": {AUDIO: True, MIN_FRAMES: audio.min_frames, CFG: audio.cfg},
     }
 
 

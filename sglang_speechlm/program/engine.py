@@ -12,6 +12,9 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.sampler.backend import FRAMES
 
+UNCONDITIONAL_CACHED = "unconditional_cached_tokens"
+"""Key of ``meta_info``: positions of the unconditional branch's prompt that the radix cache held, once per frame."""
+
 
 class StageRefused(Exception):
     """SGLang did not run a stage to its end.
@@ -34,24 +37,37 @@ class StageOutput:
         frames: new frames, [len(ids)][num_stream] ids; empty in a text stage.
         finish_reason: SGLang's, once the stage has ended: {"type": "stop" | "length" | "abort", ...}.
         cached_tokens: positions of the prompt that the radix cache held.
+        unconditional_cached_tokens: the same of the unconditional branch; None without guidance.
     """
 
     ids: list[int]
     frames: list[list[int]]
     finish_reason: dict[str, Any] | None
     cached_tokens: int
+    unconditional_cached_tokens: int | None = None
+
+
+PAIR_MARGIN = 16
+"""Positions of the memory pool that are left aside when the longest guided request is worked out."""
 
 
 class Engine:
     """SGLang's TokenizerManager as the program needs it."""
 
-    def __init__(self, manager: Any) -> None:
+    def __init__(self, manager: Any, memory_positions: int) -> None:
+        """Take SGLang's TokenizerManager and the number of positions that its memory pool holds."""
         self._manager = manager
+        self._memory_positions = memory_positions
+
+    def capacity(self, *, guided: bool = False) -> int:
+        """Positions that one request may take, prompt and answer together; a guided one takes each of them twice."""
+        alone = int(self._manager.max_req_input_len)
+        return min(alone, (self._memory_positions - PAIR_MARGIN) // 2) if guided else alone
 
     @property
-    def capacity(self) -> int:
-        """Positions that one request may take, prompt and answer together."""
-        return int(self._manager.max_req_input_len)
+    def can_guide(self) -> bool:
+        """Whether a batch has the two rows that guidance takes."""
+        return self._manager.server_args.max_running_requests != 1
 
     async def run(
         self,
@@ -83,7 +99,14 @@ class Engine:
                 ids = output["output_ids"][seen:]
                 frames = meta.get(FRAMES, [])[seen:]
                 seen += len(ids)
-                yield StageOutput(ids, frames[: len(ids)], reason, meta["cached_tokens"])
+                unconditional = meta.get(UNCONDITIONAL_CACHED)
+                yield StageOutput(
+                    ids,
+                    frames[: len(ids)],
+                    reason,
+                    meta["cached_tokens"],
+                    unconditional[-1] if unconditional else None,
+                )
         except ValueError as error:
             raise StageRefused(400, str(error)) from error
         except HTTPException as error:

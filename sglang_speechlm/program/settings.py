@@ -37,12 +37,14 @@ class AudioSettings:
         top_k: per stream; -1 is all.
         min_frames: frames before which the audio may not end.
         max_frames: frames at most, within the request's own budget; None leaves it at that.
+        cfg: guidance scale; 1 is none.
     """
 
     temperature: float
     top_k: int
     min_frames: int
     max_frames: int | None = None
+    cfg: float = 1.0
 
 
 @dataclass(frozen=True)

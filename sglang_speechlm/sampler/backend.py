@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
@@ -69,16 +68,15 @@ class SpeechLMSampler(Sampler):
             top_p=sampling_info.top_ps if sampling_info.need_top_p_sampling else None,
             min_p=sampling_info.min_ps if sampling_info.need_min_p_sampling else None,
         )
-        if view.all_text:
-            tokens = draw_text(logits.float(), self._ids, draws)
-        elif view.all_audio:
-            tokens = self._speak(logits, view.slots, draws, view.audio_top_k, logits_output)
-        else:
-            tokens = torch.empty_like(positions)
-            tokens[view.text] = draw_text(logits[view.text].float(), self._ids, _rows(draws, view.text))
-            tokens[view.audio] = self._speak(
-                logits, view.slots, draws, view.audio_top_k, logits_output, rows=view.audio
-            )
+        tokens = torch.empty_like(positions)
+        if view.has_audio:
+            frames = self._draw_frames(logits, view, draws)
+            self._requests.streams[view.slots] = frames[:, 1:]
+            logits_output.customized_info = {FRAMES: frames}
+            tokens.copy_(frames[:, 0])
+        if view.has_text:
+            rows = slice(None) if view.text is None else view.text
+            tokens[rows] = draw_text(logits[rows].float(), self._ids, _rows(draws, rows))
         if return_logprob:
             self.output_logprob_processor.compute_logprobs(
                 torch.log_softmax(logits.float(), dim=-1), top_logprobs_nums, token_ids_logprobs, tokens
@@ -86,34 +84,33 @@ class SpeechLMSampler(Sampler):
         self._sync_token_ids_across_tp(tokens, sampling_info)
         return tokens
 
-    def _speak(
-        self,
-        logits: torch.Tensor,
-        slots: torch.Tensor,
-        draws: Draws,
-        largest_top_k: int,
-        logits_output: Any,
-        rows: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Draw the frames of ``rows`` (None: of all), keep them as the next step's input, return their stream 0."""
-        frames = torch.zeros(len(logits), self._ids.num_stream, dtype=torch.int64, device=logits.device)
-        if rows is not None:
-            logits, slots, draws = logits[rows], slots[rows], _rows(draws, rows)
+    def _draw_frames(self, logits: torch.Tensor, view: BatchView, draws: Draws) -> torch.Tensor:
+        """The frames of all rows, int64 [N, num_stream]; zeros where a row is text.
+
+        Guided rows draw from ``cond * cfg + uncond * (1 - cfg)`` of the raw logits, on all streams (the fork's
+        formula); the draw is both branches' next frame.
+        """
+        rows = slice(None) if view.audio is None else view.audio
         codec, eos = self._codec_and_eos(logits)
+        spoken_codec, spoken_eos = codec[rows], eos[rows]
+        if (pairs := view.pairs) is not None:
+            cfg = self._requests.cfg[view.slots[pairs.leaders]]
+            spoken_codec[pairs.places] = _guided(codec[pairs.leaders], codec[pairs.shadows], cfg.view(-1, 1, 1))
+            spoken_eos[pairs.places] = _guided(eos[pairs.leaders], eos[pairs.shadows], cfg)
         drawn = draw_frame(
-            codec + self._codec_bias,
-            eos,
+            spoken_codec + self._codec_bias,
+            spoken_eos,
             self._ids,
-            self._requests.min_frames[slots],
-            replace(draws, largest_top_k=largest_top_k, top_p=None, min_p=None),
+            self._requests.min_frames[view.slots[rows]],
+            replace(_rows(draws, rows), largest_top_k=view.audio_top_k, top_p=None, min_p=None),
         )
-        self._requests.streams[slots] = drawn[:, 1:]
-        if rows is None:
-            frames = drawn
-        else:
-            frames[rows] = drawn
-        logits_output.customized_info = {FRAMES: frames}
-        return drawn[:, 0]
+        if view.audio is None:
+            return drawn
+        frames = drawn.new_zeros(len(logits), self._ids.num_stream)
+        frames[rows] = drawn
+        if pairs is not None:
+            frames[pairs.shadows] = drawn[pairs.places]
+        return frames
 
     def _codec_and_eos(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids = self._ids
@@ -122,10 +119,14 @@ class SpeechLMSampler(Sampler):
             codec, eos = logits[:, :size], logits[:, size]
         else:
             codec, eos = logits[:, ids.codec_begin : ids.codec_end], logits[:, ids.eos]
-        return codec.float().view(-1, ids.num_stream, ids.codec_layer_size), eos.float()
+        return codec.float().reshape(-1, ids.num_stream, ids.codec_layer_size), eos.float()
 
 
-def _rows(draws: Draws, rows: torch.Tensor) -> Draws:
+def _guided(cond: torch.Tensor, uncond: torch.Tensor, cfg: torch.Tensor) -> torch.Tensor:
+    return cond * cfg + uncond * (1 - cfg)
+
+
+def _rows(draws: Draws, rows: torch.Tensor | slice) -> Draws:
     """The draws of some rows."""
     return Draws(
         top_k=draws.top_k[rows],

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from sglang.srt.entrypoints.v1_loads import router as loads
 
 from sglang_speechlm.server.chat import chat_completions
 from sglang_speechlm.server.service import Service
@@ -14,17 +15,17 @@ from sglang_speechlm.server.service import Service
 _KEPT = (
     "/health", "/health_generate", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/v1/models",
     "/metrics", "/generate", "/flush_cache", "/abort_request", "/start_profile", "/stop_profile", "/get_load",
-    "/v1/loads", "/openapi.json", "/docs",
+    "/openapi.json", "/docs",
 )  # fmt: skip
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images."""
 
 
-def install(app: FastAPI, manager: Callable[[], Any], codec_device: str, codec_threads: int) -> None:
+def install(app: FastAPI, state: Callable[[], Any], codec_device: str, codec_threads: int) -> None:
     """Put our routes and our lifespan into SGLang's application, before it starts.
 
     Args:
         app: SGLang's application.
-        manager: gives SGLang's TokenizerManager once there is one.
+        state: gives SGLang's global state once there is one.
         codec_device, codec_threads: where the codec runs, and on how many CPU threads.
     """
     served = (*_KEPT, *(f"{path}/" for path in _KEPT))
@@ -33,18 +34,19 @@ def install(app: FastAPI, manager: Callable[[], Any], codec_device: str, codec_t
         for route in app.router.routes
         if (path := getattr(route, "path", "")) in served or path.startswith(("/v1/models/", "/metrics"))
     ]
+    app.include_router(loads)  # FastAPI may keep an included router whole, so that its paths are not found above
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager
     async def with_service(app: FastAPI) -> AsyncIterator[Any]:
-        service = Service(manager(), codec_device, codec_threads)
+        service = Service(state(), codec_device, codec_threads)
         await service.start()
         app.state.speechlm = service
         try:
             original: AbstractAsyncContextManager[Any] = lifespan(app)
-            async with original as state:
-                yield state
+            async with original as lifespan_state:
+                yield lifespan_state
         finally:
             await service.stop()
 

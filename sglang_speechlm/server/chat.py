@@ -70,7 +70,7 @@ async def _prepare(service: Service, body: ChatRequest) -> tuple[list[Asked], tu
     """One program request for each of the n choices, and the warnings that the messages gave."""
     prompt, warnings = await asyncio.to_thread(read_messages, body.messages, service.config, service.tokenizer)
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
-    first = resolve(body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity)
+    first = resolve(body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity())
     # The choices' seeds follow from the first one's, so that a seed fixes all of them.
     choices = [
         replace(first, id=f"{request_id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63)

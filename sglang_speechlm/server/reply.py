@@ -127,8 +127,10 @@ class Voice:
                         codes = undelayed.push(np.asarray(frames, dtype=np.int64))
                         reply.codes = [*(reply.codes or []), *codes.tolist()]
                         await stream.push(codes)
-                    case AudioEnd(cached_tokens):
+                    case AudioEnd(cached_tokens, unconditional):
                         reply.cached_tokens["audio"] = cached_tokens
+                        if unconditional is not None:
+                            reply.cached_tokens["audio_unconditional"] = unconditional
                     case Finish():
                         reply.finish = event
         finally:

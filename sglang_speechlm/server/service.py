@@ -27,12 +27,15 @@ class Service:
         sample_rate: of the sound, in Hz.
     """
 
-    def __init__(self, manager: Any, codec_device: str, codec_threads: int) -> None:
+    def __init__(self, state: Any, codec_device: str, codec_threads: int) -> None:
+        """Take SGLang's global state (its TokenizerManager and what its scheduler said of itself)."""
+        manager = state.tokenizer_manager
         path = Path(manager.model_path)
         self.config: SpeechLMConfig = manager.model_config.hf_config
         self.tokenizer = TextTokenizer.from_pretrained(path, self.config)
         self._codec = CodecService(path, self.config, device=codec_device, threads=codec_threads)
-        self.voice = Voice(Engine(manager), self.config.ids, self.tokenizer, self._codec)
+        engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
+        self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec)
         self.model_name = str(manager.served_model_name)
         self.sample_rate = self.config.xcodec_sample_rate
         self._names = {self.model_name, manager.model_path, path.name, *_ALWAYS_SERVED}

@@ -43,8 +43,6 @@ def resolve(
     for name in body.logit_bias or {}:
         if not (name.isascii() and name.isdecimal() and int(name) < config.vocab_size):
             raise bad_field("logit_bias", f"keys must be ids from 0 to {config.vocab_size - 1}; got {name!r}")
-    if asked_for(body, "cfg", default=1.0) != 1.0:
-        raise bad_field("cfg", "guidance is not served yet; only 1.0 is taken")
     spoken = wants_audio(body)
     given = body.speechlm.text if body.speechlm is not None else None
     given_text = None
@@ -82,4 +80,5 @@ def _audio_settings(body: ChatRequest, config: SpeechLMConfig) -> AudioSettings:
         top_k=asked_for(body, "audio_topk", "top_k", default=config.audio_topk),
         min_frames=config.num_stream if min_frames is None else min_frames,
         max_frames=max_frames,
+        cfg=float(asked_for(body, "cfg", default=1.0)),
     )

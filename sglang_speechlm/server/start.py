@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.warmup import warm_up
 
-    install(http_server.app, lambda: http_server._global_state.tokenizer_manager, own.codec_device, own.codec_threads)
+    install(http_server.app, lambda: http_server._global_state, own.codec_device, own.codec_threads)
     http_server.launch_server(server_args, execute_warmup_func=warm_up)
     return 0
 

@@ -12,15 +12,19 @@ import httpx
 import numpy as np
 
 from sglang_speechlm.codec import encode_wav
+from sglang_speechlm.program.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 120
 _ANSWER_SECONDS = 600
+_WARM_PADS = 4096
 
 
 def warm_up(server_args: Any) -> bool:
-    """Ask the server, over HTTP, for a text, a spoken text and an answer about a clip; end it if one fails.
+    """Ask the server, over HTTP, for an answer in each mode; end it if one fails.
+
+    The pads that every guided request begins with are computed here, once: they stay in the radix cache.
 
     Returns:
         Whether all of them worked.
@@ -29,21 +33,26 @@ def warm_up(server_args: Any) -> bool:
     from sglang.srt.managers.tokenizer_manager import ServerStatus
     from sglang.srt.utils import kill_process_tree
 
+    state = http_server._global_state
+    engine = Engine(state.tokenizer_manager, state.scheduler_info["max_total_num_tokens"])
+    requests = list(_REQUESTS)
+    if engine.can_guide:
+        requests += [_pads(min(_WARM_PADS, engine.capacity(guided=True) // 4)), _GUIDED]
     headers = {"Authorization": f"Bearer {server_args.api_key}"} if server_args.api_key else {}
     try:
         with httpx.Client(
             base_url=server_args.url(), headers=headers, verify=bool(server_args.ssl_verify()), trust_env=False
         ) as client:
             _wait_for_http(client)
-            for name, body in _BODIES.items():
-                answer = client.post("/v1/chat/completions", json=body, timeout=_ANSWER_SECONDS)
+            for name, path, body in requests:
+                answer = client.post(path, json=body, timeout=_ANSWER_SECONDS)
                 if answer.status_code != 200:
                     raise RuntimeError(f"the {name} answer failed with {answer.status_code}: {answer.text}")
     except (RuntimeError, httpx.HTTPError) as error:
         logger.error("Warm-up failed, stopping: %s", error)
         kill_process_tree(os.getpid())
         return False
-    http_server._global_state.tokenizer_manager.server_status = ServerStatus.Up
+    state.tokenizer_manager.server_status = ServerStatus.Up
     return True
 
 
@@ -59,8 +68,17 @@ def _wait_for_http(client: httpx.Client) -> None:
             time.sleep(0.1)
 
 
-def _chat(content: Any, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": 4, **more}
+Warming = tuple[str, str, dict[str, Any]]
+"""Name, path and body of a request."""
+
+
+def _chat(name: str, content: Any, **more: Any) -> Warming:
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 12, **more}
+    return name, "/v1/chat/completions", body
+
+
+def _pads(count: int) -> Warming:
+    return "pads", "/generate", {"input_ids": [0] * count, "sampling_params": {"max_new_tokens": 1}}
 
 
 def _tone() -> str:
@@ -68,8 +86,9 @@ def _tone() -> str:
     return base64.b64encode(encode_wav(samples, 16000)).decode()
 
 
-_BODIES: dict[str, dict[str, Any]] = {
-    "text": _chat("Hello"),
-    "spoken": _chat("Hello", max_tokens=12, speechlm={"mode": "text_audio", "text": "Hello"}),
-    "audio": _chat([{"type": "input_audio", "input_audio": {"data": _tone(), "format": "wav"}}]),
-}
+_REQUESTS = (
+    _chat("text", "Hello"),
+    _chat("spoken", "Hello", speechlm={"mode": "text_audio", "text": "Hello"}),
+    _chat("heard", [{"type": "input_audio", "input_audio": {"data": _tone(), "format": "wav"}}]),
+)
+_GUIDED = _chat("guided", "Hello", speechlm={"mode": "text_audio", "text": "Hello", "cfg": 2.0})

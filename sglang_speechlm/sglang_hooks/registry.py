@@ -11,7 +11,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from transformers import AutoConfig
 
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.sglang_hooks import results, steps
+from sglang_speechlm.sglang_hooks import pairs, results, steps
 from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
 
 HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
@@ -28,6 +28,15 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
         "sglang.srt.managers.schedule_batch.Req.init_incremental_detokenize",
         results.skip_detokenizing_frames,
         HookType.AROUND,
+    ),
+    ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", pairs.queue_request, HookType.AROUND),
+    ("sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req", pairs.admit_pair, HookType.AROUND),
+    ("sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode", pairs.retract_pairs, HookType.AROUND),
+    ("sglang.srt.managers.scheduler.Scheduler.process_batch_result", pairs.finish_together, HookType.BEFORE),
+    (
+        "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer._stream_output_generation",
+        pairs.hide_shadows,
+        HookType.BEFORE,
     ),
 ]
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from sglang.srt.managers.utils import _async_d2h
 
+from sglang_speechlm.program.engine import UNCONDITIONAL_CACHED
 from sglang_speechlm.sampler.backend import FRAMES
-from sglang_speechlm.sglang_hooks.requests import is_audio
+from sglang_speechlm.sglang_hooks.requests import is_audio, shadow_of
 
 
 def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:
@@ -27,6 +28,8 @@ def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: An
     if isinstance(info[FRAMES], torch.Tensor):
         info[FRAMES] = info[FRAMES].tolist()
     collect(processor, i, req, logits_output)
+    if (shadow := shadow_of(req)) is not None:
+        req.customized_info.setdefault(UNCONDITIONAL_CACHED, []).append(shadow.cached_tokens)
 
 
 def skip_detokenizing_frames(detokenize: Callable[[Any], Any], req: Any) -> Any:

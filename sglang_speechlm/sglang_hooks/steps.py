@@ -39,7 +39,24 @@ def view_batch(forward_batch: Any, _cls: Any, batch: Any, runner: Any, *_args: A
         requests.enter([entry(req) for req in batch.reqs])
         replay = _replay(batch, forward_batch.input_ids.device)
     batch.sampling_info.speechlm_view = BatchView.of(
-        requests, forward_batch.req_pool_indices, batch.req_pool_indices_cpu, replay
+        requests,
+        forward_batch.req_pool_indices,
+        batch.req_pool_indices_cpu,
+        replay=replay,
+        may_be_compact=not batch.return_logprob and not _biased(batch.sampling_info),
+    )
+
+
+def _biased(info: Any) -> bool:
+    """Whether SGLang itself will add something of the whole vocabulary's width to the logits."""
+    orchestrator = info.penalizer_orchestrator
+    return (
+        info.acc_additive_penalties is not None
+        or info.acc_scaling_penalties is not None
+        or info.logit_bias is not None
+        or bool(info.grammars)
+        or bool(orchestrator and orchestrator.is_required)
+        or info.has_custom_logit_processor
     )
 
 

@@ -1,0 +1,164 @@
+"""Guided requests as pairs: a leader, which clients see, and the shadow that it owns.
+
+The shadow is the unconditional branch of classifier-free guidance: one pad for every position of the leader's prompt
+but the last, which is the real <audio> id, and then the leader's own frames. It never stands in the waiting queue, so
+half a pair cannot arrive; the hooks below admit, retract, resume, abort and end both together.
+"""
+
+from __future__ import annotations
+
+import copy
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.managers.schedule_policy import AddReqResult
+
+from sglang_speechlm.program.engine import PAIR_MARGIN
+from sglang_speechlm.sglang_hooks.requests import complaint, guidance, leader_of, shadow_of
+
+SHADOW_SUFFIX = "::u"
+"""What a shadow's id adds to its leader's: SGLang aborts by prefix, and so finds both."""
+
+_BUDGETS = (
+    "rem_total_token_offset", "cur_rem_token_offset", "rem_input_tokens", "rem_chunk_tokens", "new_chunked_req",
+    "log_hit_tokens", "log_input_tokens", "reprocessed_log_hit_tokens", "reprocessed_log_input_tokens",
+)  # fmt: skip
+"""What PrefillAdder changes when it takes a request."""
+
+
+def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retracted: bool = False) -> None:
+    """AROUND Scheduler._add_request_to_queue: a guided request gets its shadow; a shadow is never queued itself.
+
+    What could stop a step, or could never run, is refused here.
+    """
+    if leader_of(req) is not None:
+        return
+    is_new = not is_retracted and req.to_finish is None and req.finished_reason is None
+    if is_new and (refusal := complaint(req) or _cannot_fit(scheduler, req)):
+        req.sampling_params.custom_params = None
+        req.set_finish_with_abort(refusal)
+    elif is_new and guidance(req) != 1.0:
+        _give_shadow(req)
+    queue(scheduler, req, is_retracted)
+
+
+def _cannot_fit(scheduler: Any, req: Any) -> str | None:
+    """Why this request, if guided, could never run, or None; its length is cut to what the memory can hold."""
+    if guidance(req) == 1.0:
+        return None
+    if scheduler.max_running_requests < 2:
+        return "cfg: guidance takes two rows of a batch, and this server runs with --max-running-requests 1"
+    prompt = len(req.origin_input_ids)
+    room = (scheduler.max_total_num_tokens - PAIR_MARGIN) // 2 - prompt
+    if room < 1:
+        return (
+            f"cfg: a guided prompt of {prompt} positions takes twice as many and a frame; "
+            f"the memory holds {scheduler.max_total_num_tokens}"
+        )
+    req.sampling_params.max_new_tokens = min(req.sampling_params.max_new_tokens, room)
+    return None
+
+
+def _give_shadow(leader: Any) -> None:
+    prompt = leader.origin_input_ids
+    params = copy.copy(leader.sampling_params)  # Req writes itself into custom_params, so they cannot be shared
+    params.custom_params = {key: value for key, value in params.custom_params.items() if key != "__req__"}
+    shadow = Req(
+        rid=leader.rid + SHADOW_SUFFIX,
+        origin_input_text="",
+        origin_input_ids=array("q", [0] * (len(prompt) - 1) + [prompt[-1]]),
+        sampling_params=params,
+        eos_token_ids=leader.eos_token_ids,
+        vocab_size=leader.vocab_size,
+        priority=leader.priority,
+    )
+    shadow.tokenizer = leader.tokenizer
+    shadow.speechlm_leader = leader
+    leader.speechlm_shadow = shadow
+
+
+def admit_pair(
+    add: Callable[..., AddReqResult], adder: Any, req: Any, has_chunked_req: bool, truncation_align_size: int | None
+) -> AddReqResult:
+    """AROUND PrefillAdder.add_one_req: both branches or neither, in one step and never in chunks."""
+    shadow = shadow_of(req)
+    if shadow is None:
+        return add(adder, req, has_chunked_req, truncation_align_size)
+    rows = min(
+        adder.max_running_requests - len(adder.running_batch.reqs),
+        adder.tree_cache.req_to_token_pool.available_size(),
+    )
+    if len(adder.can_run_list) + 2 > rows:
+        return AddReqResult.OTHER
+    shadow.init_next_round_input(adder.tree_cache)
+    needed = sum(len(one.full_untruncated_fill_ids) - len(one.prefix_indices) for one in (req, shadow))
+    if adder.rem_chunk_tokens is not None and needed > adder.rem_chunk_tokens:
+        if adder.can_run_list:
+            return AddReqResult.OTHER
+        adder.rem_chunk_tokens = needed  # longer than any chunk: it gets a step of its own
+    before = {name: getattr(adder, name) for name in _BUDGETS}
+    result = add(adder, req, has_chunked_req, truncation_align_size)
+    if not _was_added(adder, req):
+        return _only_for_now(adder, result)
+    # The leader's locks may have changed what the tree can give.
+    shadow.init_next_round_input(adder.tree_cache)
+    result = add(adder, shadow, has_chunked_req, truncation_align_size)
+    if _was_added(adder, shadow) and adder.new_chunked_req is before["new_chunked_req"]:
+        return result
+    for one in (shadow, req):
+        if _was_added(adder, one):
+            adder.can_run_list.pop()
+            adder.tree_cache.dec_lock_ref(one.last_node)
+    for name, value in before.items():
+        setattr(adder, name, value)
+    return _only_for_now(adder, AddReqResult.NO_TOKEN)
+
+
+def _was_added(adder: Any, req: Any) -> bool:
+    return bool(adder.can_run_list) and adder.can_run_list[-1] is req
+
+
+def _only_for_now(adder: Any, result: AddReqResult) -> AddReqResult:
+    """SGLang takes NO_TOKEN for "wait until a running request ends"; with none running it would wait for ever."""
+    return result if adder.running_batch.reqs else AddReqResult.OTHER
+
+
+def retract_pairs(retract: Callable[..., Any], batch: Any, server_args: Any) -> tuple[list[Any], float, list[Any]]:
+    """AROUND ScheduleBatch.retract_decode: where one branch had to go, the other goes too."""
+    retracted, ratio, aborted = retract(batch, server_args)
+    gone = {id(req) for req in (*retracted, *aborted)}
+    left_behind = [i for i, req in enumerate(batch.reqs) if id(_partner(req)) in gone]
+    if left_behind:
+        retracted.extend(batch.reqs[i] for i in left_behind)
+        kept = [i for i in range(len(batch.reqs)) if i not in left_behind]
+        for i in left_behind:
+            batch.release_req(i, len(kept), server_args)
+        batch.filter_batch(keep_indices=kept)
+    for i, req in enumerate(aborted):
+        partner = _partner(req)
+        if partner is not None:
+            # One of a pair is out of memory for good: the pair ends, and its client hears of it as the leader.
+            leader = leader_of(req) or req
+            leader.to_finish = req.to_finish
+            aborted[i] = leader
+            retracted = [other for other in retracted if other is not partner and other is not req]
+    return retracted, ratio, aborted
+
+
+def finish_together(_scheduler: Any, batch: Any, _result: Any) -> None:
+    """BEFORE Scheduler.process_batch_result: what ends one branch from outside ends the other in the same step."""
+    for leader in batch.reqs:
+        shadow = shadow_of(leader)
+        if shadow is not None and (leader.to_finish or shadow.to_finish):
+            leader.to_finish = shadow.to_finish = leader.to_finish or shadow.to_finish
+
+
+def hide_shadows(streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """BEFORE _stream_output_generation: clients see leaders."""
+    return (streamer, [req for req in reqs if leader_of(req) is None], *args), kwargs
+
+
+def _partner(req: Any) -> Any:
+    return shadow_of(req) or leader_of(req)
