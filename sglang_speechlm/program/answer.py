@@ -100,7 +100,7 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
                 if output.ids:
                     yield TextPiece(output.ids)
                 if output.finish_reason is not None:
-                    reason = "length" if output.finish_reason["type"] == "length" else "stop"
+                    reason = _reason(output, ends=(ids.eot, ids.eos, *request.text.stop_token_ids))
                     yield TextEnd(_stop_string(output), output.cached_tokens)
         spent = len(text_ids)
     else:
@@ -122,7 +122,7 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
     async with aclosing(engine.run(f"{request.id}-audio", prompt, _audio_params(request, limit))) as outputs:
         async for output in outputs:
             frames += len(output.ids)
-            ended = output.finish_reason is not None and output.finish_reason["type"] == "stop"
+            ended = output.finish_reason is not None and _reason(output, ends=(ids.eos,)) == "stop"
             spoken = output.frames[:-1] if ended else output.frames
             if spoken:
                 yield AudioPiece(spoken)
@@ -154,6 +154,12 @@ def _audio_params(request: Request, limit: int) -> dict[str, Any]:
         "sampling_seed": request.seed,
         "custom_params": {AUDIO: True, MIN_FRAMES: audio.min_frames, CFG: audio.cfg},
     }
+
+
+def _reason(output: StageOutput, ends: tuple[int, ...]) -> FinishReason:
+    """Why a stage ended. SGLang says "length" even where the last id allowed is the one that ends it."""
+    assert output.finish_reason is not None
+    return "length" if output.finish_reason["type"] == "length" and output.ids[-1] not in ends else "stop"
 
 
 def _stop_string(output: StageOutput) -> str | None:
