@@ -20,9 +20,15 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class TextPiece:
-    """New ids of the text."""
+    """New ids of the text.
+
+    Attributes:
+        ids: as generated or given.
+        stopped_by: the stop string that ended the text and is part of these ids, if one did.
+    """
 
     ids: list[int]
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,9 @@ class TextEnd:
     """The text is complete.
 
     Attributes:
-        stopped_by: the stop string that ended it and is part of its ids, if one did.
         cached_tokens: positions of the prompt that the radix cache held.
     """
 
-    stopped_by: str | None
     cached_tokens: int
 
 
@@ -98,15 +102,15 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
             async for output in outputs:
                 text_ids.extend(output.ids)
                 if output.ids:
-                    yield TextPiece(output.ids)
+                    yield TextPiece(output.ids, _stop_string(output))
                 if output.finish_reason is not None:
                     reason = _reason(output, ends=(ids.eot, ids.eos, *request.text.stop_token_ids))
-                    yield TextEnd(_stop_string(output), output.cached_tokens)
+                    yield TextEnd(output.cached_tokens)
         spent = len(text_ids)
     else:
-        text_ids.extend(request.given_text)
+        text_ids.extend(request.given_text.ids)
         yield TextPiece(text_ids)
-        yield TextEnd(None, 0)
+        yield TextEnd(0)
         spent = 0
     if request.audio is None:
         yield Finish(reason, spent, 0)

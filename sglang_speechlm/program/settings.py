@@ -48,6 +48,19 @@ class AudioSettings:
 
 
 @dataclass(frozen=True)
+class GivenText:
+    """A reply's text that the caller gives.
+
+    Attributes:
+        text: as the caller wrote it.
+        ids: what the model reads of it, closed by eot.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Request:
     """One answer to give.
 
@@ -56,7 +69,7 @@ class Request:
         prompt: up to the <assistant> that opens the reply.
         text: how to write.
         audio: how to speak; None for a text answer.
-        given_text: ids of the reply's text where the caller gives it; the text stage is then skipped.
+        given_text: the reply's text where the caller gives it; the text stage is then skipped.
         max_tokens: one budget for text ids and frames.
         seed: of every draw.
     """
@@ -67,4 +80,4 @@ class Request:
     audio: AudioSettings | None
     max_tokens: int
     seed: int
-    given_text: tuple[int, ...] | None = None
+    given_text: GivenText | None = None

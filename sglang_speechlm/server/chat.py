@@ -7,7 +7,7 @@ import base64
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.settings import Request as Asked
 from sglang_speechlm.server.connection import ClientGone, unless_gone
 from sglang_speechlm.server.errors import ApiError, bad_field, from_validation
-from sglang_speechlm.server.formats import encode_audio
+from sglang_speechlm.server.formats import encode_audio, pcm16_bytes
 from sglang_speechlm.server.messages import read_messages
 from sglang_speechlm.server.reply import AudioDelta, Reply, TextDelta
 from sglang_speechlm.server.schema import ChatRequest
@@ -33,6 +33,9 @@ from sglang_speechlm.server.settings import resolve, wants_audio
 logger = logging.getLogger(__name__)
 
 AUDIO_KEPT_SECONDS = 3600
+RATE_HEADER = "X-Audio-Sample-Rate"
+
+Piece = TextDelta | AudioDelta
 
 
 async def chat_completions(http: Request) -> Response:
@@ -42,7 +45,7 @@ async def chat_completions(http: Request) -> Response:
         body = _read(await http.body())
         service.check_model(body.model)
         if body.stream:
-            return await _streamed(service, body)
+            return await _streamed(http, service, body)
         return await unless_gone(http, _whole(service, body))
     except ApiError as error:
         return error.response()
@@ -115,7 +118,7 @@ async def _choice(
     if asked.audio is not None:
         message["audio"] = None
         if samples:
-            name = body.audio.format if body.audio is not None else "wav"
+            name = (body.audio.format if body.audio is not None else None) or "wav"
             data = await asyncio.to_thread(encode_audio, np.concatenate(samples), service.sample_rate, name)
             message["audio"] = {
                 "id": f"audio-{asked.id}",
@@ -126,16 +129,21 @@ async def _choice(
             }
         elif not reply.finish.warnings:
             warnings += ("no audio: too few frames to give a sound",)
-    if body.speechlm is not None and body.speechlm.return_ids:
-        message["speechlm"] = {
-            "text_ids": reply.text_ids,
-            "codes": reply.codes,
-            "cached_tokens": reply.cached_tokens,
-            "warnings": warnings,
-        }
-    elif warnings:
-        message["speechlm"] = {"warnings": warnings}
+    if told := _told(body, reply, warnings):
+        message["speechlm"] = told
     return {"index": index, "message": message, "finish_reason": reply.finish.reason}, reply
+
+
+def _told(body: ChatRequest, reply: Reply, warnings: tuple[str, ...]) -> dict[str, Any]:
+    """What stands under ``speechlm`` in an answer: warnings, and the ids if asked for."""
+    if body.speechlm is None or not body.speechlm.return_ids:
+        return {"warnings": warnings} if warnings else {}
+    return {
+        "text_ids": reply.text_ids,
+        "codes": reply.codes,
+        "cached_tokens": reply.cached_tokens,
+        "warnings": warnings,
+    }
 
 
 def _usage(asked: Asked, replies: tuple[Reply, ...]) -> dict[str, Any]:
@@ -159,34 +167,68 @@ def _refusal(error: StageRefused | CodecError) -> ApiError:
     return ApiError(status, str(error), retry_after=None if status == 400 else 1)
 
 
-async def _streamed(service: Service, body: ChatRequest) -> Response:
-    if wants_audio(body):
-        raise bad_field("stream", "audio is not streamed yet; ask for it without stream")
+async def _streamed(http: Request, service: Service, body: ChatRequest) -> Response:
     if body.n not in (None, 1):
         raise bad_field("n", f"a stream has one choice; got {body.n}")
+    headers = {}
+    if wants_audio(body):
+        if body.audio is not None and body.audio.format not in (None, "pcm16"):
+            raise bad_field("audio.format", f'a stream carries "pcm16"; got {body.audio.format!r}')
+        headers[RATE_HEADER] = str(service.sample_rate)
     requests, warnings = await _prepare(service, body)
-    return StreamingResponse(_events(service, body, requests[0], warnings), media_type="text/event-stream")
-
-
-async def _events(service: Service, body: ChatRequest, asked: Asked, warnings: tuple[str, ...]) -> AsyncIterator[bytes]:
-    """OpenAI's chunks: the role, the text's deltas, the finish reason, the usage if asked for, [DONE]."""
-    chunk = _chunks(asked.id.rpartition("-")[0], body.model or service.model_name)
     reply = Reply()
-    yield chunk({"role": "assistant", "content": ""})
+    pieces = service.voice.reply(requests[0], reply)
     try:
-        async with aclosing(service.voice.reply(asked, reply)) as pieces:
-            async for piece in pieces:
+        # What is refused is refused before the stream begins, with a status of its own.
+        first = await unless_gone(http, anext(pieces, None))
+    except (StageRefused, CodecError) as error:
+        raise _refusal(error) from error
+    events = _events(service, body, requests[0], warnings, reply, first, pieces)
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+async def _events(
+    service: Service,
+    body: ChatRequest,
+    asked: Asked,
+    warnings: tuple[str, ...],
+    reply: Reply,
+    first: Piece | None,
+    pieces: AsyncGenerator[Piece],
+) -> AsyncIterator[bytes]:
+    """OpenAI's chunks: role, text, audio, finish reason, usage if asked for, [DONE]; or an error in their place."""
+    chunk = _chunks(asked.id.rpartition("-")[0], body.model or service.model_name)
+    async with aclosing(pieces):
+        yield chunk({"role": "assistant", "content": ""})
+        try:
+            spoken = False
+            async for piece in _chain(first, pieces):
                 if isinstance(piece, TextDelta):
                     yield chunk({"content": piece.text})
-    except (StageRefused, CodecError) as error:
-        yield _event(_refusal(error).body())
-    else:
-        assert reply.finish is not None
-        ending: dict[str, Any] = {"speechlm": {"warnings": warnings}} if warnings else {}
-        yield chunk(ending, finish_reason=reply.finish.reason)
-        if body.stream_options is not None and body.stream_options.include_usage:
-            yield chunk(None, usage=_usage(asked, (reply,)))
+                    continue
+                if not spoken:
+                    spoken = True
+                    head = {"id": f"audio-{asked.id}", "transcript": reply.text, "sample_rate": service.sample_rate}
+                    yield chunk({"audio": head})
+                yield chunk({"audio": {"data": base64.b64encode(pcm16_bytes(piece.samples)).decode()}})
+        except (StageRefused, CodecError) as error:
+            yield _event(_refusal(error).body())
+        else:
+            assert reply.finish is not None
+            if spoken:
+                yield chunk({"audio": {"expires_at": int(time.time()) + AUDIO_KEPT_SECONDS}})
+            told = _told(body, reply, (*warnings, *reply.finish.warnings))
+            yield chunk({"speechlm": told} if told else {}, finish_reason=reply.finish.reason)
+            if body.stream_options is not None and body.stream_options.include_usage:
+                yield chunk(None, usage=_usage(asked, (reply,)))
     yield b"data: [DONE]\n\n"
+
+
+async def _chain(first: Piece | None, rest: AsyncGenerator[Piece]) -> AsyncIterator[Piece]:
+    if first is not None:
+        yield first
+    async for piece in rest:
+        yield piece
 
 
 def _chunks(request_id: str, model: str) -> Callable[..., bytes]:

@@ -18,8 +18,13 @@ def encode_audio(samples: npt.NDArray[np.float32], sample_rate: int, name: str) 
     if name == "wav":
         return encode_wav(samples, sample_rate)
     if name == "pcm16":
-        return to_pcm16(samples).astype("<i2").tobytes()
+        return pcm16_bytes(samples)
     container, subtype = _BY_LIBSNDFILE[name]
     file = io.BytesIO()
     soundfile.write(file, to_pcm16(samples), sample_rate, format=container, subtype=subtype)
     return file.getvalue()
+
+
+def pcm16_bytes(samples: npt.NDArray[np.float32]) -> bytes:
+    """``[n]`` float samples as bare little-endian 16-bit PCM."""
+    return to_pcm16(samples).astype("<i2").tobytes()

@@ -15,7 +15,7 @@ from sglang_speechlm.codec import CodecService, CodecStream, Deinterleaver
 from sglang_speechlm.config import Ids
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
 from sglang_speechlm.program.engine import Engine
-from sglang_speechlm.program.settings import Request
+from sglang_speechlm.program.settings import GivenText, Request
 from sglang_speechlm.tokenizer import TextTokenizer
 
 
@@ -76,7 +76,7 @@ class Voice:
             CodecError: if the sound could not be made.
         """
         async with aclosing(answer(self.engine, self.ids, request)) as events:
-            async for delta in self._write(events, reply):
+            async for delta in self._write(events, reply, request.given_text):
                 yield delta
             if request.audio is not None:
                 async for samples in self._speak(events, reply):
@@ -86,24 +86,28 @@ class Voice:
                     assert isinstance(event, Finish)
                     reply.finish = event
 
-    async def _write(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[TextDelta]:
+    async def _write(
+        self, events: AsyncGenerator[Event], reply: Reply, given: GivenText | None
+    ) -> AsyncGenerator[TextDelta]:
         """The text's deltas, up to its end."""
         stream = self.tokenizer.stream()
+        decoded = ""
         async for event in events:
             match event:
-                case TextPiece(ids):
+                case TextPiece(ids, stopped_by):
                     reply.text_ids.extend(ids)
-                    if delta := stream.push(ids):
-                        reply.text += delta
-                        yield TextDelta(delta)
-                case TextEnd(stopped_by, cached_tokens):
-                    reply.cached_tokens["text"] = cached_tokens
-                    if rest := stream.flush():
-                        reply.text += rest
-                        yield TextDelta(rest)
+                    decoded = given.text if given is not None else decoded + stream.push(ids)
                     if stopped_by is not None:
-                        reply.text = reply.text[: reply.text.rfind(stopped_by)]
-                    return
+                        # SGLang holds back what may become a stop string, so it begins at most here.
+                        decoded = decoded[: decoded.index(stopped_by, max(0, len(reply.text) - len(stopped_by)))]
+                case TextEnd(cached_tokens):
+                    reply.cached_tokens["text"] = cached_tokens
+                    decoded += stream.flush()
+            if delta := decoded[len(reply.text) :]:
+                reply.text = decoded
+                yield TextDelta(delta)
+            if isinstance(event, TextEnd):
+                return
 
     async def _speak(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:
         """The sound's pieces, up to the reply's end. Frames go to the codec whether or not anybody reads."""
@@ -120,14 +124,16 @@ class Voice:
 
     async def _feed(self, events: AsyncGenerator[Event], reply: Reply, stream: CodecStream) -> None:
         undelayed = Deinterleaver(self.ids)
+        codes_so_far: list[list[int]] = []
         try:
             async for event in events:
                 match event:
                     case AudioPiece(frames):
                         codes = undelayed.push(np.asarray(frames, dtype=np.int64))
-                        reply.codes = [*(reply.codes or []), *codes.tolist()]
+                        codes_so_far.extend(codes.tolist())
                         await stream.push(codes)
                     case AudioEnd(cached_tokens, unconditional):
+                        reply.codes = codes_so_far
                         reply.cached_tokens["audio"] = cached_tokens
                         if unconditional is not None:
                             reply.cached_tokens["audio_unconditional"] = unconditional

@@ -109,12 +109,15 @@ class ChatMessage(BaseModel):
 
 
 class AudioOutput(BaseModel):
-    """OpenAI's ``audio``: the asked format of the answer's audio. The model has one voice, so any name is taken."""
+    """OpenAI's ``audio``: the asked format of the answer's audio. The model has one voice, so any name is taken.
+
+    Without a format a whole answer is a WAV file and a stream is bare PCM16.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     voice: Any = None
-    format: Literal["wav", "mp3", "flac", "opus", "pcm16"] = "wav"
+    format: Literal["wav", "mp3", "flac", "opus", "pcm16"] | None = None
 
 
 class StreamOptions(BaseModel):

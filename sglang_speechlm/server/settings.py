@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.program.settings import AudioSettings, Request, TextSettings
+from sglang_speechlm.program.settings import AudioSettings, GivenText, Request, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.server.errors import bad_field
 from sglang_speechlm.server.schema import ChatRequest
@@ -50,7 +50,7 @@ def resolve(
         if not spoken:
             raise bad_field("speechlm.text", 'a given text is only spoken: it needs "mode": "text_audio"')
         try:
-            given_text = (*tokenizer.encode(given), config.ids.eot)
+            given_text = GivenText(given, (*tokenizer.encode(given), config.ids.eot))
         except ValueError as error:
             raise bad_field("speechlm.text", str(error)) from error
     return Request(
