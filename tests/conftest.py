@@ -1,3 +1,39 @@
 """Fixtures shared by all tests."""
 
-import sglang_speechlm  # noqa: F401  (before transformers' models: they import torchvision, which needs its operators)
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server import Client, Judge, Server, serving
+
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+
+SPEC = CheckpointSpec(seed=0)
+"""Answers that end by themselves, after about 30 ids of text and 40 frames."""
+POOL = ("--max-total-tokens", "8192")
+
+
+@pytest.fixture(scope="session")
+def served_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small float32 checkpoint."""
+    return build_checkpoint(tmp_path_factory.mktemp("served") / "small", spec=SPEC)
+
+
+@pytest.fixture(scope="session")
+def judge(served_checkpoint: Path) -> Judge:
+    """The reference of ``served_checkpoint``, and its answers."""
+    return Judge.load(served_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as most people start it."""
+    with serving(served_checkpoint, tmp_path_factory.mktemp("server") / "log", *POOL) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """A client of ``server``."""
+    with Client(server.url) as speaking:
+        yield speaking

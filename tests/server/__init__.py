@@ -1,0 +1,24 @@
+"""Real servers for tests: started by configuration, asked over HTTP, compared with the reference."""
+
+import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
+
+from .cases import BY_NAME, CASES, Case, clip, wav
+from .client import Client, message_of, samples_of
+from .judge import Judge
+from .process import Launch, Server, serving, wait_for
+
+__all__ = [
+    "BY_NAME",
+    "CASES",
+    "Case",
+    "Client",
+    "Judge",
+    "Launch",
+    "Server",
+    "clip",
+    "message_of",
+    "samples_of",
+    "serving",
+    "wait_for",
+    "wav",
+]

@@ -1,0 +1,69 @@
+"""A server's answers against the reference's, id by id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reference import Answer, Reference
+
+from .cases import Case
+
+MARGIN = 1e-3
+"""Of the best logit over the second, at every step of every answer. Float32 rounding is 5e-5 here, so that no
+comparison of ids is ever too close to call; a checkpoint that has a smaller one needs another seed."""
+
+
+class Judge:
+    """Compares with one reference, which answers each case once."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self._answers: dict[str, Answer] = {}
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Judge:
+        """A judge with the reference of a served directory."""
+        return cls(Reference.load(checkpoint))
+
+    def answer(self, case: Case) -> Answer:
+        """The reference's answer."""
+        if case.name not in self._answers:
+            self._answers[case.name] = self.reference.answer(case.request)
+        return self._answers[case.name]
+
+    def compare(self, cases: Sequence[Case], responses: Sequence[Any]) -> int:
+        """How many ids were compared; the test fails where one differs."""
+        return sum(self._compare(case, response) for case, response in zip(cases, responses, strict=True))
+
+    def _compare(self, case: Case, response: Any) -> int:
+        answer = self.answer(case)
+        (choice,) = response["choices"]
+        message, usage = choice["message"], response["usage"]
+        said = message["speechlm"]
+        place = f"in {case.name!r}"
+        assert answer.margin > MARGIN, place
+
+        assert said["text_ids"] == answer.text_ids, f"text {place}"
+        content = case.request.text or self.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True)
+        assert message["content"] == content, place
+        codes = np.array(said["codes"] or [], dtype=np.int64).reshape(-1, self.reference.ids.num_stream)
+        expected = answer.codes if answer.codes is not None else codes[:0]
+        same = min(len(codes), len(expected))
+        different = np.argwhere(codes[:same] != expected[:same])
+        assert not len(different), f"codes {place}: first at [frame, stream] {different[0].tolist()}"
+        assert len(codes) == len(expected), f"codes {place}"
+
+        assert choice["finish_reason"] == answer.end, place
+        frames = 0 if answer.frames is None else len(answer.frames) + (answer.end == "stop")
+        written = len(answer.text_ids) if case.request.text is None else 0
+        assert usage["completion_tokens"] == written + frames, place
+        assert usage["completion_tokens_details"]["audio_tokens"] == frames, place
+        if case.request.speak:
+            assert (message["audio"] is not None) == (len(expected) > 0), place
+            assert any("no audio" in warning for warning in said["warnings"]) == (len(expected) == 0), place
+        else:
+            assert "audio" not in message, place
+        return len(answer.text_ids) + codes.size

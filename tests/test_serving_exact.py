@@ -1,0 +1,111 @@
+"""A server with default options gives the reference's ids, on all eight streams, however requests come together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from server import BY_NAME, CASES, Case, Client, Judge, clip, message_of, samples_of
+
+SOUNDING = ("spoken", "spoken answer to audio", "given text", "audio_min_frames", "audio cut by audio_max_frames")
+SOUNDLESS = ("text uses up max_tokens", "too few frames for a sound")
+REPEATED = ("text", "spoken", "clips in system and user turns", "given text after audio", "long prompt")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_answer_alone_is_the_references(case: Case, client: Client, judge: Judge) -> None:
+    client.forget()
+    judge.compare([case], [client.chat(case.body())])
+
+
+@pytest.mark.parametrize("first", [0, len(CASES) - 16])
+def test_sixteen_answers_at_once_are_the_references(first: int, client: Client, judge: Judge) -> None:
+    cases = CASES[first : first + 16]
+    client.forget()
+    assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
+
+
+def test_sixteen_answers_at_once_stay_the_references_when_asked_again(client: Client, judge: Judge) -> None:
+    cases = CASES[:16]
+    bodies = [case.body() for case in cases]
+    client.chat_at_once(bodies)
+    assert judge.compare(cases[::-1], client.chat_at_once(bodies[::-1])) > 2000
+
+
+def test_sixteen_times_the_same_question_at_once(client: Client, judge: Judge) -> None:
+    case = BY_NAME["spoken answer to audio"]
+    client.forget()
+    assert judge.compare([case] * 16, client.chat_at_once([case.body()] * 16)) > 2000
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_prompt_asked_again_is_found_in_the_radix_cache(name: str, client: Client, judge: Judge) -> None:
+    case = BY_NAME[name]
+    client.forget()
+    client.chat(case.body())
+    response = client.chat(case.body())
+    judge.compare([case], [response])
+    said = message_of(response)["speechlm"]
+    prompt = response["usage"]["prompt_tokens"]
+    if case.request.text is None:
+        assert said["cached_tokens"]["text"] >= prompt - 4
+    if case.request.speak:
+        assert said["cached_tokens"]["audio"] >= prompt + len(said["text_ids"]) + 2 - 4
+
+
+def test_the_audio_stage_finds_what_the_text_stage_computed(client: Client) -> None:
+    client.forget()
+    response = client.chat(BY_NAME["spoken"].body())
+    said = message_of(response)["speechlm"]
+    assert said["cached_tokens"]["text"] == 0
+    assert said["cached_tokens"]["audio"] >= response["usage"]["prompt_tokens"] + len(said["text_ids"]) + 2 - 4
+
+
+def test_a_clip_is_not_taken_for_another_of_the_same_length(client: Client, judge: Judge) -> None:
+    case = BY_NAME["audio question"]
+    messages = [*case.request.messages]
+    messages[1] = ("user", [("audio", clip(1, 2.0)[::-1].copy())])
+    other = Case("audio question, reversed", replace(case.request, messages=messages))
+    client.forget()
+    judge.compare([case, other, case], [client.chat(each.body()) for each in (case, other, case)])
+    assert judge.answer(case).text_ids != judge.answer(other).text_ids
+
+
+def test_frames_are_not_found_by_a_later_answer_that_shares_the_first_ones(client: Client, judge: Judge) -> None:
+    case = BY_NAME["spoken"]
+    shorter = Case("spoken, cut", replace(case.request, audio_max_frames=20))
+    client.forget()
+    for each in (case, shorter, case):
+        response = client.chat(each.body())
+        judge.compare([each], [response])
+        said = message_of(response)["speechlm"]
+        assert said["cached_tokens"]["audio"] <= response["usage"]["prompt_tokens"] + len(said["text_ids"]) + 2
+
+
+def test_every_choice_is_the_references(client: Client, judge: Judge) -> None:
+    case = BY_NAME["spoken after history"]
+    response = client.chat({**case.body(), "n": 3})
+    choices = [{**response, "choices": [choice]} for choice in response["choices"]]
+    assert len(choices) == 3
+    answer = judge.answer(case)
+    for choice in choices:
+        said = message_of(choice)["speechlm"]
+        assert said["text_ids"] == answer.text_ids
+        np.testing.assert_array_equal(said["codes"], answer.codes)
+
+
+@pytest.mark.parametrize("name", SOUNDING)
+def test_the_sound_of_an_answer_is_the_codecs_decode_of_its_codes(name: str, client: Client, judge: Judge) -> None:
+    message = message_of(client.chat(BY_NAME[name].body()))
+    expected = judge.reference.audio(np.array(message["speechlm"]["codes"]))
+    samples = samples_of(message)
+    assert samples.shape == expected.shape
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(samples, np.clip(expected, -1, 1), rtol=0, atol=1e-4)
+
+
+def test_the_sound_of_sixteen_answers_at_once_is_the_decode_of_their_codes(client: Client, judge: Judge) -> None:
+    bodies = [case.body() for case in CASES if case.request.speak and case.name not in SOUNDLESS][:16]
+    for response in client.chat_at_once(bodies):
+        message = message_of(response)
+        expected = judge.reference.audio(np.array(message["speechlm"]["codes"]))
+        np.testing.assert_allclose(samples_of(message), np.clip(expected, -1, 1), rtol=0, atol=1e-4)
