@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from sglang.srt.entrypoints.http_server import generate_request
 from sglang.srt.entrypoints.v1_loads import router as loads
 
 from sglang_speechlm.server.chat import chat_completions
+from sglang_speechlm.server.generate import check_generate
+from sglang_speechlm.server.refusals import answer_in_one_shape
 from sglang_speechlm.server.service import Service
 
 _KEPT = (
     "/health", "/health_generate", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/v1/models",
-    "/metrics", "/generate", "/flush_cache", "/abort_request", "/start_profile", "/stop_profile", "/get_load",
+    "/metrics", "/flush_cache", "/abort_request", "/start_profile", "/stop_profile", "/get_load",
     "/openapi.json", "/docs",
 )  # fmt: skip
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images."""
@@ -35,7 +38,9 @@ def install(app: FastAPI, state: Callable[[], Any], codec_device: str, codec_thr
         if (path := getattr(route, "path", "")) in served or path.startswith(("/v1/models/", "/metrics"))
     ]
     app.include_router(loads)  # FastAPI may keep an included router whole, so that its paths are not found above
+    app.add_api_route("/generate", generate_request, methods=["POST", "PUT"], dependencies=[Depends(check_generate)])
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
+    answer_in_one_shape(app)
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager

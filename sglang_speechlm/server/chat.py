@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import orjson
-from pydantic import ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from sglang_speechlm.codec import CodecError
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.settings import Request as Asked
+from sglang_speechlm.server.body import read_chat_request
 from sglang_speechlm.server.connection import ClientGone, unless_gone
-from sglang_speechlm.server.errors import ApiError, bad_field, from_validation
+from sglang_speechlm.server.errors import ApiError, bad_field
 from sglang_speechlm.server.formats import encode_audio, pcm16_bytes
 from sglang_speechlm.server.messages import read_messages
 from sglang_speechlm.server.reply import AudioDelta, Reply, TextDelta
@@ -42,38 +42,27 @@ async def chat_completions(http: Request) -> Response:
     """Answer one chat request, whole or as a stream of server-sent events."""
     service: Service = http.app.state.speechlm
     try:
-        body = _read(await http.body())
+        body = await read_chat_request(http)
         service.check_model(body.model)
         if body.stream:
             return await _streamed(http, service, body)
         return await unless_gone(http, _whole(service, body))
     except ApiError as error:
         return error.response()
-    except ClientGone:
+    except (ClientGone, ClientDisconnect):
         return Response(status_code=499)
     except Exception:
         logger.exception("A chat request failed")
         return ApiError(500, "the server failed to answer; its log says why").response()
 
 
-def _read(raw: bytes) -> ChatRequest:
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ApiError(400, f"the body must be a JSON object; got {type(fields).__name__}")
-    try:
-        return ChatRequest.model_validate(fields)
-    except ValidationError as error:
-        raise from_validation(error) from error
-
-
 async def _prepare(service: Service, body: ChatRequest) -> tuple[list[Asked], tuple[str, ...]]:
     """One program request for each of the n choices, and the warnings that the messages gave."""
     prompt, warnings = await asyncio.to_thread(read_messages, body.messages, service.config, service.tokenizer)
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
-    first = resolve(body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity())
+    first = await asyncio.to_thread(
+        resolve, body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity()
+    )
     # The choices' seeds follow from the first one's, so that a seed fixes all of them.
     choices = [
         replace(first, id=f"{request_id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63)

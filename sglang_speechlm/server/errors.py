@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
-from fastapi.responses import ORJSONResponse
+import orjson
 from pydantic import ValidationError
+from starlette.responses import Response
 
-_TYPES = {401: "authentication_error", 404: "not_found_error"}
+# Bounded in depth and breadth: what is shown is whatever a client sent.
+_shown = reprlib.Repr()
+_shown.maxlevel, _shown.maxstring, _shown.maxother = 3, 80, 80
+
+_CODES = {401: "invalid_api_key", 413: "request_too_large", 503: "overloaded"}
 
 
 class ApiError(Exception):
@@ -16,24 +22,38 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         field: the request field at fault, as a path into the body.
-        retry_after: seconds after which to try again.
+        code: OpenAI's name of the error, where it has one.
+        headers: of the answer.
     """
 
-    def __init__(self, status: int, message: str, field: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        field: str | None = None,
+        *,
+        code: str | None = None,
+        retry_after: int | None = None,
+        allow: str | None = None,
+    ) -> None:
+        """Take what the attributes say, and for two headers: seconds after which to try again, and allowed methods."""
         super().__init__(message)
         self.status = status
         self.field = field
-        self.retry_after = retry_after
+        self.code = code or _CODES.get(status)
+        headers = {"Retry-After": None if retry_after is None else str(retry_after), "Allow": allow}
+        self.headers = {name: value for name, value in headers.items() if value is not None}
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.field, "code": self.status}}
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.field, "code": self.code}}
 
-    def response(self) -> ORJSONResponse:
+    def response(self) -> Response:
         """The whole HTTP answer."""
-        headers = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else None
-        return ORJSONResponse(self.body(), status_code=self.status, headers=headers)
+        return Response(
+            orjson.dumps(self.body()), status_code=self.status, headers=self.headers, media_type="application/json"
+        )
 
 
 def bad_field(field: str, message: str) -> ApiError:
@@ -41,16 +61,30 @@ def bad_field(field: str, message: str) -> ApiError:
     return ApiError(400, f"{field}: {message}", field)
 
 
-def from_validation(error: ValidationError) -> ApiError:
-    """The first thing that a body's validation found: the field, what is allowed, and what it was."""
-    first = error.errors(include_url=False, include_context=False)[0]
+def from_validation(error: ValidationError, body: Any) -> ApiError:
+    """What a body's validation found first: the field, what is allowed, and what it was.
+
+    Of several things that a field may be, the one that the body came closest to is told.
+    """
+    errors = error.errors(include_url=False, include_context=False)
+    found = [(_place(each["loc"], body, each["type"] == "missing"), each) for each in errors]
+    first = found[0][0]
+    place, told = max((each for each in found if each[0][: len(first)] == first), key=lambda each: len(each[0]))
     path = ""
-    for part in first["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    shown = "" if first["type"] == "missing" else f"; got {_shortened(first['input'])}"
-    return bad_field(path or "body", f"{first['msg']}{shown}")
+    for part in place:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    path = path if len(path) <= 200 else f"{path[:197]}..."
+    shown = "" if told["type"] == "missing" else f"; got {_shown.repr(told['input'])}"
+    return bad_field(path or "body", f"{told['msg'].removeprefix('Value error, ')}{shown}")
 
 
-def _shortened(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+def _place(location: tuple[int | str, ...], body: Any, missing: bool) -> list[int | str]:
+    """Where in the body an error is: pydantic's location names the alternatives that it tried as well."""
+    place: list[int | str] = []
+    for part in location:
+        inside = isinstance(body, dict) and part in body
+        inside = inside or (isinstance(body, list) and isinstance(part, int) and part < len(body))
+        if inside:
+            body = body[part]
+            place.append(part)
+    return [*place, location[-1]] if missing else place

@@ -10,6 +10,11 @@ Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TopK = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Guidance = Annotated[float, Field(ge=1, le=20, allow_inf_nan=False)]
 
@@ -20,13 +25,13 @@ def _top_k_is_positive_or_all(value: int | None) -> int | None:
     return value
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Numbers are numbers, and unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class VllmXargs(_Strict):
+class VllmXargs(Strict):
     """The guide's ``vllm_xargs``."""
 
     mode: Literal["text_audio"] | None = None
@@ -53,34 +58,34 @@ class SpeechLM(VllmXargs):
     _text_top_k = field_validator("text_top_k")(_top_k_is_positive_or_all)
 
 
-class InputAudio(_Strict):
+class InputAudio(Strict):
     """OpenAI's ``input_audio``."""
 
     data: str
     format: str | None = None
 
 
-class AudioUrl(_Strict):
+class AudioUrl(Strict):
     """Where a clip is."""
 
     url: str
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A text content part."""
 
     type: Literal["text"]
     text: str
 
 
-class InputAudioPart(_Strict):
+class InputAudioPart(Strict):
     """A clip inside the request."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
-class AudioUrlPart(_Strict):
+class AudioUrlPart(Strict):
     """A clip by its URL."""
 
     type: Literal["audio_url"]
@@ -139,14 +144,14 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Count | None = None
     temperature: Temperature | None = None
     top_k: TopK | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Probability | None = None
+    min_p: Share | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Seed | None = None
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    stop: Stop | None = None
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     stream: bool | None = None

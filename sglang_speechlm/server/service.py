@@ -57,4 +57,9 @@ class Service:
         ApiError: 404 if the request names a model that is not served here.
         """
         if name is not None and name.rstrip("/") not in self._names:
-            raise ApiError(404, f"model: {name!r} is not served here; this server has {self.model_name!r}", "model")
+            raise ApiError(
+                404,
+                f"model: {name!r} is not served here; this server has {self.model_name!r}",
+                "model",
+                code="model_not_found",
+            )

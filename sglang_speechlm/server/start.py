@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,13 @@ from sglang_speechlm.server.options import defaults_from, refuse_unsupported
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; the exit status."""
+    import torch
     from sglang.srt.plugins import load_plugins
 
+    if not torch.cuda.is_available():
+        # SGLang compiles its repetition penalty when it is first asked for: 40 s in which nobody is served, and the
+        # end of the scheduler where there is no C++ compiler.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     load_plugins()
     try:
         own, server_args = _parse(arguments)
