@@ -1,0 +1,121 @@
+"""What a decoding step costs: N rows of frames, and of guided frames, against N rows of text, on one checkpoint.
+
+    python -m benchmarks.step_cost --output benchmarks/results/step_cost.json
+
+The server runs as users run it, in a process of its own on one core. The cost of a step is the difference between a
+long and a short run of N equal requests, divided by the steps between them, so that prefill, HTTP and start-up cancel
+out. Kinds take turns, round by round, and the ratio is the median over rounds of ratios within a round: the machine's
+speed may drift, the comparison does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.machine import describe
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
+from sglang_speechlm.worker import running
+
+SPEC = CheckpointSpec(
+    hidden_size=512,
+    intermediate_size=1536,
+    layers=8,
+    heads=8,
+    kv_heads=4,
+    head_dim=64,
+    max_position_embeddings=16384,
+    text_vocab_size=151936,
+    codec_layer_size=1025,
+    dtype="bfloat16",
+)
+"""The work of the comparison with the fork: 8 layers, hidden 512, the full 160,392 ids, bfloat16."""
+
+KINDS = ("text", "audio", "guided")
+SHORT = 8
+
+
+def _body(kind: str, steps: int, row: int) -> dict[str, Any]:
+    config = SPEC.config()
+    prompt = [config.ids.bos, config.ids.user, config.ids.text, *range(300 + 40 * row, 330 + 40 * row)]
+    params: dict[str, Any] = {"temperature": 0.8, "top_k": 20, "max_new_tokens": steps, "ignore_eos": True}
+    if kind == "text":
+        prompt += [config.ids.eos, config.ids.assistant, config.ids.text]
+    else:
+        prompt += [config.ids.eos, config.ids.assistant, config.ids.audio]
+        params["custom_params"] = {AUDIO: True, MIN_FRAMES: steps + 1, CFG: 3.0 if kind == "guided" else 1.0}
+    return {"input_ids": prompt, "sampling_params": params}
+
+
+async def _run(client: httpx.AsyncClient, kind: str, rows: int, steps: int) -> float:
+    """Seconds for ``rows`` requests of ``steps`` steps, all at once."""
+    begin = time.perf_counter()
+    answers = await asyncio.gather(
+        *(client.post("/generate", json=_body(kind, steps, row), timeout=600) for row in range(rows))
+    )
+    seconds = time.perf_counter() - begin
+    for answer in answers:
+        answer.raise_for_status()
+        assert answer.json()["meta_info"]["completion_tokens"] == steps
+    return seconds
+
+
+async def _measure(url: str, rows: int, steps: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds per step by kind, one figure a round."""
+    costs: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        for kind in KINDS:
+            await _run(client, kind, rows, SHORT)
+        for _ in range(rounds):
+            for kind in KINDS:
+                short = await _run(client, kind, rows, SHORT)
+                long = await _run(client, kind, rows, SHORT + steps)
+                costs[kind].append(1000 * (long - short) / steps)
+    return costs
+
+
+def main() -> None:
+    """Measure, print a table, and write it with the machine that it is of."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16], help="batch sizes (default: 1 4 16)")
+    parser.add_argument("--steps", type=int, default=48, help="steps that are counted (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    args = parser.parse_args()
+    if not (args.model / "config.json").is_file():
+        build_checkpoint(args.model, spec=SPEC)
+    table = []
+    log = args.model / "server.log"
+    one_core = {"OMP_NUM_THREADS": "1"}
+    with running(args.model, log, ["--max-total-tokens", "16384"], environment=one_core, cores={0}) as worker:
+        for rows in args.rows:
+            costs = asyncio.run(_measure(worker.url, rows, args.steps, args.rounds))
+            row: dict[str, Any] = {"rows": rows}
+            for kind in KINDS:
+                row[f"{kind}_ms"] = round(statistics.median(costs[kind]), 3)
+                ratios = [cost / text for cost, text in zip(costs[kind], costs["text"], strict=True)]
+                row[f"{kind}_per_text"] = round(statistics.median(ratios), 3)
+            table.append(row)
+            print(
+                f"N = {rows:3d}: text {row['text_ms']:8.2f} ms/step, audio {row['audio_per_text']:.2f} and guided "
+                f"{row['guided_per_text']:.2f} times that",
+                flush=True,
+            )
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(
+            json.dumps({"machine": describe(), "steps": args.steps, "table": table}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
