@@ -64,7 +64,8 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Any]:
         "--codec-threads", type=int, default=1, help="CPU threads of the audio decoder (default: %(default)s)"
     )
     own, others = parser.parse_known_args(list(arguments))
-    settled = ["--model-path", own.model_path, "--radix-cache-backend", RADIX_BACKEND]
+    # An idle scheduler would spin a core.
+    settled = ["--model-path", own.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
     for name, value in defaults_from(own.model_path).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
     return own, prepare_server_args([*settled, *others])
