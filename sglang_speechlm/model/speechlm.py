@@ -44,6 +44,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         self.requests: RequestTable | None = None
         self.codec_head: CodecHead | None = None
 
+    @torch.no_grad()
     def attach(self, requests: RequestTable) -> torch.Tensor:
         """Give the loaded model its per-request state; call it before any graph is captured.
 
