@@ -6,6 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from sglang_speechlm.config import SpeechLMConfig
+
+_CPU_CACHE_SHARE = 0.25
+_CPU_CACHE_POSITIONS = 131072
+
 _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_mixed_chunk": (False, "a step that prefills and decodes at once would mix up frames"),
     "speculative_algorithm": (None, "a draft has one stream, a frame has eight"),
@@ -43,8 +50,11 @@ def refuse_unsupported(server_args: Any) -> None:
         raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
 
 
-def defaults_from(model_path: str) -> dict[str, Any]:
-    """What the checkpoint itself settles of SGLang's options: a float32 one is served in float32.
+def defaults_from(model_path: str, *, on_cpu: bool) -> dict[str, Any]:
+    """What the checkpoint and the machine settle of SGLang's options, where the command line does not.
+
+    A float32 checkpoint is served in float32. On a CPU the KV cache takes a bounded part of the memory that is free;
+    SGLang by itself would take most of it.
 
     Raises:
         ValueError: if the directory holds no SpeechLM checkpoint.
@@ -53,10 +63,18 @@ def defaults_from(model_path: str) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"--model-path {model_path}: no config.json there; it must be a served SpeechLM directory")
     try:
-        config = json.loads(file.read_text())
+        fields = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from error
-    if config.get("model_type") != "speechlm":
-        raise ValueError(f"{file}: model_type must be 'speechlm'; got {config.get('model_type')!r}")
-    dtype = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype")
-    return {"dtype": dtype} if dtype in ("float32", "bfloat16", "float16") else {}
+    if not isinstance(fields, dict) or fields.get("model_type") != "speechlm":
+        raise ValueError(f"{file}: not the config of a SpeechLM checkpoint (model_type 'speechlm')")
+    config = SpeechLMConfig(**fields)
+    dtype = str(config.dtype or config.text_config.dtype or "bfloat16").removeprefix("torch.")
+    settled: dict[str, Any] = {"dtype": dtype}
+    if on_cpu:
+        text = config.text_config
+        position_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+        position_bytes *= 4 if dtype == "float32" else 2
+        affordable = int(psutil.virtual_memory().available * _CPU_CACHE_SHARE) // position_bytes
+        settled["max_total_tokens"] = min(affordable, _CPU_CACHE_POSITIONS)
+    return settled

@@ -16,6 +16,9 @@ _PASSED_THROUGH = (
     "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "stop",
 )  # fmt: skip
 
+_QUIET_INTERVAL = 32
+"""Ids between two outputs of a text that nobody reads as it comes."""
+
 
 def asked_for(body: ChatRequest, name: str, *top_level: str, default: Any = None) -> Any:
     """``speechlm`` wins over ``vllm_xargs``, and both over the top-level fields that say the same."""
@@ -61,7 +64,10 @@ def resolve(
             top_k=asked_for(body, "text_top_k", "top_k", default=config.text_topk),
             max_tokens=asked_for(body, "text_max_tokens"),
             stop_token_ids=tuple(body.stop_token_ids or ()),
-            others={name: value for name in _PASSED_THROUGH if (value := getattr(body, name)) is not None},
+            others={
+                **{name: value for name in _PASSED_THROUGH if (value := getattr(body, name)) is not None},
+                "stream_interval": 1 if body.stream else _QUIET_INTERVAL,
+            },
         ),
         audio=_audio_settings(body, config) if spoken else None,
         max_tokens=body.max_completion_tokens or body.max_tokens or capacity,

@@ -66,6 +66,6 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Any]:
     own, others = parser.parse_known_args(list(arguments))
     # An idle scheduler would spin a core.
     settled = ["--model-path", own.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
-    for name, value in defaults_from(own.model_path).items():
+    for name, value in defaults_from(own.model_path, on_cpu=not torch.cuda.is_available()).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
     return own, prepare_server_args([*settled, *others])
