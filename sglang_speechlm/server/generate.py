@@ -97,7 +97,10 @@ async def check_generate(http: Request) -> None:
     Raises:
         ApiError: 400 naming the field that cannot be taken on.
     """
-    fields: Any = await http.json()
+    try:
+        fields: Any = await http.json()
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ApiError(400, f"the body must be a JSON object; got {type(fields).__name__}")
     try:

@@ -1,0 +1,205 @@
+"""Nothing that a client sends gives a 5xx, hangs, or ends a worker."""
+
+import json
+import string
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from server import Client, clip, wav
+
+CHAT = "/v1/chat/completions"
+SECONDS = 60
+BOUNDED = settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+ODD: list[Any] = [None, True, 0, -1, 1, 2, 2**31, 2**63, -(2**63), 2**70, 0.5, 1e-300, 1e308, "", "x", "text_audio",
+                  "text", "3", [], [1], [[]], {}, {"a": 1}]  # fmt: skip
+
+TOP = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
+       "logit_bias", "seed", "n", "stop", "stop_token_ids", "stream", "stream_options", "modalities", "audio", "model",
+       "logprobs", "tools", "max_completion_tokens", "vllm_xargs", "speechlm", "messages")  # fmt: skip
+OURS = ("mode", "phase", "text_temperature", "audio_temperature", "audio_topk", "cfg", "text_top_k", "text_max_tokens",
+        "audio_min_frames", "audio_max_frames", "seed", "return_ids", "text", "unknown")  # fmt: skip
+
+values = st.sampled_from(ODD) | st.floats(-3, 3) | st.integers(-100, 100) | st.text(string.printable, max_size=5)
+json_values = st.recursive(
+    values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+fields = st.dictionaries(st.sampled_from(TOP), values, max_size=2)
+own_fields = st.dictionaries(st.sampled_from(OURS), values, max_size=2)
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> dict[str, Any]:
+    """A request that is right but for some fields, which may be right as well."""
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": draw(st.text(min_size=1, max_size=20))}]}
+    for name in draw(st.sets(st.sampled_from(("vllm_xargs", "speechlm")))):
+        body[name] = {"mode": "text_audio", **draw(own_fields)}
+    return body | draw(fields) | {"max_tokens": draw(st.sampled_from([1, 3, 12]))}
+
+
+def is_answered(response: httpx.Response) -> None:
+    """An answer or a refusal, both as OpenAI's."""
+    if response.status_code == 200:
+        if response.headers["content-type"].startswith("text/event-stream"):
+            assert response.text.endswith("data: [DONE]\n\n")
+            assert '"error"' not in response.text
+        else:
+            assert response.json()["choices"]
+    else:
+        assert response.status_code in (400, 404), response.text
+        assert response.json()["error"]["message"]
+
+
+def as_json(body: Any) -> bytes:
+    """JSON in which lone surrogates stay escaped, as hypothesis' texts may hold them."""
+    return json.dumps(body, allow_nan=True).encode()
+
+
+@BOUNDED
+@given(nearly_right())
+def test_bodies_with_some_odd_fields(client: Client, body: dict[str, Any]) -> None:
+    headers = {"Content-Type": "application/json"}
+    is_answered(client.http.post(CHAT, content=as_json(body), headers=headers, timeout=SECONDS))
+
+
+@BOUNDED
+@given(st.lists(st.dictionaries(st.sampled_from(("role", "content", "name")), json_values, max_size=3), max_size=3))
+def test_odd_messages(client: Client, messages: Any) -> None:
+    body = {"messages": messages, "max_tokens": 1}
+    is_answered(
+        client.http.post(CHAT, content=as_json(body), headers={"Content-Type": "application/json"}, timeout=SECONDS)
+    )
+
+
+@BOUNDED
+@given(st.data())
+def test_damaged_clips(client: Client, data: st.DataObject) -> None:
+    good = wav(clip(1, 0.05))
+    start = data.draw(st.integers(0, 120))
+    damaged = good[:start] + data.draw(st.text("AB+/=zé", max_size=12)) + good[start + data.draw(st.integers(0, 12)) :]
+    part = {"type": "input_audio", "input_audio": {"data": damaged, "format": "wav"}}
+    body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+    is_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
+
+
+@settings(BOUNDED, max_examples=20)
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_request(client: Client, body: bytes) -> None:
+    response = client.http.post(CHAT, content=body, headers={"Content-Type": "application/json"}, timeout=SECONDS)
+    assert response.status_code == 400
+
+
+# SGLang's own route
+
+
+def stage(**params: Any) -> dict[str, Any]:
+    return {"input_ids": [1, 5, 7, 300, 2, 6], "sampling_params": {"max_new_tokens": 9, **params}}
+
+
+def frames(**params: Any) -> dict[str, Any]:
+    return stage(custom_params={"audio": True, **params})
+
+
+BAD_STAGES: list[Any] = [
+    None, [], "Hello.", {}, {"text": ""}, {"text": 5}, {"text": "a", "input_ids": [1]}, {"input_ids": "a"},
+    {"input_ids": []}, {"input_ids": [[]]}, {"input_ids": [-1]}, {"input_ids": [10**6]}, {"input_ids": [2**70]},
+    {"input_ids": [1.5]}, {"input_ids": ["a"]}, {"input_ids": [1] * 5000}, {"input_ids": [[1], [10**6]]},
+    {"input_embeds": [[0.1] * 96]}, {"text": "a", "sampling_params": 5}, {"text": "a", "sampling_params": ["a"]},
+    stage(unknown=1), stage(temperature="hot"), stage(temperature=-1), stage(top_k=2**70), stage(top_k=0),
+    stage(max_new_tokens=-1), stage(max_new_tokens="9"), stage(min_new_tokens=10), stage(n=0), stage(n=10**6),
+    stage(stop=5), stage(stop_token_ids=["a"]), stage(stop_regex="(a+)+$"), stage(regex="a+"), stage(json_schema="{}"),
+    stage(logit_bias={"9999999": 1}), stage(stream_interval=0), stage(sampling_seed=2**63), stage(sampling_seed="a"),
+    stage(custom_params=5), stage(custom_params=["audio"]), frames(audio="yes"), frames(min_frames="x"),
+    frames(min_frames=-5), frames(min_frames=1.5), frames(min_frames=2**70), frames(min_frames=None), frames(cfg="x"),
+    frames(cfg=-3), frames(cfg=1e9), frames(unknown=1), {**frames(), "rid": "a::u"}, {**stage(), "rid": 5},
+    {**stage(), "audio_data": "x"}, {**stage(), "image_data": ["http://127.0.0.1/"]}, {**stage(), "video_data": "x"},
+    {**stage(), "session_params": {"id": "a"}}, {**stage(), "lora_path": "a"},
+    {**stage(), "custom_logit_processor": "a"}, {**stage(), "return_hidden_states": True},
+    {**stage(), "bootstrap_room": 2**70}, {**stage(), "priority": "a"},
+    {**stage(), "return_logprob": "yes"}, {**stage(), "return_logprob": True, "top_logprobs_num": 10**6},
+    {**stage(), "return_logprob": True, "token_ids_logprob": [10**6]},
+    {**stage(), "return_logprob": True, "logprob_start_len": 10**6},
+    stage(frequency_penalty=1, custom_params={"audio": True}), stage(min_new_tokens=2, custom_params={"audio": True}),
+]  # fmt: skip
+
+GOOD_STAGES: list[Any] = [
+    {"text": "Hello.", "sampling_params": {"max_new_tokens": 2}},
+    {"text": ["Hello.", "Bye."], "sampling_params": {"max_new_tokens": 0, "temperature": 0}, "return_logprob": True,
+     "return_text_in_logprobs": True, "logprob_start_len": 1},
+    stage(max_new_tokens=3, n=2, stop=["a"], temperature=0.5, top_p=0.9, top_k=5, min_p=0.1, frequency_penalty=0.5,
+          presence_penalty=0.5, ignore_eos=True, regex=None, json_schema=None, stop_regex=[],
+          skip_special_tokens=True, spaces_between_special_tokens=True),
+    stage(repetition_penalty=1.2),
+    stage(min_new_tokens=3),
+    frames(),
+    frames(min_frames=2**31 - 1),
+    frames(cfg=3.0),
+    {**frames(), "return_logprob": True, "top_logprobs_num": 2, "token_ids_logprob": [3]},
+    {**frames(), "stream": True},
+]  # fmt: skip
+
+
+def generate(client: Client, body: Any) -> httpx.Response:
+    return client.http.post("/generate", json=body, timeout=SECONDS)
+
+
+@pytest.mark.parametrize("body", BAD_STAGES, ids=lambda body: json.dumps(body)[:70])
+def test_a_bad_stage_is_refused_and_ends_no_worker(body: Any, client: Client) -> None:
+    response = generate(client, body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+    assert generate(client, stage()).status_code == 200
+
+
+@pytest.mark.parametrize("body", GOOD_STAGES, ids=lambda body: json.dumps(body)[:70])
+def test_a_good_stage_runs(body: Any, client: Client) -> None:
+    response = generate(client, body)
+    assert response.status_code == 200, response.text
+    assert "output_ids" in response.text
+
+
+SHAPED: list[dict[str, Any]] = [
+    {"logit_bias": {"300": 5}},
+    {"frequency_penalty": 1.5},
+    {"repetition_penalty": 1.3},
+    {"presence_penalty": 1.5, "top_p": 0.5},
+    {"min_p": 0.3},
+    {"stop": ["a", "e"]},
+    {"temperature": 0, "logit_bias": {"3": -100}},
+]
+
+
+def test_stages_of_every_kind_share_batches(client: Client) -> None:
+    """Penalties and biases of the whole vocabulary next to frames, which need only a part of it."""
+    speaking = {
+        "messages": [{"role": "user", "content": "Hello."}],
+        "max_tokens": 60,
+        "speechlm": {"mode": "text_audio", "text": "Hello.", "audio_min_frames": 50},
+    }
+    writing = [
+        {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4 + i, **extra}
+        for i, extra in enumerate(SHAPED)
+    ]
+    for response in client.chat_at_once([speaking, *writing, speaking, *writing]):
+        assert response["choices"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/health_generate", "/v1/models", "/model_info", "/server_info", "/v1/loads"]
+)
+def test_routes_for_operators_answer(path: str, client: Client) -> None:
+    assert client.http.get(path, timeout=SECONDS).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/abort_request", "/start_profile"])
+def test_operators_mistakes_are_refused(path: str, client: Client) -> None:
+    response = client.http.post(path, json={"rid": 5, "num_steps": "x"}, timeout=SECONDS)
+    assert response.status_code == 400
+    assert generate(client, stage()).status_code == 200
