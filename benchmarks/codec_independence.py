@@ -1,0 +1,100 @@
+"""Decoding never waits for the codec: the rate of a text while answers are turned into sound, against its rate alone.
+
+    python -m benchmarks.codec_independence --output benchmarks/results/codec_independence.json
+
+A small language model with the full-size Xcodec (161 M parameters, random): its answers are spoken within seconds, and
+their sound then takes the codec many times longer. One text is read token by token before, and while nothing but the
+codec works on the answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.machine import describe
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.worker import running
+
+SPEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
+
+
+async def _text_rate(client: httpx.AsyncClient, tokens: int) -> float:
+    """Tokens per second of one text."""
+    body = {
+        "input_ids": [1, 5, 7, *range(300, 330), 2, 6, 7],
+        "sampling_params": {"temperature": 0.8, "top_k": 20, "max_new_tokens": tokens, "ignore_eos": True},
+    }
+    begin = time.perf_counter()
+    (await client.post("/generate", json=body, timeout=600)).raise_for_status()
+    return tokens / (time.perf_counter() - begin)
+
+
+async def _answer(client: httpx.AsyncClient, number: int, frames: int) -> None:
+    body = {
+        "messages": [{"role": "user", "content": f"Answer number {number}."}],
+        "speechlm": {"mode": "text_audio", "text": "Yes.", "audio_min_frames": frames, "audio_max_frames": frames},
+    }
+    (await client.post("/v1/chat/completions", json=body, timeout=600)).raise_for_status()
+
+
+async def _frames_are_spoken(client: httpx.AsyncClient) -> None:
+    """Wait until the scheduler has nothing to do: what is left is the codec's."""
+    await asyncio.sleep(1)
+    while True:
+        loads = (await client.get("/v1/loads")).json()["loads"]
+        if not any(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads):
+            return
+        await asyncio.sleep(0.1)
+
+
+async def _measure(url: str, answers: int, frames: int, tokens: int, rounds: int) -> dict[str, Any]:
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        await _text_rate(client, tokens)
+        alone = [await _text_rate(client, tokens) for _ in range(rounds)]
+        speaking = [asyncio.create_task(_answer(client, number, frames)) for number in range(answers)]
+        await _frames_are_spoken(client)
+        beside = []
+        while not all(task.done() for task in speaking):
+            beside.append(await _text_rate(client, tokens))
+        await asyncio.gather(*speaking)
+        afterwards = [await _text_rate(client, tokens) for _ in range(rounds)]
+    return {
+        "text_tokens_per_s_alone": round(statistics.median(alone + afterwards), 1),
+        "text_tokens_per_s_while_decoding": round(statistics.median(beside[:-1] or beside), 1),
+        "rate_kept": round(statistics.median(beside[:-1] or beside) / statistics.median(alone + afterwards), 3),
+        "texts_meanwhile": len(beside),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write the figures with the machine that they are of."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=int, default=8, help="answers at once (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=400, help="frames of each (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens of a measured text (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="texts before and after (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=Path(".checkpoints/full-codec"), help="built if it is not there")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    args = parser.parse_args()
+    if not (args.model / "config.json").is_file():
+        build_checkpoint(args.model, spec=SPEC)
+    environment = {"OMP_NUM_THREADS": "1"}
+    options = ["--max-total-tokens", "16384"]
+    with running(args.model, args.model / "server.log", options, environment=environment) as worker:
+        figures = asyncio.run(_measure(worker.url, args.answers, args.frames, args.tokens, args.rounds))
+    print(json.dumps(figures, indent=2))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"machine": describe(), **figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
