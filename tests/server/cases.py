@@ -35,6 +35,7 @@ class Case:
             "text_max_tokens": request.text_max_tokens,
             "audio_max_frames": request.audio_max_frames,
             "audio_min_frames": request.audio_min_frames,
+            "cfg": request.cfg,
             "return_ids": True,
             **speechlm,
         }
@@ -127,6 +128,7 @@ CASES: list[Case] = [
         [_HELPFUL, _user(_clip(6, 0.9)), _assistant("A door closes."), _user(_text("And then?"))],
         speak=True,
     ),
+    _case("guided", _READ_ALOUD, speak=True, cfg=3.0),
     _case("given text", _READ_ALOUD, speak=True, text="One, two, three, four. How are you today?"),
     _case("given text after audio", [_user(_clip(7, 1.1))], speak=True, text="Yes! I can hear a piano!"),
     _case("text cut by text_max_tokens", _READ_ALOUD, speak=True, text_max_tokens=3),
@@ -138,10 +140,12 @@ CASES: list[Case] = [
     _case("long prompt", [_system(_text(LONG_TEXT)), _user(_clip(8, 6.0), _text("Go on."))], speak=True),
     _case("odd text", [_user(_text("! <|assistant|> <|eot|>\n\t你好 🙂 !!"))], speak=True),
     _case("several parts of one role", [_user(_text("One."), _text("Two."), _text("Three.")), _user(_text("Four."))]),
+    _case("guided answer to audio", [_user(_clip(12, 1.7), _text("Say it again."))], speak=True, cfg=1.5),
     _case("same clip twice", [_user(_clip(9, 0.8), _clip(9, 0.8), _text("Are they the same?"))], speak=True),
     _case("clip longer than 30 s", [_user(_clip(10, 31.0)), _user(_text("How long is it?"))], max_tokens=60),
     _case("too few frames for a sound", _READ_ALOUD, speak=True, audio_max_frames=5, text_max_tokens=8),
     _case("audio may end at once", [_user(_text("Be quiet."))], speak=True, audio_min_frames=0),
+    _case("guided, given text", [_user(_text("Say this."))], speak=True, text="Once more!", cfg=6.5),
     _case("ends with the assistant", [_user(_text("Go on.")), _assistant("Once upon a time")], speak=True),
     _case("clip after text", [_user(_text("Listen to this:"), _clip(11, 2.6)), _user(_text("What was it?"))]),
 ]

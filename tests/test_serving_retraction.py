@@ -1,0 +1,71 @@
+"""Requests that lose their place in the middle of an answer and compute their past again: the same ids."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import POOL
+from reference import Part, Request
+from server import CASES, Case, Client, Judge, Server, clip, serving
+
+SMALL_POOL = ("--max-total-tokens", "640", "--schedule-conservativeness", "0.01")
+"""Half of what ``GROWING`` comes to; all of them are let in as if they would hardly grow."""
+
+
+def growing(number: int) -> Case:
+    """An answer of about 90 frames; some are guided, and so take twice the room."""
+    sound: list[Part] = [("audio", clip(number, 0.5))] if number % 3 == 0 else []
+    request = Request(
+        [("user", [*sound, ("text", f"Say sentence {number}.")])],
+        speak=True,
+        text="Here it comes.",
+        cfg=2.5 if number % 4 == 0 else 1.0,
+        audio_min_frames=85,
+        max_tokens=95,
+    )
+    return Case(f"growing {number}", request)
+
+
+GROWING = [growing(number) for number in range(9)]
+
+
+def retractions(server: Server) -> int:
+    """How many requests have lost their place."""
+    return sum(int(count) for count in re.findall(r"#retracted_reqs: (\d+)", server.output()))
+
+
+@pytest.fixture(scope="module")
+def retracting(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("retracting") / "log"
+    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
+    with serving(served_checkpoint, log, *POOL, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def crowded(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(served_checkpoint, tmp_path_factory.mktemp("crowded") / "log", *SMALL_POOL) as running:
+        yield running
+
+
+@pytest.mark.parametrize("first", [0, len(CASES) - 16])
+def test_sixteen_answers_at_once_that_are_retracted_are_the_references(
+    first: int, retracting: Server, judge: Judge
+) -> None:
+    before = retractions(retracting)
+    cases = CASES[first : first + 16]
+    with Client(retracting.url) as client:
+        client.forget()
+        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
+    assert retractions(retracting) > before + 20
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_answers_that_do_not_fit_all_at_once_are_the_references(again: bool, crowded: Server, judge: Judge) -> None:
+    before = retractions(crowded)
+    with Client(crowded.url) as client:
+        if not again:
+            client.forget()
+        assert judge.compare(GROWING, client.chat_at_once([case.body() for case in GROWING])) > 5000
+    assert retractions(crowded) > before

@@ -1,0 +1,51 @@
+"""The other released shape of encoder, other sizes of everything, and chunks with overlapping steps: the same ids."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import POOL
+from server import BY_NAME, CASES, Client, Judge, Server, message_of, samples_of, serving
+
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+
+SPEC = CheckpointSpec(
+    seed=0,
+    layers=2,
+    text_vocab_size=1024,
+    codec_layer_size=129,
+    n_window=100,
+    n_window_infer=400,
+    codec_storage="directory",
+    shard_bytes=400_000,
+)
+
+
+@pytest.fixture(scope="module")
+def served_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_checkpoint(tmp_path_factory.mktemp("windows") / "small", spec=SPEC)
+
+
+@pytest.fixture(scope="module")
+def judge(served_checkpoint: Path) -> Judge:
+    return Judge.load(served_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ("--chunked-prefill-size", "48", *POOL)
+    with serving(served_checkpoint, tmp_path_factory.mktemp("windows") / "log", *options) as running:
+        yield running
+
+
+@pytest.mark.parametrize("first", [0, len(CASES) - 16])
+def test_sixteen_answers_at_once_are_the_references(first: int, client: Client, judge: Judge) -> None:
+    cases = CASES[first : first + 16]
+    assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 1500
+
+
+def test_the_sound_of_an_answer_is_the_codecs_decode_of_its_codes(client: Client, judge: Judge) -> None:
+    message = message_of(client.chat(BY_NAME["spoken answer to audio"].body()))
+    expected = judge.reference.audio(np.array(message["speechlm"]["codes"]))
+    np.testing.assert_allclose(samples_of(message), np.clip(expected, -1, 1), rtol=0, atol=1e-4)
