@@ -23,15 +23,16 @@ setup: ## Make .venv, for a GPU if there is one (PROFILE=cpu or PROFILE=cuda dec
 	exit 1
 
 demo: setup ## Start a small server and have it write, speak and listen
-	@exec $(BIN)/python launch/demo.py
+	@exec $(BIN)/python -m sglang_speechlm.demo $(if $(filter $(SMALL),$(MODEL)),,--model '$(MODEL)') $(ARGS)
 
-serve: setup $(if $(filter $(SMALL),$(MODEL)),$(SMALL)/config.json) ## Serve MODEL=directory (a small random one without it); ARGS="--port 30000 ..."
-	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' $(ARGS)
+serve: setup $(if $(filter $(SMALL),$(MODEL)),$(SMALL)/config.json) ## Serve MODEL=directory (a small random one without it) on port 9000; ARGS="--port 30000 ..."
+	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' \
+		--served-model-name speechlm-qwen3-8b --host 127.0.0.1 --port 9000 $(ARGS)
 
 # The builder writes config.json last and wants an empty directory.
 $(SMALL)/config.json: | setup
 	@rm -rf $(SMALL)
-	$(BIN)/python -m sglang_speechlm.checkpoint --output $(SMALL)
+	$(BIN)/python -m sglang_speechlm.checkpoint --output $(SMALL) --max-position-embeddings 16384
 
 test: setup lint ## Check the style and the types, then run the tests
 	$(BIN)/python -m pytest $(ARGS)

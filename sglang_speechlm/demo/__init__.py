@@ -1,0 +1,1 @@
+"""The demonstration: a server started, asked three things over HTTP, and stopped."""

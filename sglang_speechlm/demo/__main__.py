@@ -1,0 +1,102 @@
+"""``python -m sglang_speechlm.demo``: see it write, speak and listen."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import openai
+
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.demo.progress import Progress
+from sglang_speechlm.demo.questions import listen, speak, write
+from sglang_speechlm.worker import Worker, WorkerFailed
+
+SMALL = Path(".checkpoints/small")
+CONTEXT = 16384
+"""Positions that a request may take: as many as the usage guide's payloads ask for."""
+_START_SECONDS = 600
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; the exit status: 0 if all went well, 1 if not, 130 if it was interrupted."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    progress = Progress()
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        model = options.model or _small_checkpoint(progress)
+        with (
+            _server(model, options.output / "server.log", progress) as url,
+            openai.OpenAI(
+                base_url=f"{url}/v1",
+                api_key="none",
+                max_retries=0,
+                http_client=openai.DefaultHttpxClient(trust_env=False),
+            ) as client,
+        ):
+            name = client.models.list().data[0].id
+            write(client, name, progress)
+            file = speak(client, name, progress, options.output / "answer.wav")
+            listen(client, name, progress)
+    except KeyboardInterrupt:
+        progress.step("interrupted")
+        return 130
+    except (WorkerFailed, openai.APIError, OSError, ValueError) as error:
+        progress.step(f"failed: {error}")
+        return 1
+    progress.step(f"done; listen to {file}")
+    if options.model is None:
+        progress.note("The weights are random: nonsense and noise are what they should give.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sglang_speechlm.demo", description=__doc__)
+    parser.add_argument("--model", type=Path, help=f"a served directory (default: a small random one, in {SMALL})")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-output"), help="where the WAV and the log go (default: %(default)s)"
+    )
+    return parser
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _small_checkpoint(progress: Progress) -> Path:
+    """The small random checkpoint; the builder writes its config.json last, so one without it is half built."""
+    if not (SMALL / "config.json").is_file():
+        progress.step(f"building a small model with random weights in {SMALL}")
+        shutil.rmtree(SMALL, ignore_errors=True)
+        build_checkpoint(SMALL, spec=CheckpointSpec(max_position_embeddings=CONTEXT))
+    return SMALL
+
+
+@contextmanager
+def _server(model: Path, log: Path, progress: Progress) -> Iterator[str]:
+    """The URL of a server that is ready; it is stopped whatever happens."""
+    progress.step(f"starting a server for {model}; its log is {log}")
+    worker = Worker(model, log, ("--max-total-tokens", str(CONTEXT)))
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not worker.is_ready():
+            if time.monotonic() > deadline:
+                raise WorkerFailed(f"the server was not ready after {_START_SECONDS} s; its log: {log}")
+            progress.wait("still starting")
+        progress.step(f"ready at {worker.url}")
+        yield worker.url
+    finally:
+        progress.step("stopping the server")
+        worker.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The demonstration works, says where its sound is, and leaves nothing running."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import soundfile
+
+SECONDS = 400
+
+
+@contextmanager
+def demo(model: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demonstration as `make demo` starts it."""
+    command = [sys.executable, "-m", "sglang_speechlm.demo", "--model", str(model), "--output", str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_it_writes_speaks_listens_and_stops(served_checkpoint: Path, tmp_path: Path) -> None:
+    with demo(served_checkpoint, tmp_path) as process:
+        printed, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, printed
+    sound = soundfile.info(tmp_path / "answer.wav")
+    assert sound.samplerate == 16000
+    assert sound.duration >= 1.8
+    assert f"answer.wav: {sound.duration:.2f} s" in printed
+    for word in ("writes", "speaks", "listens", "stopping", "done"):
+        assert word in printed
+    assert len(printed.splitlines()) <= 40
+    assert "SIGTERM received" in (tmp_path / "server.log").read_text()
+
+
+def test_an_interruption_stops_its_server(served_checkpoint: Path, tmp_path: Path) -> None:
+    with demo(served_checkpoint, tmp_path) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert "starting a server" in first
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, printed
+    assert "interrupted" in printed
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert left == []
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with demo(tmp_path / "nothing", tmp_path) as process:
+        printed, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "no config.json" in printed
