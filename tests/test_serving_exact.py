@@ -37,6 +37,13 @@ def test_sixteen_times_the_same_question_at_once(client: Client, judge: Judge) -
     assert judge.compare([case] * 16, client.chat_at_once([case.body()] * 16)) > 2000
 
 
+def test_greedy_answers_are_not_moved_by_sampled_ones_beside_them(client: Client, judge: Judge) -> None:
+    greedy, sampled = CASES[:8], CASES[8:16]
+    bodies = [case.body() for case in greedy] + [{**case.body(), "temperature": 1.5, "top_k": 50} for case in sampled]
+    client.forget()
+    assert judge.compare(greedy, client.chat_at_once(bodies)[:8]) > 1000
+
+
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_prompt_asked_again_is_found_in_the_radix_cache(name: str, client: Client, judge: Judge) -> None:
     case = BY_NAME[name]

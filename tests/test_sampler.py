@@ -1,0 +1,257 @@
+"""Draws: their distribution, what they depend on and what they do not, and what each phase may say."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2_contingency, chisquare, kstest
+from torch import Tensor
+
+from sglang_speechlm.checkpoint import CheckpointSpec
+from sglang_speechlm.sampler.draw import best, draw, gumbel_noise
+from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
+
+IDS = CheckpointSpec().config().ids
+NEVER = float("-inf")
+IMPLAUSIBLE = 1e-4
+"""p-value below which a distribution is not the expected one; all seeds are fixed, so that no test is flaky."""
+
+
+def logits_of(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def seeds_of(count: int) -> Tensor:
+    return torch.randint(-(2**63), 2**63 - 1, (count,), generator=torch.Generator().manual_seed(7))
+
+
+def draws_of(seeds: Tensor, *, top_k: int | Tensor = 20, temperature: float = 1.0, step: int = 5) -> Draws:
+    top_ks = torch.full_like(seeds, top_k) if isinstance(top_k, int) else top_k
+    return Draws(
+        top_k=top_ks,
+        temperature=torch.full((len(seeds),), temperature),
+        seed=seeds,
+        step=torch.full_like(seeds, step),
+        largest_top_k=int(top_ks.max()),
+    )
+
+
+def draw_from(logits: Tensor, seeds: Tensor, **more: Any) -> Tensor:
+    """Draws indices of ``logits`` [C], one for each seed."""
+    values, indices = best(logits, len(logits))
+    settings = {"top_k": torch.tensor(len(logits)), "temperature": torch.tensor(1.0), "step": torch.tensor(0)} | more
+    shape = (len(seeds), len(logits))
+    return draw(
+        values.expand(shape),
+        indices.expand(shape),
+        seed=seeds.unsqueeze(1),
+        stream=torch.tensor(0),
+        **settings,
+    )
+
+
+def assert_distributed(drawn: Tensor, probabilities: Tensor) -> None:
+    """Chi-square of drawn indices against their probabilities [C]; rare ones count together."""
+    assert probabilities[drawn].min() > 0
+    counts = torch.bincount(drawn, minlength=len(probabilities)).double()
+    expected = probabilities.double() * len(drawn)
+    rare = expected < 5
+    observed, expected = (torch.cat([x[~rare], x[rare].sum().view(1)]) for x in (counts, expected))
+    if expected[-1] < 5:
+        observed, expected = (torch.cat([x[:-2], x[-2:].sum().view(1)]) for x in (observed, expected))
+    assert chisquare(observed, expected / expected.sum() * observed.sum()).pvalue > IMPLAUSIBLE
+
+
+# One draw
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.9])
+def test_draws_follow_the_softmax_of_the_logits_over_the_temperature(temperature: float) -> None:
+    logits = logits_of(30)
+    drawn = draw_from(logits, seeds_of(20000), temperature=torch.tensor(temperature))
+    assert_distributed(drawn, torch.softmax(logits / temperature, dim=0))
+
+
+@pytest.mark.parametrize("top_k", [2, 7, 29, 30, 1000])
+def test_only_the_top_k_are_drawn_each_with_its_share(top_k: int) -> None:
+    logits = logits_of(30)
+    kept = logits.masked_fill(logits < logits.topk(min(top_k, 30)).values[-1], NEVER)
+    assert_distributed(draw_from(logits, seeds_of(20000), top_k=torch.tensor(top_k)), torch.softmax(kept, dim=0))
+
+
+def test_a_top_k_of_one_is_greedy_whatever_the_temperature() -> None:
+    logits = logits_of(30)
+    drawn = draw_from(logits, seeds_of(100), top_k=torch.tensor(1), temperature=torch.tensor(2.0))
+    assert (drawn == logits.argmax()).all()
+
+
+def test_successive_seeds_draw_independently() -> None:
+    drawn = draw_from(torch.zeros(6), torch.arange(20001))
+    assert_distributed(drawn, torch.full((6,), 1 / 6))
+    table = torch.bincount(drawn[:-1] * 6 + drawn[1:], minlength=36).view(6, 6)
+    assert chi2_contingency(table).pvalue > IMPLAUSIBLE
+
+
+def test_successive_steps_draw_independently() -> None:
+    drawn = draw_from(torch.zeros(6), torch.tensor([3]).expand(20001), step=torch.arange(20001).unsqueeze(1))
+    assert_distributed(drawn, torch.full((6,), 1 / 6))
+    table = torch.bincount(drawn[:-1] * 6 + drawn[1:], minlength=36).view(6, 6)
+    assert chi2_contingency(table).pvalue > IMPLAUSIBLE
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = draw_from(probabilities.log(), seeds_of(5000), top_p=torch.tensor(0.7))
+    assert_distributed(drawn, torch.tensor([0.625, 0.375, 0, 0]))
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_best() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = draw_from(probabilities.log(), seeds_of(5000), min_p=torch.tensor(0.25))
+    assert_distributed(drawn, torch.tensor([0.5, 0.3, 0.15, 0]) / 0.95)
+
+
+# Noise
+
+
+def test_noise_is_standard_gumbel() -> None:
+    zero = torch.tensor(0)
+    for varied in range(4):
+        arguments = [torch.arange(20000) if place == varied else zero for place in range(4)]
+        assert kstest(gumbel_noise(*arguments).numpy(), "gumbel_r").pvalue > IMPLAUSIBLE
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=4, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_noise_is_finite_for_any_integers(arguments: list[int]) -> None:
+    assert gumbel_noise(*(torch.tensor(argument) for argument in arguments)).isfinite()
+
+
+def test_all_64_bits_of_the_seed_count() -> None:
+    zero = torch.tensor(0)
+    seeds = torch.tensor([0, *(1 << bit for bit in range(63)), -(2**63)])
+    assert len(gumbel_noise(seeds, zero, zero, zero).unique()) == 65
+
+
+def test_noise_differs_by_step_stream_and_id() -> None:
+    grid = torch.arange(40)
+    noise = gumbel_noise(torch.tensor(5), grid.view(-1, 1, 1), grid[:9].view(1, -1, 1), grid.view(1, 1, -1))
+    assert len(noise.unique()) == noise.numel()
+
+
+# The phases
+
+
+@given(st.integers(1, 12), st.integers(1, 900), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_a_row_draws_the_same_alone_and_in_any_batch(rows: int, top_k: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    text, codec, eos = logits_of(rows, IDS.vocab_size, seed=seed), logits_of(rows, 8, 65, seed=seed), logits_of(rows)
+    top_ks = torch.randint(1, top_k + 1, (rows,), generator=generator)
+    seeds = torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator)
+    together = draws_of(seeds, top_k=top_ks)
+    texts = draw_text(text, IDS, together)
+    frames = draw_frame(codec, eos, IDS, torch.zeros_like(seeds), together)
+    for row in range(rows):
+        one = slice(row, row + 1)
+        alone = draws_of(seeds[one], top_k=top_ks[one])
+        assert draw_text(text[one], IDS, alone) == texts[row]
+        assert draw_frame(codec[one], eos[one], IDS, torch.zeros(1, dtype=torch.int64), alone).equal(frames[one])
+
+
+def test_greedy_and_sampling_rows_share_a_batch() -> None:
+    logits = logits_of(1, IDS.vocab_size).expand(300, -1)
+    top_k = torch.where(torch.arange(300) % 2 == 0, 1, 50)
+    drawn = draw_text(logits, IDS, draws_of(seeds_of(300), top_k=top_k))
+    assert len(drawn[::2].unique()) == 1
+    assert len(drawn[1::2].unique()) > 5
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 10000])
+def test_text_is_drawn_from_the_text_range_and_its_ends(top_k: int) -> None:
+    logits = logits_of(500, IDS.vocab_size)
+    logits[:, [IDS.pad, IDS.bos, IDS.assistant, IDS.audio, IDS.codec_begin, IDS.vocab_size - 1]] = 50
+    logits[::5, IDS.eot] = 40
+    logits[1::5, IDS.eos] = 40
+    drawn = draw_text(logits, IDS, draws_of(seeds_of(500), top_k=top_k))
+    assert (drawn[::5] == IDS.eot).all()
+    assert (drawn[1::5] == IDS.eos).all()
+    others = drawn[torch.arange(500) % 5 > 1]
+    assert ((others >= IDS.text_begin) & (others < IDS.text_end) | (others == IDS.eot) | (others == IDS.eos)).all()
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 20])
+def test_text_does_not_end_before_it_began(top_k: int) -> None:
+    logits = logits_of(200, IDS.vocab_size)
+    logits[:, [IDS.eos, IDS.eot]] = 50
+    first = draw_text(logits, IDS, draws_of(seeds_of(200), top_k=top_k, step=0))
+    assert (first >= IDS.text_begin).all()
+    assert (draw_text(logits, IDS, draws_of(seeds_of(200), top_k=top_k, step=1)) < IDS.text_begin).all()
+
+
+def test_the_top_k_of_text_counts_its_ends() -> None:
+    logits = torch.full((IDS.vocab_size,), NEVER)
+    allowed = torch.tensor([IDS.eos, IDS.eot, IDS.text_begin + 4, IDS.text_begin + 9])
+    logits[allowed] = torch.tensor([1.0, 2.0, 1.5, 0.5])
+    drawn = draw_text(logits.expand(5000, -1), IDS, draws_of(seeds_of(5000), top_k=3))
+    probabilities = torch.zeros(IDS.vocab_size)
+    probabilities[allowed[:3]] = torch.softmax(torch.tensor([1.0, 2.0, 1.5]), dim=0)
+    assert_distributed(drawn, probabilities)
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 10000])
+def test_each_stream_is_drawn_from_its_own_interval(top_k: int) -> None:
+    frames = draw_frame(
+        logits_of(400, 8, 65),
+        logits_of(400),
+        IDS,
+        torch.zeros(400, dtype=torch.int64),
+        draws_of(seeds_of(400), top_k=top_k),
+    )
+    spoken = frames[frames[:, 0] != IDS.eos]
+    starts = torch.tensor([IDS.codec_pad(stream) for stream in range(8)])
+    assert ((spoken >= starts) & (spoken < starts + IDS.codec_layer_size)).all()
+
+
+def test_streams_follow_their_own_softmax_and_each_other_in_nothing() -> None:
+    count = 20000
+    codec, never = logits_of(1, 8, 65), torch.full((count,), NEVER)
+    frames = draw_frame(
+        codec.expand(count, -1, -1),
+        never,
+        IDS,
+        torch.zeros(count, dtype=torch.int64),
+        draws_of(seeds_of(count), top_k=6),
+    )
+    codes = frames - torch.tensor([IDS.codec_pad(stream) for stream in range(8)])
+    ranks = []
+    for stream in range(8):
+        values, indices = codec[0, stream].topk(6)
+        probabilities = torch.zeros(65).scatter(0, indices, torch.softmax(values, dim=0))
+        assert_distributed(codes[:, stream], probabilities)
+        ranks.append((codes[:, stream, None] == indices).int().argmax(dim=1))
+    for one, other in pairwise(ranks):
+        table = torch.bincount(one * 6 + other, minlength=36).view(6, 6)
+        assert chi2_contingency(table).pvalue > IMPLAUSIBLE
+
+
+def test_a_frame_ends_the_audio_only_when_it_may_and_then_holds_nothing_else() -> None:
+    eos = torch.full((4,), 50.0)
+    min_frames = torch.tensor([0, 5, 6, 100])
+    frames = draw_frame(logits_of(4, 8, 65), eos, IDS, min_frames, draws_of(seeds_of(4), step=5))
+    assert (frames[:, 0] == IDS.eos).tolist() == [True, True, False, False]
+    assert (frames[:2, 1:] == 0).all()
+    assert (frames[2:, 1:] >= IDS.codec_begin).all()
+
+
+def test_only_stream_0_can_end_the_audio() -> None:
+    """An eos far above the codes of streams 1.. takes no place among their candidates."""
+    codec = logits_of(1, 8, 65).expand(300, -1, -1).clone()
+    codec[:, 0] += 100
+    frames = draw_frame(
+        codec, torch.full((300,), 50.0), IDS, torch.zeros(300, dtype=torch.int64), draws_of(seeds_of(300))
+    )
+    assert (frames >= IDS.codec_begin).all()
