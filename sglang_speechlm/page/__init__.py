@@ -1,6 +1,23 @@
 """The page to try the server with: static files, nothing from elsewhere."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
-STATIC = Path(__file__).parent / "static"
-"""Directory of index.html and what it loads."""
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Route
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def page_routes() -> list[Route]:
+    """One route per file, and ``/`` for index.html; a catch-all would take other routes' 404 and 405."""
+    return [_route(file) for file in sorted(_STATIC.iterdir())]
+
+
+def _route(file: Path) -> Route:
+    async def serve(_request: Request) -> FileResponse:
+        return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+    return Route("/" if file.name == "index.html" else f"/{file.name}", serve, methods=["GET"])
