@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
 from sglang.srt.entrypoints.http_server import generate_request
 from sglang.srt.entrypoints.v1_loads import router as loads
+from starlette.middleware import Middleware
 
+from sglang_speechlm.page import page_routes
 from sglang_speechlm.server.chat import chat_completions
 from sglang_speechlm.server.generate import check_generate
+from sglang_speechlm.server.keys import KeyCheck
+from sglang_speechlm.server.limits import BodyLimit
+from sglang_speechlm.server.own_options import OwnOptions
 from sglang_speechlm.server.refusals import answer_in_one_shape
 from sglang_speechlm.server.service import Service
+from sglang_speechlm.server.speech import speech
+from sglang_speechlm.server.transcriptions import transcriptions
 
 _KEPT = (
     "/health", "/health_generate", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/v1/models",
@@ -23,13 +30,14 @@ _KEPT = (
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images."""
 
 
-def install(app: FastAPI, state: Callable[[], Any], codec_device: str, codec_threads: int) -> None:
+def install(app: FastAPI, state: Callable[[], Any], options: OwnOptions, keys: Sequence[str] = ()) -> None:
     """Put our routes and our lifespan into SGLang's application, before it starts.
 
     Args:
         app: SGLang's application.
         state: gives SGLang's global state once there is one.
-        codec_device, codec_threads: where the codec runs, and on how many CPU threads.
+        options: what the operator decided.
+        keys: any of them opens the server; without one it is open to all.
     """
     served = (*_KEPT, *(f"{path}/" for path in _KEPT))
     app.router.routes[:] = [
@@ -40,12 +48,20 @@ def install(app: FastAPI, state: Callable[[], Any], codec_device: str, codec_thr
     app.include_router(loads)  # FastAPI may keep an included router whole, so that its paths are not found above
     app.add_api_route("/generate", generate_request, methods=["POST", "PUT"], dependencies=[Depends(check_generate)])
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
+    app.add_route("/v1/audio/speech", speech, methods=["POST"])
+    app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
+    app.router.routes.extend(page_routes())
+    # Innermost, so that it counts what a compressed body unfolds to.
+    app.user_middleware.append(Middleware(BodyLimit, max_bytes=options.max_body_bytes))
     answer_in_one_shape(app)
+    if keys:
+        build = app.build_middleware_stack
+        app.build_middleware_stack = lambda: KeyCheck(build(), keys)  # type: ignore[method-assign]
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager
     async def with_service(app: FastAPI) -> AsyncIterator[Any]:
-        service = Service(state(), codec_device, codec_threads)
+        service = Service(state(), options)
         await service.start()
         app.state.speechlm = service
         try:

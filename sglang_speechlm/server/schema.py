@@ -1,10 +1,11 @@
-"""The body of a chat request: what the usage guide sends, what OpenAI's clients send, and our own ``speechlm``."""
+"""The bodies of requests: what the usage guide sends, what OpenAI's clients send, and our own ``speechlm``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -95,22 +96,40 @@ class AudioUrlPart(Strict):
 Part = Annotated[TextPart | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
 
 
+class EarlierAudio(BaseModel):
+    """A spoken answer of this server, by the id that it came with; the rest of it may be sent back as well."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    id: str
+
+
 class ChatMessage(BaseModel):
     """One message; fields of OpenAI's that say nothing to this model (such as ``name``) are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     role: Literal["system", "user", "assistant"]
-    content: str | list[Part]
+    audio: EarlierAudio | None = None
+    content: str | list[Part] | None = Field(default=None, validate_default=True)
 
     @field_validator("content", mode="before")
     @classmethod
-    def _not_empty(cls, value: Any) -> Any:
+    def _not_empty_unless_spoken(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None or value == "" or value == []:
-            raise ValueError("must not be empty")
+            if info.data.get("audio") is not None:
+                return None
+            raise PydanticCustomError("missing", "must not be empty")
         if not isinstance(value, str | list):
             raise ValueError("must be a string or a list of content parts")
         return value
+
+    @property
+    def parts(self) -> list[Part]:
+        """The content as parts; none where there is only earlier audio."""
+        if isinstance(self.content, str):
+            return [TextPart(type="text", text=self.content)]
+        return self.content or []
 
 
 class AudioOutput(BaseModel):
@@ -122,7 +141,7 @@ class AudioOutput(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     voice: Any = None
-    format: Literal["wav", "mp3", "flac", "opus", "pcm16"] | None = None
+    format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -133,13 +152,11 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
-    """The body of POST /v1/chat/completions; fields of OpenAI's that say nothing to this model are ignored."""
+class Asking(BaseModel):
+    """What any request may say of how it is to be answered; fields that say nothing to this model are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    model: str | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     temperature: Temperature | None = None
@@ -153,15 +170,10 @@ class ChatRequest(BaseModel):
     seed: Seed | None = None
     stop: Stop | None = None
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     modalities: list[Literal["text", "audio"]] | None = None
-    audio: AudioOutput | None = None
     vllm_xargs: VllmXargs | None = None
     speechlm: SpeechLM | None = None
-    logprobs: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
     _top_k = field_validator("top_k")(_top_k_is_positive_or_all)
 
@@ -171,3 +183,51 @@ class ChatRequest(BaseModel):
         if value is not None and "text" not in value:
             raise ValueError('must be ["text"] or ["text", "audio"]: the model writes before it speaks')
         return value
+
+
+class ChatRequest(Asking):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stream_options: StreamOptions | None = None
+    audio: AudioOutput | None = None
+    logprobs: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+class SpeechRequest(BaseModel):
+    """The body of POST /v1/audio/speech. The model has one voice, so any name is taken."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    input: Annotated[str, Field(min_length=1)]
+    model: str | None = None
+    voice: Any = None
+    instructions: str | None = None
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
+    speed: float | None = None
+    stream_format: Literal["audio", "sse"] | None = None
+    vllm_xargs: VllmXargs | None = None
+    speechlm: SpeechLM | None = None
+
+    @field_validator("speed")
+    @classmethod
+    def _speed_is_the_models(cls, value: float | None) -> float | None:
+        if value not in (None, 1):
+            raise ValueError("must be 1.0: the model speaks at its own speed")
+        return value
+
+
+class TranscriptionRequest(BaseModel):
+    """The fields of POST /v1/audio/transcriptions beside its file; a form holds them as text."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    language: Annotated[str, Field(max_length=100)] | None = None
+    prompt: str | None = None
+    response_format: Literal["json", "text", "verbose_json"] = "json"
+    temperature: Temperature = 0.0
+    stream: bool = False

@@ -9,7 +9,11 @@ from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine
 from sglang_speechlm.server.errors import ApiError
-from sglang_speechlm.server.reply import Voice
+from sglang_speechlm.server.formats import SoundFiles
+from sglang_speechlm.server.messages import MessageReader
+from sglang_speechlm.server.own_options import OwnOptions
+from sglang_speechlm.server.reply import Reply, Voice
+from sglang_speechlm.server.store import AnswerStore
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "default")
@@ -25,19 +29,29 @@ class Service:
         voice: what replies are made with.
         model_name: the name that answers carry where the request names none.
         sample_rate: of the sound, in Hz.
+        sound_files: encodes it.
+        options: what the operator decided.
+        answers: spoken answers that messages may refer to.
+        messages: reads messages.
     """
 
-    def __init__(self, state: Any, codec_device: str, codec_threads: int) -> None:
+    def __init__(self, state: Any, options: OwnOptions) -> None:
         """Take SGLang's global state (its TokenizerManager and what its scheduler said of itself)."""
         manager = state.tokenizer_manager
         path = Path(manager.model_path)
         self.config: SpeechLMConfig = manager.model_config.hf_config
         self.tokenizer = TextTokenizer.from_pretrained(path, self.config)
-        self._codec = CodecService(path, self.config, device=codec_device, threads=codec_threads)
+        self._codec = CodecService(path, self.config, device=options.codec_device, threads=options.codec_threads)
         engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
+        self.sample_rate = self.config.xcodec_sample_rate
         self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec)
         self.model_name = str(manager.served_model_name)
-        self.sample_rate = self.config.xcodec_sample_rate
+        self.sound_files = SoundFiles(self.sample_rate)
+        self.options = options
+        self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)
+        self.messages = MessageReader(
+            self.config, self.tokenizer, self.answers, options.media, options.max_clips, options.max_body_bytes
+        )
         self._names = {self.model_name, manager.model_path, path.name, *_ALWAYS_SERVED}
 
     async def start(self) -> None:
@@ -63,3 +77,11 @@ class Service:
                 "model",
                 code="model_not_found",
             )
+
+    def keep(self, audio_id: str, reply: Reply) -> int:
+        """Keep a spoken answer for messages that refer to it; the second since the epoch at which it may be gone."""
+        ids = self.config.ids
+        text_ids = reply.text_ids
+        if text_ids and text_ids[-1] in (ids.eot, ids.eos):
+            text_ids = text_ids[:-1]
+        return self.answers.keep(audio_id, reply.text, text_ids, reply.codes or [])

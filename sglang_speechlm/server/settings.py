@@ -1,4 +1,4 @@
-"""What a chat request comes to: several ways of saying the same thing, resolved to one program request."""
+"""What a request comes to: several ways of saying the same thing, resolved to one program request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.settings import AudioSettings, GivenText, Request, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.server.errors import bad_field
-from sglang_speechlm.server.schema import ChatRequest
+from sglang_speechlm.server.schema import Asking
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _PASSED_THROUGH = (
@@ -20,20 +20,20 @@ _QUIET_INTERVAL = 32
 """Ids between two outputs of a text that nobody reads as it comes."""
 
 
-def asked_for(body: ChatRequest, name: str, *top_level: str, default: Any = None) -> Any:
+def asked_for(body: Asking, name: str, *top_level: str, default: Any = None) -> Any:
     """``speechlm`` wins over ``vllm_xargs``, and both over the top-level fields that say the same."""
     places = [(body.speechlm, name), (body.vllm_xargs, name), *((body, field) for field in top_level)]
     values = (getattr(place, field, None) for place, field in places if place is not None)
     return next((value for value in values if value is not None), default)
 
 
-def wants_audio(body: ChatRequest) -> bool:
+def wants_audio(body: Asking) -> bool:
     """Whether the answer is to be spoken as well as written."""
     return asked_for(body, "mode") == "text_audio" or "audio" in (body.modalities or ())
 
 
 def resolve(
-    body: ChatRequest, request_id: str, prompt: Prompt, config: SpeechLMConfig, tokenizer: TextTokenizer, capacity: int
+    body: Asking, request_id: str, prompt: Prompt, config: SpeechLMConfig, tokenizer: TextTokenizer, capacity: int
 ) -> Request:
     """The program's request.
 
@@ -76,7 +76,7 @@ def resolve(
     )
 
 
-def _audio_settings(body: ChatRequest, config: SpeechLMConfig) -> AudioSettings:
+def _audio_settings(body: Asking, config: SpeechLMConfig) -> AudioSettings:
     min_frames = asked_for(body, "audio_min_frames")
     max_frames = asked_for(body, "audio_max_frames")
     if min_frames is not None and max_frames is not None and min_frames > max_frames:

@@ -6,9 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_speechlm.server.options import defaults_from, refuse_unsupported
+
+if TYPE_CHECKING:
+    from sglang_speechlm.server.own_options import OwnOptions
+
+MAX_QUEUED = 1024
+"""Stages of requests that wait at most, unless --max-queued-requests says otherwise; more are refused with a 503."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,12 +39,13 @@ def main(arguments: Sequence[str]) -> int:
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.warmup import warm_up
 
-    install(http_server.app, lambda: http_server._global_state, own.codec_device, own.codec_threads)
+    keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key] if server_args.api_key else []
+    install(http_server.app, lambda: http_server._global_state, own, keys)
     http_server.launch_server(server_args, execute_warmup_func=warm_up)
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Any]:
+def _parse(arguments: Sequence[str]) -> tuple[OwnOptions, Any]:
     """Our own options, and SGLang's ServerArgs of all the others.
 
     Raises:
@@ -47,6 +54,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Any]:
     import torch
     from sglang.srt.server_args import prepare_server_args
 
+    from sglang_speechlm.server.own_options import OwnOptions, add_own_options
     from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND
 
     parser = argparse.ArgumentParser(
@@ -55,17 +63,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Any]:
         allow_abbrev=False,
     )
     parser.add_argument("--model-path", "--model", required=True, help="a served SpeechLM directory")
-    parser.add_argument(
-        "--codec-device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where the audio decoder runs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--codec-threads", type=int, default=1, help="CPU threads of the audio decoder (default: %(default)s)"
-    )
-    own, others = parser.parse_known_args(list(arguments))
+    add_own_options(parser, codec_device="cuda" if torch.cuda.is_available() else "cpu")
+    parsed, others = parser.parse_known_args(list(arguments))
     # An idle scheduler would spin a core.
-    settled = ["--model-path", own.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
-    for name, value in defaults_from(own.model_path, on_cpu=not torch.cuda.is_available()).items():
+    settled = ["--model-path", parsed.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
+    settled += ["--max-queued-requests", str(MAX_QUEUED)]
+    for name, value in defaults_from(parsed.model_path, on_cpu=not torch.cuda.is_available()).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
-    return own, prepare_server_args([*settled, *others])
+    return OwnOptions.of(parsed), prepare_server_args([*settled, *others])

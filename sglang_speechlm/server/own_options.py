@@ -1,0 +1,139 @@
+"""The launcher's options that are not SGLang's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sglang_speechlm.server.media import AllowedMedia, parse_hosts
+from sglang_speechlm.server.templates import Template, load_speech_template, load_transcription_template
+
+Value = TypeVar("Value")
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """What an operator decided.
+
+    Attributes:
+        codec_device: where the audio decoder runs.
+        codec_threads: its CPU threads.
+        speech_template, transcription_template: what the model is told by these routes.
+        media: from where clips are fetched.
+        max_body_bytes: of a request's body, and again of all clips that it has fetched.
+        max_clips: in one request.
+        request_seconds: for one request, from its first byte to its answer's last.
+        max_kept_answers, max_kept_bytes: of the store of spoken answers.
+    """
+
+    codec_device: str = "cpu"
+    codec_threads: int = 1
+    speech_template: Template = field(default_factory=load_speech_template)
+    transcription_template: Template = field(default_factory=load_transcription_template)
+    media: AllowedMedia = field(default_factory=AllowedMedia)
+    max_body_bytes: int = 128 * MEBIBYTE
+    max_clips: int = 16
+    request_seconds: float = 3600
+    max_kept_answers: int = 10_000
+    max_kept_bytes: int = 128 * MEBIBYTE
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace) -> OwnOptions:
+        """Out of what a parser with ``add_own_options`` found."""
+        return cls(
+            codec_device=parsed.codec_device,
+            codec_threads=parsed.codec_threads,
+            speech_template=parsed.speech_template,
+            transcription_template=parsed.transcription_template,
+            media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
+            max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
+            max_clips=parsed.max_clips,
+            request_seconds=parsed.request_timeout_secs,
+            max_kept_answers=parsed.max_kept_answers,
+            max_kept_bytes=round(parsed.max_kept_mib * MEBIBYTE),
+        )
+
+
+def add_own_options(parser: argparse.ArgumentParser, codec_device: str) -> None:
+    """Add the options of ``OwnOptions``; ``codec_device`` is where the decoder runs unless told otherwise."""
+    own = OwnOptions()
+
+    def add(name: str, kind: Callable[[str], Any], default: Any, said: str, **more: Any) -> None:
+        parser.add_argument(name, type=kind, default=default, help=said, **more)
+
+    add("--codec-device", str, codec_device, "where the audio decoder runs (default: %(default)s)")
+    add("--codec-threads", _count, own.codec_threads, "CPU threads of the audio decoder (default: %(default)s)")
+    for route, template, load in (
+        ("speech", own.speech_template, load_speech_template),
+        ("transcription", own.transcription_template, load_transcription_template),
+    ):
+        said = f"what the model is told for a {route}, in place of the {route}.json that comes with the server"
+        add(f"--{route}-template", _from_path(load), template, said, metavar="FILE")
+    add(
+        "--allowed-media-domains",
+        _complaining(parse_hosts),
+        own.media.hosts,
+        "hosts that audio_url parts may name with http: or https: (default: none); private addresses only where "
+        "they are listed as such",
+        metavar="HOST[:PORT],...",
+    )
+    said = "directory whose files audio_url parts may name with file: (default: none)"
+    add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
+    mebibytes = own.max_body_bytes // MEBIBYTE
+    add("--max-body-mib", _positive, mebibytes, "MiB that the body of a request may have (default: %(default)s)")
+    add("--max-clips", _count, own.max_clips, "clips that a request may bring (default: %(default)s)")
+    said = "seconds after which a request is given up (default: %(default)s)"
+    add("--request-timeout-secs", _positive, own.request_seconds, said)
+    said = "spoken answers that later messages can refer to, for an hour (default: %(default)s)"
+    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said)
+    mebibytes = own.max_kept_bytes // MEBIBYTE
+    add("--max-kept-mib", _positive, mebibytes, "MiB that these answers may take together (default: %(default)s)")
+
+
+def _complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Have argparse tell what was wrong."""
+
+    def reading(text: str) -> Value:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return reading
+
+
+def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
+    return _complaining(lambda text: read(Path(text)))
+
+
+def _directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"{path} is no directory")
+    return path.resolve()
+
+
+@_complaining
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError(f"must be above 0; got {text}")
+    return value
+
+
+@_complaining
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
+
+
+@_complaining
+def _count_or_zero(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"must be a whole number of at least 0; got {text}")
+    return int(text)

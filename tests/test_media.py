@@ -1,0 +1,158 @@
+"""Clips by URL: where they may come from, checked before anything is opened."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_speechlm.audio import AudioError
+from sglang_speechlm.server.media import AllowedMedia, PublicResolver, is_public, parse_hosts
+
+LIMIT = 1000
+DATA = b"some bytes"
+
+
+def read(allowed: AllowedMedia, url: str, limit: int = LIMIT) -> bytes:
+    return asyncio.run(allowed.read(url, limit))[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "a b.wav").write_bytes(DATA)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "inside").symlink_to(folder / "a b.wav")
+    (folder / "outside").symlink_to(tmp_path / "secret")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "deeper").mkdir()
+    os.mkfifo(folder / "pipe")
+    return folder.resolve()
+
+
+@pytest.mark.parametrize("name", ["a%20b.wav", "inside", "deeper/../a%20b.wav"])
+def test_files_under_the_directory_are_read(name: str, folder: Path) -> None:
+    for host in ("", "localhost"):
+        assert read(AllowedMedia(directory=folder), f"file://{host}{folder}/{name}") == DATA
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "%2e%2e/secret", "..%2fsecret", "outside", "up/secret", "none", "deeper", "pipe", "a%00b", "", "."],
+)
+def test_nothing_else_is_read(name: str, folder: Path) -> None:
+    with pytest.raises(AudioError, match="reads no such file"):
+        read(AllowedMedia(directory=folder), f"file://{folder}/{name}")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "file:/etc/passwd", "FILE:///etc/passwd", "file://other/x"])
+def test_other_files_are_not_read(url: str, folder: Path) -> None:
+    for allowed in (AllowedMedia(), AllowedMedia(directory=folder)):
+        with pytest.raises(AudioError, match="reads no such file"):
+            read(allowed, url)
+
+
+def test_a_file_on_another_host_is_not_read(folder: Path) -> None:
+    with pytest.raises(AudioError):
+        read(AllowedMedia(directory=folder), f"file://host{folder}/inside")
+
+
+def test_a_file_may_not_be_too_large(folder: Path) -> None:
+    allowed = AllowedMedia(directory=folder)
+    assert read(allowed, f"file://{folder}/inside", len(DATA)) == DATA
+    with pytest.raises(AudioError, match="must not exceed 9 bytes"):
+        read(allowed, f"file://{folder}/inside", len(DATA) - 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "clip.wav", "/etc/passwd", "//127.0.0.1/x", "ftp://example.com/x", "gopher://example.com/x",
+        "javascript:alert(1)", "http:", "http://", "https:///x", "http://example.com:99999/x", "http://[::1/x",
+        "http://example.org/x", "http://example.com:8080/x", "https://example.com:80/x", "http://example.com./x",
+        "http://example.com@127.0.0.1/x", "http://127.0.0.1/x", "http://127.1/x", "http://2130706433/x",
+        "http://0x7f000001/x", "http://[::ffff:127.0.0.1]/x", "http://169.254.169.254/latest", "http://localhost/x",
+        "http://sub.example.com/x", "http://user:password@example.com/x",
+    ],
+)  # fmt: skip
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(AudioError):
+        read(AllowedMedia(parse_hosts("example.com")), url)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_refused_cleanly(url: str) -> None:
+    with pytest.raises(AudioError):
+        read(AllowedMedia(), url)
+
+
+def test_a_name_that_leads_to_a_private_address_is_not_connected_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(AudioError, match="not public"):
+            read(AllowedMedia(parse_hosts(f"localhost:{port}")), f"http://localhost:{port}/clip.wav")
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+class Names(AbstractResolver):
+    """Says the same of every name."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
+            for address in self._addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def test_the_addresses_that_were_checked_are_those_that_are_connected_to() -> None:
+    found = asyncio.run(PublicResolver(Names("93.184.216.34", "2606:4700::1111")).resolve("example.com", 80))
+    assert [result["host"] for result in found] == ["93.184.216.34", "2606:4700::1111"]
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
+    with pytest.raises(OSError, match="not public"):
+        asyncio.run(PublicResolver(Names("93.184.216.34", "10.0.0.1")).resolve("example.com", 80))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
+        "192.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "198.18.0.1", "::", "::1", "fe80::1", "fe80::1%eth0",
+        "fc00::1", "fd12::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+        "2001:0:7f00:1::", "2001:db8::1",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_public_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+def test_hosts_are_written_as_they_are_compared() -> None:
+    hosts = parse_hosts("Example.COM, example.com:8443,10.0.0.5,[::1]:8000,")
+    assert hosts == {"example.com", "example.com:8443", "10.0.0.5", "[::1]:8000"}
+
+
+@pytest.mark.parametrize("text", ["http://example.com", "example.com/x", "a b", "me@example.com", "host:port", "*"])
+def test_what_is_no_host_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no host"):
+        parse_hosts(text)

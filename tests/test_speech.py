@@ -1,0 +1,257 @@
+"""POST /v1/audio/speech: exactly the given text, spoken, in every format and in every way of sending it."""
+
+import base64
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+from server import Client, Server, message_of, samples_of, wait_for
+
+ROUTE = "/v1/audio/speech"
+INPUT = "One, two! Three."
+GREEDY = {"audio_temperature": 0.0, "audio_max_frames": 40}
+SECONDS = 60
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {"input": INPUT, "model": "speechlm", "voice": "alloy", "speechlm": GREEDY, **fields}
+
+
+def ours(**fields: Any) -> dict[str, Any]:
+    return ask(speechlm=fields)
+
+
+def spoken(client: Client, **fields: Any) -> httpx.Response:
+    response = client.http.post(ROUTE, json=ask(**fields))
+    assert response.status_code == 200, response.text
+    assert response.headers["x-audio-sample-rate"] == "16000"
+    return response
+
+
+def samples(data: bytes) -> np.ndarray:
+    found, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    assert rate == 16000
+    return found
+
+
+def pcm(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, "<i2")
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n") if line]
+
+
+@pytest.fixture
+def stock(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def whole(client: Client) -> np.ndarray:
+    """The samples of the WAV file."""
+    return samples(spoken(client, response_format="wav").content)
+
+
+def test_the_speech_is_what_a_chat_says_that_is_told_the_same(client: Client, whole: np.ndarray) -> None:
+    chat = client.chat(
+        {
+            "messages": [
+                {"role": "system", "content": "You are a helpful assistant."},
+                {"role": "user", "content": f"Read this aloud. Slowly.\n\n{INPUT}"},
+            ],
+            "speechlm": {**GREEDY, "mode": "text_audio", "text": INPUT},
+        }
+    )
+    slow = samples(spoken(client, response_format="wav", instructions="Slowly.").content)
+    np.testing.assert_array_equal(slow, np.rint(samples_of(message_of(chat)) * 32768))
+    assert len(slow) == len(whole) == (40 - 7) * 320
+    assert not np.array_equal(slow, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "magic"),
+    [("wav", "audio/wav", b"RIFF"), ("flac", "audio/flac", b"fLaC"), ("opus", "audio/ogg", b"OggS")],
+)
+def test_files(name: str, media_type: str, magic: bytes, client: Client, whole: np.ndarray) -> None:
+    response = spoken(client, response_format=name)
+    assert response.headers["content-type"] == media_type
+    assert response.content.startswith(magic)
+    if name == "opus":
+        assert soundfile.info(io.BytesIO(response.content)).duration >= len(whole) / 16000 - 0.1
+    else:
+        np.testing.assert_array_equal(samples(response.content), whole)
+
+
+def test_the_stock_client_gets_an_mp3_file(stock: openai.OpenAI, whole: np.ndarray) -> None:
+    response = stock.audio.speech.create(
+        model="speechlm", voice="alloy", input=INPUT, instructions="Slowly.", extra_body={"speechlm": GREEDY}
+    )
+    assert response.response.headers["content-type"] == "audio/mpeg"
+    assert len(samples(response.read())) >= len(whole)
+
+
+def test_without_any_field_of_ours(stock: openai.OpenAI) -> None:
+    response = stock.audio.speech.create(
+        model="speechlm", voice="coral", input="Hello.", response_format="wav", speed=1.0
+    )
+    assert len(samples(response.read())) > 0
+
+
+def test_pcm_comes_in_chunks_that_are_the_file(stock: openai.OpenAI, whole: np.ndarray) -> None:
+    with stock.audio.speech.with_streaming_response.create(
+        model="speechlm", voice="alloy", input=INPUT, response_format="pcm", extra_body={"speechlm": GREEDY}
+    ) as response:
+        assert response.headers["content-type"] == "audio/pcm"
+        assert "content-length" not in response.headers
+        data = b"".join(response.iter_bytes())
+    assert np.abs(pcm(data).astype(int) - whole).max() <= 1
+
+
+def test_a_wav_file_as_it_comes_has_the_same_samples(client: Client, whole: np.ndarray) -> None:
+    response = spoken(client, response_format="wav", stream_format="audio")
+    assert "content-length" not in response.headers
+    assert np.abs(samples(response.content).astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["pcm", "wav"])
+def test_events_carry_the_file_in_pieces(name: str, client: Client, whole: np.ndarray) -> None:
+    *deltas, done = events(spoken(client, response_format=name, stream_format="sse"))
+    assert len(deltas) > 1
+    assert {each["type"] for each in deltas} == {"speech.audio.delta"}
+    data = b"".join(base64.b64decode(each["audio"]) for each in deltas)
+    found = pcm(data) if name == "pcm" else samples(data)
+    assert np.abs(found.astype(int) - whole).max() <= 1
+    assert done["type"] == "speech.audio.done"
+    usage = done["usage"]
+    assert usage["output_tokens"] == 40
+    assert usage["total_tokens"] == usage["input_tokens"] + 40
+
+
+def test_events_carry_other_files_in_one_piece(client: Client, whole: np.ndarray) -> None:
+    delta, done = events(spoken(client, stream_format="sse"))
+    assert len(samples(base64.b64decode(delta["audio"]))) >= len(whole)
+    assert done["type"] == "speech.audio.done"
+
+
+def test_the_stock_client_reads_the_events(stock: openai.OpenAI) -> None:
+    with stock.audio.speech.with_streaming_response.create(
+        model="speechlm", voice="alloy", input=INPUT, response_format="pcm", stream_format="sse",
+        extra_body={"speechlm": GREEDY},
+    ) as response:  # fmt: skip
+        lines = [line for line in response.iter_lines() if line]
+    assert all(json.loads(line.removeprefix("data: "))["type"].startswith("speech.audio.") for line in lines)
+
+
+def test_a_seed_repeats_the_speech_and_guidance_changes_it(client: Client) -> None:
+    def say(**fields: Any) -> bytes:
+        return spoken(client, response_format="pcm", speechlm={"audio_max_frames": 30, **fields}).content
+
+    assert say(seed=7) == say(seed=7)
+    assert say(seed=7) != say(seed=8)
+    assert say(seed=7, cfg=3.0) != say(seed=7)
+    assert (
+        say(seed=7, cfg=3.0)
+        == spoken(
+            client, response_format="pcm", vllm_xargs={"cfg": 3.0}, speechlm={"audio_max_frames": 30, "seed": 7}
+        ).content
+    )
+
+
+def test_a_client_that_leaves_frees_everything(client: Client) -> None:
+    endless = ask(response_format="pcm", speechlm={"audio_min_frames": 6000})
+    with client.http.stream("POST", ROUTE, json=endless) as response:
+        assert next(response.iter_bytes())
+        assert client.load()["num_running_reqs"] >= 1
+    assert wait_for(lambda: client.load()["num_running_reqs"] == 0, SECONDS)
+
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("input", {"model": "speechlm", "voice": "alloy"}),
+    ("input", ask(input="")),
+    ("input", ask(input=None)),
+    ("input", ask(input=5)),
+    ("input", ask(input=["Hello."])),
+    ("input", ask(input="word " * 9000)),
+    ("model", ask(model=5)),
+    ("instructions", ask(instructions=["slowly"])),
+    ("response_format", ask(response_format="midi")),
+    ("response_format", ask(response_format="pcm16")),
+    ("response_format", ask(response_format=5)),
+    ("speed", ask(speed=1.5)),
+    ("speed", ask(speed=0)),
+    ("speed", ask(speed="1.0")),
+    ("speed", ask(speed=True)),
+    ("stream_format", ask(stream_format="chunks")),
+    ("stream_format", ask(stream_format=True)),
+    ("speechlm", ask(speechlm="loud")),
+    ("speechlm.volume", ours(volume=3)),
+    ("speechlm.cfg", ours(cfg=0.5)),
+    ("speechlm.cfg", ours(cfg=21)),
+    ("speechlm.cfg", ours(cfg="3")),
+    ("speechlm.audio_temperature", ours(audio_temperature=2.5)),
+    ("speechlm.audio_topk", ours(audio_topk=0)),
+    ("speechlm.audio_min_frames", ours(audio_min_frames=9, audio_max_frames=8)),
+    ("speechlm.audio_max_frames", ours(audio_max_frames=0)),
+    ("audio_max_frames", ours(audio_max_frames=5)),
+    ("speechlm.seed", ours(seed=2**63)),
+    ("speechlm.mode", ours(mode="text")),
+    ("speechlm.text", ours(text="Something else.")),
+    ("speechlm.return_ids", ours(return_ids=True)),
+    ("vllm_xargs.colour", ask(vllm_xargs={"colour": "red"})),
+    ("vllm_xargs.phase", ask(vllm_xargs={"phase": "audio"})),
+]
+
+
+def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(("field", "body"), BAD, ids=[f"{i}-{field}" for i, (field, _) in enumerate(BAD)])
+@pytest.mark.parametrize("stream_format", [None, "sse"])
+def test_a_bad_field_is_named(field: str, body: dict[str, Any], stream_format: str | None, client: Client) -> None:
+    error = refused(client.http.post(ROUTE, json={"stream_format": stream_format, **body}, timeout=SECONDS))
+    assert field in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"input": "\xff"}', b'{"input": "\\ud800"}', b"input=x"])
+def test_a_bad_body_is_refused(body: bytes, client: Client) -> None:
+    refused(client.http.post(ROUTE, content=body, headers={"Content-Type": "application/json"}, timeout=SECONDS))
+
+
+def test_other_refusals(client: Client) -> None:
+    refused(client.http.post(ROUTE, json=ask(model="tts-1")), 404)
+    refused(client.http.post(ROUTE, data={"input": "Hello."}), 415)
+    refused(client.http.get(ROUTE), 405)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is not None, reason="this machine has ffmpeg")
+def test_aac_is_refused_without_ffmpeg(client: Client) -> None:
+    assert "ffmpeg" in refused(client.http.post(ROUTE, json=ask(response_format="aac")))["message"]
+    body = {"messages": [{"role": "user", "content": "Hello."}], "modalities": ["text", "audio"]}
+    body["audio"] = {"voice": "alloy", "format": "aac"}  # type: ignore[assignment]
+    assert "ffmpeg" in refused(client.http.post("/v1/chat/completions", json=body))["message"]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="this machine has no ffmpeg")
+def test_aac_is_made_by_ffmpeg(client: Client) -> None:
+    response = spoken(client, response_format="aac")
+    assert response.headers["content-type"] == "audio/aac"
+    assert response.content[0] == 0xFF
+    assert response.content[1] & 0xF6 == 0xF0  # ADTS
+
+
+def test_the_server_still_speaks_after_all_this(client: Client) -> None:
+    assert spoken(client, response_format="wav").content

@@ -1,0 +1,161 @@
+"""Streams: several at once, deadlines, and the end of everything when one ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from sglang_speechlm.server.errors import ApiError
+from sglang_speechlm.server.streams import DeadlineStream, merged
+
+FOREVER = 1e9
+SCOPE: dict[str, Any] = {"type": "http", "asgi": {"spec_version": "2.3"}}
+
+
+class Source:
+    """Counts up to ``count``, waiting where it is told to."""
+
+    def __init__(self, count: int, stuck: bool = False, error: Exception | None = None) -> None:
+        self._count = count
+        self._stuck = stuck
+        self._error = error
+        self.made = 0
+        self.closed = False
+
+    async def items(self) -> AsyncGenerator[int]:
+        try:
+            while self.made < self._count:
+                self.made += 1
+                yield self.made
+                await asyncio.sleep(0)
+            if self._error is not None:
+                raise self._error
+            if self._stuck:
+                await asyncio.Event().wait()
+        finally:
+            self.closed = True
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await work
+
+    asyncio.run(bounded())
+
+
+def test_items_of_all_sources_come_in_their_order_and_each_end_is_told() -> None:
+    async def work() -> None:
+        sources = [Source(3), Source(0), Source(5)]
+        arrivals = [each async for each in merged([source.items() for source in sources], FOREVER)]
+        for index, source in enumerate(sources):
+            assert [item for i, item in arrivals if i == index] == [*range(1, source.made + 1), None]
+        assert arrivals.index((2, 1)) < arrivals.index((0, None))
+        assert [source.made for source in sources] == [3, 0, 5]
+
+    run(work())
+
+
+def test_a_source_waits_for_its_reader() -> None:
+    async def work() -> None:
+        source = Source(1000)
+        async with aclosing(merged([source.items()], FOREVER)) as arrivals:
+            await anext(arrivals)
+            await asyncio.sleep(0.05)
+            assert source.made <= 4
+        assert source.closed
+
+    run(work())
+
+
+def test_an_error_of_one_source_ends_all() -> None:
+    async def work() -> None:
+        sources = [Source(2, stuck=True), Source(1, error=ApiError(503, "no more"))]
+        with pytest.raises(ApiError, match="no more"):
+            async for _ in merged([source.items() for source in sources], FOREVER):
+                pass
+        assert all(source.closed for source in sources)
+
+    run(work())
+
+
+def test_at_the_deadline_a_stuck_source_is_closed_and_the_status_is_504() -> None:
+    async def work() -> None:
+        source = Source(1, stuck=True)
+        with pytest.raises(ApiError) as raised:
+            async for _ in merged([source.items()], asyncio.get_running_loop().time() + 0.05):
+                pass
+        assert raised.value.status == 504
+        assert source.closed
+
+    run(work())
+
+
+async def never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def chunks_of(source: AsyncGenerator[int]) -> AsyncGenerator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes]:
+        async for item in source:
+            yield b"%d" % item
+
+    return chunks()
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def work() -> None:
+        source = Source(1000)
+        items = source.items()
+        # The grace of five seconds is over in a moment.
+        deadline = asyncio.get_running_loop().time() - 4.9
+        sent: list[Message] = []
+
+        async def stuck(message: Message) -> None:
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        await DeadlineStream(chunks_of(items), items, "text/plain", deadline)(SCOPE, never, stuck)
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        assert source.closed
+
+    run(work())
+
+
+def test_a_client_that_leaves_closes_what_is_made_for_it() -> None:
+    async def work() -> None:
+        source = Source(2, stuck=True)
+        items = source.items()
+
+        async def take(_message: Message) -> None:
+            await asyncio.sleep(0)
+
+        async def leave() -> Message:
+            await asyncio.sleep(0.05)
+            return {"type": "http.disconnect"}
+
+        await DeadlineStream(chunks_of(items), items, "text/plain", FOREVER)(SCOPE, leave, take)
+        assert source.closed
+
+    run(work())
+
+
+def test_raw_audio_that_fails_midway_has_no_regular_end() -> None:
+    async def work() -> None:
+        source = Source(2, error=ApiError(503, "the decoder ended"))
+        items = source.items()
+        sent: list[Message] = []
+
+        async def take(message: Message) -> None:
+            sent.append(message)
+
+        await DeadlineStream(chunks_of(items), items, "audio/pcm", FOREVER)(SCOPE, never, take)
+        assert [message.get("body") for message in sent[1:]] == [b"1", b"2"]
+        assert all(message.get("more_body", True) for message in sent)
+
+    run(work())

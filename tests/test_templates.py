@@ -1,0 +1,91 @@
+"""Templates: what is filled in, what is left out, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from sglang_speechlm.prompt.layout import Heard, Text
+from sglang_speechlm.server.templates import Template, load_speech_template, load_transcription_template
+
+
+def encode(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "template.json"
+    file.write_text(text)
+    return file
+
+
+def filled(template: Template, **values: str | None) -> list[tuple[str, str]]:
+    messages = template.fill(values, encode)
+    return [(message.role, bytes(message.content.ids).decode()) for message in messages]  # type: ignore[union-attr]
+
+
+def test_the_input_and_the_instructions_are_filled_in() -> None:
+    messages = filled(load_speech_template(), input="Good day.", instructions="Whisper.")
+    assert messages[-1] == ("user", "Read this aloud. Whisper.\n\nGood day.")
+
+
+def test_what_the_request_leaves_out_is_left_out() -> None:
+    for nothing in (None, ""):
+        messages = filled(load_speech_template(), input="Good day.", instructions=nothing)
+        assert messages[-1] == ("user", "Read this aloud.\n\nGood day.")
+
+
+def test_names_inside_what_is_filled_in_stay_as_they_are() -> None:
+    said = "{instructions} {input} {0} {input.__class__} {{x}} %s $input"
+    messages = filled(load_speech_template(), input=said, instructions="{input}")
+    assert messages[-1][1] == f"Read this aloud. {{input}}\n\n{said}"
+
+
+def test_a_message_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
+    text = '{"messages": [{"role": "system", "content": "{instructions}"}, {"role": "user", "content": "{input}"}]}'
+    template = load_speech_template(written(tmp_path, text))
+    assert filled(template, input="Hello.", instructions=None) == [("user", "Hello.")]
+    assert filled(template, input="Hello.", instructions="Sing.") == [("system", "Sing."), ("user", "Hello.")]
+
+
+def test_the_clip_stands_where_the_template_says(tmp_path: Path) -> None:
+    text = '{"messages": [{"role": "user", "content": ["Listen: ", {"type": "audio"}, "Write", " it in {language}."]}]}'
+    clip = Heard(None)  # type: ignore[arg-type]
+    messages = load_transcription_template(written(tmp_path, text)).fill({"language": "French"}, encode, clip)
+    contents = [message.content for message in messages]
+    assert contents[1] is clip
+    assert [bytes(content.ids).decode() for content in contents if isinstance(content, Text)] == [
+        "Listen: ",
+        "Write it in French.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "Invalid JSON"),
+        ("[]", "object"),
+        ("{}", "messages"),
+        ('{"messages": []}', "messages"),
+        ('{"messages": [{"role": "speaker", "content": "{input}"}]}', "messages.0.role"),
+        ('{"messages": [{"role": "user"}]}', "messages.0.content"),
+        ('{"messages": [{"role": "user", "content": []}]}', "messages.0.content"),
+        ('{"messages": [{"role": "user", "content": "{input}", "name": "me"}]}', "messages.0.name"),
+        ('{"messages": [{"role": "user", "content": "{inputs}"}]}', "inputs"),
+        ('{"messages": [{"role": "user", "content": ["{input}", {"type": "audio"}]}]}', "0 times"),
+    ],
+)
+def test_a_file_that_is_no_template_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ValueError, match=complaint) as raised:
+        load_speech_template(file)
+    assert str(file) in str(raised.value)
+
+
+def test_a_transcription_template_needs_its_clip(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 times"):
+        load_transcription_template(written(tmp_path, '{"messages": [{"role": "user", "content": "Write."}]}'))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.json"):
+        load_speech_template(tmp_path / "none.json")

@@ -1,0 +1,210 @@
+"""POST /v1/audio/transcriptions: what the model writes when it hears a clip and is told to write it down."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+from reference import Request
+from server import Case, Client, Judge, Server, clip, wav
+
+ROUTE = "/v1/audio/transcriptions"
+INSTRUCTION = "Transcribe the speech in this audio, word for word."
+CLIP = clip(21, 1.2)
+SECONDS = 60
+
+
+def file(samples: np.ndarray = CLIP) -> bytes:
+    return base64.b64decode(wav(samples))
+
+
+def post(client: Client, data: bytes | None = None, **fields: Any) -> httpx.Response:
+    files = {"file": ("speech.wav", file() if data is None else data)}
+    return client.http.post(ROUTE, files=files, data={"model": "speechlm", **fields}, timeout=SECONDS)
+
+
+def expected(judge: Judge, instruction: str = INSTRUCTION) -> str:
+    """The reference's text."""
+    request = Request([("user", [("audio", CLIP), ("text", instruction)])], max_tokens=500)
+    answer = judge.answer(Case(f"transcription: {instruction}", request))
+    return str(judge.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True))
+
+
+@pytest.fixture
+def stock(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_the_text_is_the_references(client: Client, judge: Judge) -> None:
+    response = post(client)
+    assert response.status_code == 200, response.text
+    assert response.json()["text"] == expected(judge)
+    assert "speechlm" not in response.json()
+
+
+def test_the_language_and_the_prompt_are_told_to_the_model(client: Client, judge: Judge) -> None:
+    instruction = f"{INSTRUCTION} The language is French. It may help to know: {{language}}"
+    text = post(client, language="French", prompt="{language}").json()["text"]
+    assert text == expected(judge, instruction)
+    assert text != expected(judge)
+
+
+def test_the_stock_client_gets_json_and_text(stock: openai.OpenAI, judge: Judge) -> None:
+    upload = ("speech.wav", file())
+    answer = stock.audio.transcriptions.create(model="speechlm", file=upload)
+    assert answer.text == expected(judge)
+    assert answer.usage is not None
+    assert answer.usage.type == "tokens"
+    assert answer.usage.input_token_details is not None
+    assert answer.usage.input_token_details.audio_tokens is not None
+    assert 0 < answer.usage.input_token_details.audio_tokens < answer.usage.input_tokens
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+    plain = stock.audio.transcriptions.create(model="speechlm", file=upload, response_format="text")
+    assert plain == expected(judge)
+
+
+def test_verbose_json_has_the_duration_and_the_language(stock: openai.OpenAI, judge: Judge) -> None:
+    upload = ("speech.wav", file())
+    answer = stock.audio.transcriptions.create(model="speechlm", file=upload, response_format="verbose_json")
+    assert answer.text == expected(judge)
+    assert answer.duration == pytest.approx(1.2)
+    assert answer.language == ""
+    assert not answer.segments
+    assert not answer.words
+    told = stock.audio.transcriptions.create(
+        model="speechlm", file=upload, response_format="verbose_json", language="fr"
+    )
+    assert told.language == "fr"
+
+
+def test_the_stock_client_streams(stock: openai.OpenAI, judge: Judge) -> None:
+    stream = stock.audio.transcriptions.create(model="speechlm", file=("speech.wav", file()), stream=True)
+    *deltas, done = list(stream)
+    assert len(deltas) > 1
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == expected(judge)
+    assert done.type == "transcript.text.done"
+    assert done.text == expected(judge)
+    assert done.usage is not None
+    assert done.usage.output_tokens > len(deltas)
+
+
+def test_a_temperature_draws(client: Client, judge: Judge) -> None:
+    texts = {post(client, temperature="2").json()["text"] for _ in range(3)}
+    assert texts != {expected(judge)}
+
+
+@pytest.mark.parametrize("name", ["FLAC", "OGG", "MP3"])
+def test_other_files_are_heard(name: str, client: Client) -> None:
+    encoded = io.BytesIO()
+    soundfile.write(encoded, CLIP, 16000, format=name)
+    assert post(client, encoded.getvalue()).status_code == 200
+
+
+def test_a_long_clip_is_cut_and_the_answer_says_so(client: Client) -> None:
+    answer = post(client, file(clip(22, 31)), response_format="verbose_json").json()
+    assert answer["duration"] == pytest.approx(30)
+    assert "cut to 30 s" in answer["speechlm"]["warnings"][0]
+
+
+def nan_wav() -> bytes:
+    encoded = io.BytesIO()
+    soundfile.write(encoded, np.array([0.1] * 800 + [np.nan], np.float32), 16000, format="WAV", subtype="FLOAT")
+    return encoded.getvalue()
+
+
+BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
+    ("response_format", {"response_format": "srt"}),
+    ("response_format", {"response_format": "vtt"}),
+    ("response_format", {"response_format": "diarized_json"}),
+    ("response_format", {"response_format": ""}),
+    ("response_format", {"response_format": "verbose_json", "stream": "true"}),
+    ("temperature", {"temperature": "hot"}),
+    ("temperature", {"temperature": "-0.5"}),
+    ("temperature", {"temperature": "2.5"}),
+    ("temperature", {"temperature": "nan"}),
+    ("temperature", {"temperature": "inf"}),
+    ("temperature", {"temperature": ""}),
+    ("stream", {"stream": "perhaps"}),
+    ("language", {"language": "x" * 200}),
+    ("timestamp_granularities", {"timestamp_granularities[]": ["word"], "response_format": "verbose_json"}),
+    ("include", {"include[]": ["logprobs"]}),
+    ("prompt", {"prompt": "word " * 9000}),
+]
+BAD_FILES: list[tuple[str, bytes]] = [
+    ("empty", b""),
+    ("text", b"This is no audio at all."),
+    ("cut off in the header", file()[:30]),
+    ("without samples", file(CLIP[:0])),
+    ("too short", file(CLIP[:80])),
+    ("NaN", nan_wav()),
+    ("zeros", b"\0" * 1000),
+]
+BOUNDARY = b"--b\r\n"
+PART = BOUNDARY + b'Content-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+BAD_FORMS: list[tuple[str, str, bytes]] = [
+    ("nothing", "multipart/form-data; boundary=b", b""),
+    ("no boundary", "multipart/form-data", PART % (b"file", b'; filename="a.wav"', file())),
+    ("another boundary", "multipart/form-data; boundary=c", PART % (b"file", b'; filename="a.wav"', file())),
+    ("no file", "multipart/form-data; boundary=b", PART % (b"model", b"", b"speechlm") + b"--b--\r\n"),
+    ("a file as text", "multipart/form-data; boundary=b", PART % (b"file", b"", b"RIFF") + b"--b--\r\n"),
+    ("two files", "multipart/form-data; boundary=b", PART % (b"file", b'; filename="a"', file()) * 2 + b"--b--\r\n"),
+    ("a part without a name", "multipart/form-data; boundary=b", BOUNDARY + b"X: y\r\n\r\nz\r\n--b--\r\n"),
+    ("no headers", "multipart/form-data; boundary=b", BOUNDARY + b"\xff\xfe\r\n--b--\r\n"),
+    ("many fields", "multipart/form-data; boundary=b", PART % (b"x", b"", b"y") * 200 + b"--b--\r\n"),
+    ("a long field", "multipart/form-data; boundary=b", PART % (b"prompt", b"", b"y" * (2 << 20)) + b"--b--\r\n"),
+    (
+        "an odd charset",
+        "multipart/form-data; boundary=b; charset=undefined",
+        PART % (b"prompt", b"", b"x") + PART % (b"file", b'; filename="a.wav"', file()) + b"--b--\r\n",
+    ),
+    (
+        "a lone surrogate",
+        "multipart/form-data; boundary=b; charset=unicode_escape",
+        PART % (b"prompt", b"", b"\\ud800") + PART % (b"file", b'; filename="a.wav"', file()) + b"--b--\r\n",
+    ),
+]
+
+
+def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"), BAD_FIELDS, ids=[f"{i}-{field}" for i, (field, _) in enumerate(BAD_FIELDS)]
+)
+def test_a_bad_field_is_named(field: str, fields: dict[str, Any], client: Client) -> None:
+    assert field in refused(post(client, **fields))["message"]
+
+
+@pytest.mark.parametrize("data", [data for _, data in BAD_FILES], ids=[name for name, _ in BAD_FILES])
+def test_a_bad_file_is_refused(data: bytes, client: Client) -> None:
+    assert refused(post(client, data))["param"] == "file"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"), [each[1:] for each in BAD_FORMS], ids=[name for name, _, _ in BAD_FORMS]
+)
+def test_a_bad_form_is_refused(content_type: str, body: bytes, client: Client) -> None:
+    headers = {"Content-Type": content_type}
+    refused(client.http.post(ROUTE, content=body, headers=headers, timeout=SECONDS))
+
+
+def test_other_refusals(client: Client) -> None:
+    refused(post(client, model="whisper-1"), 404)
+    refused(client.http.post(ROUTE, json={"file": "x"}), 415)
+    refused(client.http.post(ROUTE, data={"file": "x"}), 415)
+    refused(client.http.get(ROUTE), 405)
+
+
+def test_the_server_still_listens_after_all_this(client: Client, judge: Judge) -> None:
+    assert json.loads(post(client).content)["text"] == expected(judge)
