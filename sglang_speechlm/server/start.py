@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,19 +31,37 @@ def main(arguments: Sequence[str]) -> int:
     try:
         own, server_args = _parse(arguments)
         refuse_unsupported(server_args)
+        _refuse_taken_port(server_args.host, server_args.port)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
     from sglang.srt.entrypoints import http_server
+    from sglang.srt.utils import kill_process_tree
 
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.warmup import warm_up
 
-    keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key] if server_args.api_key else []
-    install(http_server.app, lambda: http_server._global_state, own, keys)
-    http_server.launch_server(server_args, execute_warmup_func=warm_up)
+    keys = (server_args.api_key, server_args.admin_api_key) if server_args.api_key else ()
+    install(http_server.app, lambda: http_server._global_state, own, [key for key in keys if key])
+    try:
+        http_server.launch_server(server_args, execute_warmup_func=warm_up)
+    finally:
+        # Where the HTTP side could not start, nobody has told the scheduler, and Python would wait for it for ever.
+        kill_process_tree(os.getpid(), include_parent=False)
     return 0
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    """SGLang would find out when the model is loaded, and the warm-up would ask whoever listens there.
+
+    Raises:
+        ValueError: if nobody can listen at this address.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error
 
 
 def _parse(arguments: Sequence[str]) -> tuple[OwnOptions, Any]:

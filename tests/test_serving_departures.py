@@ -1,0 +1,106 @@
+"""Clients that leave and a codec that dies: nothing is left running, and the next answer is exact."""
+
+import json
+import random
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+import pytest
+from server import BY_NAME, Case, Client, Judge, Server, message_of, samples_of, wait_for
+
+SECONDS = 60
+ENDLESS: dict[str, dict[str, Any]] = {
+    "text": {"logit_bias": {"2": -100, "3": -100}},
+    "audio": {"speechlm": {"mode": "text_audio", "text": "On and on.", "audio_min_frames": 3900}},
+    "guided audio": {"speechlm": {"mode": "text_audio", "text": "On and on.", "audio_min_frames": 3900, "cfg": 3.0}},
+    "text, then audio": {"speechlm": {"mode": "text_audio", "text_max_tokens": 40, "audio_min_frames": 3900}},
+}
+"""Answers that take everything that a request may take: thousands of steps, several times what a test waits."""
+
+
+def body_of(kind: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": f"Never end: {kind}."}], **ENDLESS[kind]}
+
+
+def leave_open(server: Server, body: dict[str, Any], sent: float = 1.0) -> socket.socket:
+    """A connection on which a request, or the first part of it, was sent."""
+    content = json.dumps(body).encode()
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    whole = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    connection = socket.create_connection((address.hostname, address.port))
+    connection.sendall(whole[: round(len(whole) * sent)])
+    return connection
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(client: Client, judge: Judge) -> Iterator[None]:
+    """Afterwards the scheduler has nothing to do, no KV cache is taken, and an answer is exact."""
+    yield
+    client.forget()
+    assert client.load()["num_used_tokens"] == 0
+    case = BY_NAME["spoken answer to audio"]
+    judge.compare([case], [client.chat(case.body())])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_client_that_leaves_while_its_answer_is_made(kind: str, stream: bool, server: Server, client: Client) -> None:
+    streamed = {"stream": True, "audio": {"format": "pcm16"}} if stream else {}
+    connections = [leave_open(server, {**body_of(kind), **streamed}) for _ in range(3)]
+    assert wait_for(lambda: client.load()["num_running_reqs"] >= 1, SECONDS)
+    for connection in connections:
+        connection.close()
+
+
+def test_clients_that_leave_at_random_moments(server: Server, client: Client) -> None:
+    """Some before their request is whole, most while they wait or in either stage, while others are served."""
+    moments = random.Random(5)
+
+    def come_and_go(number: int) -> None:
+        time.sleep(moments.random())
+        sent = 1.0 if number % 4 else moments.random()
+        with leave_open(server, body_of([*ENDLESS][number % len(ENDLESS)]), sent):
+            time.sleep(moments.random() * 1.5)
+
+    with ThreadPoolExecutor(24) as threads:
+        leaving = [threads.submit(come_and_go, number) for number in range(24)]
+        client.chat_at_once([case.body() for case in (BY_NAME["spoken"], BY_NAME["audio question"])])
+    for one in leaving:
+        one.result()
+
+
+def codec_workers(server: Server) -> list[psutil.Process]:
+    """The codec's processes."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [child for child in children if "sglang_speechlm.codec.worker" in child.cmdline()]
+
+
+def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, client: Client, judge: Judge) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        speaking = threads.submit(client.http.post, "/v1/chat/completions", json=body_of("audio"))
+        writing = threads.submit(client.chat, {**body_of("text"), "max_tokens": 600})
+        assert wait_for(lambda: client.load()["num_running_reqs"] >= 2, SECONDS)
+        (worker,) = codec_workers(server)
+        worker.kill()
+        refused = speaking.result()
+        assert writing.result()["usage"]["completion_tokens"] == 600
+    assert refused.status_code == 503
+    assert "Retry-After" in refused.headers
+    assert "audio decoder" in refused.json()["error"]["message"]
+
+    case: Case = BY_NAME["spoken"]
+    response = client.chat(case.body())
+    judge.compare([case], [response])
+    message = message_of(response)
+    expected = judge.reference.audio(np.array(message["speechlm"]["codes"]))
+    np.testing.assert_allclose(samples_of(message), np.clip(expected, -1, 1), rtol=0, atol=1e-4)
+    (successor,) = codec_workers(server)
+    assert successor.pid != worker.pid

@@ -1,0 +1,115 @@
+"""What cannot be served right is not served: the launcher says why and ends."""
+
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from server import Launch
+from sglang.srt.server_args import ServerArgs
+from torch import Tensor
+
+from sglang_speechlm.checkpoint import CODEC_PREFIX
+from sglang_speechlm.server.options import refuse_unsupported
+
+SECONDS = 240
+REFUSED: dict[str, Any] = {
+    "enable_mixed_chunk": True,
+    "speculative_algorithm": "EAGLE",
+    "enable_priority_scheduling": True,
+    "pp_size": 2,
+    "enable_dp_attention": True,
+    "disaggregation_mode": "prefill",
+    "tokenizer_worker_num": 2,
+    "skip_tokenizer_init": True,
+    "enable_lora": True,
+    "enable_hierarchical_cache": True,
+    "enable_lmcache": True,
+    "enable_torch_compile": True,
+    "enable_streaming_session": True,
+    "enable_pdmux": True,
+    "dllm_algorithm": "LowConfidence",
+    "page_size": 16,
+}
+DEFAULTS = {field.name: field.default for field in fields(ServerArgs) if field.default is not MISSING}
+
+Tensors = dict[str, Tensor]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_option_that_cannot_be_served_is_refused_by_its_name(name: str) -> None:
+    options = {**DEFAULTS, "device": "cpu"}
+    assert name in options
+    refuse_unsupported(SimpleNamespace(**options))
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} ") as refusal:
+        refuse_unsupported(SimpleNamespace(**{**options, name: REFUSED[name]}))
+    assert str(refusal.value).count("--") == 1
+
+
+def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_checkpoint: Path, tmp_path: Path) -> None:
+    launch = Launch(served_checkpoint, tmp_path / "log", "--enable-mixed-chunk", "--page-size", "16")
+    try:
+        assert launch.wait(SECONDS) == 2
+    finally:
+        launch.stop()
+    assert "--enable-mixed-chunk" in launch.output()
+    assert "--page-size" in launch.output()
+
+
+def several(tensors: Tensors) -> None:
+    del tensors["adaptor.continuous_audio.bias"]
+    tensors["model.surprise"] = torch.zeros(3)
+    tensors["stream_emb.weight"] = tensors["stream_emb.weight"][:7].clone()
+
+
+def misshapen(tensors: Tensors) -> None:
+    tensors["model.layers.0.self_attn.k_proj.weight"] = torch.zeros(31, 96)
+
+
+def no_codec(tensors: Tensors) -> None:
+    del tensors[next(name for name in tensors if name.startswith(CODEC_PREFIX + "acoustic_decoder"))]
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (
+            several,
+            ["1 missing (adaptor.continuous_audio.bias)", "1 unexpected (model.surprise)", "stream_emb.weight is"],
+        ),
+        (misshapen, ["model.layers.0.self_attn.k_proj.weight is [31, 96], expected [32, 96]"]),
+        (no_codec, [f"the checkpoint lacks codec tensors: {CODEC_PREFIX}acoustic_decoder"]),
+    ],
+)
+def test_the_launcher_ends_and_names_the_tensors_that_do_not_fit(
+    damage: Callable[[Tensors], None], named: list[str], served_checkpoint: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(served_checkpoint, damaged)
+    (file,) = damaged.glob("*.safetensors")
+    tensors = load_file(file)
+    damage(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    launch = Launch(damaged, tmp_path / "log", "--port", "0", "--max-total-tokens", "2048")
+    try:
+        assert launch.wait(SECONDS) != 0
+    finally:
+        launch.stop()
+    assert all(name in launch.output() for name in named)
+
+
+def test_the_launcher_ends_with_status_2_where_its_port_is_taken(served_checkpoint: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        launch = Launch(served_checkpoint, tmp_path / "log", "--host", "127.0.0.1", "--port", port)
+        try:
+            assert launch.wait(SECONDS) == 2
+        finally:
+            launch.stop()
+    assert f"--host 127.0.0.1 --port {port}: Address already in use" in launch.output()
