@@ -241,7 +241,7 @@ def test_other_refusals(client: Client) -> None:
 def test_aac_is_refused_without_ffmpeg(client: Client) -> None:
     assert "ffmpeg" in refused(client.http.post(ROUTE, json=ask(response_format="aac")))["message"]
     body = {"messages": [{"role": "user", "content": "Hello."}], "modalities": ["text", "audio"]}
-    body["audio"] = {"voice": "alloy", "format": "aac"}  # type: ignore[assignment]
+    body["audio"] = {"voice": "alloy", "format": "aac"}
     assert "ffmpeg" in refused(client.http.post("/v1/chat/completions", json=body))["message"]
 
 

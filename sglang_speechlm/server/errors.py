@@ -81,10 +81,11 @@ def from_validation(error: ValidationError, body: Any) -> ApiError:
 def _place(location: tuple[int | str, ...], body: Any, missing: bool) -> list[int | str]:
     """Where in the body an error is: pydantic's location names the alternatives that it tried as well."""
     place: list[int | str] = []
+    inside = True
     for part in location:
         inside = isinstance(body, dict) and part in body
         inside = inside or (isinstance(body, list) and isinstance(part, int) and part < len(body))
         if inside:
             body = body[part]
             place.append(part)
-    return [*place, location[-1]] if missing else place
+    return [*place, location[-1]] if missing and not inside else place

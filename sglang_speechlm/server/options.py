@@ -46,6 +46,11 @@ def refuse_unsupported(server_args: Any) -> None:
             complaints.append(f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}")
     if server_args.device == "cpu" and server_args.page_size not in (None, 1):
         complaints.append(f"--page-size (set to {server_args.page_size}; only 1 on the CPU)")
+    complaints += [
+        f"--{name.replace('_', '-')}: headers hold ASCII characters only"
+        for name in ("api_key", "admin_api_key")
+        if not (getattr(server_args, name) or "").isascii()
+    ]
     if complaints:
         raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
 

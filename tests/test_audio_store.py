@@ -1,0 +1,246 @@
+"""Earlier answers by id: kept for a while, and heard again as exactly the frames that they were."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import Request, undelay
+from reference.prompt import control, prompt_rows
+from server import Client, Judge, message_of
+
+from sglang_speechlm.server.store import KEPT_SECONDS, AnswerStore
+
+CHAT = "/v1/chat/completions"
+FIRST = {"role": "user", "content": "Say something."}
+THEN = {"role": "user", "content": "Say that again."}
+GREEDY = {"temperature": 0, "max_tokens": 100}
+SAID = "What a day!"
+
+
+class Clock:
+    """Stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def codes(frames: int) -> list[list[int]]:
+    return [[t + s for s in range(8)] for t in range(frames)]
+
+
+def test_an_answer_is_kept_as_it_was_for_an_hour() -> None:
+    clock = Clock()
+    store = AnswerStore(10, 10**6, clock)
+    expires = store.keep("a", "Hi!", [300, 0, 301], codes(5))
+    assert expires == clock.now + KEPT_SECONDS
+    clock.now = expires - 1
+    kept = store.get("a")
+    assert kept is not None
+    assert kept.text == "Hi!"
+    assert kept.text_ids.tolist() == [300, 0, 301]
+    assert kept.codes.tolist() == codes(5)
+    clock.now = expires
+    assert store.get("a") is None
+    assert len(store) == 0
+
+
+def test_unknown_ids_have_no_answer() -> None:
+    assert AnswerStore(10, 10**6).get("a") is None
+
+
+def test_the_oldest_answer_makes_room() -> None:
+    store = AnswerStore(2, 10**6)
+    for name in "abc":
+        store.keep(name, "", [1], codes(1))
+    assert [store.get(name) is not None for name in "abc"] == [False, True, True]
+
+
+def test_an_answer_that_is_too_large_is_not_kept_and_says_so() -> None:
+    clock = Clock()
+    store = AnswerStore(10, 1000, clock)
+    assert store.keep("a", "", [1], codes(1000)) == clock.now
+    assert store.get("a") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2000)), max_size=60), st.integers(0, 5))
+def test_number_and_bytes_stay_bounded(answers: list[tuple[int, int]], most: int) -> None:
+    clock = Clock()
+    store = AnswerStore(most, 2000, clock)
+    names = []
+    for i, (frames, seconds) in enumerate(answers):
+        clock.now += seconds
+        store.keep(str(i), "text", [1, 2], codes(frames))
+        names.append(str(i))
+        kept = [answer for name in names if (answer := store.get(name)) is not None]
+        assert len(kept) == len(store) <= most
+        assert sum(answer.size for answer in kept) <= 2000
+        assert all(answer.expires > clock.now for answer in kept)
+
+
+# Over HTTP
+
+
+def ask(*messages: Any, stream: bool = False, **ours: Any) -> dict[str, Any]:
+    speechlm = {"mode": "text_audio", "return_ids": True, **ours}
+    return {"messages": list(messages), "speechlm": speechlm, "stream": stream, **GREEDY}
+
+
+def earlier(message: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "audio": {"id": message["audio"]["id"]}, **more}
+
+
+def after(judge: Judge, spoken: Any) -> tuple[list[int], np.ndarray]:
+    """The reference's greedy answer after a history whose assistant said these very ids and codes."""
+    reference, ids = judge.reference, judge.reference.ids
+    assert spoken["text_ids"][-1] in (ids.eot, ids.eos)
+    frames = np.array(spoken["codes"])
+    messages = [
+        ("user", [("text", FIRST["content"])]),
+        ("assistant", [("text", spoken["text_ids"][:-1]), ("frames", frames)]),
+        ("user", [("text", THEN["content"])]),
+    ]
+    rows = prompt_rows(
+        messages,  # type: ignore[arg-type]
+        ids,
+        lambda text: text if isinstance(text, list) else reference.encode(text),
+        reference.hear,
+    )
+    rows.append(control(ids.text, ids))
+    text = reference.generate_text(rows, GREEDY["max_tokens"])
+    audio = reference.generate_audio(
+        [*rows, *(control(token, ids) for token in text.ids), control(ids.assistant, ids)],
+        GREEDY["max_tokens"] - len(text.ids),
+    )
+    assert min(text.margin, audio.margin) > 1e-3
+    return text.ids, np.array(audio.frames)
+
+
+def test_an_answer_after_spoken_history_is_the_references(client: Client, judge: Judge) -> None:
+    first = message_of(client.chat(ask(FIRST)))
+    response = client.chat(ask(FIRST, earlier(first), THEN))
+    said = message_of(response)["speechlm"]
+    text_ids, frames = after(judge, first["speechlm"])
+    assert said["text_ids"] == text_ids
+    np.testing.assert_array_equal(np.array(said["codes"]), undelay(frames.tolist(), judge.reference.ids))
+    heard = response["usage"]["prompt_tokens_details"]["audio_tokens"]
+    assert heard == len(first["speechlm"]["codes"]) + 7
+
+
+def test_an_answer_after_a_given_text_is_the_references(client: Client, judge: Judge) -> None:
+    first = message_of(client.chat(ask(FIRST, text=SAID)))
+    request = Request(
+        [
+            ("user", [("text", FIRST["content"])]),
+            ("assistant", [("text", SAID), ("frames", np.array(first["speechlm"]["codes"]))]),
+            ("user", [("text", THEN["content"])]),
+        ],
+        speak=True,
+        max_tokens=GREEDY["max_tokens"],
+    )
+    answer = judge.reference.answer(request)
+    assert answer.margin > 1e-3
+    said = message_of(client.chat(ask(FIRST, earlier(first), THEN)))["speechlm"]
+    assert said["text_ids"] == answer.text_ids
+    np.testing.assert_array_equal(np.array(said["codes"]), answer.codes)
+
+
+def test_other_frames_give_another_answer(client: Client) -> None:
+    answers = []
+    for seed in (1, 2):
+        first = ask(FIRST, text=SAID, audio_temperature=1.0, seed=seed, audio_max_frames=40)
+        spoken = message_of(client.chat(first))
+        answers.append(message_of(client.chat(ask(FIRST, earlier(spoken), THEN)))["speechlm"])
+    assert answers[0]["codes"] != answers[1]["codes"]
+
+
+def test_the_whole_message_may_be_sent_back(client: Client) -> None:
+    first = message_of(client.chat(ask(FIRST)))
+    bare = message_of(client.chat(ask(FIRST, earlier(first), THEN)))
+    for message in (first, earlier(first, content=None), earlier(first, content=first["content"])):
+        assert message_of(client.chat(ask(FIRST, message, THEN)))["speechlm"]["codes"] == bare["speechlm"]["codes"]
+
+
+def streamed(client: Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    response = client.http.post(CHAT, json=body)
+    assert response.status_code == 200, response.text
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_a_streamed_answer_is_kept_as_well(client: Client) -> None:
+    whole = message_of(client.chat(ask(FIRST)))
+    chunks = streamed(client, ask(FIRST, stream=True))
+    deltas = [chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks]
+    (audio_id,) = [delta["id"] for delta in deltas if "id" in delta]
+    (expires,) = [delta["expires_at"] for delta in deltas if "expires_at" in delta]
+    assert abs(expires - whole["audio"]["expires_at"]) < 120
+    again = {"role": "assistant", "audio": {"id": audio_id}}
+    answers = [message_of(client.chat(ask(FIRST, message, THEN))) for message in (earlier(whole), again)]
+    assert answers[0]["speechlm"]["codes"] == answers[1]["speechlm"]["codes"]
+
+
+def test_the_choices_of_a_stream_are_those_of_the_whole_answer(client: Client) -> None:
+    body = {**ask(FIRST, seed=3, text_max_tokens=20, audio_max_frames=60), "temperature": 1.0, "n": 3}
+    whole = client.chat(body)
+    chunks = streamed(client, {**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert chunks[-1]["usage"] == {
+        **whole["usage"],
+        "prompt_tokens_details": chunks[-1]["usage"]["prompt_tokens_details"],
+    }
+    ids = set()
+    order = [chunk["choices"][0]["index"] for chunk in chunks[:-1]]
+    assert order != sorted(order)
+    for choice in whole["choices"]:
+        own = [chunk["choices"][0] for chunk in chunks[:-1] if chunk["choices"][0]["index"] == choice["index"]]
+        deltas = [each["delta"] for each in own]
+        assert deltas[0]["role"] == "assistant"
+        assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
+        assert deltas[-1]["speechlm"]["codes"] == choice["message"]["speechlm"]["codes"]
+        assert [each["finish_reason"] for each in own if each["finish_reason"]] == [choice["finish_reason"]]
+        ids |= {delta["audio"]["id"] for delta in deltas if "id" in delta.get("audio", {})}
+    assert len(ids) == 3
+    for audio_id in ids:
+        assert client.chat(ask(FIRST, {"role": "assistant", "audio": {"id": audio_id}}, THEN))["choices"]
+
+
+BAD: list[tuple[str, Any]] = [
+    ("messages[1].audio.id", {"role": "assistant", "audio": {"id": "audio-none"}}),
+    ("messages[1].audio.id", {"role": "assistant", "audio": {"id": ""}}),
+    ("messages[1].audio.id", {"role": "assistant", "audio": {"id": "x" * 100_000}}),
+    ("messages[1].audio.id", {"role": "assistant", "audio": {"id": 5}}),
+    ("messages[1].audio.id", {"role": "assistant", "audio": {}}),
+    ("messages[1].audio", {"role": "assistant", "audio": "audio-none"}),
+    ("messages[1].audio", {"role": "user", "audio": {"id": "audio-none"}}),
+    ("messages[1].audio", {"role": "user", "content": "Hello.", "audio": {"id": "audio-none"}}),
+    ("messages[1].content", {"role": "assistant", "audio": None}),
+    ("messages[1].content", {"role": "assistant", "content": "", "audio": None}),
+    ("messages[1].content", {"role": "assistant", "content": 5, "audio": {"id": "audio-none"}}),
+]
+
+
+@pytest.mark.parametrize(("field", "message"), BAD, ids=[f"{i}-{field}" for i, (field, _) in enumerate(BAD)])
+def test_a_bad_reference_is_named(field: str, message: Any, client: Client) -> None:
+    response = client.http.post(CHAT, json=ask(FIRST, message, THEN))
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"] == field
+    assert len(error["message"]) < 400
+
+
+def test_an_unknown_id_is_told(client: Client) -> None:
+    message = {"role": "assistant", "audio": {"id": "audio-none"}}
+    assert "'audio-none'" in client.http.post(CHAT, json=ask(FIRST, message)).json()["error"]["message"]
+
+
+def test_a_text_that_is_not_what_the_audio_says_is_refused(client: Client) -> None:
+    first = message_of(client.chat(ask(FIRST, text=SAID, audio_max_frames=20)))
+    response = client.http.post(CHAT, json=ask(FIRST, earlier(first, content="Something else."), THEN))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages[1].content"

@@ -1,0 +1,348 @@
+"""What an operator bounds, allows and locks, on a server that is started so."""
+
+import argparse
+import base64
+import contextlib
+import http.server
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import soundfile
+from server import Server, clip, serving, wait_for, wav
+
+from sglang_speechlm.server.options import _REFUSED, refuse_unsupported
+from sglang_speechlm.server.own_options import add_own_options
+
+KEY = "sesame"
+SECONDS = 60
+TIME_LIMIT = 12
+MAX_BODY = 1 << 20
+CHAT = "/v1/chat/completions"
+USER = {"role": "user", "content": "Hello."}
+CLIP = clip(31, 0.5)
+
+
+@dataclass
+class Files:
+    """An HTTP server of clips on the loopback: its port, and the paths that were asked for."""
+
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}/{path}"
+
+
+def flac() -> bytes:
+    encoded = io.BytesIO()
+    soundfile.write(encoded, CLIP, 16000, format="FLAC")
+    return encoded.getvalue()
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[Files]:
+    found = Files()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.asked.append(self.path)
+            status = {"/moved.flac": 302, "/gone.flac": 404}.get(self.path, 200)
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/clip.flac")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                if self.path == "/large.flac":
+                    for _ in range(64):
+                        self.wfile.write(b"\0" * (MAX_BODY // 8))
+                elif self.path != "/empty.flac":
+                    self.wfile.write(flac())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        found.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield found
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    parent = tmp_path_factory.mktemp("media")
+    folder = parent / "clips"
+    folder.mkdir()
+    (folder / "clip.flac").write_bytes(flac())
+    (parent / "secret.flac").write_bytes(flac())
+    (folder / "link.flac").symlink_to(parent / "secret.flac")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def limited(
+    served_checkpoint: Path, files: Files, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server with a key and tight limits."""
+    template = folder.parent / "speech.json"
+    template.write_text('{"messages": [{"role": "user", "content": "{input}"}]}')
+    hosts = f"127.0.0.1:{files.port},localhost:{files.port}"
+    options = (
+        "--max-total-tokens", "8192", "--max-running-requests", "2", "--max-queued-requests", "2",
+        "--api-key", KEY, "--max-body-mib", str(MAX_BODY >> 20), "--max-clips", "2",
+        "--request-timeout-secs", str(TIME_LIMIT), "--max-kept-answers", "1", "--enable-metrics",
+        "--allowed-media-domains", hosts, "--allowed-media-path", str(folder), "--speech-template", str(template),
+    )  # fmt: skip
+    with serving(served_checkpoint, tmp_path_factory.mktemp("limited") / "log", *options) as running:
+        yield running
+
+
+@pytest.fixture
+def http_client(limited: Server) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=limited.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+        yield client
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {"messages": [USER], "max_tokens": 2, **fields}
+
+
+def linked(*urls: str) -> dict[str, Any]:
+    parts = [{"type": "audio_url", "audio_url": {"url": url}} for url in urls]
+    return ask(messages=[{"role": "user", "content": parts}])
+
+
+def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def running(client: httpx.Client) -> int:
+    load = client.get("/v1/loads", params={"include": "core"}).json()["loads"][0]
+    return int(load["num_running_reqs"] + load["num_waiting_reqs"])
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", CHAT), ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/transcriptions"), ("POST", "/generate"),
+        ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/metrics/"), ("GET", "/health_generate"),
+        ("GET", "/health/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/v1/loads"), ("GET", "/"),
+        ("GET", "/server_info"), ("POST", "/flush_cache"), ("POST", "/abort_request"), ("GET", "/nothing"),
+        ("OPTIONS", CHAT), ("HEAD", "/metrics"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": KEY},
+        {"Authorization": b"Bearer \xff"},
+    ],
+)
+def test_nothing_answers_without_the_key(method: str, path: str, headers: dict[str, Any], limited: Server) -> None:
+    response = httpx.request(method, f"{limited.url}{path}", headers=headers, timeout=SECONDS, trust_env=False)
+    assert response.status_code == 401
+    if method != "HEAD":
+        assert refused(response, 401)["code"] == "invalid_api_key"
+
+
+def test_health_answers_without_the_key(limited: Server) -> None:
+    assert httpx.get(f"{limited.url}/health", timeout=SECONDS, trust_env=False).status_code == 200
+
+
+def test_the_key_opens_it(http_client: httpx.Client) -> None:
+    assert http_client.post(CHAT, json=ask()).status_code == 200
+    assert http_client.get("/metrics").status_code == 200
+    assert http_client.get("/v1/models", headers={"Authorization": f"bEaReR {KEY}"}).status_code == 200
+
+
+def test_a_browser_may_ask_whether_it_may_ask(limited: Server) -> None:
+    headers = {"Origin": "http://example.com", "Access-Control-Request-Method": "POST"}
+    assert httpx.options(f"{limited.url}{CHAT}", headers=headers, trust_env=False).status_code == 200
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/speech", "/generate", "/abort_request"])
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_body_that_is_too_large_is_refused(path: str, is_declared: bool, http_client: httpx.Client) -> None:
+    body = json.dumps({**ask(), "input": "x" * MAX_BODY}).encode()
+    pieces = body if is_declared else iter([body[i : i + 60_000] for i in range(0, len(body), 60_000)])
+    headers = {"Content-Type": "application/json"}
+    error = refused(http_client.post(path, content=pieces, headers=headers), 413)
+    assert str(MAX_BODY) in error["message"]
+
+
+def test_an_upload_that_is_too_large_is_refused(http_client: httpx.Client) -> None:
+    refused(http_client.post("/v1/audio/transcriptions", files={"file": ("a.wav", b"\0" * MAX_BODY)}), 413)
+
+
+def test_a_body_is_not_read_further_than_its_limit(limited: Server) -> None:
+    host, _, port = limited.url.removeprefix("http://").partition(":")
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range(MAX_BODY // 65536 + 1):
+            connection.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_request_may_bring_so_many_clips(http_client: httpx.Client) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": wav(CLIP), "format": "wav"}}
+    message = {"role": "user", "content": [part]}
+    assert http_client.post(CHAT, json=ask(messages=[message] * 2)).status_code == 200
+    error = refused(http_client.post(CHAT, json=ask(messages=[message] * 3)))
+    assert "more than 2 clips; got 3" in error["message"]
+
+
+def test_only_so_many_answers_are_kept(http_client: httpx.Client) -> None:
+    spoken = ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_max_frames": 12}, max_tokens=20)
+    ids = [http_client.post(CHAT, json=spoken).json()["choices"][0]["message"]["audio"]["id"] for _ in range(2)]
+    messages = [[USER, {"role": "assistant", "audio": {"id": each}}, USER] for each in ids]
+    refused(http_client.post(CHAT, json=ask(messages=messages[0])))
+    assert http_client.post(CHAT, json=ask(messages=messages[1])).status_code == 200
+
+
+# Clips by URL
+
+
+def test_a_clip_is_fetched_from_an_allowed_host(http_client: httpx.Client, files: Files) -> None:
+    response = http_client.post(CHAT, json=linked(files.url("clip.flac")))
+    assert response.status_code == 200, response.text
+    assert response.json()["usage"]["prompt_tokens_details"]["audio_tokens"] > 0
+    assert files.asked.count("/clip.flac") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("moved.flac", "redirects are not followed"),
+        ("gone.flac", "404"),
+        ("empty.flac", "empty"),
+        ("large.flac", f"must not exceed {MAX_BODY} bytes"),
+    ],
+)
+def test_what_an_allowed_host_may_answer(path: str, complaint: str, http_client: httpx.Client, files: Files) -> None:
+    before = files.asked.count("/clip.flac")
+    error = refused(http_client.post(CHAT, json=linked(files.url(path))))
+    assert complaint in error["message"]
+    assert error["param"] == "messages[0].content[0].audio_url.url"
+    assert files.asked.count("/clip.flac") == before
+
+
+def test_nothing_is_fetched_from_elsewhere(http_client: httpx.Client, files: Files) -> None:
+    before = list(files.asked)
+    for url in (
+        files.url("x", "localhost"), files.url("x", "127.1"), files.url("x", "[::ffff:127.0.0.1]"),
+        files.url("x", "user@127.0.0.1"), f"http://127.0.0.1:{files.port + 1}/x", f"https://127.0.0.1:{files.port}/x",
+    ):  # fmt: skip
+        refused(http_client.post(CHAT, json=linked(url)))
+    assert files.asked == before
+
+
+def test_a_file_is_read_under_the_allowed_directory_only(http_client: httpx.Client, folder: Path) -> None:
+    assert http_client.post(CHAT, json=linked(f"file://{folder}/clip.flac")).status_code == 200
+    for name in ("link.flac", "../secret.flac", "none.flac", ""):
+        refused(http_client.post(CHAT, json=linked(f"file://{folder}/{name}")))
+
+
+# Templates
+
+
+def test_the_operators_template_is_told_to_the_model(http_client: httpx.Client) -> None:
+    ours = {"audio_temperature": 0.0, "audio_max_frames": 20}
+    speech = http_client.post(
+        "/v1/audio/speech", json={"input": "Good day.", "response_format": "pcm", "speechlm": ours}
+    )
+    messages = [{"role": "user", "content": "Good day."}]
+    spoken = {**ours, "mode": "text_audio", "text": "Good day."}
+    body = ask(messages=messages, max_tokens=100, speechlm=spoken, audio={"format": "pcm16"})
+    chat = http_client.post(CHAT, json=body).json()["choices"][0]["message"]["audio"]["data"]
+    assert speech.content == base64.b64decode(chat)
+
+
+# Time and queue, last: they keep the server busy
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_again(http_client: httpx.Client) -> None:
+    busy = ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_min_frames": 200}, max_tokens=210)
+
+    def post(_: int) -> httpx.Response:
+        return http_client.post(CHAT, json=busy)
+
+    with ThreadPoolExecutor(10) as threads:
+        responses = list(threads.map(post, range(10)))
+    statuses = [response.status_code for response in responses]
+    assert set(statuses) == {200, 503}
+    for response in responses:
+        if response.status_code == 503:
+            refused(response, 503)
+            assert int(response.headers["retry-after"]) >= 1
+    assert http_client.post(CHAT, json=ask()).status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_a_504_and_frees_everything(http_client: httpx.Client) -> None:
+    endless = ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_min_frames": 3500}, max_tokens=3600)
+    bodies = [endless, {**endless, "stream": True}]
+    with ThreadPoolExecutor(2) as threads:
+        whole, streamed = threads.map(lambda body: http_client.post(CHAT, json=body), bodies)
+    refused(whole, 504)
+    assert streamed.status_code == 200
+    *chunks, error, done = [line for line in streamed.text.split("\n\n") if line]
+    assert "audio" in chunks[-1]
+    assert "time" in json.loads(error.removeprefix("data: "))["error"]["message"]
+    assert done == "data: [DONE]"
+    assert wait_for(lambda: running(http_client) == 0, SECONDS)
+    assert http_client.post(CHAT, json=ask()).status_code == 200
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--max-body-mib", "0"), ("--max-body-mib", "much"), ("--max-clips", "0"), ("--max-clips", "1.5"),
+        ("--request-timeout-secs", "-1"), ("--request-timeout-secs", "nan"), ("--max-kept-answers", "-1"),
+        ("--max-kept-mib", "inf"), ("--allowed-media-domains", "http://example.com"),
+        ("--allowed-media-path", "/nowhere/at/all"), ("--speech-template", "/nowhere.json"),
+        ("--transcription-template", "/nowhere.json"), ("--codec-threads", "0"),
+    ],
+)  # fmt: skip
+def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_own_options(parser, "cpu")
+    with pytest.raises(SystemExit):
+        parser.parse_args(option)
+    error = capsys.readouterr().err
+    assert option[0] in error
+    assert "error" in error
+
+
+def test_a_key_that_no_header_can_hold_is_refused() -> None:
+    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
+    settings |= {"device": "cuda", "page_size": 64, "api_key": KEY, "admin_api_key": None}
+    refuse_unsupported(SimpleNamespace(**settings))
+    with pytest.raises(ValueError, match="--api-key"):
+        refuse_unsupported(SimpleNamespace(**settings | {"api_key": "s\xe9same"}))
