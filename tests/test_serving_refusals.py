@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from server import Launch
+from server import launching
 from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
@@ -53,13 +53,10 @@ def test_an_option_that_cannot_be_served_is_refused_by_its_name(name: str) -> No
 
 
 def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_checkpoint: Path, tmp_path: Path) -> None:
-    launch = Launch(served_checkpoint, tmp_path / "log", "--enable-mixed-chunk", "--page-size", "16")
-    try:
-        assert launch.wait(SECONDS) == 2
-    finally:
-        launch.stop()
-    assert "--enable-mixed-chunk" in launch.output()
-    assert "--page-size" in launch.output()
+    with launching(served_checkpoint, tmp_path / "log", "--enable-mixed-chunk", "--page-size", "16") as server:
+        assert server.process.wait(SECONDS) == 2
+    assert "--enable-mixed-chunk" in server.output()
+    assert "--page-size" in server.output()
 
 
 def several(tensors: Tensors) -> None:
@@ -96,20 +93,14 @@ def test_the_launcher_ends_and_names_the_tensors_that_do_not_fit(
     tensors = load_file(file)
     damage(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
-    launch = Launch(damaged, tmp_path / "log", "--port", "0", "--max-total-tokens", "2048")
-    try:
-        assert launch.wait(SECONDS) != 0
-    finally:
-        launch.stop()
-    assert all(name in launch.output() for name in named)
+    with launching(damaged, tmp_path / "log", "--max-total-tokens", "2048") as server:
+        assert server.process.wait(SECONDS) != 0
+    assert all(name in server.output() for name in named)
 
 
 def test_the_launcher_ends_with_status_2_where_its_port_is_taken(served_checkpoint: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        launch = Launch(served_checkpoint, tmp_path / "log", "--host", "127.0.0.1", "--port", port)
-        try:
-            assert launch.wait(SECONDS) == 2
-        finally:
-            launch.stop()
-    assert f"--host 127.0.0.1 --port {port}: Address already in use" in launch.output()
+        with launching(served_checkpoint, tmp_path / "log", "--port", port) as server:
+            assert server.process.wait(SECONDS) == 2
+    assert f"--host 127.0.0.1 --port {port}: Address already in use" in server.output()

@@ -5,7 +5,7 @@ import sglang_speechlm  # noqa: F401  (first: transformers' models import torchv
 from .cases import BY_NAME, CASES, Case, clip, wav
 from .client import Client, message_of, samples_of
 from .judge import Judge
-from .process import Launch, Server, serving, wait_for
+from .process import Server, launching, serving, wait_for
 
 __all__ = [
     "BY_NAME",
@@ -13,9 +13,9 @@ __all__ = [
     "Case",
     "Client",
     "Judge",
-    "Launch",
     "Server",
     "clip",
+    "launching",
     "message_of",
     "samples_of",
     "serving",
