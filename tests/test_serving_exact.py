@@ -77,15 +77,18 @@ def test_a_clip_is_not_taken_for_another_of_the_same_length(client: Client, judg
     assert judge.answer(case).text_ids != judge.answer(other).text_ids
 
 
-def test_frames_are_not_found_by_a_later_answer_that_shares_the_first_ones(client: Client, judge: Judge) -> None:
-    case = BY_NAME["spoken"]
-    shorter = Case("spoken, cut", replace(case.request, audio_max_frames=20))
+def test_frames_never_enter_the_radix_cache(client: Client, judge: Judge) -> None:
+    """Its keys are ids of stream 0 only, so what is found there must not depend on other streams."""
+    reference = judge.reference
+    ids = reference.ids
+    rows = [int(row[0]) for row in reference.prompt(BY_NAME["spoken"].request.messages)]
+    prompt = [*rows, ids.text, *reference.encode("Hello."), ids.eot, ids.assistant, ids.audio]
+    stage = {"temperature": 0, "max_new_tokens": 30, "custom_params": {"audio": True, "min_frames": 30}}
     client.forget()
-    for each in (case, shorter, case):
-        response = client.chat(each.body())
-        judge.compare([each], [response])
-        said = message_of(response)["speechlm"]
-        assert said["cached_tokens"]["audio"] <= response["usage"]["prompt_tokens"] + len(said["text_ids"]) + 2
+    spoken = client.generate({"input_ids": prompt, "sampling_params": stage})
+    again = client.generate({"input_ids": [*prompt, *spoken["output_ids"]], "sampling_params": stage})
+    assert len(spoken["output_ids"]) == 30
+    assert len(prompt) - 4 <= again["meta_info"]["cached_tokens"] <= len(prompt)
 
 
 def test_every_choice_is_the_references(client: Client, judge: Judge) -> None:
