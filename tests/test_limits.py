@@ -342,7 +342,7 @@ def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFi
 
 def test_a_key_that_no_header_can_hold_is_refused() -> None:
     settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"device": "cuda", "page_size": 64, "api_key": KEY, "admin_api_key": None}
+    settings |= {"api_key": KEY, "admin_api_key": None}
     refuse_unsupported(SimpleNamespace(**settings))
     with pytest.raises(ValueError, match="--api-key"):
         refuse_unsupported(SimpleNamespace(**settings | {"api_key": "s\xe9same"}))

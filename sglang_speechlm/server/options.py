@@ -17,6 +17,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_mixed_chunk": (False, "a step that prefills and decodes at once would mix up frames"),
     "speculative_algorithm": (None, "a draft has one stream, a frame has eight"),
     "enable_priority_scheduling": (False, "its preemption would part what must be decoded together"),
+    "page_size": (1, "the prompt of an answer ends where its first frame begins, inside a page"),
     "pp_size": (1, "the frames of the last stage do not reach the first one's embeddings"),
     "enable_dp_attention": (False, "requests would change ranks, and their frames would not"),
     "disaggregation_mode": ("null", "frames do not travel between prefill and decode servers"),
@@ -42,10 +43,8 @@ def refuse_unsupported(server_args: Any) -> None:
     complaints = []
     for name, (allowed, reason) in _REFUSED.items():
         value = getattr(server_args, name)
-        if value != allowed and not (allowed is None and not value):
+        if value and value != allowed:
             complaints.append(f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}")
-    if server_args.device == "cpu" and server_args.page_size not in (None, 1):
-        complaints.append(f"--page-size (set to {server_args.page_size}; only 1 on the CPU)")
     complaints += [
         f"--{name.replace('_', '-')}: headers hold ASCII characters only"
         for name in ("api_key", "admin_api_key")

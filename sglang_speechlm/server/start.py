@@ -86,7 +86,7 @@ def _parse(arguments: Sequence[str]) -> tuple[OwnOptions, Any]:
     parsed, others = parser.parse_known_args(list(arguments))
     # An idle scheduler would spin a core.
     settled = ["--model-path", parsed.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
-    settled += ["--max-queued-requests", str(MAX_QUEUED)]
+    settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
     for name, value in defaults_from(parsed.model_path, on_cpu=not torch.cuda.is_available()).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
     return OwnOptions.of(parsed), prepare_server_args([*settled, *others])
