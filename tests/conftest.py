@@ -32,6 +32,16 @@ def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
+@pytest.fixture(scope="session")
+def metered(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with metrics, with room for three rows, that takes rows back now and then."""
+    log = tmp_path_factory.mktemp("metered") / "log"
+    options = (*POOL, "--enable-metrics", "--max-running-requests", "3")
+    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
+    with serving(served_checkpoint, log, *options, environment=environment) as running:
+        yield running
+
+
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
     """A client of ``server``."""

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
 from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
@@ -86,10 +87,13 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
     prompt = request.prompt.followed_by([ids.text])
     guided = request.audio is not None and request.audio.cfg != 1.0
     if guided and not engine.can_guide:
+        metrics.PAIRS_REJECTED.add()
         raise StageRefused(400, "cfg: guidance takes two rows of a batch; this server has --max-running-requests 1")
     capacity = engine.capacity(guided=guided)
     budget = min(request.max_tokens, capacity - len(prompt.ids))
     if budget < 1:
+        if guided:
+            metrics.PAIRS_REJECTED.add()
         raise StageRefused(
             400,
             f"messages: the prompt takes {len(prompt.ids)} positions; a request may take {capacity} in all",

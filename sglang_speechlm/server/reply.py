@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from sglang_speechlm.codec import CodecService, CodecStream, Deinterleaver
 from sglang_speechlm.config import Ids
+from sglang_speechlm.metrics import Mode, ReplyWatch
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
-from sglang_speechlm.program.engine import Engine
+from sglang_speechlm.program.engine import Engine, StageRefused
 from sglang_speechlm.program.settings import GivenText, Request
 from sglang_speechlm.tokenizer import TextTokenizer
 
@@ -61,12 +62,14 @@ class Voice:
         ids: the id space.
         tokenizer: decodes the text.
         codec: turns codes into sound.
+        sample_rate: of the sound, in Hz.
     """
 
     engine: Engine
     ids: Ids
     tokenizer: TextTokenizer
     codec: CodecService
+    sample_rate: int
 
     async def reply(self, request: Request, reply: Reply) -> AsyncGenerator[TextDelta | AudioDelta]:
         """Give the pieces of one reply and keep what they come to in ``reply``. Closing the iterator ends it all.
@@ -75,16 +78,20 @@ class Voice:
             StageRefused: if SGLang refuses or aborts a stage.
             CodecError: if the sound could not be made.
         """
-        async with aclosing(answer(self.engine, self.ids, request)) as events:
-            async for delta in self._write(events, reply, request.given_text):
-                yield delta
-            if request.audio is not None:
-                async for samples in self._speak(events, reply):
-                    yield AudioDelta(samples)
-            else:
-                async for event in events:
-                    assert isinstance(event, Finish)
-                    reply.finish = event
+        with ReplyWatch(_mode(request), StageRefused) as watch:
+            async with aclosing(answer(self.engine, self.ids, request)) as events:
+                async for delta in self._write(events, reply, request.given_text):
+                    yield delta
+                watch.text_ended()
+                if request.audio is not None:
+                    async for samples in self._speak(events, reply, watch):
+                        watch.sounded(len(samples) / self.sample_rate)
+                        yield AudioDelta(samples)
+                else:
+                    async for event in events:
+                        assert isinstance(event, Finish)
+                        reply.finish = event
+            watch.finish_reason = reply.finish.reason if reply.finish is not None else None
 
     async def _write(
         self, events: AsyncGenerator[Event], reply: Reply, given: GivenText | None
@@ -109,10 +116,12 @@ class Voice:
             if isinstance(event, TextEnd):
                 return
 
-    async def _speak(self, events: AsyncGenerator[Event], reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:
+    async def _speak(
+        self, events: AsyncGenerator[Event], reply: Reply, watch: ReplyWatch
+    ) -> AsyncGenerator[npt.NDArray[np.float32]]:
         """The sound's pieces, up to the reply's end. Frames go to the codec whether or not anybody reads."""
         async with self.codec.open_stream() as stream:
-            feeding = asyncio.create_task(self._feed(events, reply, stream))
+            feeding = asyncio.create_task(self._feed(events, reply, watch, stream))
             try:
                 async for samples in stream:
                     yield samples
@@ -122,13 +131,14 @@ class Voice:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await feeding
 
-    async def _feed(self, events: AsyncGenerator[Event], reply: Reply, stream: CodecStream) -> None:
+    async def _feed(self, events: AsyncGenerator[Event], reply: Reply, watch: ReplyWatch, stream: CodecStream) -> None:
         undelayed = Deinterleaver(self.ids)
         codes_so_far: list[list[int]] = []
         try:
             async for event in events:
                 match event:
                     case AudioPiece(frames):
+                        watch.decoded(len(frames))
                         codes = undelayed.push(np.asarray(frames, dtype=np.int64))
                         codes_so_far.extend(codes.tolist())
                         await stream.push(codes)
@@ -141,3 +151,9 @@ class Voice:
                         reply.finish = event
         finally:
             stream.finish()
+
+
+def _mode(request: Request) -> Mode:
+    if request.audio is None:
+        return "text"
+    return "spoken" if request.audio.cfg == 1.0 else "guided"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine
@@ -44,8 +45,10 @@ class Service:
         self._codec = CodecService(path, self.config, device=options.codec_device, threads=options.codec_threads)
         engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
         self.sample_rate = self.config.xcodec_sample_rate
-        self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec)
+        self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
         self.model_name = str(manager.served_model_name)
+        if manager.server_args.enable_metrics:
+            metrics.enable()
         self.sound_files = SoundFiles(self.sample_rate)
         self.options = options
         self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)

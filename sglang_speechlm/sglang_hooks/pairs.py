@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req
-from sglang.srt.managers.schedule_policy import AddReqResult
+from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult
 
+from sglang_speechlm import metrics
 from sglang_speechlm.program.engine import PAIR_MARGIN
-from sglang_speechlm.sglang_hooks.requests import complaint, guidance, leader_of, shadow_of
+from sglang_speechlm.sglang_hooks.requests import complaint, guidance, is_audio, leader_of, shadow_of
 
 SHADOW_SUFFIX = "::u"
 """What a shadow's id adds to its leader's: SGLang aborts by prefix, and so finds both."""
@@ -41,7 +42,12 @@ def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retra
         req.set_finish_with_abort(refusal)
     elif is_new and guidance(req) != 1.0:
         _give_shadow(req)
+    limit = scheduler.max_queued_requests
+    if is_retracted or is_audio(req):
+        # Its answer has begun: a full queue turns newcomers away, not those whom it has taken.
+        scheduler.max_queued_requests = None
     queue(scheduler, req, is_retracted)
+    scheduler.max_queued_requests = limit
 
 
 def _cannot_fit(scheduler: Any, req: Any) -> str | None:
@@ -49,10 +55,12 @@ def _cannot_fit(scheduler: Any, req: Any) -> str | None:
     if guidance(req) == 1.0:
         return None
     if scheduler.max_running_requests < 2:
+        metrics.PAIRS_REJECTED.add()
         return "cfg: guidance takes two rows of a batch, and this server runs with --max-running-requests 1"
     prompt = len(req.origin_input_ids)
     room = (scheduler.max_total_num_tokens - PAIR_MARGIN) // 2 - prompt
     if room < 1:
+        metrics.PAIRS_REJECTED.add()
         return (
             f"cfg: a guided prompt of {prompt} positions takes twice as many and a frame; "
             f"the memory holds {scheduler.max_total_num_tokens}"
@@ -91,6 +99,8 @@ def admit_pair(
         adder.tree_cache.req_to_token_pool.available_size(),
     )
     if len(adder.can_run_list) + 2 > rows:
+        if len(adder.can_run_list) + 1 == rows:
+            _count_deferred(req)
         return AddReqResult.OTHER
     shadow.init_next_round_input(adder.tree_cache)
     needed = sum(len(one.full_untruncated_fill_ids) - len(one.prefix_indices) for one in (req, shadow))
@@ -102,6 +112,7 @@ def admit_pair(
     result = add(adder, req, has_chunked_req, truncation_align_size)
     if not _was_added(adder, req):
         return _only_for_now(adder, result)
+    adder.rem_total_token_offset -= _reserved_twice(req)
     # The leader's locks may have changed what the tree can give.
     shadow.init_next_round_input(adder.tree_cache)
     result = add(adder, shadow, has_chunked_req, truncation_align_size)
@@ -113,6 +124,7 @@ def admit_pair(
             adder.tree_cache.dec_lock_ref(one.last_node)
     for name, value in before.items():
         setattr(adder, name, value)
+    _count_deferred(req)
     return _only_for_now(adder, AddReqResult.NO_TOKEN)
 
 
@@ -120,9 +132,25 @@ def _was_added(adder: Any, req: Any) -> bool:
     return bool(adder.can_run_list) and adder.can_run_list[-1] is req
 
 
+def _reserved_twice(req: Any) -> int:
+    """What PrefillAdder sets aside for a resumed request's answer though it is part of its prefill already.
+
+    Two such branches would need more than a pool that they fit into, and wait for it for ever.
+    """
+    limit = req.sampling_params.max_new_tokens
+    return min(limit, CLIP_MAX_NEW_TOKENS) - min(max(limit - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
+
+
 def _only_for_now(adder: Any, result: AddReqResult) -> AddReqResult:
     """SGLang takes NO_TOKEN for "wait until a running request ends"; with none running it would wait for ever."""
     return result if adder.running_batch.reqs else AddReqResult.OTHER
+
+
+def _count_deferred(leader: Any) -> None:
+    """A request counts once, however many steps it waits."""
+    if not getattr(leader, "speechlm_deferred", False):
+        leader.speechlm_deferred = True
+        metrics.PAIRS_DEFERRED.add()
 
 
 def retract_pairs(retract: Callable[..., Any], batch: Any, server_args: Any) -> tuple[list[Any], float, list[Any]]:
@@ -144,6 +172,7 @@ def retract_pairs(retract: Callable[..., Any], batch: Any, server_args: Any) -> 
             leader.to_finish = req.to_finish
             aborted[i] = leader
             retracted = [other for other in retracted if other is not partner and other is not req]
+    metrics.PAIRS_RETRACTED.add(sum(shadow_of(req) is not None for req in retracted))
     return retracted, ratio, aborted
 
 

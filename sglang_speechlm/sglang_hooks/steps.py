@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sglang_speechlm import metrics
 from sglang_speechlm.model.requests import BatchView, Replay, RequestTable
 from sglang_speechlm.sampler.backend import SpeechLMSampler
 from sglang_speechlm.sglang_hooks.requests import entry, is_audio, spoken_frames
@@ -24,6 +25,8 @@ def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> N
     slots = runner.req_to_token_pool.req_to_token.shape[0]
     requests = RequestTable(slots, model.ids.num_stream, runner.device)
     runner.sampler.bind(model.ids, requests, model.attach(requests))
+    if runner.server_args.enable_metrics and runner.ps.tp_rank == 0:
+        metrics.enable()
 
 
 def view_batch(forward_batch: Any, _cls: Any, batch: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:

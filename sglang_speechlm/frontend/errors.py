@@ -1,0 +1,78 @@
+"""Failures, raised where the script looks at what they have spoilt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NoReturn
+from weakref import WeakSet
+
+_executors: WeakSet[Any] = WeakSet()
+
+
+class SpeechLMError(RuntimeError):
+    """The server refused a request of the script, or the script asked for what this backend does not offer.
+
+    Attributes:
+        status: the server's HTTP status; None if the request never got an answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@contextmanager
+def surfacing(executor: Any) -> Iterator[None]:
+    """Have what fails in here raise again in the script, whichever way it goes on with this state.
+
+    The language runs a state on a thread of its own. When that thread dies of an error, the script would only see
+    a missing variable, and its next statement would wait for the dead thread for ever.
+
+    Args:
+        executor: the language's StreamExecutor of the state.
+    """
+    _executors.add(executor)
+    try:
+        yield
+    except Exception as error:
+        _watch_for_the_scripts_end()
+        failure = error
+
+        def refuse(_expression: Any) -> NoReturn:
+            raise failure
+
+        executor.variables = _Variables(executor.variables, error)
+        executor.submit = refuse
+        raise
+
+
+@cache
+def _watch_for_the_scripts_end() -> None:
+    """A failed program leaves forks behind that nobody ends, and Python would wait for their threads for ever."""
+
+    def end_all() -> None:
+        threading.main_thread().join()
+        for executor in list(_executors):
+            executor.end()
+
+    threading.Thread(target=end_all, daemon=True).start()
+
+
+class _Variables(dict[str, Any]):
+    """The variables of a state that failed: one that it never got raises the failure, and so do copies of them all."""
+
+    def __init__(self, known: dict[str, Any], failure: Exception) -> None:
+        super().__init__(known)
+        self._failure = failure
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise self._failure
+
+    def __iter__(self) -> NoReturn:
+        raise self._failure
+
+    def keys(self) -> NoReturn:
+        raise self._failure

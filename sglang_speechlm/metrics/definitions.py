@@ -1,0 +1,23 @@
+"""The metrics, named as https://prometheus.io/docs/practices/naming/ has it."""
+
+from __future__ import annotations
+
+from sglang_speechlm.metrics.metric import Counter, Histogram
+
+_MODE = {"mode": ("text", "spoken", "guided")}
+_KIND = {"kind": ("plain", "guided")}
+_END = {"finish_reason": ("stop", "length", "abort", "refused", "error")}
+
+REPLIES = Counter("speechlm_replies_total", "Replies that have ended.", {**_MODE, **_END})
+TEXT_SECONDS = Histogram("speechlm_text_stage_seconds", "From the start of a reply to the end of its text.", _MODE)
+FIRST_AUDIO_SECONDS = Histogram(
+    "speechlm_first_audio_seconds",
+    "From the end of a reply's text to the first piece of its sound.",
+    {"mode": ("spoken", "guided")},
+)
+REPLY_SECONDS = Histogram("speechlm_reply_seconds", "From the start of a reply to its end.", _MODE)
+FRAMES = Counter("speechlm_frames_total", "Audio frames decoded.", _KIND)
+AUDIO_SECONDS = Counter("speechlm_audio_seconds_total", "Seconds of sound delivered.", _KIND)
+PAIRS_REJECTED = Counter("speechlm_pairs_rejected_total", "Guided requests refused because they could never fit.")
+PAIRS_DEFERRED = Counter("speechlm_pairs_deferred_total", "Guided requests that waited where one branch would fit.")
+PAIRS_RETRACTED = Counter("speechlm_pairs_retracted_total", "Retractions of guided requests, both branches together.")

@@ -1,0 +1,84 @@
+"""Counters and histograms that cost nothing until they are enabled.
+
+prometheus_client decides when it is first imported whether it writes for one process or for several, by a variable
+that SGLang sets while it starts. It is imported here, and the metrics made, only when a process enables them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
+"""Seconds; of a single stage's first piece as well as of a reply of some minutes."""
+
+
+@dataclass
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: as it is exported.
+        meaning: its help text.
+        labels: each label's values; every combination is exported from the start, at zero.
+    """
+
+    name: str
+    meaning: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._series: dict[tuple[str, ...], Any] = {}
+        METRICS.append(self)
+
+    def enable(self) -> None:
+        """Make its series in this process."""
+        metric = self._make()
+        for values in itertools.product(*self.labels.values()):
+            self._series[values] = metric.labels(*values) if values else metric
+
+    def _make(self) -> Any:
+        raise TypeError(f"{type(self).__name__} is no kind of metric")
+
+    def _of(self, labels: dict[str, str]) -> Any:
+        return self._series[tuple(labels[name] for name in self.labels)]
+
+
+class Counter(Metric):
+    """Only grows."""
+
+    def add(self, amount: float = 1, **labels: str) -> None:
+        """Add ``amount`` to the series of ``labels``; nothing until the metrics are enabled."""
+        if self._series:
+            self._of(labels).inc(amount)
+
+    def _make(self) -> Any:
+        from prometheus_client import Counter
+
+        return Counter(self.name, self.meaning, tuple(self.labels))
+
+
+class Histogram(Metric):
+    """How often which durations came, in seconds."""
+
+    def observe(self, seconds: float, **labels: str) -> None:
+        """Take ``seconds`` into the series of ``labels``; nothing until the metrics are enabled."""
+        if self._series:
+            self._of(labels).observe(seconds)
+
+    def _make(self) -> Any:
+        from prometheus_client import Histogram
+
+        return Histogram(self.name, self.meaning, tuple(self.labels), buckets=BUCKETS)
+
+
+METRICS: list[Metric] = []
+"""All that there are."""
+
+
+def enable() -> None:
+    """Make all metrics in this process. Call it once, in a process that SGLang has told where to write them."""
+    for metric in METRICS:
+        metric.enable()

@@ -1,0 +1,69 @@
+"""One reply, followed from its start to its end."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Literal
+
+from sglang_speechlm.metrics.definitions import (
+    AUDIO_SECONDS,
+    FIRST_AUDIO_SECONDS,
+    FRAMES,
+    REPLIES,
+    REPLY_SECONDS,
+    TEXT_SECONDS,
+)
+
+Mode = Literal["text", "spoken", "guided"]
+
+
+class ReplyWatch:
+    """A context in which one reply is given; leaving it counts the reply by how it ended.
+
+    Attributes:
+        finish_reason: set it when the reply has come to its end; leaving without it is an "abort", and leaving by an
+            exception of ``refusals`` a "refused" reply, by another one an "error".
+    """
+
+    def __init__(self, mode: Mode, refusals: type[Exception]) -> None:
+        """Take what the reply is, and what a refusal raises."""
+        self._mode = mode
+        self._kind = "guided" if mode == "guided" else "plain"
+        self._refusals = refusals
+        self._text_end: float | None = None
+        self._has_sounded = False
+        self.finish_reason: str | None = None
+
+    def __enter__(self) -> ReplyWatch:
+        self._start = time.monotonic()
+        return self
+
+    def text_ended(self) -> None:
+        """The text is complete."""
+        self._text_end = time.monotonic()
+        TEXT_SECONDS.observe(self._text_end - self._start, mode=self._mode)
+
+    def decoded(self, frames: int) -> None:
+        """More frames have come."""
+        FRAMES.add(frames, kind=self._kind)
+
+    def sounded(self, seconds: float) -> None:
+        """A piece of the sound, of so many seconds, has been delivered."""
+        if not self._has_sounded:
+            self._has_sounded = True
+            assert self._text_end is not None
+            FIRST_AUDIO_SECONDS.observe(time.monotonic() - self._text_end, mode=self._mode)
+        AUDIO_SECONDS.add(seconds, kind=self._kind)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if self.finish_reason is not None and kind is None:
+            reason = self.finish_reason
+            REPLY_SECONDS.observe(time.monotonic() - self._start, mode=self._mode)
+        elif kind is not None and issubclass(kind, Exception):
+            reason = "refused" if issubclass(kind, self._refusals) else "error"
+        else:
+            reason = "abort"
+        REPLIES.add(mode=self._mode, finish_reason=reason)

@@ -1,0 +1,294 @@
+"""Scripts in SGLang's frontend language, run against a server: they get what plain HTTP gives."""
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sglang as sgl
+import soundfile
+from server import Client, Server, clip, message_of, wav
+from server.process import free_port
+
+from sglang_speechlm import frontend
+from sglang_speechlm.frontend import SpeechLMError
+
+SYSTEM = "You are a helpful assistant."
+QUESTION = "What is machine learning?"
+GREEDY = {"temperature": 0, "max_new_tokens": 60}
+SCALES = (1.0, 2.0, 5.0)
+FRAMES: Any = {"audio_max_frames": 24}
+
+State = Any
+
+
+@pytest.fixture(scope="module")
+def backend(metered: Server) -> frontend.SpeechLM:
+    return frontend.SpeechLM(metered.url)
+
+
+@pytest.fixture
+def client(metered: Server) -> Iterator[Client]:
+    with Client(metered.url) as speaking:
+        yield speaking
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The language also warns of the errors that it keeps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def asked(question: str = QUESTION) -> list[dict[str, str]]:
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+
+
+def written(client: Client, question: str = QUESTION) -> str:
+    body = {"messages": asked(question), "temperature": 0, "max_tokens": 60}
+    return message_of(client.chat(body))["content"]
+
+
+def voiced(client: Client, text: str | None, question: str = QUESTION, **speechlm: Any) -> Any:
+    ours = {"mode": "text_audio", "audio_temperature": 0, "return_ids": True, **speechlm}
+    return message_of(
+        client.chat({"messages": asked(question), "speechlm": {**ours, **({"text": text} if text else {})}})
+    )
+
+
+def says_the_same(speech: frontend.Speech, message: Any) -> bool:
+    return (
+        speech.codes == message["speechlm"]["codes"]
+        and speech.wav == base64.b64decode(message["audio"]["data"])
+        and speech.text == message["content"]
+    )
+
+
+@sgl.function
+def voice_thrice(s: State, question: str) -> None:
+    s += sgl.system(SYSTEM)
+    s += sgl.user(question)
+    s += sgl.assistant(sgl.gen("reply"))
+    forks = s.fork(len(SCALES))
+    forks += lambda i: frontend.speak("voice", cfg=SCALES[i], audio_temperature=0, **FRAMES)
+    forks.join()
+
+
+def test_one_text_in_three_guidance_scales_is_what_http_gives(backend: frontend.SpeechLM, client: Client) -> None:
+    state = voice_thrice.run(QUESTION, backend=backend, **GREEDY)
+    assert state["reply"] == written(client)
+    voices = state["voice"]
+    for scale, speech in zip(SCALES, voices, strict=True):
+        assert says_the_same(speech, voiced(client, state["reply"].lstrip(), cfg=scale, **FRAMES))
+    assert len({str(speech.codes) for speech in voices}) == len(SCALES)
+    assert state.messages()[-1] == {"role": "assistant", "content": state["reply"].lstrip()}
+
+
+def test_forks_share_the_prefix_that_they_speak_from(backend: frontend.SpeechLM, client: Client) -> None:
+    client.forget()
+    state = voice_thrice.run(QUESTION, backend=backend, **GREEDY)
+    prompt = state.get_meta_info("reply")["prompt_tokens"]
+    assert state.get_meta_info("reply")["cached_tokens"] == 0
+    for speech in state["voice"]:
+        assert speech.cached_tokens["audio"] >= prompt
+
+
+def test_a_batch_of_programs_answers_each(backend: frontend.SpeechLM, client: Client) -> None:
+    questions = ("Name a colour.", "Name a river.", QUESTION)
+    states = voice_thrice.run_batch([{"question": question} for question in questions], backend=backend, **GREEDY)
+    for question, state in zip(questions, states, strict=True):
+        assert state["reply"] == written(client, question)
+        assert says_the_same(state["voice"][1], voiced(client, state["reply"].lstrip(), question, cfg=2.0, **FRAMES))
+
+
+@sgl.function
+def best_of_three(s: State) -> None:
+    s += sgl.system(SYSTEM) + sgl.user(QUESTION)
+    forks = s.fork(3)
+    forks += sgl.assistant(sgl.gen("reply", temperature=2.0))
+    s["replies"] = [fork["reply"] for fork in forks.states]
+    s["longest"] = max(s["replies"], key=len)
+    s += sgl.assistant(frontend.speak("voice", text=s["longest"], audio_temperature=0, cfg=3.0, **FRAMES))
+
+
+def test_a_branch_is_picked_and_voiced(backend: frontend.SpeechLM, client: Client) -> None:
+    state = best_of_three.run(backend=backend, max_new_tokens=60)
+    assert len(set(state["replies"])) > 1
+    assert says_the_same(state["voice"], voiced(client, state["longest"], cfg=3.0, **FRAMES))
+    assert state.messages()[-1] == {"role": "assistant", "content": state["longest"].lstrip()}
+
+
+@sgl.function
+def write_and_speak(s: State, seed: int | None) -> None:
+    s += sgl.system(SYSTEM)
+    s += sgl.user(QUESTION)
+    s += sgl.assistant(frontend.speak("answer", seed=seed, cfg=1.5))
+
+
+def test_an_empty_turn_is_written_and_spoken_in_one_go(backend: frontend.SpeechLM, client: Client) -> None:
+    state = write_and_speak.run(7, backend=backend, temperature=1.0, max_new_tokens=20)
+    sampling: Any = {"text_temperature": 1.0, "text_top_k": -1, "text_max_tokens": 20, "audio_temperature": None}
+    message = voiced(client, None, seed=7, cfg=1.5, **sampling)
+    assert says_the_same(state["answer"], message)
+    assert state["answer"] == message["content"]
+    assert state.text().endswith(message["content"])
+
+
+@sgl.function
+def speak_inside_the_turn(s: State) -> None:
+    s += sgl.system(SYSTEM)
+    s += sgl.user(QUESTION)
+    with s.assistant():
+        s += sgl.gen("reply") + frontend.speak("voice", audio_temperature=0, **FRAMES)
+    s += sgl.user("And in one word?")
+    s += sgl.assistant(sgl.gen("short"))
+
+
+def test_a_program_goes_on_after_it_has_spoken(backend: frontend.SpeechLM, client: Client) -> None:
+    state = speak_inside_the_turn.run(backend=backend, **GREEDY)
+    reply = state["reply"].lstrip()
+    assert says_the_same(state["voice"], voiced(client, reply, **FRAMES))
+    messages = [*asked(), {"role": "assistant", "content": reply}, {"role": "user", "content": "And in one word?"}]
+    response = client.chat({"messages": messages, "temperature": 0, "max_tokens": 60})
+    assert state["short"] == message_of(response)["content"]
+
+
+@sgl.function
+def listen(s: State, sound: bytes | Path) -> None:
+    s += sgl.user("Listen to this:" + frontend.audio(sound) + "What was it?")
+    s += sgl.assistant(sgl.gen("reply"))
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_clip_keeps_its_place_in_the_turn(
+    as_file: bool, backend: frontend.SpeechLM, client: Client, tmp_path: Path
+) -> None:
+    data = wav(clip(3, 0.7))
+    (tmp_path / "clip.wav").write_bytes(base64.b64decode(data))
+    state = listen.run(tmp_path / "clip.wav" if as_file else base64.b64decode(data), backend=backend, **GREEDY)
+    parts = [
+        {"type": "text", "text": "Listen to this:"},
+        {"type": "input_audio", "input_audio": {"data": data}},
+        {"type": "text", "text": "What was it?"},
+    ]
+    response = client.chat({"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 60})
+    assert state["reply"] == message_of(response)["content"]
+    assert state.get_meta_info("reply")["prompt_tokens"] == response["usage"]["prompt_tokens"]
+
+
+def test_a_program_that_streams_gives_the_same(backend: frontend.SpeechLM, client: Client) -> None:
+    state = speak_inside_the_turn.run(backend=backend, stream=True, **GREEDY)
+    pieces = list(state.text_iter("reply"))
+    assert "".join(pieces) == written(client)
+    assert len(pieces) > 1
+    state.sync()
+    assert says_the_same(state["voice"], voiced(client, state["reply"].lstrip(), **FRAMES))
+
+
+def test_several_answers_of_one_gen_come_as_a_list(backend: frontend.SpeechLM) -> None:
+    @sgl.function
+    def program(s: State) -> None:
+        s += sgl.user(QUESTION) + sgl.assistant(sgl.gen("replies", n=3, temperature=2.0))
+
+    replies = program.run(backend=backend)["replies"]
+    assert len(replies) == 3
+    assert len(set(replies)) > 1
+
+
+def test_a_speech_is_saved_as_a_wav_file(backend: frontend.SpeechLM, tmp_path: Path) -> None:
+    state = write_and_speak.run(1, backend=backend, **GREEDY)
+    state["answer"].save(tmp_path / "answer.wav")
+    samples, rate = soundfile.read(tmp_path / "answer.wav")
+    assert rate == state["answer"].sample_rate == 16000
+    assert len(samples) == 320 * len(state["answer"].codes)
+    assert len(soundfile.read(io.BytesIO(state["answer"].wav))[0]) == len(samples)
+
+
+@sgl.function
+def overguided(s: State) -> None:
+    s += sgl.user(QUESTION)
+    s += sgl.assistant(sgl.gen("reply") + frontend.speak("voice", cfg=50.0))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_refusal_is_raised_where_the_variable_is_read(backend: frontend.SpeechLM, client: Client) -> None:
+    state = overguided.run(backend=backend, **GREEDY)
+    with pytest.raises(SpeechLMError, match=r"400: speechlm\.cfg: .*50") as refusal:
+        state["voice"]
+    assert refusal.value.status == 400
+    assert state["reply"]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_refusal_is_raised_by_the_next_statement(backend: frontend.SpeechLM) -> None:
+    state = overguided.run(backend=backend, **GREEDY)
+    state.sync()
+    with pytest.raises(SpeechLMError, match="cfg"):
+        state += sgl.user("Go on.")
+    with pytest.raises(SpeechLMError, match="cfg"):
+        state.fork(2)
+    with pytest.raises(SpeechLMError, match="cfg"):
+        state.fork(1)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_refusal_in_a_fork_is_raised_where_they_join(backend: frontend.SpeechLM) -> None:
+    @sgl.function
+    def program(s: State) -> None:
+        s += sgl.user(QUESTION) + sgl.assistant("Nothing much.")
+        forks = s.fork(2)
+        forks += lambda i: frontend.speak("voice", cfg=(1.0, 50.0)[i], **FRAMES)
+        forks.join()
+
+    with pytest.raises(SpeechLMError, match="cfg"):
+        program.run(backend=backend)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (sgl.user(QUESTION) + sgl.gen("x"), "as the assistant"),
+        (sgl.user(QUESTION) + frontend.speak("x"), "as the assistant"),
+        (sgl.user(QUESTION) + sgl.assistant("Well, " + sgl.gen("x")), "comes first"),
+        (sgl.user(QUESTION) + sgl.assistant() + frontend.speak("x"), "nothing to say"),
+        (sgl.user(QUESTION) + sgl.assistant(sgl.gen("x", regex="a|b")), "regex is not offered"),
+        (sgl.user(QUESTION) + sgl.assistant(sgl.gen("x", choices=["a", "b"])), "RuntimeEndpoint"),
+        (sgl.user("What is \ufffc?") + sgl.assistant(sgl.gen("x")), "U\\+FFFC"),
+        (sgl.user(QUESTION) + sgl.assistant(frontend.speak("x", text="Hi.", audio_max_frames=3)), "no audio"),
+        (sgl.user(frontend.audio(b"noise")) + sgl.assistant(sgl.gen("x")), "400: .*audio"),
+    ],
+)
+def test_what_cannot_be_done_is_said(wrong: Any, named: str, backend: frontend.SpeechLM) -> None:
+    @sgl.function
+    def program(s: State) -> None:
+        s += wrong
+
+    with pytest.raises(SpeechLMError, match=named):
+        program.run(backend=backend)["x"]
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(SpeechLMError, match=url):
+        frontend.SpeechLM(url)
+
+
+def test_sglangs_own_backend_continues_plain_text(metered: Server, client: Client) -> None:
+    @sgl.function
+    def program(s: State) -> None:
+        s += "Once upon a time"
+        s += sgl.gen("rest")
+        forks = s.fork(2)
+        forks += sgl.gen("more")
+        forks.join()
+
+    state = program.run(backend=sgl.RuntimeEndpoint(metered.url), temperature=0, max_new_tokens=12)
+    params = {"temperature": 0, "max_new_tokens": 12}
+    plain = client.generate({"text": "Once upon a time", "sampling_params": params})
+    assert state["rest"] == plain["text"]
+    assert state["more"][0] == state["more"][1]
