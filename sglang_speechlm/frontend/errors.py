@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NoReturn
-from weakref import WeakSet
 
-_executors: WeakSet[Any] = WeakSet()
+from sglang.lang.interpreter import StreamExecutor
 
 
 class SpeechLMError(RuntimeError):
@@ -34,7 +34,6 @@ def surfacing(executor: Any) -> Iterator[None]:
     Args:
         executor: the language's StreamExecutor of the state.
     """
-    _executors.add(executor)
     try:
         yield
     except Exception as error:
@@ -55,8 +54,9 @@ def _watch_for_the_scripts_end() -> None:
 
     def end_all() -> None:
         threading.main_thread().join()
-        for executor in list(_executors):
-            executor.end()
+        for executor in gc.get_objects():
+            if type(executor) is StreamExecutor:
+                executor.end()
 
     threading.Thread(target=end_all, daemon=True).start()
 
