@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import library as operators
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _NAMES = ("nms", "qnms")
@@ -28,4 +29,4 @@ def define_missing_operators() -> None:
             continue
         return
     for name in _NAMES:
-        torch.library.define(f"torchvision::{name}", _SCHEMA)
+        operators.define(f"torchvision::{name}", _SCHEMA)
