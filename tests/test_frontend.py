@@ -2,6 +2,10 @@
 
 import base64
 import io
+import os
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +25,23 @@ QUESTION = "What is machine learning?"
 GREEDY = {"temperature": 0, "max_new_tokens": 60}
 SCALES = (1.0, 2.0, 5.0)
 FRAMES: Any = {"audio_max_frames": 24}
+
+README = Path(__file__).parents[1] / "README.md"
+URL = "http://127.0.0.1:9000"
+SCRIPT_SCALES = (1.0, 2.0, 4.0)
+FAILING = """
+from sglang_speechlm import frontend
+import sglang as sgl
+
+@sgl.function
+def program(s):
+    s += sgl.user("Hi.") + sgl.assistant("Nothing much.")
+    forks = s.fork(2)
+    forks += lambda i: frontend.speak("voice", cfg=(1.0, 50.0)[i], audio_max_frames=20)
+    forks.join()
+
+program.run(backend=frontend.SpeechLM("{url}"))
+"""
 
 State = Any
 
@@ -61,11 +82,12 @@ def voiced(client: Client, text: str | None, question: str = QUESTION, **speechl
 
 
 def says_the_same(speech: frontend.Speech, message: Any) -> bool:
-    return (
-        speech.codes == message["speechlm"]["codes"]
-        and speech.wav == base64.b64decode(message["audio"]["data"])
-        and speech.text == message["content"]
-    )
+    """Whether it does; the test fails with what was different."""
+    assert speech.text == message["content"]
+    ended = f"ended by {speech.finish_reason}, {speech.cached_tokens}"
+    assert len(speech.codes) == len(message["speechlm"]["codes"]), ended
+    assert speech.codes == message["speechlm"]["codes"], ended
+    return speech.wav == base64.b64decode(message["audio"]["data"])
 
 
 @sgl.function
@@ -268,6 +290,27 @@ def test_what_cannot_be_done_is_said(wrong: Any, named: str, backend: frontend.S
 
     with pytest.raises(SpeechLMError, match=named):
         program.run(backend=backend)["x"]
+
+
+def test_the_readmes_script_runs(metered: Server, tmp_path: Path) -> None:
+    scripts = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (script,) = (script for script in scripts if "sgl.function" in script)
+    assert URL in script
+    (tmp_path / "script.py").write_text(script.replace(URL, metered.url))
+    python = [sys.executable, str(tmp_path / "script.py")]
+    subprocess.run(python, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(README.parent)}, check=True, timeout=300)
+    for scale in SCRIPT_SCALES:
+        assert soundfile.info(tmp_path / f"answer-{scale}.wav").frames > 0
+
+
+def test_a_script_that_fails_ends(metered: Server, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(FAILING.format(url=metered.url))
+    python = [sys.executable, str(tmp_path / "script.py")]
+    ran = subprocess.run(
+        python, env={**os.environ, "PYTHONPATH": str(README.parent)}, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 1
+    assert re.search(r"SpeechLMError: .* 400: speechlm\.cfg: .* got 50\.0", ran.stderr)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
