@@ -71,7 +71,7 @@ def test_clients_that_leave_at_random_moments(server: Server, client: Client) ->
             time.sleep(moments.random() * 1.5)
 
     with ThreadPoolExecutor(24) as threads:
-        leaving = [threads.submit(come_and_go, number) for number in range(24)]
+        leaving = [threads.submit(come_and_go, number) for number in range(100)]
         client.chat_at_once([case.body() for case in (BY_NAME["spoken"], BY_NAME["audio question"])])
     for one in leaving:
         one.result()

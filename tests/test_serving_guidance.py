@@ -1,0 +1,93 @@
+"""Guided answers on a server with two rows, and with one: pairs are never halved, and never wait for ever."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from server import BY_NAME, CASES, Case, Client, Judge, Server, message_of, serving
+
+POOL = ("--max-total-tokens", "8192")
+RECOMPUTED = 4
+"""Positions of its prompt that an audio stage may compute again, in each branch."""
+
+
+@pytest.fixture(scope="module")
+def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two rows, and a line of log for every step."""
+    log = tmp_path_factory.mktemp("two-rows") / "log"
+    with serving(served_checkpoint, log, *POOL, "--max-running-requests", "2", "--decode-log-interval", "1") as running:
+        yield running
+
+
+def guided(name: str, cfg: float) -> Case:
+    case = BY_NAME[name]
+    return Case(f"{name}, cfg {cfg}", replace(case.request, cfg=cfg))
+
+
+def rows_of_steps(log: str) -> list[int]:
+    """Rows of each decoding step, in order."""
+    return [int(rows) for rows in re.findall(r"Decode batch, #running-req: (\d+)", log)]
+
+
+@pytest.mark.parametrize("cfg", [1.5, 3.0, 7.0])
+def test_a_guided_answer_is_the_references(cfg: float, client: Client, judge: Judge) -> None:
+    case = guided("spoken", cfg)
+    judge.compare([case], [client.chat(case.body())])
+
+
+def test_all_kinds_at_once_share_two_rows(client: Client, judge: Judge) -> None:
+    cases = [*CASES, *(guided("spoken", cfg) for cfg in (1.5, 3.0, 7.0))][:24]
+    judge.compare(cases, client.chat_at_once([case.body() for case in cases]))
+
+
+def test_the_text_of_a_guided_answer_takes_one_row(server: Server, client: Client) -> None:
+    client.forget()
+    begin = len(server.output())
+    said = message_of(client.chat(guided("spoken", 3.0).body()))["speechlm"]
+    client.forget()  # the log's last line is written
+    rows = rows_of_steps(server.output()[begin:])
+    first = rows.index(2)
+    # A stage's first id comes out of its prefill; with overlap a step may be launched past its end.
+    assert len(said["text_ids"]) - 1 <= first <= len(said["text_ids"]) + 1
+    assert set(rows[:first]) == {1}
+    assert set(rows[first:]) == {2}
+
+
+def test_both_branches_find_their_prefix(client: Client) -> None:
+    client.chat(guided("spoken", 3.0).body())  # the pads are there, whatever emptied the cache before
+    response = client.chat(guided("spoken", 2.0).body())
+    said = message_of(response)["speechlm"]
+    prompt = response["usage"]["prompt_tokens"] + len(said["text_ids"]) + 2  # <assistant> <audio>
+    assert prompt - said["cached_tokens"]["audio"] <= RECOMPUTED
+    assert prompt - said["cached_tokens"]["audio_unconditional"] <= RECOMPUTED
+
+
+def test_a_long_guided_prompt_leaves_later_answers_unchanged(client: Client, judge: Judge) -> None:
+    long = BY_NAME["spoken"].request
+    text = ("Tell me of the sea, the sky and the long way home. " * 52)[:2600]
+    plain = replace(long, messages=[("user", [("text", text)])], audio_max_frames=40, text_max_tokens=20)
+    cases = [
+        Case("2,600 bytes, guided", replace(plain, cfg=3.0)),
+        Case("2,600 bytes, spoken", plain),
+        Case("2,600 bytes, written", replace(plain, speak=False, audio_max_frames=None, text_max_tokens=None)),
+    ]
+    for case in cases:
+        judge.compare([case], [client.chat(case.body())])
+
+
+def test_guidance_is_refused_at_once_where_there_is_one_row(
+    served_checkpoint: Path, tmp_path: Path, judge: Judge
+) -> None:
+    with (
+        serving(served_checkpoint, tmp_path / "log", *POOL, "--max-running-requests", "1") as single,
+        Client(single.url) as client,
+    ):
+        refused = client.http.post("/v1/chat/completions", json=guided("spoken", 3.0).body())
+        assert refused.status_code == 400
+        assert "--max-running-requests" in refused.json()["error"]["message"]
+        cases = [BY_NAME["spoken"], BY_NAME["audio question"]]
+        judge.compare(cases, client.chat_at_once([case.body() for case in cases]))
