@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import soundfile
+from server import wait_for
 
 SECONDS = 400
 
@@ -43,8 +44,8 @@ def test_an_interruption_stops_its_server(served_checkpoint: Path, tmp_path: Pat
         assert process.stdout is not None
         first = process.stdout.readline()
         assert "starting a server" in first
+        assert wait_for(lambda: bool(psutil.Process(process.pid).children()), SECONDS)
         family = psutil.Process(process.pid).children(recursive=True)
-        assert family
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, printed

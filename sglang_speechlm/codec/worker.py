@@ -6,7 +6,6 @@ pair. It ends when the other end is closed or its parent dies.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -37,9 +36,9 @@ from sglang_speechlm.codec.protocol import (
     encode,
 )
 from sglang_speechlm.codec.xcodec import decoder_context, load_xcodec
+from sglang_speechlm.platform.parent import end_with_parent
 
 _RECEIVE_BYTES = 1 << 18
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -130,7 +129,7 @@ class Worker:
 def main() -> int:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         try:
             return Worker(connection).run()

@@ -19,6 +19,9 @@ MIN_FRAMES = "min_frames"
 CFG = "cfg"
 """Key of ``SamplingParams.custom_params``: guidance scale, where it is not 1."""
 
+CONTINUES = "continues"
+"""Key of ``SamplingParams.custom_params``: true where an earlier stage of the same answer has run."""
+
 
 @dataclass(frozen=True)
 class RequestEntry:

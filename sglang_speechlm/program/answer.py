@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
-from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
+from sglang_speechlm.model.requests import AUDIO, CFG, CONTINUES, MIN_FRAMES
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.settings import Request
 
@@ -160,7 +160,12 @@ def _audio_params(request: Request, limit: int) -> dict[str, Any]:
         "max_new_tokens": limit,
         "stream_interval": AUDIO_INTERVAL,
         "sampling_seed": request.seed,
-        "custom_params": {AUDIO: True, MIN_FRAMES: audio.min_frames, CFG: audio.cfg},
+        "custom_params": {
+            AUDIO: True,
+            MIN_FRAMES: audio.min_frames,
+            CFG: audio.cfg,
+            CONTINUES: request.given_text is None,
+        },
     }
 
 

@@ -17,7 +17,7 @@ from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResul
 
 from sglang_speechlm import metrics
 from sglang_speechlm.program.engine import PAIR_MARGIN
-from sglang_speechlm.sglang_hooks.requests import complaint, guidance, is_audio, leader_of, shadow_of
+from sglang_speechlm.sglang_hooks.requests import complaint, continues, guidance, leader_of, shadow_of
 
 SHADOW_SUFFIX = "::u"
 """What a shadow's id adds to its leader's: SGLang aborts by prefix, and so finds both."""
@@ -43,7 +43,7 @@ def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retra
     elif is_new and guidance(req) != 1.0:
         _give_shadow(req)
     limit = scheduler.max_queued_requests
-    if is_retracted or is_audio(req):
+    if is_retracted or continues(req):
         # Its answer has begun: a full queue turns newcomers away, not those whom it has taken.
         scheduler.max_queued_requests = None
     queue(scheduler, req, is_retracted)

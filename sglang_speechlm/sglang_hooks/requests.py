@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES, RequestEntry
+from sglang_speechlm.model.requests import AUDIO, CFG, CONTINUES, MIN_FRAMES, RequestEntry
 from sglang_speechlm.sampler.backend import FRAMES
 
 
@@ -21,6 +21,7 @@ def complaint(req: Any) -> str | None:
     custom = params.custom_params or {}
     checks = (
         (AUDIO, False, lambda value: isinstance(value, bool), "true or false"),
+        (CONTINUES, False, lambda value: isinstance(value, bool), "true or false"),
         (MIN_FRAMES, 0, lambda value: _is_int(value) and 0 <= value < 2**31, "an integer from 0 to 2147483647"),
         (CFG, 1.0, lambda value: _is_number(value) and 1 <= value <= 20, "a number from 1 to 20"),
     )
@@ -38,6 +39,11 @@ def _is_int(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return _is_int(value) or isinstance(value, float)
+
+
+def continues(req: Any) -> bool:
+    """Whether an earlier stage of the same answer has run."""
+    return bool((req.sampling_params.custom_params or {}).get(CONTINUES))
 
 
 def guidance(req: Any) -> float:

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
+
+from sglang_speechlm.platform.parent import end_with_parent
 
 START_SECONDS = 240.0
 STOP_SECONDS = 20.0
@@ -25,6 +28,8 @@ class WorkerFailed(RuntimeError):
 
 class Worker:
     """One server on a port of this machine's loopback, with its output in a log file.
+
+    It is told to end when the thread that made it does, so make it in one that lasts.
 
     Args:
         model: a served directory.
@@ -55,6 +60,8 @@ class Worker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Also where this process is interrupted before it knows that it has started one.
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),
                 env={**os.environ, **(environment or {})},
             )
         if cores is not None:
