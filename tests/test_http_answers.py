@@ -375,3 +375,17 @@ def test_choices_of_one_request_differ_and_the_first_is_what_one_alone_would_be(
     first, second = [choice["message"]["speechlm"] for choice in response["choices"]]
     assert first["codes"] == message_of(alone)["speechlm"]["codes"] != second["codes"]
     assert response["usage"]["completion_tokens"] > alone["usage"]["completion_tokens"]
+
+
+def test_a_stop_string_that_only_broken_characters_match_ends_the_text(client: Client) -> None:
+    bodies = [
+        {
+            "messages": [{"role": "user", "content": f"Say {number}."}],
+            "max_tokens": 60,
+            "seed": number,
+            "stop": "\ufffd",
+        }
+        for number in range(12)
+    ]
+    for response in client.chat_at_once(bodies):
+        assert response["choices"][0]["finish_reason"] in ("stop", "length")

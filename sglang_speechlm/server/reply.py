@@ -105,8 +105,10 @@ class Voice:
                     reply.text_ids.extend(ids)
                     decoded = given.text if given is not None else decoded + stream.push(ids)
                     if stopped_by is not None:
-                        # SGLang holds back what may become a stop string, so it begins at most here.
-                        decoded = decoded[: decoded.index(stopped_by, max(0, len(reply.text) - len(stopped_by)))]
+                        # SGLang holds back what may become a stop string, so it begins here at the earliest. Its own
+                        # decoding also shows broken characters, which a stop string may match and this text not hold.
+                        at = decoded.find(stopped_by, max(0, len(reply.text) - len(stopped_by)))
+                        decoded = decoded if at < 0 else decoded[:at]
                 case TextEnd(cached_tokens):
                     reply.cached_tokens["text"] = cached_tokens
                     decoded += stream.flush()
