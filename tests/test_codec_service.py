@@ -18,6 +18,8 @@ from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStr
 
 LARGEST_PIECE = 32
 UNDELIVERED = 3
+SECONDS = 30
+"""For what takes a moment."""
 TOLERANCE = 1e-5
 
 Run = Callable[[Awaitable[Any]], Any]
@@ -54,17 +56,20 @@ async def read(stream: CodecStream) -> np.ndarray:
 
 
 async def assert_idle(service: CodecService) -> None:
-    stats = await service.stats()
-    assert (stats.streams, stats.undelivered, stats.slots) == (0, 0, 0)
+    """Fails when the service does not become idle."""
+    async with asyncio.timeout(SECONDS):
+        while (stats := await service.stats()).slots:
+            await asyncio.sleep(0.01)
+    assert (stats.streams, stats.undelivered) == (0, 0)
 
 
 async def settled(service: CodecService) -> CodecStats:
     """The stats once a stream nobody reads has its full share of undelivered pieces, and some decodes later."""
-    while (stats := await service.stats()).undelivered < UNDELIVERED:
-        pass
-    for _ in range(10):
-        stats = await service.stats()
-    return stats
+    while (await service.stats()).undelivered < UNDELIVERED:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await service.decode(random_codes(20))
+    return await service.stats()
 
 
 def test_files_of_all_lengths_equal_the_codecs_own_decode(service: CodecService, run: Run, codec: Any) -> None:

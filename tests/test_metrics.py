@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from server import BY_NAME, Client, Server, message_of, samples_of, wait_for
 
-from sglang_speechlm.metrics.metric import METRICS, Counter, Metric
+from sglang_speechlm.metrics.metric import METRICS, Counter, Histogram, Metric
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 SPOKEN = BY_NAME["given text"]
@@ -55,7 +55,8 @@ def spoken_with(cfg: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_name_ends_in_its_unit_or_in_total(metric: Metric) -> None:
-    assert metric.name.endswith("_total" if isinstance(metric, Counter) else "_seconds")
+    assert metric.name.endswith("_total") == isinstance(metric, Counter)
+    assert metric.name.endswith("_seconds") == isinstance(metric, Histogram)
     assert re.fullmatch("speechlm_[a-z_]+", metric.name)
 
 
@@ -79,7 +80,7 @@ def test_metrics_that_nobody_enabled_do_not_load_prometheus() -> None:
 def test_every_series_is_exported_beside_sglangs_own(client: Client) -> None:
     names = {name for name, _ in exported(client)}
     for metric in METRICS:
-        assert (metric.name if isinstance(metric, Counter) else f"{metric.name}_count") in names
+        assert (f"{metric.name}_count" if isinstance(metric, Histogram) else metric.name) in names
     assert ("speechlm_replies_total", (("finish_reason", "error"), ("mode", "text"))) in exported(client)
     assert "sglang:" in client.http.get("/metrics").text
 
@@ -134,7 +135,7 @@ def test_a_pair_that_can_never_fit_is_rejected_by_either_process(client: Client)
 
 def test_pairs_that_wait_for_a_second_row_are_deferred_once_each(client: Client) -> None:
     growth = Growth(client)
-    client.chat_at_once([spoken_with(2.0)] * 3)
+    client.chat_at_once([SPOKEN.body(cfg=2.0, audio_min_frames=150)] * 3)  # long enough to meet
     # Two wait for the first; it counts as well if it loses its place to one of them.
     assert growth.of("speechlm_pairs_deferred_total") in (2, 3)
 

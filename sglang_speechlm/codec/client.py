@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sglang_speechlm import metrics
 from sglang_speechlm.codec.process import WorkerProcess
 from sglang_speechlm.codec.protocol import WorkerOptions
 from sglang_speechlm.codec.stream import CodecError, CodecStream
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_DELAY_SECONDS = 0.25
 _LONGEST_DELAY_SECONDS = 30.0
+_STOPPED = "the audio decoder was stopped while this audio was in it"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CodecStats:
     Args:
         streams: open streams, whole files being decoded included.
         undelivered: pieces that wait here for the readers of open streams.
-        slots: streams in the worker.
+        slots: streams in the worker, as it said last.
         worker_pid: the worker's process id.
         restarts: how often the worker has been started again.
     """
@@ -101,6 +103,7 @@ class CodecService:
             worker, self._worker = self._worker, None
             self._changed.notify_all()
         if worker is not None:
+            worker.fail_all(_STOPPED)  # the supervisor may never have run
             await worker.stop()
 
     async def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
@@ -130,18 +133,19 @@ class CodecService:
             CodecError: if the worker is down and does not come back in time.
         """
         worker = await self._running()
-        slots = await worker.slots()
         undelivered = sum(stream.undelivered for stream in worker.streams.values())
-        return CodecStats(len(worker.streams), undelivered, slots, worker.pid, self._restarts)
+        return CodecStats(len(worker.streams), undelivered, worker.slots, worker.pid, self._restarts)
 
     @contextlib.asynccontextmanager
     async def _open(self, undelivered_limit: int | None) -> AsyncIterator[CodecStream]:
         worker = await self._running()
         stream = worker.open(undelivered_limit)
+        metrics.CODEC_STREAMS.add(1)
         try:
             yield stream
         finally:
             stream.close()
+            metrics.CODEC_STREAMS.add(-1)
 
     async def _running(self) -> WorkerProcess:
         """The worker, once it runs."""
@@ -162,7 +166,7 @@ class CodecService:
         """Start the worker again whenever it ends, later and later while it decodes nothing in between."""
         failures = 0
         while True:
-            reason = "the audio decoder was stopped while this audio was in it"
+            reason = _STOPPED
             try:
                 await worker.serve()
                 self._worker = None
@@ -174,6 +178,7 @@ class CodecService:
             logger.error("The audio decoder %s; starting it again.", end)
             worker = await self._relaunch(failures)
             self._restarts += 1
+            metrics.CODEC_RESTARTS.add()
             async with self._changed:
                 self._worker = worker
                 self._changed.notify_all()

@@ -9,10 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 
+from sglang_speechlm import metrics
 from sglang_speechlm.codec.protocol import (
-    AskSlots,
     End,
     MessageReader,
     Open,
@@ -43,8 +42,8 @@ class WorkerProcess:
         self._writer = writer
         self._messages = MessageReader()
         self._numbers = itertools.count()
-        self._asked: deque[asyncio.Future[int]] = deque()
         self.streams: dict[int, CodecStream] = {}
+        self.slots = 0
         self.has_answered = False
 
     @classmethod
@@ -89,17 +88,6 @@ class WorkerProcess:
         self.send(Open(number, undelivered_limit))
         return stream
 
-    async def slots(self) -> int:
-        """How many streams the worker holds, after all messages sent so far.
-
-        Raises:
-            CodecError: if the worker dies first.
-        """
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
-        self.send(AskSlots())
-        return await answer
-
     def send(self, message: Request) -> None:
         """Queue a message for the worker; lost if it has died."""
         if not self._writer.is_closing():
@@ -131,13 +119,10 @@ class WorkerProcess:
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
 
     def fail_all(self, reason: str) -> None:
-        """Fail every stream and question that is still in this worker."""
+        """Fail every stream that is still in this worker, which holds none any more."""
         for stream in list(self.streams.values()):
             stream.fail(reason)
-        for answer in self._asked:
-            if not answer.done():
-                answer.set_exception(CodecError(reason))
-        self._asked.clear()
+        self._holds(0)
 
     async def stop(self) -> None:
         """End the process at once: it has nothing to save."""
@@ -159,6 +144,8 @@ class WorkerProcess:
                 if number in self.streams:  # else it was closed while this was on its way
                     self.streams[number].receive(message)
             case Slots(count):
-                answer = self._asked.popleft()
-                if not answer.done():
-                    answer.set_result(count)
+                self._holds(count)
+
+    def _holds(self, slots: int) -> None:
+        self.slots = slots
+        metrics.CODEC_SLOTS.set(slots)

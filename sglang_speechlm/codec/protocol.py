@@ -78,11 +78,6 @@ class Close:
 
 
 @dataclass(frozen=True)
-class AskSlots:
-    """To the worker: how many streams do you hold?"""
-
-
-@dataclass(frozen=True)
 class Ready:
     """From the worker: the codec is loaded."""
 
@@ -119,12 +114,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Slots:
-    """From the worker: how many streams it holds."""
+    """From the worker, whenever it has changed: how many streams it holds."""
 
     count: int
 
 
-Request = WorkerOptions | Open | Push | Finish | Delivered | Close | AskSlots
+Request = WorkerOptions | Open | Push | Finish | Delivered | Close
 Reply = Ready | StartFailed | Piece | End | Refused | Slots
 
 _LENGTH = struct.Struct("!Q")

@@ -17,7 +17,6 @@ import torch
 
 from sglang_speechlm.codec.batching import SlotTable
 from sglang_speechlm.codec.protocol import (
-    AskSlots,
     Close,
     Delivered,
     End,
@@ -70,6 +69,7 @@ class Worker:
         )
         self._send(Ready())
         busy = False
+        slots = 0
         while True:
             if select.select([self._connection], [], [], 0 if busy else None)[0]:
                 data = self._connection.recv(_RECEIVE_BYTES)
@@ -80,6 +80,9 @@ class Worker:
             busy = self._decode_batch(options.batch_codes)
             for stream in self._table.pop_done():
                 self._send(End(stream))
+            if len(self._table) != slots:
+                slots = len(self._table)
+                self._send(Slots(slots))
 
     def _receive_options(self) -> WorkerOptions | None:
         while data := self._connection.recv(_RECEIVE_BYTES):
@@ -92,8 +95,6 @@ class Worker:
         match message:
             case Open(stream, undelivered_limit):
                 self._table.open(stream, undelivered_limit)
-            case AskSlots():
-                self._send(Slots(len(self._table)))
             case Push(stream) | Finish(stream) | Delivered(stream) | Close(stream) if stream not in self._table:
                 pass  # it was on its way when the stream ended
             case Push(stream, codes):

@@ -2,13 +2,18 @@
 
 from sglang_speechlm.metrics.definitions import (
     AUDIO_SECONDS,
+    CODEC_RESTARTS,
+    CODEC_SLOTS,
+    CODEC_STREAMS,
     FIRST_AUDIO_SECONDS,
     FRAMES,
     PAIRS_DEFERRED,
     PAIRS_REJECTED,
     PAIRS_RETRACTED,
     REPLIES,
+    REPLIES_RUNNING,
     REPLY_SECONDS,
+    STAGES_RUNNING,
     TEXT_SECONDS,
 )
 from sglang_speechlm.metrics.metric import enable
@@ -16,13 +21,18 @@ from sglang_speechlm.metrics.watch import Mode, ReplyWatch
 
 __all__ = [
     "AUDIO_SECONDS",
+    "CODEC_RESTARTS",
+    "CODEC_SLOTS",
+    "CODEC_STREAMS",
     "FIRST_AUDIO_SECONDS",
     "FRAMES",
     "PAIRS_DEFERRED",
     "PAIRS_REJECTED",
     "PAIRS_RETRACTED",
     "REPLIES",
+    "REPLIES_RUNNING",
     "REPLY_SECONDS",
+    "STAGES_RUNNING",
     "TEXT_SECONDS",
     "Mode",
     "ReplyWatch",

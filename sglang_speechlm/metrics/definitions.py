@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sglang_speechlm.metrics.metric import Counter, Histogram
+from sglang_speechlm.metrics.metric import Counter, Gauge, Histogram
 
 _MODE = {"mode": ("text", "spoken", "guided")}
 _KIND = {"kind": ("plain", "guided")}
 _END = {"finish_reason": ("stop", "length", "abort", "refused", "error")}
 
 REPLIES = Counter("speechlm_replies_total", "Replies that have ended.", {**_MODE, **_END})
+REPLIES_RUNNING = Gauge("speechlm_replies_running", "Replies that are being given.", _MODE)
+STAGES_RUNNING = Gauge("speechlm_stages_running", "Stages of replies that SGLang has, waiting ones included.")
 TEXT_SECONDS = Histogram("speechlm_text_stage_seconds", "From the start of a reply to the end of its text.", _MODE)
 FIRST_AUDIO_SECONDS = Histogram(
     "speechlm_first_audio_seconds",
@@ -21,3 +23,6 @@ AUDIO_SECONDS = Counter("speechlm_audio_seconds_total", "Seconds of sound delive
 PAIRS_REJECTED = Counter("speechlm_pairs_rejected_total", "Guided requests refused because they could never fit.")
 PAIRS_DEFERRED = Counter("speechlm_pairs_deferred_total", "Guided requests that waited where one branch would fit.")
 PAIRS_RETRACTED = Counter("speechlm_pairs_retracted_total", "Retractions of guided requests, both branches together.")
+CODEC_STREAMS = Gauge("speechlm_codec_streams", "Sounds that the HTTP process is reading from the codec.")
+CODEC_SLOTS = Gauge("speechlm_codec_slots", "Sounds that the codec's worker has in hand.")
+CODEC_RESTARTS = Counter("speechlm_codec_restarts_total", "Workers of the codec that died and were replaced.")

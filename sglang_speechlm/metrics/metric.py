@@ -1,4 +1,4 @@
-"""Counters and histograms that cost nothing until they are enabled.
+"""Counters, gauges and histograms that cost nothing until they are enabled.
 
 prometheus_client decides when it is first imported whether it writes for one process or for several, by a variable
 that SGLang sets while it starts. It is imported here, and the metrics made, only when a process enables them.
@@ -58,6 +58,25 @@ class Counter(Metric):
         from prometheus_client import Counter
 
         return Counter(self.name, self.meaning, tuple(self.labels))
+
+
+class Gauge(Metric):
+    """How many there are at this moment."""
+
+    def set(self, value: float, **labels: str) -> None:
+        """What the series of ``labels`` is from now on; nothing until the metrics are enabled."""
+        if self._series:
+            self._of(labels).set(value)
+
+    def add(self, amount: float, **labels: str) -> None:
+        """Add ``amount``, which may be negative, to the series of ``labels``; nothing until the metrics are enabled."""
+        if self._series:
+            self._of(labels).inc(amount)
+
+    def _make(self) -> Any:
+        from prometheus_client import Gauge
+
+        return Gauge(self.name, self.meaning, tuple(self.labels), multiprocess_mode="livesum")
 
 
 class Histogram(Metric):

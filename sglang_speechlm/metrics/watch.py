@@ -11,6 +11,7 @@ from sglang_speechlm.metrics.definitions import (
     FIRST_AUDIO_SECONDS,
     FRAMES,
     REPLIES,
+    REPLIES_RUNNING,
     REPLY_SECONDS,
     TEXT_SECONDS,
 )
@@ -23,7 +24,8 @@ class ReplyWatch:
 
     Attributes:
         finish_reason: set it when the reply has come to its end; leaving without it is an "abort", and leaving by an
-            exception of ``refusals`` a "refused" reply, by another one an "error".
+            exception of ``refusals`` a "refused" reply, by another one an "error". After that, how it ended.
+        frames: how many have come.
     """
 
     def __init__(self, mode: Mode, refusals: type[Exception]) -> None:
@@ -34,9 +36,11 @@ class ReplyWatch:
         self._text_end: float | None = None
         self._has_sounded = False
         self.finish_reason: str | None = None
+        self.frames = 0
 
     def __enter__(self) -> ReplyWatch:
         self._start = time.monotonic()
+        REPLIES_RUNNING.add(1, mode=self._mode)
         return self
 
     def text_ended(self) -> None:
@@ -46,6 +50,7 @@ class ReplyWatch:
 
     def decoded(self, frames: int) -> None:
         """More frames have come."""
+        self.frames += frames
         FRAMES.add(frames, kind=self._kind)
 
     def sounded(self, seconds: float) -> None:
@@ -60,10 +65,10 @@ class ReplyWatch:
         self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         if self.finish_reason is not None and kind is None:
-            reason = self.finish_reason
             REPLY_SECONDS.observe(time.monotonic() - self._start, mode=self._mode)
         elif kind is not None and issubclass(kind, Exception):
-            reason = "refused" if issubclass(kind, self._refusals) else "error"
+            self.finish_reason = "refused" if issubclass(kind, self._refusals) else "error"
         else:
-            reason = "abort"
-        REPLIES.add(mode=self._mode, finish_reason=reason)
+            self.finish_reason = "abort"
+        REPLIES_RUNNING.add(-1, mode=self._mode)
+        REPLIES.add(mode=self._mode, finish_reason=self.finish_reason)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import HTTPException
 from sglang.srt.managers.io_struct import GenerateReqInput
 
+from sglang_speechlm import logs, metrics
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.sampler.backend import FRAMES
 
@@ -86,9 +87,11 @@ class Engine:
             audio_data=prompt.audio or None,
             sampling_params=sampling_params,
             stream=True,
+            external_trace_header=entry.trace if (entry := logs.current()) is not None else None,
         )
         outputs = self._manager.generate_request(request)
         seen = 0
+        metrics.STAGES_RUNNING.add(1)
         try:
             async for output in outputs:
                 meta = output["meta_info"]
@@ -113,3 +116,4 @@ class Engine:
             raise StageRefused(error.status_code, str(error.detail)) from error
         finally:
             await outputs.aclose()
+            metrics.STAGES_RUNNING.add(-1)
