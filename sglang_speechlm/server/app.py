@@ -11,6 +11,7 @@ from sglang.srt.entrypoints.http_server import generate_request
 from sglang.srt.entrypoints.v1_loads import router as loads
 from starlette.middleware import Middleware
 
+from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.page import page_routes
 from sglang_speechlm.server.chat import chat_completions
 from sglang_speechlm.server.generate import check_generate
@@ -30,7 +31,13 @@ _KEPT = (
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images."""
 
 
-def install(app: FastAPI, state: Callable[[], Any], options: OwnOptions, keys: Sequence[str] = ()) -> None:
+def install(
+    app: FastAPI,
+    state: Callable[[], Any],
+    options: OwnOptions,
+    keys: Sequence[str] = (),
+    unlogged: Sequence[str] = (),
+) -> None:
     """Put our routes and our lifespan into SGLang's application, before it starts.
 
     Args:
@@ -38,6 +45,7 @@ def install(app: FastAPI, state: Callable[[], Any], options: OwnOptions, keys: S
         state: gives SGLang's global state once there is one.
         options: what the operator decided.
         keys: any of them opens the server; without one it is open to all.
+        unlogged: beginnings of paths that are logged only when they fail.
     """
     served = (*_KEPT, *(f"{path}/" for path in _KEPT))
     app.router.routes[:] = [
@@ -54,9 +62,10 @@ def install(app: FastAPI, state: Callable[[], Any], options: OwnOptions, keys: S
     # Innermost, so that it counts what a compressed body unfolds to.
     app.user_middleware.append(Middleware(BodyLimit, max_bytes=options.max_body_bytes))
     answer_in_one_shape(app)
-    if keys:
-        build = app.build_middleware_stack
-        app.build_middleware_stack = lambda: KeyCheck(build(), keys)  # type: ignore[method-assign]
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: RequestLog(  # type: ignore[method-assign]
+        KeyCheck(build(), keys) if keys else build(), unlogged
+    )
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager

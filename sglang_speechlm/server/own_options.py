@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sglang_speechlm import logs
 from sglang_speechlm.server.media import AllowedMedia, parse_hosts
 from sglang_speechlm.server.templates import Template, load_speech_template, load_transcription_template
 
@@ -29,6 +30,7 @@ class OwnOptions:
         max_clips: in one request.
         request_seconds: for one request, from its first byte to its answer's last.
         max_kept_answers, max_kept_bytes: of the store of spoken answers.
+        log_format: how lines of the log look.
     """
 
     codec_device: str = "cpu"
@@ -41,6 +43,7 @@ class OwnOptions:
     request_seconds: float = 3600
     max_kept_answers: int = 10_000
     max_kept_bytes: int = 128 * MEBIBYTE
+    log_format: str = "text"
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> OwnOptions:
@@ -56,6 +59,7 @@ class OwnOptions:
             request_seconds=parsed.request_timeout_secs,
             max_kept_answers=parsed.max_kept_answers,
             max_kept_bytes=round(parsed.max_kept_mib * MEBIBYTE),
+            log_format=parsed.log_format,
         )
 
 
@@ -93,6 +97,8 @@ def add_own_options(parser: argparse.ArgumentParser, codec_device: str) -> None:
     add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said)
     mebibytes = own.max_kept_bytes // MEBIBYTE
     add("--max-kept-mib", _positive, mebibytes, "MiB that these answers may take together (default: %(default)s)")
+    said = "how lines of the log look, one for every request among them (default: %(default)s)"
+    add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
 
 
 def _complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from sglang_speechlm import logs
 from sglang_speechlm.codec import CodecService, CodecStream, Deinterleaver
 from sglang_speechlm.config import Ids
 from sglang_speechlm.metrics import Mode, ReplyWatch
@@ -78,7 +79,8 @@ class Voice:
             StageRefused: if SGLang refuses or aborts a stage.
             CodecError: if the sound could not be made.
         """
-        with ReplyWatch(_mode(request), StageRefused) as watch:
+        watch = ReplyWatch(_mode(request), StageRefused)
+        with _logged(request, reply, watch), watch:
             async with aclosing(answer(self.engine, self.ids, request)) as events:
                 async for delta in self._write(events, reply, request.given_text):
                     yield delta
@@ -159,3 +161,24 @@ def _mode(request: Request) -> Mode:
     if request.audio is None:
         return "text"
     return "spoken" if request.audio.cfg == 1.0 else "guided"
+
+
+@contextlib.contextmanager
+def _logged(request: Request, reply: Reply, watch: ReplyWatch) -> Iterator[None]:
+    """Leave kind, counts and end of a reply to the line of its HTTP request."""
+    try:
+        yield
+    finally:
+        if (entry := logs.current()) is not None:
+            entry.replies.append(
+                {
+                    "id": request.id,
+                    "kind": _mode(request),
+                    "heard": request.prompt.audio_positions > 0,
+                    "prompt_tokens": len(request.prompt.ids) + 1,
+                    "cached_tokens": reply.cached_tokens.get("text", 0),
+                    "text_tokens": len(reply.text_ids),
+                    "frames": watch.frames,
+                    "finish_reason": watch.finish_reason,
+                }
+            )

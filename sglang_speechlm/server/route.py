@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from sglang_speechlm import logs
 from sglang_speechlm.codec import CodecError
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.server.connection import ClientGone
@@ -43,7 +44,7 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():
                 return too_late().response()
-            logger.exception("A request to %s failed", http.url.path)
+            logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
             return ApiError(500, "the server failed to answer; its log says why").response()
 
     return endpoint

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sglang_speechlm import logs
 from sglang_speechlm.server.options import defaults_from, refuse_unsupported
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.warmup import warm_up
 
-    keys = (server_args.api_key, server_args.admin_api_key) if server_args.api_key else ()
-    install(http_server.app, lambda: http_server._global_state, own, [key for key in keys if key])
+    keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key]
+    secrets = [*keys, server_args.ssl_keyfile_password] if server_args.ssl_keyfile_password else keys
+    logs.configure(own.log_format, server_args.log_level, secrets)
+    unlogged = server_args.uvicorn_access_log_exclude_prefixes
+    install(http_server.app, lambda: http_server._global_state, own, keys if server_args.api_key else (), unlogged)
     try:
         http_server.launch_server(server_args, execute_warmup_func=warm_up)
     finally:

@@ -12,6 +12,7 @@ import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from sglang_speechlm import logs
 from sglang_speechlm.server.route import REFUSALS, too_late
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class DeadlineStream(StreamingResponse):
                     await super().__call__(scope, receive, send)
             except (TimeoutError, *REFUSALS) as error:
                 # Left without its last chunk, the connection is closed: clients see that something is missing.
-                logger.warning("A stream was cut off: %s", error or "its time was over")
+                reason = error or "its time was over"
+                logger.warning("The stream of request %s was cut off: %s", logs.current_id(), reason)
 
 
 async def merged(sources: Sequence[AsyncGenerator[Item]], deadline: float) -> AsyncGenerator[tuple[int, Item | None]]:

@@ -1,0 +1,94 @@
+"""How lines look, in every process of a server."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sglang_speechlm.logs.entry import current_id
+
+FORMATS = ("text", "json")
+FIELDS = "speechlm_fields"
+"""Attribute of a log record: what stands in its JSON line in place of a message."""
+
+_LEVEL = "SGLANG_SPEECHLM_LOG_LEVEL"
+_SGLANGS_CONFIG = "SGLANG_LOGGING_CONFIG_PATH"
+_TELLS_OPTIONS = "sglang.srt.entrypoints.engine"
+_JSON_CONFIG = Path(__file__).with_name("json.json")
+
+
+def configure(log_format: str, log_level: str, secrets: Sequence[str] = ()) -> None:
+    """Decide how this process and all that it starts write their log. Call it before SGLang is started.
+
+    SGLang's processes read their logging from the file that SGLANG_LOGGING_CONFIG_PATH names; one that the operator
+    names himself is left alone. The ``secrets`` are masked where SGLang writes down its options.
+    """
+    from uvicorn.config import LOGGING_CONFIG
+
+    # Our own line takes the place of uvicorn's, which has the query and no id.
+    LOGGING_CONFIG["loggers"]["uvicorn.access"]["handlers"] = []
+    if secrets:
+        logging.getLogger(_TELLS_OPTIONS).addFilter(_Masked(secrets))
+    if log_format == "json" and _SGLANGS_CONFIG not in os.environ:
+        os.environ[_LEVEL] = log_level.upper()
+        os.environ[_SGLANGS_CONFIG] = str(_JSON_CONFIG)
+        LOGGING_CONFIG["formatters"]["default"]["()"] = "sglang_speechlm.logs.JsonLines"
+        logging.config.dictConfig(orjson.loads(_JSON_CONFIG.read_bytes()))
+
+
+class _Masked(logging.Filter):
+    """Changes messages that hold a secret."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        for secret in self._secrets:
+            message = message.replace(repr(secret), "'***'")
+        record.msg, record.args = message, ()
+        return True
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, **_text_only: Any) -> None:
+        """Take, and leave, what formats of text are made with."""
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time (UTC), level, logger and process; then the fields of a request's line, or else the message, the request
+        that it belongs to and the exception."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+        }
+        fields = getattr(record, FIELDS, None)
+        if fields is not None:
+            line |= {"event": "request", **fields}
+        else:
+            line["message"] = record.getMessage()
+            if (belongs := current_id()) is not None:
+                line["request_id"] = belongs
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def to_stderr() -> logging.Handler:
+    """The handler of json.json, which has no place for the level."""
+    logging.getLogger().setLevel(os.environ[_LEVEL])
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    return handler
