@@ -1,0 +1,140 @@
+"""One request to the server, asked again only where nothing was generated."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
+
+import aiohttp
+import orjson
+
+from .failure import Failure, Kind, Refused
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+_CONNECT_SECONDS = 30
+_NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server as its clients see it.
+
+    Attributes:
+        session: whose connections serve one request each, so that none is ever found closed by the other side.
+        url: without a path.
+        patience: seconds after which a line is given up, waiting for the server included.
+    """
+
+    session: aiohttp.ClientSession
+    url: str
+    patience: float
+
+    async def check(self) -> None:
+        """Raises:
+        Refused: if nobody who answers like the server is there.
+        """
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS), self.session.get(f"{self.url}/v1/models") as response:
+                if response.status != 200:
+                    raise Refused(f"{self.url}: /v1/models gives {response.status}: {_told(await response.read())}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            why = str(error) or "no answer"
+            message = f"{self.url}: no server there ({why}); start one, or name another --host or --port"
+            raise Refused(message) from error
+
+    async def ask(self, body: bytes, waits: Callable[[Kind | None], None]) -> tuple[bytes, float]:
+        """The body of the answer, and the seconds that it took, without those of waiting for the server.
+
+        A request is repeated where no connection came about, and where the server has no room and says when to come
+        back (503 with Retry-After). Whatever else goes wrong may have happened while it generated.
+
+        Args:
+            body: JSON.
+            waits: told what the request waits for, and None when it no longer does.
+
+        Raises:
+            Failure: if there was no answer.
+        """
+        state, attempt = Kind.TIMEOUT, 0
+
+        def connected() -> None:
+            nonlocal state
+            state = Kind.TIMEOUT
+            waits(None)
+
+        try:
+            async with asyncio.timeout(self.patience):
+                while True:
+                    begin = time.monotonic()
+                    post = self.session.post(f"{self.url}/v1/chat/completions", data=body, trace_request_ctx=connected)
+                    try:
+                        async with post as response:
+                            answer = await response.read()
+                    except _NOT_REACHED:
+                        state, pause = Kind.NO_SERVER, _pause(attempt)
+                    else:
+                        if response.status == 200:
+                            return answer, time.monotonic() - begin
+                        asked = response.headers.get("Retry-After") if response.status == 503 else None
+                        if asked is None:
+                            raise Failure(f"http_{response.status}", _told(answer))
+                        state, pause = Kind.OVERLOADED, _seconds(asked) + random.uniform(0, 0.5)
+                    waits(state)
+                    attempt += 1
+                    await asyncio.sleep(pause)
+        except aiohttp.ClientError as error:
+            raise Failure(Kind.DISCONNECTED, f"the connection was lost: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            raise Failure(state, f"no answer within {self.patience:g} s") from error
+        finally:
+            waits(None)
+
+
+def open_session(key: str | None) -> aiohttp.ClientSession:
+    """A session for any number of requests at once; each is bounded in time by whoever asks."""
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_tell_connected)
+    return aiohttp.ClientSession(
+        trace_configs=[trace],
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        headers=headers,
+    )
+
+
+async def _tell_connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx()
+
+
+def _pause(attempt: int) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt, 10)) * random.uniform(0.5, 1)
+
+
+def _seconds(retry_after: str) -> float:
+    """Of a Retry-After header: seconds, or a date (RFC 9110, 10.2.3)."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return _LONGEST_PAUSE
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def _told(body: bytes) -> str:
+    """The message of OpenAI's error object, or what there is instead."""
+    try:
+        return str(orjson.loads(body)["error"]["message"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return body[:200].decode(errors="replace") or "no reason given"

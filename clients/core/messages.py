@@ -1,0 +1,96 @@
+"""A line's messages, as the server takes them: which of them are sent, and with their audio read."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from .failure import Failure, Kind
+from .lines import Message
+
+MAX_AUDIO_BYTES = 90 * 1024**2
+"""Of one file. The server takes bodies of 128 MiB, and base64 is a third longer than what it holds."""
+
+LEFT_OUT = "the assistant's audio was left out: the server takes none from elsewhere"
+
+
+def to_speak_about(messages: Sequence[Message]) -> list[Message]:
+    """Those that are sent for audio generation: all but the assistant's, which are the ground truth."""
+    return [message for message in messages if message.role != "assistant"]
+
+
+def split_ground_truth(messages: Sequence[Message]) -> tuple[list[Message], str | None]:
+    """What comes before the assistant's last turn, where that ends the line, and that turn's text.
+
+    To send it would be to tell the model the answer.
+    """
+    asked = len(messages)
+    while asked and messages[asked - 1].role == "assistant":
+        asked -= 1
+    texts = [message.content for message in messages[asked:] if message.modality == "text"]
+    return list(messages[:asked]), " ".join(texts) or None
+
+
+def written_history(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+    """The messages with the assistant's turns as text only, and what to know about that.
+
+    The server takes audio of an assistant only as the id of a recent answer of its own, never as a file.
+
+    Raises:
+        Failure: SPOKEN_HISTORY, for a turn that has no text.
+    """
+    written: list[Message] = []
+    notes: list[str] = []
+    for role, turn in groupby(messages, key=lambda message: message.role):
+        said = list(turn)
+        if role == "assistant" and any(message.modality == "audio" for message in said):
+            said = [message for message in said if message.modality == "text"]
+            if not said:
+                raise Failure(Kind.SPOKEN_HISTORY, "the assistant's earlier turn has audio only, which cannot be sent")
+            notes = [LEFT_OUT]
+        written += said
+    return written, notes
+
+
+def to_chat(messages: Sequence[Message], folder: Path) -> list[dict[str, Any]]:
+    """The ``messages`` of a request's body, one for each of the line's.
+
+    Args:
+        messages: at least one.
+        folder: where relative paths of audio begin; what is not there is looked for in the current directory.
+
+    Raises:
+        Failure: if an audio file cannot be read, or if there is no message.
+    """
+    if not messages:
+        raise Failure(Kind.BAD_LINE, "messages: none is left to send, all are the assistant's")
+    return [{"role": message.role, "content": _content(message, folder)} for message in messages]
+
+
+def _content(message: Message, folder: Path) -> Any:
+    if message.modality == "text":
+        return message.content
+    path, data = _read_audio(message.content, folder)
+    audio = {"data": base64.b64encode(data).decode(), "format": path.suffix[1:].lower() or "wav"}
+    return [{"type": "input_audio", "input_audio": audio}]
+
+
+def _read_audio(name: str, folder: Path) -> tuple[Path, bytes]:
+    path = folder / name
+    try:
+        if not path.exists():
+            path = Path(name)
+        if not path.exists():
+            raise Failure(Kind.MISSING_AUDIO, f"{name}: no such file")
+        if not path.is_file():
+            raise Failure(Kind.UNREADABLE_AUDIO, f"{name}: not a file")
+        size = path.stat().st_size
+        if not 0 < size <= MAX_AUDIO_BYTES:
+            message = f"{name}: must have 1 to {MAX_AUDIO_BYTES} bytes; it has {size}"
+            raise Failure(Kind.UNREADABLE_AUDIO, message)
+        return path, path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise Failure(Kind.UNREADABLE_AUDIO, f"{name}: {error}") from error

@@ -1,0 +1,117 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from .request import Task
+from .run import Job
+
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+TASKS = ("text", "audiogen", "audiogen_cfg")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What tells one script from another.
+
+    Attributes:
+        description: for --help.
+        tasks: of ``TASKS``.
+        port, concurrency: for the server that it is meant for.
+        output: of the results, with {cfg} for the guidance.
+        save_dir: of the sounds.
+        num_examples: lines at most; None for all.
+    """
+
+    description: str
+    tasks: tuple[str, ...]
+    port: int
+    concurrency: int
+    output: str
+    save_dir: str = ""
+    num_examples: int | None = None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether any answer has sound."""
+        return self.tasks != ("text",)
+
+
+def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ends the process with status 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description=defaults.description)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="of the server (default: %(default)s)")
+    add("--port", type=_count, default=defaults.port, help="of the server (default: %(default)s)")
+    add("--input", type=Path, help="ESPnet-format JSONL (default: the samples that come with the clients)")
+    add("--output", type=Path, help=f"results as JSONL (default: {defaults.output})")
+    if defaults.speaks:
+        add("--save-dir", type=Path, default=defaults.save_dir, help="random WAV samples (default: %(default)s)")
+        add("--cfg", type=_guidance, default=3.0, help="guidance, 1 (none) to 20 (default: %(default)g)")
+    add("--num-examples", type=_count, default=defaults.num_examples, help=_of_examples(defaults))
+    per_task = " of each task" if len(defaults.tasks) > 1 else ""
+    add("--concurrency", type=_count, default=defaults.concurrency, help=f"requests at once{per_task} (%(default)s)")
+    add("--timeout", type=_seconds, default=3600.0, help="seconds that a line may take (default: %(default)g)")
+    if "text" in defaults.tasks:
+        add("--send-ground-truth", action="store_true", help="send the assistant's last turn too, and score nothing")
+    add("--fresh", action="store_true", help="begin anew, over the results that are there")
+    parsed = parser.parse_args(arguments)
+    cfg = parsed.cfg if defaults.speaks else 1.0
+    parsed.output = parsed.output or Path(defaults.output.format(cfg=f"{cfg:g}"))
+    if parsed.output.suffix != ".jsonl":
+        parser.error(f"--output: must end in .jsonl; got {parsed.output}")
+    return parsed
+
+
+def jobs(defaults: Defaults, parsed: argparse.Namespace) -> list[Job]:
+    """What the command line asks for, one job for each task."""
+    several = len(defaults.tasks) > 1
+    made = []
+    for name in defaults.tasks:
+        speaks = name != "text"
+        output, sounds = parsed.output, parsed.save_dir if speaks else None
+        if several:
+            output = output.with_stem(f"{output.stem}_{name}")
+            sounds = sounds / name if sounds else None
+        made.append(
+            Job(
+                task=Task(name, speaks, parsed.cfg if name == "audiogen_cfg" else 1.0),
+                input=parsed.input or SAMPLES / ("speak.jsonl" if speaks else "listen.jsonl"),
+                count=parsed.num_examples,
+                output=output,
+                sounds=sounds,
+                send_ground_truth=not speaks and parsed.send_ground_truth,
+            )
+        )
+    return made
+
+
+def _of_examples(defaults: Defaults) -> str:
+    return f"the first so many lines (default: {'all' if defaults.num_examples is None else '%(default)s'})"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
+
+
+def _guidance(text: str) -> float:
+    return _number(text, 1, 20)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0.001, 1e9)
+
+
+def _number(text: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"must be a number from {least:g} to {most:g}; got {text}")
+    return value

@@ -1,0 +1,85 @@
+"""What a run comes to, counted as answers come in: a few numbers for each of them."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Score:
+    """Right answers of those that could be scored."""
+
+    def __init__(self) -> None:
+        self.right = self.scored = 0
+
+    def add(self, right: bool) -> None:
+        """One more."""
+        self.right += right
+        self.scored += 1
+
+    def figures(self) -> dict[str, Any]:
+        """For the summary."""
+        return {"accuracy": self.right / self.scored if self.scored else None, "right": self.right, "of": self.scored}
+
+
+class Tally:
+    """The figures of one results file, over all the runs that wrote it.
+
+    Attributes:
+        seconds, audio_seconds, finished: by answer: how long it took, its sound, and when it came (since the epoch).
+        tokens: prompt, completion and audio tokens.
+        finish_reasons, warnings, failures: how often each was met; failures are of the last run, which asked again
+            what had failed before.
+        score: of all scored answers.
+        groups: by field of the input and its value.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.audio_seconds, self.finished = array("d"), array("d"), array("d")
+        self.tokens: Counter[str] = Counter()
+        self.finish_reasons: Counter[str] = Counter()
+        self.warned = 0
+        self.failures: Counter[str] = Counter()
+        self.failed_at = array("d")
+        self.score = Score()
+        self.groups: defaultdict[str, defaultdict[str, Score]] = defaultdict(lambda: defaultdict(Score))
+
+    def answered(self, record: Mapping[str, Any]) -> None:
+        """Count a record of the results.
+
+        Raises:
+            LookupError, TypeError: if it is none.
+        """
+        self.finish_reasons[record["finish_reason"]] += 1
+        self.warned += bool(record["warnings"])
+        for name in ("prompt_tokens", "completion_tokens", "audio_tokens"):
+            self.tokens[name] += record[name]
+        if "right" in record:
+            self.score.add(record["right"])
+            for name, value in record["groups"].items():
+                self.groups[name][value].add(record["right"])
+        self.seconds.append(record["seconds"])
+        self.audio_seconds.append(record["audio_seconds"])
+        self.finished.append(record["finished"])
+
+    def failed(self, kind: str, when: float) -> None:
+        """Count a line that got no answer."""
+        self.failures[kind] += 1
+        self.failed_at.append(when)
+
+    def running_seconds(self, starts: Sequence[float], now: float) -> float:
+        """Seconds in which one of the runs was under way.
+
+        Args:
+            starts: of the runs, in order. A run before the last lasts until its last answer: it may have been killed.
+            now: the end of the last run.
+        """
+        ends = list(starts)
+        for finished in self.finished:
+            if run := bisect_right(starts, finished):
+                ends[run - 1] = max(ends[run - 1], finished)
+        ends[-1] = max(now, ends[-1])
+        return sum(end - start for start, end in zip(starts, ends, strict=True))
