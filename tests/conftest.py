@@ -27,8 +27,9 @@ def judge(served_checkpoint: Path) -> Judge:
 
 @pytest.fixture(scope="session")
 def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server as most people start it."""
-    with serving(served_checkpoint, tmp_path_factory.mktemp("server") / "log", *POOL) as running:
+    """A server as most people start it, with metrics."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(served_checkpoint, log, *POOL, "--enable-metrics") as running:
         yield running
 
 

@@ -1,6 +1,5 @@
 """Earlier answers by id: kept for a while, and heard again as exactly the frames that they were."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import Request, undelay
 from reference.prompt import control, prompt_rows
-from server import Client, Judge, message_of
+from server import Client, Judge, deltas_of, message_of
 
 from sglang_speechlm.server.store import KEPT_SECONDS, AnswerStore
 
@@ -166,17 +165,9 @@ def test_the_whole_message_may_be_sent_back(client: Client) -> None:
         assert message_of(client.chat(ask(FIRST, message, THEN)))["speechlm"]["codes"] == bare["speechlm"]["codes"]
 
 
-def streamed(client: Client, body: dict[str, Any]) -> list[dict[str, Any]]:
-    response = client.http.post(CHAT, json=body)
-    assert response.status_code == 200, response.text
-    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
-
-
 def test_a_streamed_answer_is_kept_as_well(client: Client) -> None:
     whole = message_of(client.chat(ask(FIRST)))
-    chunks = streamed(client, ask(FIRST, stream=True))
+    chunks = client.stream(ask(FIRST))
     deltas = [chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks]
     (audio_id,) = [delta["id"] for delta in deltas if "id" in delta]
     (expires,) = [delta["expires_at"] for delta in deltas if "expires_at" in delta]
@@ -189,7 +180,7 @@ def test_a_streamed_answer_is_kept_as_well(client: Client) -> None:
 def test_the_choices_of_a_stream_are_those_of_the_whole_answer(client: Client) -> None:
     body = {**ask(FIRST, seed=3, text_max_tokens=20, audio_max_frames=60), "temperature": 1.0, "n": 3}
     whole = client.chat(body)
-    chunks = streamed(client, {**body, "stream": True, "stream_options": {"include_usage": True}})
+    chunks = client.stream({**body, "stream_options": {"include_usage": True}})
     assert chunks[-1]["usage"] == {
         **whole["usage"],
         "prompt_tokens_details": chunks[-1]["usage"]["prompt_tokens_details"],
@@ -199,7 +190,7 @@ def test_the_choices_of_a_stream_are_those_of_the_whole_answer(client: Client) -
     assert order != sorted(order)
     for choice in whole["choices"]:
         own = [chunk["choices"][0] for chunk in chunks[:-1] if chunk["choices"][0]["index"] == choice["index"]]
-        deltas = [each["delta"] for each in own]
+        deltas = deltas_of(chunks, choice["index"])
         assert deltas[0]["role"] == "assistant"
         assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
         assert deltas[-1]["speechlm"]["codes"] == choice["message"]["speechlm"]["codes"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,9 @@ SECONDS = 400
 def demo(model: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
     """The demonstration as `make demo` starts it."""
     command = [sys.executable, "-m", "sglang_speechlm.demo", "--model", str(model), "--output", str(output)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Shells ignore interruptions in what they start in the background, and that is inherited.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heeding) as process:
         try:
             yield process
         finally:

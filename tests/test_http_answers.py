@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -211,22 +210,8 @@ def test_openai_errors_have_their_own_classes(openai_client: openai.OpenAI) -> N
 # Streams
 
 
-def events_of(client: Client, body: dict[str, Any]) -> list[Any]:
-    """Server-sent events of a stream; "[DONE]" as it is."""
-    with client.http.stream("POST", "/v1/chat/completions", json=body) as response:
-        assert response.status_code == 200
-        assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line for line in response.iter_lines() if line]
-    assert all(line.startswith("data: ") for line in lines)
-    return [
-        payload if payload == "[DONE]" else json.loads(payload) for payload in (line[len("data: ") :] for line in lines)
-    ]
-
-
 def test_a_text_stream_comes_in_openais_order(client: Client) -> None:
-    body = ask(max_tokens=8, temperature=0, stream=True, stream_options={"include_usage": True})
-    events = events_of(client, body)
-    assert events.pop() == "[DONE]"
+    events = client.stream(ask(max_tokens=8, temperature=0, stream_options={"include_usage": True}))
     usage = events.pop()
     assert usage["choices"] == []
     assert 0 < usage["usage"]["completion_tokens"] <= 8
@@ -242,8 +227,8 @@ def test_a_text_stream_comes_in_openais_order(client: Client) -> None:
 
 
 def test_a_stream_has_no_usage_unless_asked(client: Client) -> None:
-    events = events_of(client, ask(max_tokens=3, stream=True))
-    assert not any("usage" in event for event in events[:-1])
+    events = client.stream(ask(max_tokens=3))
+    assert not any("usage" in event for event in events)
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_its_stream_begins(client: Client) -> None:

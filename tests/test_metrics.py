@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from server import BY_NAME, Client, Server, message_of, samples_of, wait_for
 
 from sglang_speechlm.metrics.metric import METRICS, Counter, Histogram, Metric
@@ -17,8 +16,6 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 SPOKEN = BY_NAME["given text"]
 HALF_THE_POOL = "word " * 4200
 
-Sample = tuple[str, tuple[tuple[str, str], ...]]
-
 
 @pytest.fixture
 def client(metered: Server) -> Iterator[Client]:
@@ -26,27 +23,16 @@ def client(metered: Server) -> Iterator[Client]:
         yield speaking
 
 
-def exported(client: Client) -> dict[Sample, float]:
-    """Every sample of ours, by name and sorted labels."""
-    text = client.http.get("/metrics").text
-    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for sample in samples
-        if sample.name.startswith("speechlm_")
-    }
-
-
 class Growth:
     """How much samples have grown since it was made."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._before = exported(client)
+        self._before = client.metrics()
 
     def of(self, name: str, **labels: str) -> float:
         key = (name, tuple(sorted(labels.items())))
-        return exported(self._client)[key] - self._before[key]
+        return self._client.metrics()[key] - self._before[key]
 
 
 def spoken_with(cfg: float) -> dict[str, Any]:
@@ -78,10 +64,10 @@ def test_metrics_that_nobody_enabled_do_not_load_prometheus() -> None:
 
 
 def test_every_series_is_exported_beside_sglangs_own(client: Client) -> None:
-    names = {name for name, _ in exported(client)}
+    names = {name for name, _ in client.metrics()}
     for metric in METRICS:
         assert (f"{metric.name}_count" if isinstance(metric, Histogram) else metric.name) in names
-    assert ("speechlm_replies_total", (("finish_reason", "error"), ("mode", "text"))) in exported(client)
+    assert ("speechlm_replies_total", (("finish_reason", "error"), ("mode", "text"))) in client.metrics()
     assert "sglang:" in client.http.get("/metrics").text
 
 

@@ -57,6 +57,21 @@ def test_the_text_of_a_guided_answer_takes_one_row(server: Server, client: Clien
     assert set(rows[first:]) == {2}
 
 
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_the_audio_may_end_at_the_first_frame_that_is_allowed_to_end_it(
+    cfg: float, client: Client, judge: Judge
+) -> None:
+    """The least number of frames is set to where the answer ends by itself, and to one more."""
+    free = guided("spoken", cfg)
+    case = Case(f"{free}, to its end", replace(free.request, audio_min_frames=0))
+    frames = len(judge.answer(case).frames or ())
+    assert judge.answer(case).end == "stop"
+    for least in (frames, frames + 1):
+        case = Case(f"{free}, {least} frames", replace(free.request, audio_min_frames=least))
+        judge.compare([case], [client.chat(case.body())])
+        assert (len(judge.answer(case).frames or ()) == frames) == (least == frames)
+
+
 def test_both_branches_find_their_prefix(client: Client) -> None:
     client.chat(guided("spoken", 3.0).body())  # the pads are there, whatever emptied the cache before
     response = client.chat(guided("spoken", 2.0).body())

@@ -49,16 +49,23 @@ def crowded(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
         yield running
 
 
-@pytest.mark.parametrize("first", [0, len(CASES) - 16])
-def test_sixteen_answers_at_once_that_are_retracted_are_the_references(
-    first: int, retracting: Server, judge: Judge
-) -> None:
+@pytest.mark.parametrize("first", [0, len(CASES) - 24])
+def test_24_answers_at_once_that_are_retracted_are_the_references(first: int, retracting: Server, judge: Judge) -> None:
     before = retractions(retracting)
-    cases = CASES[first : first + 16]
+    cases = CASES[first : first + 24]
     with Client(retracting.url) as client:
         client.forget()
         assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
     assert retractions(retracting) > before + 20
+
+
+def test_24_answers_of_all_kinds_that_do_not_fit_at_once_are_the_references(crowded: Server, judge: Judge) -> None:
+    before = retractions(crowded)
+    cases = [case for case in CASES if case.name not in ("long prompt", "clip longer than 30 s")][:24]
+    with Client(crowded.url) as client:
+        client.forget()
+        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
+    assert retractions(crowded) > before
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -3,7 +3,7 @@
 import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
 
 from .cases import BY_NAME, CASES, Case, clip, wav
-from .client import Client, message_of, samples_of
+from .client import Client, deltas_of, events_of, message_of, pcm_of, samples_of
 from .judge import Judge
 from .process import Server, launching, serving, wait_for
 
@@ -15,8 +15,11 @@ __all__ = [
     "Judge",
     "Server",
     "clip",
+    "deltas_of",
+    "events_of",
     "launching",
     "message_of",
+    "pcm_of",
     "samples_of",
     "serving",
     "wait_for",

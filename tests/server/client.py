@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,12 +12,16 @@ from typing import Any
 import httpx
 import numpy as np
 import soundfile
+from prometheus_client.parser import text_string_to_metric_families
 
 from .process import wait_for
+
+Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 ANSWER_SECONDS = 300
 IDLE_SECONDS = 60
 AT_ONCE = 64
+CHAT = "/v1/chat/completions"
 
 
 class Client:
@@ -40,11 +45,26 @@ class Client:
 
     def chat(self, body: dict[str, Any]) -> Any:
         """One answer, not streamed."""
-        return self.post("/v1/chat/completions", body)
+        return self.post(CHAT, body)
 
     def chat_at_once(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
         """The answers to requests that are all sent at the same time."""
-        return self._at_once("/v1/chat/completions", bodies)
+        return self._at_once(CHAT, bodies)
+
+    def stream(self, body: dict[str, Any]) -> list[Any]:
+        """The chunks of a streamed answer, which must end as it should."""
+        with self.http.stream("POST", CHAT, json={**body, "stream": True}) as response:
+            response.read()
+        assert response.status_code == 200, f"{response.status_code}: {response.text}"
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *chunks, done = events_of(response.text)
+        assert done == "[DONE]"
+        return [json.loads(chunk) for chunk in chunks]
+
+    def stream_at_once(self, bodies: Sequence[dict[str, Any]]) -> list[list[Any]]:
+        """The chunks of streamed answers that are all asked for at the same time."""
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(self.stream, bodies))
 
     def generate(self, body: dict[str, Any]) -> Any:
         """One stage by itself, through SGLang's own route: ``output_ids``, and ``meta_info.frames`` for audio."""
@@ -68,6 +88,35 @@ class Client:
         response.raise_for_status()
         loads: list[dict[str, Any]] = response.json()["loads"]
         return loads[0]
+
+    def metrics(self) -> dict[Sample, float]:
+        """Every sample of our own metrics, by its name and its sorted labels."""
+        text = self.http.get("/metrics").text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for sample in samples
+            if sample.name.startswith("speechlm_")
+        }
+
+
+def events_of(text: str) -> list[str]:
+    """The data of server-sent events."""
+    lines = [line for line in text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    return [line.removeprefix("data: ") for line in lines]
+
+
+def deltas_of(chunks: Sequence[Any], index: int = 0) -> list[Any]:
+    """The deltas of one choice of a stream."""
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    return [choice["delta"] for choice in choices if choice["index"] == index]
+
+
+def pcm_of(chunks: Sequence[Any], index: int = 0) -> np.ndarray:
+    """The sound of one choice of a stream as a client puts it together: int16 [n]."""
+    pieces = [delta["audio"].get("data", "") for delta in deltas_of(chunks, index) if "audio" in delta]
+    return np.frombuffer(b"".join(base64.b64decode(piece) for piece in pieces), "<i2")
 
 
 def message_of(response: Any) -> Any:

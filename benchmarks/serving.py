@@ -1,0 +1,150 @@
+"""What listeners of streamed answers live through, by how many there are at once.
+
+    python -m benchmarks.serving --output benchmarks/results/serving.json
+
+Every listener asks, takes the answer as it comes, and asks again, so that as many answers are always being given. Of
+each answer: the time to its first text, from the end of its text to its first sound, between pieces of its sound, and
+whether a player that starts with the first piece would ever have had to wait. The listeners share the machine with
+the server. With --url a running server is asked; otherwise a small one is started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.machine import describe
+from benchmarks.playback import Playback, play
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.worker import running
+
+SPEC = CheckpointSpec(max_position_embeddings=16384)
+KEPT_UP = 0.99
+"""Share of streams that must never be late for a concurrency to count as kept up with."""
+LATE = 0.02
+"""Seconds; a player's own buffer, one frame."""
+COLUMNS = ("listeners", "first_text_p50", "first_audio_p50", "first_audio_p99", "gap_p99", "real_time_factor_p50",
+           "audio_seconds_per_second", "never_late")  # fmt: skip
+
+
+def _body(number: int, frames: int, cfg: float) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": f"Tell story number {number}."}],
+        "speechlm": {
+            "mode": "text_audio",
+            "text_max_tokens": 24,
+            "audio_min_frames": frames,
+            "audio_max_frames": frames,
+            "cfg": cfg,
+            "seed": number,
+        },
+    }
+
+
+async def _listen(url: str, listeners: int, answers: int, frames: int, cfg: float) -> tuple[list[Playback], float]:
+    """Playbacks of ``answers`` answers to each of ``listeners``, and the seconds that all took."""
+    limits = httpx.Limits(max_connections=listeners)
+    async with httpx.AsyncClient(base_url=url, timeout=3600, limits=limits, trust_env=False) as client:
+
+        async def listener(index: int) -> list[Playback]:
+            return [await play(client, _body(index * answers + turn, frames, cfg)) for turn in range(answers)]
+
+        begin = time.monotonic()
+        playbacks = await asyncio.gather(*(listener(index) for index in range(listeners)))
+        return [playback for each in playbacks for playback in each], time.monotonic() - begin
+
+
+def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_p{share}": round(float(np.percentile(values, share)), 4) for share in (50, 99)}
+
+
+def _row(listeners: int, playbacks: Sequence[Playback], seconds: float) -> dict[str, float]:
+    return {
+        "listeners": listeners,
+        "answers": len(playbacks),
+        **_percentiles("first_text", [each.first_text for each in playbacks]),
+        **_percentiles("first_audio", [each.first_audio for each in playbacks]),
+        **_percentiles("gap", [gap for each in playbacks for gap in each.gaps]),
+        **_percentiles("real_time_factor", [each.real_time_factor for each in playbacks]),
+        "audio_seconds_per_second": round(sum(each.audio_seconds for each in playbacks) / seconds, 2),
+        "answers_per_second": round(len(playbacks) / seconds, 3),
+        "never_late": round(float(np.mean([each.lateness <= LATE for each in playbacks])), 4),
+    }
+
+
+def _draw(table: Sequence[dict[str, float]], title: str, file: Path) -> None:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    latency, rate = figure.subplots(1, 2)
+    listeners = [row["listeners"] for row in table]
+    latency.plot(listeners, [row["first_audio_p50"] for row in table], "o-", label="end of text to first sound, p50")
+    latency.plot(listeners, [row["first_audio_p99"] for row in table], "o--", label="the same, p99")
+    latency.plot(listeners, [row["first_text_p50"] for row in table], "s-", label="request to first text, p50")
+    latency.set(xlabel="listeners at once", ylabel="seconds", yscale="log")
+    rate.plot(listeners, [row["audio_seconds_per_second"] for row in table], "o-", label="seconds of sound per second")
+    rate.plot(listeners, listeners, ":", color="grey", label="real time for everybody")
+    rate.set(xlabel="listeners at once", yscale="log")
+    for axes in (latency, rate):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(listeners, [f"{count:g}" for count in listeners])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(file, dpi=120)
+
+
+@contextlib.contextmanager
+def _server(url: str | None, model: Path) -> Iterator[str]:
+    if url is not None:
+        yield url
+        return
+    if not (model / "config.json").is_file():
+        build_checkpoint(model, spec=SPEC)
+    environment = {"OMP_NUM_THREADS": "1"}
+    options = ["--max-total-tokens", "65536"]
+    with running(model, model / "server.log", options, environment=environment) as worker:
+        yield worker.url
+
+
+def main() -> None:
+    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--listeners", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)"
+    )
+    parser.add_argument("--answers", type=int, default=8, help="answers to each listener (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=250, help="frames of an answer (default: %(default)s)")
+    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument("--url", help="of a running server; without it a small one is started")
+    parser.add_argument("--model", type=Path, default=Path(".checkpoints/serving"), help="built if it is not there")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    args = parser.parse_args()
+    table = []
+    with _server(args.url, args.model) as url:
+        asyncio.run(_listen(url, 1, 2, args.frames, args.cfg))
+        for listeners in args.listeners:
+            playbacks, seconds = asyncio.run(_listen(url, listeners, args.answers, args.frames, args.cfg))
+            table.append(_row(listeners, playbacks, seconds))
+            print(", ".join(f"{name} {table[-1][name]:g}" for name in COLUMNS), flush=True)
+    kept_up = [int(row["listeners"]) for row in table if row["never_late"] >= KEPT_UP]
+    print(f"most listeners of whom {KEPT_UP:.0%} never waited: {max(kept_up, default=0)}")
+    if args.output:
+        machine = describe()
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"machine": machine, "frames": args.frames, "cfg": args.cfg, "table": table}
+        args.output.write_text(json.dumps({**figures, "kept_up_with": max(kept_up, default=0)}, indent=2) + "\n")
+        title = f"{args.frames} frames, guidance {args.cfg:g}; {machine['accelerator']}, {machine['processor']}"
+        _draw(table, title, args.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Spoken answers that are sent while they are made: sample for sample what the whole file would hold."""
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import openai
+import pytest
+from server import Client, Server, deltas_of, events_of, message_of, pcm_of, samples_of, wait_for
+
+SECONDS = 120
+STEP = 1
+"""Of 16 bits, that a streamed sample may be off; the last bit of a float32 decode may round to either side."""
+UNREAD_FRAMES = 1300
+"""Three choices of these are 3.3 MB of sound as base64, and the server's decoder stops long before."""
+
+
+def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
+    """A sampled answer, of exactly ``frames`` frames of codes if they are given."""
+    ours = {"mode": "text_audio", "text": "On and on.", "seed": number, "return_ids": True, **speechlm}
+    if frames is not None:
+        ours |= {"audio_min_frames": frames + 7, "audio_max_frames": frames + 7}  # seven more, for the delay
+    return {"messages": [{"role": "user", "content": f"Say sentence {number}."}], "speechlm": ours}
+
+
+def assert_equal(streamed: np.ndarray, whole: np.ndarray) -> None:
+    """A stream's samples are the file's."""
+    expected = np.rint(whole * 32768).astype(np.int32)
+    assert streamed.shape == expected.shape
+    assert int(np.abs(streamed - expected).max(initial=0)) <= STEP
+
+
+def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> None:
+    """Streams that run at once against the files of the same requests."""
+    for body, chunks in zip(bodies, client.stream_at_once(bodies), strict=True):
+        message = message_of(client.chat(body))
+        deltas = deltas_of(chunks)
+        assert deltas[-1]["speechlm"]["codes"] == message["speechlm"]["codes"]
+        assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
+        assert_equal(pcm_of(chunks), samples_of(message))
+
+
+@pytest.mark.parametrize("streams", [1, 4, 16])
+def test_streams_at_once_are_the_whole_files(streams: int, client: Client) -> None:
+    compare(client, [spoken(number, cfg=[1.0, 3.0][number % 2]) for number in range(streams)])
+
+
+@pytest.mark.parametrize("frames", [1, 8, 1000])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_streams_of_every_length_are_the_whole_files(frames: int, cfg: float, client: Client) -> None:
+    body = spoken(frames=frames, cfg=cfg)
+    compare(client, [body])
+    assert len(pcm_of(client.stream(body))) == frames * 320
+
+
+def test_a_stream_comes_in_openais_order(client: Client) -> None:
+    chunks = client.stream({**spoken(frames=100), "stream_options": {"include_usage": True}})
+    *chunks, usage = chunks
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens_details"]["audio_tokens"] == 107
+    first, *deltas, end = deltas_of(chunks)
+    assert first == {"role": "assistant", "content": ""}
+    assert [*end] == ["speechlm"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    kinds = [*("content" if "content" in delta else "+".join(delta["audio"]) for delta in deltas)]
+    texts, sounds = kinds.count("content"), kinds.count("data")
+    assert kinds == ["content"] * texts + ["id+transcript+sample_rate"] + ["data"] * sounds + ["expires_at"]
+    assert texts > 0
+    assert sounds > 2
+    assert deltas[texts]["audio"]["transcript"] == "On and on."
+    assert deltas[texts]["audio"]["sample_rate"] == 16000
+
+
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
+    cfg: float, client: Client, metered: Server
+) -> None:
+    """``metered`` takes rows back every twenty steps."""
+    bodies = [spoken(number, frames=60, cfg=cfg) for number in range(5)]
+    alone = [message_of(client.chat(body)) for body in bodies]
+    with Client(metered.url) as retracting:
+        whole = [message_of(answer) for answer in retracting.chat_at_once(bodies)]
+        streamed = retracting.stream_at_once(bodies)
+    for expected, message, chunks in zip(alone, whole, streamed, strict=True):
+        assert message["speechlm"]["codes"] == expected["speechlm"]["codes"]
+        assert_equal(pcm_of(chunks), samples_of(expected))
+
+
+def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, client: Client) -> None:
+    """Its frames are all made, its sound waits in the codec, others are served, and nothing of it is lost."""
+    body = {**spoken(frames=UNREAD_FRAMES), "n": 3}
+    with slow_reader(server, {**body, "stream": True}) as reader:
+        assert wait_for(lambda: made_and_waiting(client), SECONDS)
+        compare(client, [spoken(7, cfg=2.0)])
+        assert made_and_waiting(client)
+        received = read_slowly(reader)
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    *chunks, done = events_of(unchunked(content).decode())
+    assert done == "[DONE]"
+    for choice in client.chat(body)["choices"]:
+        assert_equal(pcm_of([json.loads(chunk) for chunk in chunks], choice["index"]), samples_of(choice["message"]))
+    assert wait_for(lambda: not client.metrics()["speechlm_codec_slots", ()], SECONDS)
+
+
+def slow_reader(server: Server, body: dict[str, Any]) -> socket.socket:
+    """A connection on which a request was sent and nothing is read, with small buffers on its way."""
+    address = urlsplit(server.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(SECONDS)
+    assert address.hostname is not None
+    assert address.port is not None
+    connection.connect((address.hostname, address.port))
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
+
+
+def made_and_waiting(client: Client) -> bool:
+    """Whether the scheduler is through with everybody's frames, and the codec is not through with their sound."""
+    now = client.metrics()
+    return now["speechlm_stages_running", ()] == 0 and now["speechlm_codec_slots", ()] > 0
+
+
+def read_slowly(connection: socket.socket) -> bytes:
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return received
+
+
+def unchunked(content: bytes) -> bytes:
+    """A body without HTTP/1.1's chunked coding (RFC 9112, 7.1)."""
+    whole = b""
+    while content:
+        size, _, content = content.partition(b"\r\n")
+        length = int(size, 16)
+        whole, content = whole + content[:length], content[length + 2 :]
+    return whole
+
+
+def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Client) -> None:
+    body = spoken(3, frames=50)
+    ours = body["speechlm"]
+
+    async def play() -> tuple[str, bytes]:
+        text, sound = "", b""
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as stock:
+            async for chunk in await stock.chat.completions.create(
+                model="speechlm-qwen3-8b",
+                messages=body["messages"],
+                modalities=["text", "audio"],
+                audio={"voice": "alloy", "format": "pcm16"},
+                stream=True,
+                extra_body={"speechlm": ours},
+            ):
+                for choice in chunk.choices:
+                    text += choice.delta.content or ""
+                    audio = (choice.delta.model_extra or {}).get("audio", {})
+                    sound += base64.b64decode(audio.get("data", ""))
+        return text, sound
+
+    text, sound = asyncio.run(play())
+    message = message_of(client.chat(body))
+    assert text == message["content"]
+    assert_equal(np.frombuffer(sound, "<i2"), samples_of(message))

@@ -1,0 +1,37 @@
+"""Two ranks of tensor parallelism: every rank draws the same ids, and they are the reference's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import POOL
+from server import BY_NAME, CASES, Client, Judge, message_of, serving
+
+TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
+"""One core each; SGLang wants a NUMA node for each rank otherwise."""
+SAMPLED = ("text", "spoken", "guided", "spoken answer to audio")
+
+
+@pytest.fixture(scope="module")
+def parallel(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    log = tmp_path_factory.mktemp("parallel") / "log"
+    with (
+        serving(served_checkpoint, log, *POOL, "--tp-size", "2", environment=TWO_RANKS) as server,
+        Client(server.url) as client,
+    ):
+        yield client
+
+
+def test_twelve_answers_of_all_kinds_are_the_references(parallel: Client, judge: Judge) -> None:
+    cases = CASES[:12]
+    assert judge.compare(cases, parallel.chat_at_once([case.body() for case in cases])) > 2000
+
+
+def test_sampled_answers_are_those_of_one_rank(parallel: Client, client: Client) -> None:
+    bodies = [
+        BY_NAME[name].body(seed=11, text_temperature=0.9, audio_temperature=0.9, audio_max_frames=60)
+        for name in SAMPLED
+    ]
+    for alone, shared in zip(client.chat_at_once(bodies), parallel.chat_at_once(bodies), strict=True):
+        assert message_of(shared)["speechlm"]["text_ids"] == message_of(alone)["speechlm"]["text_ids"]
+        assert message_of(shared)["speechlm"]["codes"] == message_of(alone)["speechlm"]["codes"]
