@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,21 +40,22 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
     except Refused as refusal:
         print(refusal, file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        ended = False
     if not ended:
-        print("interrupted; the same command goes on from here")
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     if any(work.results.tally.failures for work in works):
-        print("some lines failed; the same command asks for them again")
+        print("some lines failed; the same command asks for them again", file=sys.stderr)
         return FAILED
     return ANSWERED
 
 
 def _sum_up(works: list[Work], output: Path) -> None:
-    now = time.time()
-    figures = [summarize(work, now) for work in works]
+    figures = [summarize(work) for work in works]
     for each in figures:
         print(table(each))
     summary, picture = (output.with_name(output.stem + suffix) for suffix in (".summary.json", ".summary.png"))
     replace_file(summary, orjson.dumps({"tasks": figures}, option=orjson.OPT_INDENT_2))
-    replace_file(picture, draw(works, now))
+    replace_file(picture, draw(works))
     print(f"written: {', '.join(str(work.results.path) for work in works)}, {summary}, {picture}")

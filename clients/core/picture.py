@@ -10,6 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from .run import Work
 from .summary import as_numpy
@@ -31,65 +33,70 @@ _STYLE: Any = {
 }
 
 
-def draw(works: Sequence[Work], now: float) -> bytes:
+def draw(works: Sequence[Work]) -> bytes:
     """A PNG of what the runs came to, one colour for each of the works."""
+    panels = [_latency, _progress]
+    if any(work.job.task.speaks for work in works):
+        panels.append(_sound)
+    if any(work.results.tally.score.scored for work in works):
+        panels.append(_accuracy)
+    rows = 2 if len(panels) == 4 else 1
+    columns = len(panels) // rows
     with mpl.rc_context(_STYLE):
-        panels = [_latency, _progress]
-        if any(work.job.task.speaks for work in works):
-            panels.append(_sound)
-        if any(work.results.tally.score.scored for work in works):
-            panels.append(_accuracy)
-        figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
-        axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels))))
-        for panel, place in zip(panels, axes, strict=True):
-            panel(place, works, now)
-        if len(works) > 1:
-            handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=len(works))
+        figure = Figure(figsize=(4.8 * columns, 3.5 * rows + 0.4), layout="constrained")
+        for panel, axes in zip(panels, np.ravel(figure.subplots(rows, columns)), strict=True):
+            panel(axes, works)
+        figure.suptitle(_title(works), x=0.012, ha="left", fontsize=10, color="#555555")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=130)
     return file.getvalue()
 
 
-def _name(work: Work) -> str:
-    task = work.job.task
-    return f"{task.name} (cfg {task.cfg:g})" if task.speaks and task.cfg > 1 else task.name
+def _title(works: Sequence[Work]) -> str:
+    lines = sum(work.seen.lines for work in works)
+    answered = sum(len(work.results.tally.seconds) for work in works)
+    failed = sum(work.results.tally.failures.total() for work in works)
+    sound = sum(sum(work.results.tally.audio_seconds) for work in works)
+    parts = [f"{answered} of {lines} lines answered", f"{failed} failed"]
+    return ", ".join([*parts, f"{sound:.0f} s of sound"] if sound else parts)
 
 
-def _latency(axes: Axes, works: Sequence[Work], _now: float) -> None:
+def _latency(axes: Axes, works: Sequence[Work]) -> None:
     """Share of the answers that came within a time."""
     for work, colour in zip(works, _COLOURS, strict=False):
-        seconds = np.sort(as_numpy(work.results.tally.seconds))
-        share = 100 * np.arange(1, len(seconds) + 1) / max(len(seconds), 1)
-        axes.step(seconds, share, where="post", color=colour, label=_name(work))
+        task, seconds = work.job.task, np.sort(as_numpy(work.results.tally.seconds))
+        name = f"{task.name}, cfg {task.cfg:g}" if task.cfg > 1 else task.name
         if len(seconds):
-            median = np.median(seconds)
-            axes.plot(median, 50, "o", color=colour, markersize=4)
-            axes.annotate(f"{median:.2g} s", (median, 50), (5, -9), textcoords="offset points", color=colour)
+            middle, late = np.percentile(seconds, (50, 99))
+            name = f"{name}: p50 {middle:.2g} s, p99 {late:.2g} s"
+        share = 100 * np.arange(len(seconds) + 1) / max(len(seconds), 1)
+        axes.step(np.concatenate([[0.0], seconds]), share, where="post", color=colour, label=name)
+    axes.legend(loc="lower right", framealpha=0.8, frameon=True, edgecolor="none")
     axes.set(title="Latency", xlabel="seconds", ylabel="answers within, %", ylim=(0, 102), xlim=(0, None))
 
 
-def _progress(axes: Axes, works: Sequence[Work], now: float) -> None:
-    """Answers over time, across runs."""
+def _progress(axes: Axes, works: Sequence[Work]) -> None:
+    """Answers over time, across runs; what failed is marked where it did."""
     begin = min(work.results.starts[0] for work in works)
-    unit, name = (60, "minutes") if now - begin > 300 else (1, "seconds")
-    for work, colour in zip(works, _COLOURS, strict=False):
-        tally = work.results.tally
-        finished = np.sort(as_numpy(tally.finished)) - begin
-        axes.step(finished / unit, np.arange(1, len(finished) + 1), where="post", color=colour)
-        failed = as_numpy(tally.failed_at) - begin
-        if len(failed):
-            shown = failed[-_MOST_POINTS:]
-            so_far = np.searchsorted(finished, shown, side="right")
-            axes.plot(shown / unit, so_far, "x", color=_FAILED, markersize=5, label="failed")
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles[:1], labels[:1], loc="lower right")
-    axes.set(title="Answers", xlabel=f"{name} since the first run began", ylabel="answered", xlim=(0, None))
-    axes.set_ylim(0, None)
+    finished = [np.sort(as_numpy(work.results.tally.finished)) - begin for work in works]
+    longest = max((float(times[-1]) for times in finished if len(times)), default=0.0)
+    unit, name = (60, "minutes") if longest > 300 else (1, "seconds")
+    for work, times, colour in zip(works, finished, _COLOURS, strict=False):
+        axes.step(np.concatenate([[0.0], times]) / unit, np.arange(len(times) + 1), where="post", color=colour)
+        failed = as_numpy(work.results.tally.failed_at)[-_MOST_POINTS:] - begin
+        axes.plot(failed / unit, np.searchsorted(times, failed, side="right"), "x", color=_FAILED, markersize=5)
+    for start in works[0].results.starts[1:]:
+        axes.axvline((start - begin) / unit, color="#888888", linestyle=":", linewidth=1)
+    told = [Line2D([], [], color=_FAILED, marker="x", linestyle="", label="failed")]
+    told += [Line2D([], [], color="#888888", linestyle=":", linewidth=1, label="continued")]
+    shown = [any(work.results.tally.failures for work in works), len(works[0].results.starts) > 1]
+    if any(shown):
+        axes.legend(handles=[handle for handle, there in zip(told, shown, strict=True) if there], loc="lower right")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(title="Answers", xlabel=f"{name} since the start", ylabel="lines answered", xlim=(0, None), ylim=(0, None))
 
 
-def _sound(axes: Axes, works: Sequence[Work], _now: float) -> None:
+def _sound(axes: Axes, works: Sequence[Work]) -> None:
     """How long an answer took against how long it plays."""
     longest = 0.0
     for work, colour in zip(works, _COLOURS, strict=False):
@@ -99,11 +106,11 @@ def _sound(axes: Axes, works: Sequence[Work], _now: float) -> None:
             axes.plot(audio[sounding], seconds[sounding], ".", color=colour, markersize=5, alpha=0.6)
             longest = max(longest, float(audio[sounding].max()))
     axes.plot([0, longest], [0, longest], "--", color="#888888", linewidth=1, label="as fast as it plays")
-    axes.legend(loc="upper left")
+    axes.legend(loc="best", framealpha=0.8, frameon=True, edgecolor="none")
     axes.set(title="Sound", xlabel="seconds of sound", ylabel="seconds to answer", xlim=(0, None), ylim=(0, None))
 
 
-def _accuracy(axes: Axes, works: Sequence[Work], _now: float) -> None:
+def _accuracy(axes: Axes, works: Sequence[Work]) -> None:
     """Accuracy, overall and by the groups of the input."""
     (tally,) = (work.results.tally for work in works if work.results.tally.score.scored)
     rows = [("all", tally.score)]

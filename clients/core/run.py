@@ -121,12 +121,19 @@ def run(works: Sequence[Work], *, url: str, key: str | None, concurrency: int, p
     if not any(work.left for work in works):
         return True
     _allow_open_files(concurrency * len(works) + _SPARE_FILES)
-    return asyncio.run(_Run(works, concurrency).go(url, key, patience))
+    return asyncio.run(_run(works, concurrency, url, key, patience))
+
+
+async def _run(works: Sequence[Work], concurrency: int, url: str, key: str | None, patience: float) -> bool:
+    async with open_session(key) as session:
+        server = Server(session, url, patience)
+        await server.check()
+        return await _Run(works, concurrency, server).go()
 
 
 class _Run:
-    def __init__(self, works: Sequence[Work], concurrency: int) -> None:
-        self._works, self._concurrency = works, concurrency
+    def __init__(self, works: Sequence[Work], concurrency: int, server: Server) -> None:
+        self._works, self._concurrency, self._server = works, concurrency, server
         self._waiting: Counter[Kind] = Counter()
         self._failed = 0
         total = sum(work.seen.lines for work in works)
@@ -140,43 +147,40 @@ class _Run:
             mininterval=0.1 if self._terminal else 10,
         )
 
-    async def go(self, url: str, key: str | None, patience: float) -> bool:
+    async def go(self) -> bool:
         current = asyncio.current_task()
         assert current is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, current.cancel)
         ticking = asyncio.create_task(self._tick())
         try:
-            async with open_session(key) as session:
-                server = Server(session, url, patience)
-                await server.check()
-                async with asyncio.TaskGroup() as group:
-                    for work in self._works:
-                        for _ in range(min(self._concurrency, work.left)):
-                            group.create_task(self._answer_lines(work, server))
+            async with asyncio.TaskGroup() as group:
+                for work in self._works:
+                    for _ in range(min(self._concurrency, work.left)):
+                        group.create_task(self._answer_lines(work))
         except asyncio.CancelledError:
             return False
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
         finally:
             ticking.cancel()
             self._show()
             self._bar.close()
         return True
 
-    async def _answer_lines(self, work: Work, server: Server) -> None:
+    async def _answer_lines(self, work: Work) -> None:
         for number, raw in work.lines:
             line: Line | None = None
             try:
                 line = parse_line(raw)
-                record = await self._answer(work, server, number, line)
+                record = await self._answer(work, number, line)
             except Failure as failure:
                 self._fail(work, number, line, failure)
             else:
                 work.results.add(record)
             self._bar.update()
 
-    async def _answer(self, work: Work, server: Server, number: int, line: Line) -> dict[str, Any]:
+    async def _answer(self, work: Work, number: int, line: Line) -> dict[str, Any]:
         body, truth, notes = await asyncio.to_thread(_prepare, work.job, line)
         waits_for: Kind | None = None
 
@@ -188,7 +192,7 @@ class _Run:
                 self._waiting[kind] += 1
             waits_for = kind
 
-        data, seconds = await server.ask(body, waits)
+        data, seconds = await self._server.ask(body, waits)
         answer = await asyncio.to_thread(read_answer, data)
         record = _record(number, line, answer, seconds, notes)
         if truth is not None:

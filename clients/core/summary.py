@@ -14,14 +14,14 @@ from .run import Work
 PERCENTILES = (50, 90, 95, 99)
 
 
-def summarize(work: Work, now: float) -> dict[str, Any]:
+def summarize(work: Work) -> dict[str, Any]:
     """The figures of one job, over all runs that had a part in its results.
 
     ``real_time_factor`` is the time that an answer took by the length of its sound: below 1 it was made faster than it
-    plays. ``requests_per_second`` and ``audio_seconds_per_second`` are of the time in which a run was under way.
+    plays. What is given per second is per second in which a run was under way.
     """
     tally, starts = work.results.tally, work.results.starts
-    running = tally.running_seconds(starts, now)
+    running = tally.running_seconds(starts)
     seconds, audio = as_numpy(tally.seconds), as_numpy(tally.audio_seconds)
     sounding = audio > 0
     figures: dict[str, Any] = {

@@ -70,16 +70,10 @@ class Tally:
         self.failures[kind] += 1
         self.failed_at.append(when)
 
-    def running_seconds(self, starts: Sequence[float], now: float) -> float:
-        """Seconds in which one of the runs was under way.
-
-        Args:
-            starts: of the runs, in order. A run before the last lasts until its last answer: it may have been killed.
-            now: the end of the last run.
-        """
+    def running_seconds(self, starts: Sequence[float]) -> float:
+        """Seconds in which one of the runs was under way, each from its start to the last that came of it."""
         ends = list(starts)
-        for finished in self.finished:
-            if run := bisect_right(starts, finished):
-                ends[run - 1] = max(ends[run - 1], finished)
-        ends[-1] = max(now, ends[-1])
+        for when in (*self.finished, *self.failed_at):
+            if run := bisect_right(starts, when):
+                ends[run - 1] = max(ends[run - 1], when)
         return sum(end - start for start, end in zip(starts, ends, strict=True))

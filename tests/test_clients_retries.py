@@ -1,0 +1,367 @@
+"""The clients against a small HTTP server that refuses, fails, hangs and goes away."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import wave
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from core.command import ANSWERED, FAILED, INTERRUPTED, REFUSED, main
+from core.options import Defaults
+from core.run import Work
+
+CLIENT = Path(__file__).parent.parent / "clients" / "client_audiogen_cfg.py"
+DEFAULTS = Defaults("x", ("audiogen_cfg",), port=9001, concurrency=4, output="x.jsonl", save_dir="sounds")
+
+
+def sound(frames: int) -> str:
+    """A WAV file in base64."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writing:
+        writing.setnchannels(1)
+        writing.setsampwidth(2)
+        writing.setframerate(16000)
+        writing.writeframes(bytes(2 * frames))
+    return base64.b64encode(file.getvalue()).decode()
+
+
+ANSWER = orjson.dumps(
+    {
+        "choices": [
+            {"message": {"content": "Yes.", "audio": {"data": sound(8000)}}, "finish_reason": "stop"},
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"audio_tokens": 25}},
+    }
+)
+Reply = tuple[int, dict[str, str], bytes]
+OK: Reply = (200, {}, ANSWER)
+
+
+class Small:
+    """A server that answers as it is told; several may follow one another on one port.
+
+    Attributes:
+        asked: the bodies of chat requests, in the order in which they came.
+        most: requests that were there at once.
+    """
+
+    def __init__(self, behave: Callable[[int], Reply | None], port: int = 0) -> None:
+        """``behave`` is told the number of the request, from 0; None closes the connection without an answer."""
+        self.asked: list[Any] = []
+        self.most = self._now = 0
+        self._lock = threading.Lock()
+        self.gone = threading.Event()
+        small = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer((200, {}, b"{}"))
+
+            def do_POST(self) -> None:
+                body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with small._lock:
+                    number = len(small.asked)
+                    small.asked.append(body)
+                    small._now += 1
+                    small.most = max(small.most, small._now)
+                reply = behave(number)
+                with small._lock:
+                    small._now -= 1
+                if reply is not None:
+                    self._answer(reply)
+
+            def _answer(self, reply: Reply) -> None:
+                status, headers, body = reply
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """Go away; what hangs is let go."""
+        self.gone.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with an input of six lines, two of which have one id."""
+    monkeypatch.chdir(tmp_path)
+    lines = [{"example_id": f"id{n // 2 * 2}", "messages": [["user", "text", f"Say {n}."]]} for n in range(1, 7)]
+    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return tmp_path
+
+
+@contextlib.contextmanager
+def small(behave: Callable[[int], Reply | None]) -> Iterator[Small]:
+    serving = Small(behave)
+    try:
+        yield serving
+    finally:
+        serving.close()
+
+
+def ask(port: int, *options: str) -> int:
+    return main(DEFAULTS, ["--port", str(port), "--input", "in.jsonl", *options])
+
+
+def records(name: str = "x.jsonl") -> list[Any]:
+    path = Path(name)
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def texts_of(bodies: list[Any]) -> list[str]:
+    return sorted(body["messages"][0]["content"] for body in bodies)
+
+
+ALL = [f"Say {n}." for n in range(1, 7)]
+
+
+def test_every_line_is_answered_once(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert texts_of(server.asked) == ALL
+    assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
+    assert records()[0]["audio_seconds"] == 0.5
+    assert len(list((folder / "sounds").iterdir())) == 6
+    summary = orjson.loads((folder / "x.summary.json").read_bytes())["tasks"][0]
+    assert (summary["answered"], summary["failed"], summary["audio"]["seconds"]) == (6, 0, 3.0)
+    assert (folder / "x.summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_full_server_is_asked_again_when_it_says(folder: Path) -> None:
+    full: Reply = (503, {"Retry-After": "0"}, b'{"error": {"message": "full"}}')
+    with small(lambda number: full if number < 3 else OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert len(server.asked) == 9
+    assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_server_that_stays_full_is_given_up(folder: Path) -> None:
+    with small(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
+        assert ask(server.port, "--timeout", "0.4") == FAILED
+    assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"] * 6
+
+
+@pytest.mark.parametrize("status", [400, 500, 503, 504])
+def test_other_errors_are_not_repeated(folder: Path, status: int) -> None:
+    error: Reply = (status, {}, b'{"error": {"message": "cfg: no"}}')
+    with small(lambda number: error if number == 0 else OK) as server:
+        assert ask(server.port) == FAILED
+    assert texts_of(server.asked) == ALL
+    (failure,) = records("x.failures.jsonl")
+    assert (failure["kind"], failure["message"]) == (f"http_{status}", "cfg: no")
+    assert len(records()) == 5
+
+
+def test_a_connection_that_ends_without_an_answer_is_not_repeated(folder: Path) -> None:
+    with small(lambda number: None if number == 0 else OK) as server:
+        assert ask(server.port) == FAILED
+    assert texts_of(server.asked) == ALL
+    assert [record["kind"] for record in records("x.failures.jsonl")] == ["disconnected"]
+
+
+def test_an_answer_that_does_not_come_is_not_asked_for_again(folder: Path) -> None:
+    hanging = threading.Event()
+    with small(lambda number: OK if number else (hanging.wait(20) and None) or None) as server:
+        assert ask(server.port, "--timeout", "2.5") == FAILED
+        hanging.set()
+    assert texts_of(server.asked) == ALL
+    assert [record["kind"] for record in records("x.failures.jsonl")] == ["timeout"]
+
+
+def test_an_answer_that_is_none_is_a_failure(folder: Path) -> None:
+    with small(lambda number: OK if number else (200, {}, b"<html>")) as server:
+        assert ask(server.port) == FAILED
+    assert [record["kind"] for record in records("x.failures.jsonl")] == ["bad_answer"]
+
+
+def test_what_failed_is_asked_for_again_by_the_next_run(folder: Path) -> None:
+    with small(lambda number: (500, {}, b"") if number < 2 else OK) as server:
+        assert ask(server.port) == FAILED
+        assert ask(server.port) == ANSWERED
+    assert len(server.asked) == 8
+    assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
+    assert not Path("x.failures.jsonl").exists()
+
+
+def test_a_finished_run_asks_nothing_more(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert ask(server.port) == ANSWERED
+    assert len(records()) == 6
+
+
+def test_a_server_that_was_never_there_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small(lambda _: OK) as server:
+        pass
+    assert ask(server.port) == REFUSED
+    assert "no server there" in capsys.readouterr().err
+
+
+def test_a_server_that_comes_back_is_waited_for(folder: Path) -> None:
+    later: list[Small] = []
+
+    def leave(number: int) -> Reply:
+        if number == 0:
+            threading.Thread(target=restart).start()
+            assert first.gone.wait(10)
+        return OK
+
+    def restart() -> None:
+        first.close()
+        time.sleep(0.7)
+        later.append(Small(lambda _: OK, first.port))
+
+    first = Small(leave)
+    assert ask(first.port, "--concurrency", "1") == ANSWERED
+    later[0].close()
+    assert texts_of(first.asked + later[0].asked) == ALL
+    assert (len(first.asked), len(records())) == (1, 6)
+
+
+def test_no_more_lines_are_read_than_are_asked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    ahead: list[int] = []
+
+    def counting(lines: Iterator[tuple[int, bytes]], work: Work) -> Iterator[tuple[int, bytes]]:
+        for number, raw in lines:
+            taken.append(number)
+            ahead.append(len(taken) - len(work.results.tally.seconds))
+            yield number, raw
+
+    open_files = Work.__post_init__
+
+    def counted(work: Work) -> None:
+        open_files(work)
+        work.lines = counting(work.lines, work)
+
+    monkeypatch.setattr(Work, "__post_init__", counted)
+    (folder / "in.jsonl").write_bytes((folder / "in.jsonl").read_bytes() * 20)
+    together = threading.Barrier(3)
+
+    def answer_three_at_once(_: int) -> Reply:
+        together.wait(20)
+        return OK
+
+    with small(answer_three_at_once) as server:
+        assert ask(server.port, "--concurrency", "3") == ANSWERED
+    assert len(taken) == 120
+    assert max(ahead) == server.most == 3
+
+
+def test_bad_lines_are_told_with_their_numbers_and_do_not_stop_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (folder / "in.jsonl").read_bytes().splitlines()
+    lines[1] = b"{"
+    lines[3] = orjson.dumps({"example_id": "x", "messages": [["user", "audio", "none.wav"]]})
+    lines.insert(2, b"")
+    (folder / "in.jsonl").write_bytes(b"\n".join(lines))
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == FAILED
+    failures = {record["line"]: record["kind"] for record in records("x.failures.jsonl")}
+    assert failures == {2: "bad_line", 5: "missing_audio"}
+    assert sorted(record["line"] for record in records()) == [1, 4, 6, 7]
+    told = capsys.readouterr().err
+    assert "in.jsonl, line 2: bad_line: not JSON" in told
+    assert "in.jsonl, line 5: missing_audio: none.wav: no such file" in told
+
+
+@pytest.mark.parametrize("options", [("--cfg", "2"), ("--input", "other.jsonl")])
+def test_a_run_with_other_settings_is_refused(
+    folder: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "other.jsonl").write_bytes((folder / "in.jsonl").read_bytes() + b"\n")
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+        assert ask(server.port, *options) == REFUSED
+        assert "holds answers of another run" in capsys.readouterr().err
+        assert ask(server.port, *options, "--fresh") == ANSWERED
+    assert len(server.asked) == 12
+
+
+def test_more_examples_are_added_to_what_is_there(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert ask(server.port, "--num-examples", "2") == ANSWERED
+        assert sorted(record["line"] for record in records()) == [1, 2]
+        assert ask(server.port, "--num-examples", "5") == ANSWERED
+    assert texts_of(server.asked) == ALL[:5]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_done_and_goes_on(folder: Path, how: signal.Signals) -> None:
+    halfway = threading.Event()
+
+    def answer_three(number: int) -> Reply:
+        if number == 3:
+            halfway.set()
+        if number >= 3:
+            server.gone.wait(20)
+        return OK
+
+    command = [sys.executable, str(CLIENT), "--input", "in.jsonl", "--output", "x.jsonl", "--concurrency", "1"]
+    with small(answer_three) as server:
+        client = subprocess.Popen(
+            [*command, "--port", str(server.port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert halfway.wait(30)
+        client.send_signal(how)
+        printed, told = client.communicate(timeout=30)
+        assert client.returncode == INTERRUPTED, told
+        assert "the same command goes on from here" in told
+        assert "3 of 6 answered; 3 left" in printed
+        assert "Traceback" not in told
+    with small(lambda _: OK) as after:
+        assert subprocess.run([*command, "--port", str(after.port)], capture_output=True).returncode == ANSWERED
+    assert texts_of(after.asked) == ALL[3:]
+    assert [record["line"] for record in records()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_full_disk_ends_the_run_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.symlink("/dev/full", folder / "full.jsonl")
+    with small(lambda _: OK) as server:
+        assert ask(server.port, "--output", "full.jsonl") == REFUSED
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_the_servers_key_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def first_request() -> bytes:
+        seen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not seen.done():
+                seen.set_result(await reader.readuntil(b"\r\n\r\n"))
+            writer.close()
+
+        async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            await asyncio.to_thread(
+                subprocess.run, [sys.executable, str(CLIENT), "--port", str(port)], capture_output=True
+            )
+        return await seen
+
+    monkeypatch.setenv("SPEECHLM_API_KEY", "secret")
+    assert b"Authorization: Bearer secret" in asyncio.run(first_request())
