@@ -15,6 +15,7 @@ from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.page import page_routes
 from sglang_speechlm.server.chat import chat_completions
 from sglang_speechlm.server.generate import check_generate
+from sglang_speechlm.server.identity import worker_id
 from sglang_speechlm.server.keys import KeyCheck
 from sglang_speechlm.server.limits import BodyLimit
 from sglang_speechlm.server.own_options import OwnOptions
@@ -58,6 +59,7 @@ def install(
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/audio/speech", speech, methods=["POST"])
     app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
+    app.add_route("/worker_id", worker_id, methods=["GET"])
     app.router.routes.extend(page_routes())
     # Innermost, so that it counts what a compressed body unfolds to.
     app.user_middleware.append(Middleware(BodyLimit, max_bytes=options.max_body_bytes))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sglang_speechlm.program.settings import Request as Asked
 from sglang_speechlm.server.formats import pcm16_bytes
+from sglang_speechlm.server.identity import WORKER_ID
 from sglang_speechlm.server.reply import AudioDelta, Reply, TextDelta
 from sglang_speechlm.server.route import REFUSALS, refusal
 from sglang_speechlm.server.schema import ChatRequest
@@ -95,8 +96,8 @@ class ChatStream:
 
 
 def audio_id(asked: Asked) -> str:
-    """By which later messages refer to the answer's audio."""
-    return f"audio-{asked.id}"
+    """By which later messages refer to the answer's audio, and a front finds the worker that has it."""
+    return f"audio-{WORKER_ID}-{asked.id}"
 
 
 def told(
