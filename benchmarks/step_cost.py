@@ -1,11 +1,13 @@
-"""What a decoding step costs: N rows of frames, and of guided frames, against N rows of text, on one checkpoint.
+"""What a frame, and a guided frame, costs against a token of text, in steps of N answers, on one checkpoint.
 
     python -m benchmarks.step_cost --output benchmarks/results/step_cost.json
 
 The server runs as users run it, in a process of its own on one core. The cost of a step is the difference between a
 long and a short run of N equal requests, divided by the steps between them, so that prefill, HTTP and start-up cancel
-out. Kinds take turns, round by round, and the ratio is the median over rounds of ratios within a round: the machine's
-speed may drift, the comparison does not.
+out. Where all N answers are spoken, the ratio is that of two steps. In a mixed step every other answer is a text; half
+of a step of N texts is taken off, and what is left is compared with the other half. Kinds of step take turns, round by
+round, and the ratio is the median over rounds of ratios within a round: the machine's speed may drift, the comparison
+does not.
 """
 
 from __future__ import annotations
@@ -39,7 +41,14 @@ SPEC = CheckpointSpec(
 )
 """The work of the comparison with the fork: 8 layers, hidden 512, the full 160,392 ids, bfloat16."""
 
-KINDS = ("text", "audio", "guided")
+STEPS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "audio": ("audio",),
+    "guided": ("guided",),
+    "mixed_audio": ("text", "audio"),
+    "mixed_guided": ("text", "guided"),
+}
+"""Kinds of step: what its answers are, in turn."""
 SHORT = 8
 
 
@@ -55,12 +64,11 @@ def _body(kind: str, steps: int, row: int) -> dict[str, Any]:
     return {"input_ids": prompt, "sampling_params": params}
 
 
-async def _run(client: httpx.AsyncClient, kind: str, rows: int, steps: int) -> float:
-    """Seconds for ``rows`` requests of ``steps`` steps, all at once."""
+async def _run(client: httpx.AsyncClient, kinds: tuple[str, ...], rows: int, steps: int) -> float:
+    """Seconds for ``rows`` answers of ``steps`` steps, all at once."""
+    bodies = [_body(kinds[row % len(kinds)], steps, row) for row in range(rows)]
     begin = time.perf_counter()
-    answers = await asyncio.gather(
-        *(client.post("/generate", json=_body(kind, steps, row), timeout=600) for row in range(rows))
-    )
+    answers = await asyncio.gather(*(client.post("/generate", json=body, timeout=600) for body in bodies))
     seconds = time.perf_counter() - begin
     for answer in answers:
         answer.raise_for_status()
@@ -69,17 +77,23 @@ async def _run(client: httpx.AsyncClient, kind: str, rows: int, steps: int) -> f
 
 
 async def _measure(url: str, rows: int, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds per step by kind, one figure a round."""
-    costs: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    """Milliseconds per step by its kind, one figure a round; there is no mixed step of a single row."""
+    costs: dict[str, list[float]] = {kind: [] for kind, answers in STEPS.items() if len(answers) <= rows}
     async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        for kind in KINDS:
-            await _run(client, kind, rows, SHORT)
+        for kind in costs:
+            await _run(client, STEPS[kind], rows, SHORT)
         for _ in range(rounds):
-            for kind in KINDS:
-                short = await _run(client, kind, rows, SHORT)
-                long = await _run(client, kind, rows, SHORT + steps)
+            for kind in costs:
+                short = await _run(client, STEPS[kind], rows, SHORT)
+                long = await _run(client, STEPS[kind], rows, SHORT + steps)
                 costs[kind].append(1000 * (long - short) / steps)
     return costs
+
+
+def _per_text(kind: str, step: float, text_step: float) -> float:
+    """What one of the answers that are no texts costs in a step, by what a text costs."""
+    share = 1 / len(STEPS[kind])
+    return (step - (1 - share) * text_step) / (share * text_step)
 
 
 def main() -> None:
@@ -100,16 +114,13 @@ def main() -> None:
         for rows in args.rows:
             costs = asyncio.run(_measure(worker.url, rows, args.steps, args.rounds))
             row: dict[str, Any] = {"rows": rows}
-            for kind in KINDS:
+            for kind in costs:
                 row[f"{kind}_ms"] = round(statistics.median(costs[kind]), 3)
-                ratios = [cost / text for cost, text in zip(costs[kind], costs["text"], strict=True)]
+                ratios = [_per_text(kind, *pair) for pair in zip(costs[kind], costs["text"], strict=True)]
                 row[f"{kind}_per_text"] = round(statistics.median(ratios), 3)
             table.append(row)
-            print(
-                f"N = {rows:3d}: text {row['text_ms']:8.2f} ms/step, audio {row['audio_per_text']:.2f} and guided "
-                f"{row['guided_per_text']:.2f} times that",
-                flush=True,
-            )
+            shown = ", ".join(f"{kind} {row[f'{kind}_per_text']:.2f}" for kind in costs if kind != "text")
+            print(f"N = {rows:3d}: {row['text_ms']:8.2f} ms a step of text; by that: {shown}", flush=True)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(
