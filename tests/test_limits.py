@@ -332,7 +332,7 @@ def test_a_request_that_takes_too_long_is_a_504_and_frees_everything(http_client
 )  # fmt: skip
 def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    add_own_options(parser, "cpu")
+    add_own_options(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(option)
     error = capsys.readouterr().err

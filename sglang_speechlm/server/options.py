@@ -1,4 +1,4 @@
-"""The launcher's options: SGLang's own, the usage guide's names for some of them, and ours."""
+"""What SGLang's options must be, and what a checkpoint and a machine settle of them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_lmcache": (False, "SGLang's other caches would take frames for text"),
     "enable_torch_compile": (False, "the per-request state is written between compiled steps"),
     "enable_streaming_session": (False, "sessions append to a context that the program itself builds"),
+    "enable_http2": (False, "its server could not be told to stop without cutting answers off"),
     "enable_pdmux": (False, "a step that prefills and decodes at once would mix up frames"),
     "dllm_algorithm": (None, "frames are decoded from left to right"),
 }
@@ -54,25 +55,53 @@ def refuse_unsupported(server_args: Any) -> None:
         raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
 
 
-def defaults_from(model_path: str, *, on_cpu: bool) -> dict[str, Any]:
-    """What the checkpoint and the machine settle of SGLang's options, where the command line does not.
+def refuse_missing_gpus(server_args: Any, gpus: int) -> None:
+    """Refuse more ranks than there are GPUs, of which SGLang would tell in a traceback of each rank.
 
-    A float32 checkpoint is served in float32. On a CPU the KV cache takes a bounded part of the memory that is free;
-    SGLang by itself would take most of it.
+    Args:
+        server_args: SGLang's ServerArgs.
+        gpus: of this machine; 0 is a CPU, where other rules hold.
+
+    Raises:
+        ValueError: saying how many there are.
+    """
+    ranks = server_args.tp_size * server_args.dp_size // server_args.nnodes
+    needed = server_args.base_gpu_id + (ranks - 1) * server_args.gpu_id_step + 1
+    if gpus and needed > gpus:
+        raise ValueError(
+            f"--tp-size (--tensor-parallel-size) {server_args.tp_size}, --base-gpu-id {server_args.base_gpu_id}: "
+            f"this takes {needed} GPUs on this machine, which has {gpus}; launch/serve_cfg_1.sh needs one"
+        )
+
+
+def checkpoint_config(model_path: str) -> SpeechLMConfig:
+    """The config of a served directory.
 
     Raises:
         ValueError: if the directory holds no SpeechLM checkpoint.
     """
     file = Path(model_path) / "config.json"
     if not file.is_file():
-        raise ValueError(f"--model-path {model_path}: no config.json there; it must be a served SpeechLM directory")
+        raise ValueError(
+            f"--model-path {model_path}: no config.json there; it must be a served SpeechLM directory. Convert a "
+            "released checkpoint (python -m sglang_speechlm.convert --help), or build a small random one "
+            "(python -m sglang_speechlm.checkpoint --help), and name it: --model-path DIR, or MODEL=DIR for the scripts"
+        )
     try:
         fields = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from error
     if not isinstance(fields, dict) or fields.get("model_type") != "speechlm":
         raise ValueError(f"{file}: not the config of a SpeechLM checkpoint (model_type 'speechlm')")
-    config = SpeechLMConfig(**fields)
+    return SpeechLMConfig(**fields)
+
+
+def defaults_from(config: SpeechLMConfig, *, on_cpu: bool) -> dict[str, Any]:
+    """What the checkpoint and the machine settle of SGLang's options, where the command line does not.
+
+    A float32 checkpoint is served in float32. On a CPU the KV cache takes a bounded part of the memory that is free;
+    SGLang by itself would take most of it.
+    """
     dtype = str(config.dtype or config.text_config.dtype or "bfloat16").removeprefix("torch.")
     settled: dict[str, Any] = {"dtype": dtype}
     if on_cpu:

@@ -22,7 +22,7 @@ class OwnOptions:
     """What an operator decided.
 
     Attributes:
-        codec_device: where the audio decoder runs.
+        codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
         codec_threads: its CPU threads.
         speech_template, transcription_template: what the model is told by these routes.
         media: from where clips are fetched.
@@ -30,10 +30,11 @@ class OwnOptions:
         max_clips: in one request.
         request_seconds: for one request, from its first byte to its answer's last.
         max_kept_answers, max_kept_bytes: of the store of spoken answers.
+        drain_seconds: that running answers have once the server is told to stop.
         log_format: how lines of the log look.
     """
 
-    codec_device: str = "cpu"
+    codec_device: str = "auto"
     codec_threads: int = 1
     speech_template: Template = field(default_factory=load_speech_template)
     transcription_template: Template = field(default_factory=load_transcription_template)
@@ -43,6 +44,7 @@ class OwnOptions:
     request_seconds: float = 3600
     max_kept_answers: int = 10_000
     max_kept_bytes: int = 128 * MEBIBYTE
+    drain_seconds: float = 30
     log_format: str = "text"
 
     @classmethod
@@ -59,19 +61,22 @@ class OwnOptions:
             request_seconds=parsed.request_timeout_secs,
             max_kept_answers=parsed.max_kept_answers,
             max_kept_bytes=round(parsed.max_kept_mib * MEBIBYTE),
+            drain_seconds=parsed.drain_timeout,
             log_format=parsed.log_format,
         )
 
 
-def add_own_options(parser: argparse.ArgumentParser, codec_device: str) -> None:
-    """Add the options of ``OwnOptions``; ``codec_device`` is where the decoder runs unless told otherwise."""
+def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options of ``OwnOptions``."""
     own = OwnOptions()
 
     def add(name: str, kind: Callable[[str], Any], default: Any, said: str, **more: Any) -> None:
         parser.add_argument(name, type=kind, default=default, help=said, **more)
 
-    add("--codec-device", str, codec_device, "where the audio decoder runs (default: %(default)s)")
-    add("--codec-threads", _count, own.codec_threads, "CPU threads of the audio decoder (default: %(default)s)")
+    said = "where the audio decoder runs, as torch names it (default: %(default)s, a GPU where there is one)"
+    add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
+    said = "CPU threads of the audio decoder (default: %(default)s)"
+    add("--codec-threads", _count, own.codec_threads, said, metavar="N")
     for route, template, load in (
         ("speech", own.speech_template, load_speech_template),
         ("transcription", own.transcription_template, load_transcription_template),
@@ -89,14 +94,19 @@ def add_own_options(parser: argparse.ArgumentParser, codec_device: str) -> None:
     said = "directory whose files audio_url parts may name with file: (default: none)"
     add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
     mebibytes = own.max_body_bytes // MEBIBYTE
-    add("--max-body-mib", _positive, mebibytes, "MiB that the body of a request may have (default: %(default)s)")
-    add("--max-clips", _count, own.max_clips, "clips that a request may bring (default: %(default)s)")
+    add(
+        "--max-body-mib", _positive, mebibytes, "MiB that a request's body may have (default: %(default)s)", metavar="N"
+    )
+    add("--max-clips", _count, own.max_clips, "clips that a request may bring (default: %(default)s)", metavar="N")
     said = "seconds after which a request is given up (default: %(default)s)"
-    add("--request-timeout-secs", _positive, own.request_seconds, said)
+    add("--request-timeout-secs", _positive, own.request_seconds, said, metavar="SECONDS")
     said = "spoken answers that later messages can refer to, for an hour (default: %(default)s)"
-    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said)
+    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said, metavar="N")
     mebibytes = own.max_kept_bytes // MEBIBYTE
-    add("--max-kept-mib", _positive, mebibytes, "MiB that these answers may take together (default: %(default)s)")
+    said = "MiB that these answers may take together (default: %(default)s)"
+    add("--max-kept-mib", _positive, mebibytes, said, metavar="N")
+    said = "seconds that running answers have to finish once the server is told to stop (default: %(default)s)"
+    add("--drain-timeout", _zero_or_positive, own.drain_seconds, said, metavar="SECONDS")
     said = "how lines of the log look, one for every request among them (default: %(default)s)"
     add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
 
@@ -129,6 +139,11 @@ def _positive(text: str) -> float:
     if not 0 < value < 1e9:
         raise ValueError(f"must be above 0; got {text}")
     return value
+
+
+@_complaining
+def _zero_or_positive(text: str) -> float:
+    return 0.0 if text == "0" else _positive(text)
 
 
 @_complaining

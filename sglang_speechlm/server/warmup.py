@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import time
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 
 from sglang_speechlm.codec import encode_wav
 from sglang_speechlm.program.engine import Engine
+from sglang_speechlm.server.gate import PASS, PASS_HEADER
+from sglang_speechlm.server.life import Life
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,8 @@ _ANSWER_SECONDS = 600
 _WARM_PADS = 4096
 
 
-def warm_up(server_args: Any) -> bool:
-    """Ask the server, over HTTP, for an answer in each mode; end it if one fails.
+def warm_up(server_args: Any, life: Life) -> bool:
+    """Ask the server, over HTTP, for an answer in each mode; have it end if one fails.
 
     The pads that every guided request begins with are computed here, once: they stay in the radix cache.
 
@@ -31,14 +32,15 @@ def warm_up(server_args: Any) -> bool:
     """
     from sglang.srt.entrypoints import http_server
     from sglang.srt.managers.tokenizer_manager import ServerStatus
-    from sglang.srt.utils import kill_process_tree
 
     state = http_server._global_state
     engine = Engine(state.tokenizer_manager, state.scheduler_info["max_total_num_tokens"])
     requests = list(_REQUESTS)
     if engine.can_guide:
         requests += [_pads(min(_WARM_PADS, engine.capacity(guided=True) // 4)), _GUIDED]
-    headers = {"Authorization": f"Bearer {server_args.api_key}"} if server_args.api_key else {}
+    headers = {PASS_HEADER: PASS}
+    if server_args.api_key:
+        headers["Authorization"] = f"Bearer {server_args.api_key}"
     try:
         with httpx.Client(
             base_url=server_args.url(), headers=headers, verify=bool(server_args.ssl_verify()), trust_env=False
@@ -49,8 +51,8 @@ def warm_up(server_args: Any) -> bool:
                 if answer.status_code != 200:
                     raise RuntimeError(f"the {name} answer failed with {answer.status_code}: {answer.text}")
     except (RuntimeError, httpx.HTTPError) as error:
-        logger.error("Warm-up failed, stopping: %s", error)
-        kill_process_tree(os.getpid())
+        logger.error("Warm-up failed: %s", error)
+        life.warm_up_failed()
         return False
     state.tokenizer_manager.server_status = ServerStatus.Up
     return True

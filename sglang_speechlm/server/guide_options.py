@@ -1,0 +1,247 @@
+"""The usage guide's names of options, which are vLLM's, and what each becomes in SGLang on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OVERRIDDEN_BY = "--overridden-by"
+"""Parts a script's defaults from what its user gave, which wins under either name."""
+
+CPU_CORES = "SGLANG_CPU_OMP_THREADS_BIND"
+LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
+
+
+@dataclass(frozen=True)
+class GuideOption:
+    """One option with its names.
+
+    Attributes:
+        guide: the guide's name.
+        sglang: SGLang's names; it becomes the first.
+        kind: reads the value; None for a switch.
+        said: for ``--help``.
+    """
+
+    guide: str
+    sglang: tuple[str, ...]
+    kind: type[int] | type[float] | None
+    said: str
+
+
+RANKS = GuideOption("--tensor-parallel-size", ("--tp-size", "--tp"), int, "GPUs that share the model")
+SEQUENCES = GuideOption(
+    "--max-num-seqs", ("--max-running-requests",), int, "rows of a batch; a guided answer takes two while it speaks"
+)
+POSITIONS = GuideOption(
+    "--max-model-len", ("--context-length",), int, "positions that a request may take, prompt and answer together"
+)
+MEMORY = GuideOption(
+    "--gpu-memory-utilization",
+    ("--mem-fraction-static",),
+    float,
+    "share of the GPU's memory for weights and KV cache; activations and CUDA graphs take of the rest",
+)
+PREFIXES = GuideOption(
+    "--enable-prefix-caching", ("--disable-radix-cache",), None, "keep the KV cache of prompts for others (default: on)"
+)
+OPTIONS = (RANKS, SEQUENCES, POSITIONS, MEMORY, PREFIXES)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What options are fitted to.
+
+    Attributes:
+        gpus: that torch sees.
+        numa_nodes: with cores that this process may use.
+        environment: variables.
+    """
+
+    gpus: int
+    numa_nodes: int
+    environment: Mapping[str, str]
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This one."""
+        import torch
+        from sglang.srt.utils import get_cpu_ids_by_node
+
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return cls(gpus, len(get_cpu_ids_by_node()), os.environ)
+
+    @property
+    def bound_ranks(self) -> int | None:
+        """Ranks that the environment names cores for, where it does."""
+        cores = self.environment.get(CPU_CORES, "all")
+        return None if cores == "all" else len(cores.split("|"))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one option was set to.
+
+    Attributes:
+        value: as SGLang's option takes it; for the switch, whether prefixes are kept.
+        written: the option and its value, as they were given.
+        by_guide: whether under the guide's name.
+        is_default: whether a script set it and not its user.
+    """
+
+    value: Any
+    written: str
+    by_guide: bool
+    is_default: bool
+
+
+def add_guide_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options under the guide's names."""
+    for option in OPTIONS:
+        if option.kind is None:
+            parser.add_argument(option.guide, action=argparse.BooleanOptionalAction, help=option.said)
+        else:
+            read = _above_0(option.kind)
+            metavar = "SHARE" if option.kind is float else "N"
+            said = f"{option.said} (SGLang: {option.sglang[0]})"
+            parser.add_argument(option.guide, type=read, metavar=metavar, help=said)
+
+
+def choose(arguments: Sequence[str]) -> tuple[dict[GuideOption, Choice], list[str]]:
+    """The options of a command line that have two names, and the arguments that are left.
+
+    Raises:
+        ValueError: if both names of one are given with different values, neither by a script.
+    """
+    at = arguments.index(OVERRIDDEN_BY) if OVERRIDDEN_BY in arguments else 0
+    of_script, rest = _read(arguments[:at], is_default=True)
+    of_user, others = _read([each for each in arguments[at:] if each != OVERRIDDEN_BY], is_default=False)
+    return of_script | of_user, rest + others
+
+
+def _read(arguments: Sequence[str], *, is_default: bool) -> tuple[dict[GuideOption, Choice], list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m sglang_speechlm.launch", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    add_guide_options(parser)
+    for option in OPTIONS:
+        if option.kind is None:
+            parser.add_argument(*option.sglang, action="store_true")
+        else:
+            parser.add_argument(*option.sglang, type=_above_0(option.kind))
+    found, rest = parser.parse_known_args(list(arguments))
+    choices = {}
+    for option in OPTIONS:
+        named = [
+            Choice(*_value(option, name, getattr(found, _dest(name))), name == option.guide, is_default)
+            for name in (option.guide, option.sglang[0])
+            if hasattr(found, _dest(name))
+        ]
+        if len({choice.value for choice in named}) > 1:
+            raise ValueError(f"{' and '.join(choice.written for choice in named)} contradict each other: give one")
+        if named:
+            choices[option] = named[0]
+    return choices, rest
+
+
+def _dest(name: str) -> str:
+    return name.removeprefix("--").replace("-", "_")
+
+
+def _value(option: GuideOption, name: str, given: Any) -> tuple[Any, str]:
+    if option.kind is not None:
+        return given, f"{name} {given}"
+    if name == option.guide:
+        return given, name if given else name.replace("--", "--no-", 1)
+    return False, name
+
+
+def fit(choices: Mapping[GuideOption, Choice], machine: Machine, positions: int) -> tuple[list[str], list[str]]:
+    """SGLang's arguments, and sentences that say what became of the guide's.
+
+    Args:
+        choices: what was set.
+        machine: where it is to be served.
+        positions: that the checkpoint was trained for.
+
+    Raises:
+        ValueError: if what was asked for cannot be.
+    """
+    arguments: list[str] = []
+    said: list[str] = []
+
+    def settle(choice: Choice, option: GuideOption, value: Any, why: str = "") -> None:
+        arguments.extend((option.sglang[0], str(value)))
+        if why:
+            said.append(f"{choice.written} becomes {option.sglang[0]} {value}: {why}")
+        elif choice.by_guide:
+            said.append(f"{choice.written} is SGLang's {option.sglang[0]} {value}")
+
+    ranks = choices.get(RANKS, Choice(1, f"{RANKS.guide} 1 (as none is given)", by_guide=False, is_default=True))
+    number, why = _ranks(ranks, machine)
+    if RANKS in choices:
+        settle(ranks, RANKS, number, why)
+    if (rows := choices.get(SEQUENCES)) is not None:
+        settle(rows, SEQUENCES, rows.value)
+    if (length := choices.get(POSITIONS)) is not None:
+        settle(length, POSITIONS, *_positions(length, machine, positions))
+    if (share := choices.get(MEMORY)) is not None:
+        if machine.gpus or not share.by_guide:
+            settle(share, MEMORY, share.value)
+        else:
+            said.append(f"{share.written} is left out: there is no GPU here (--max-total-tokens bounds the KV cache)")
+    if (prefixes := choices.get(PREFIXES)) is not None:
+        if not prefixes.value:
+            arguments.append(PREFIXES.sglang[0])
+        if prefixes.by_guide:
+            became = "the radix cache, as SGLang has it" if prefixes.value else PREFIXES.sglang[0]
+            said.append(f"{prefixes.written} is SGLang's {became}")
+    return arguments, said
+
+
+def _ranks(choice: Choice, machine: Machine) -> tuple[int, str]:
+    """How many ranks there can be, and why not as many as asked for. On a CPU each has a NUMA node or named cores."""
+    wanted: int = choice.value
+    if machine.gpus:
+        return wanted, ""
+    bound = machine.bound_ranks
+    if bound is not None:
+        if wanted < bound:
+            raise ValueError(
+                f"{choice.written}: the variable {CPU_CORES} names the cores of {bound} ranks; "
+                f"unset it or set {RANKS.guide} {bound}"
+            )
+        return bound, f"there is no GPU here, and {CPU_CORES} names the cores of {bound}" if wanted > bound else ""
+    possible = next(ranks for ranks in range(min(wanted, machine.numa_nodes), 0, -1) if wanted % ranks == 0)
+    if possible == wanted:
+        return wanted, ""
+    return possible, (
+        f"there is no GPU here, and the CPU has {machine.numa_nodes} NUMA node(s); "
+        f"{CPU_CORES}='0-3|4-7' would name the cores of two ranks"
+    )
+
+
+def _positions(choice: Choice, machine: Machine, most: int) -> tuple[int, str]:
+    wanted: int = choice.value
+    if wanted <= most or machine.environment.get(LONGER_CONTEXT, "").lower() in ("1", "true"):
+        return wanted, ""
+    if choice.is_default:
+        return most, "the checkpoint has no more (max_position_embeddings)"
+    raise ValueError(f"{choice.written}: the checkpoint has {most} positions (max_position_embeddings), and no more")
+
+
+def _above_0(kind: type[int] | type[float]) -> Any:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
+        if not (value > 0 and (kind is int or value <= 1)):
+            allowed = "a whole number of at least 1" if kind is int else "above 0 and at most 1"
+            raise argparse.ArgumentTypeError(f"must be {allowed}; got {text}")
+        return value
+
+    return read
