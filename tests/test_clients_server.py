@@ -1,0 +1,132 @@
+"""The four clients as their users start them, against a server."""
+
+import signal
+import subprocess
+import sys
+import wave
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+from core.options import SAMPLES
+from server import Server, wait_for
+
+CLIENTS = Path(__file__).parent.parent / "clients"
+LISTEN, SPEAK = ((SAMPLES / name).read_bytes().count(b"\n") for name in ("listen.jsonl", "speak.jsonl"))
+
+
+def command(server: Server, script: str, *options: str) -> list[str]:
+    return [sys.executable, str(CLIENTS / script), "--port", str(urlsplit(server.url).port), *options]
+
+
+def finish(server: Server, folder: Path, script: str, *options: str) -> str:
+    """What a client prints that has answered every line."""
+    done = subprocess.run(command(server, script, *options), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def records(path: Path) -> list[Any]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def lines_of(path: Path) -> list[int]:
+    return sorted(record["line"] for record in records(path))
+
+
+def holds(path: Path, count: int) -> bool:
+    return path.exists() and path.read_bytes().count(b"\n") >= count
+
+
+def test_client_answers_and_scores_the_samples(server: Server, tmp_path: Path) -> None:
+    printed = finish(server, tmp_path, "client.py", "--concurrency", "8")
+    output = tmp_path / "test" / "output"
+    assert lines_of(output / "text.jsonl") == list(range(1, LISTEN + 1))
+    assert f"lines                 {LISTEN} of {LISTEN} answered" in printed
+    (task,) = orjson.loads((output / "text.summary.json").read_bytes())["tasks"]
+    assert task["accuracy"]["of"] == LISTEN
+    assert set(task["accuracy"]["by"]) == {"task", "category", "difficulty"}
+    assert task["accuracy"]["by"]["task"]["speech"]["of"] == 3
+    assert (output / "text.summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_client_takes_the_guides_own_options(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(b"".join((SAMPLES / "speak.jsonl").read_bytes().splitlines(True)[:3]))
+    options = ("--input", "data.jsonl", "--output", "results.jsonl", "--concurrency", "128")
+    finish(server, tmp_path, "client.py", *options)
+    assert lines_of(tmp_path / "results.jsonl") == [1, 2, 3]
+
+
+def test_client_audiogen_cfg_keeps_sounds(server: Server, tmp_path: Path) -> None:
+    finish(server, tmp_path, "client_audiogen_cfg.py", "--concurrency", "8")
+    answered = records(tmp_path / "test" / "output" / "audiogen_cfg3.jsonl")
+    assert len(answered) == SPEAK
+    sounding = [record for record in answered if record["audio_seconds"]]
+    assert len(sounding) > SPEAK / 2
+    for record in sounding:
+        assert Path(record["wav"]).parent == Path("test/hard")
+        with wave.open(str(tmp_path / record["wav"])) as sound:
+            assert sound.getnframes() / sound.getframerate() == record["audio_seconds"]
+    assert not any("right" in record for record in answered)
+
+
+def test_client_audiogen_cfg_without_guidance_writes_beside(server: Server, tmp_path: Path) -> None:
+    options = ("--cfg", "1.0", "--save-dir", "test/hard_nocfg", "--num-examples", "4")
+    finish(server, tmp_path, "client_audiogen_cfg.py", *options)
+    assert lines_of(tmp_path / "test" / "output" / "audiogen_cfg1.jsonl") == [1, 2, 3, 4]
+    assert list((tmp_path / "test" / "hard_nocfg").glob("*.wav"))
+
+
+@pytest.mark.parametrize(("script", "name"), [("client_all.py", "all"), ("client_all_4gpu.py", "all_4gpu")])
+def test_client_all_asks_for_everything_at_once(server: Server, tmp_path: Path, script: str, name: str) -> None:
+    finish(server, tmp_path, script, "--concurrency", "64", "--cfg", "2.0", "--num-examples", "5")
+    output = tmp_path / "test" / "output"
+    for task in ("text", "audiogen", "audiogen_cfg"):
+        assert lines_of(output / f"{name}_cfg2_{task}.jsonl") == [1, 2, 3, 4, 5]
+    summary = orjson.loads((output / f"{name}_cfg2.summary.json").read_bytes())
+    assert [task["cfg"] for task in summary["tasks"]] == [None, 1.0, 2.0]
+    answered = [records(path) for path in output.glob("*.jsonl")]
+    begins = [min(record["finished"] - record["seconds"] for record in each) for each in answered]
+    assert max(begins) < min(record["finished"] for each in answered for record in each)
+    assert list((tmp_path / "test" / name / "audiogen_cfg").glob("*.wav"))
+
+
+def test_a_killed_client_goes_on_without_losing_or_doubling_a_line(server: Server, tmp_path: Path) -> None:
+    line = b'{"example_id": "same", "messages": [["user", "text", "Say something."]]}\n'
+    (tmp_path / "in.jsonl").write_bytes(line * 40)
+    output = tmp_path / "out.jsonl"
+    options = ["--input", "in.jsonl", "--output", "out.jsonl", "--concurrency", "4"]
+    kills = 0
+    for least in (3, 15):
+        client = subprocess.Popen(command(server, "client_audiogen_cfg.py", *options), cwd=tmp_path)
+        assert wait_for(partial(holds, output, least), 60)
+        client.send_signal(signal.SIGKILL)
+        kills += client.wait() == -signal.SIGKILL
+        with output.open("ab") as file:
+            file.write(output.read_bytes()[:50])
+    assert kills == 2
+    before = output.read_bytes().splitlines(keepends=True)[:-1]
+    assert len(before) < 40
+    finish(server, tmp_path, "client_audiogen_cfg.py", *options)
+    assert lines_of(output) == list(range(1, 41))
+    assert output.read_bytes().splitlines(keepends=True)[: len(before)] == before
+    (task,) = orjson.loads((tmp_path / "out.summary.json").read_bytes())["tasks"]
+    assert (task["answered"], task["runs"]) == (40, 3)
+
+
+def test_what_the_server_refuses_fails_by_itself(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"no sound at all")
+    lines = [
+        {"example_id": "broken", "messages": [["user", "audio", "broken.wav"], ["user", "text", "What is it?"]]},
+        {"example_id": "whole", "messages": [["user", "text", "Hello."]]},
+    ]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    done = subprocess.run(
+        command(server, "client.py", "--input", "in.jsonl"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "in.jsonl, line 1: http_400: messages[0].content[0].input_audio.data" in done.stderr
+    assert lines_of(tmp_path / "test" / "output" / "text.jsonl") == [2]
