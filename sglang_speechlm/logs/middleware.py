@@ -17,7 +17,7 @@ from sglang_speechlm.logs.lines import FIELDS
 logger = logging.getLogger("sglang_speechlm.requests")
 
 PROBES = ("/health", "/readiness", "/metrics")
-"""Asked every few seconds; in the log only when they fail."""
+"""Asked every few seconds; in the log only when they fail otherwise than by "not ready"."""
 
 _LONGEST_PATH = 200
 
@@ -26,7 +26,7 @@ class RequestLog:
     """Around the whole application, so that what it refuses has an id and a line as well."""
 
     def __init__(self, app: ASGIApp, quiet: Sequence[str] = ()) -> None:
-        """Wrap an application; paths that begin with one of ``quiet`` are treated as the probes are."""
+        """Wrap an application; paths that begin with one of ``quiet`` are treated as probes are."""
         self._app = app
         self._quiet = (*PROBES, *quiet)
 
@@ -50,7 +50,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, stamped)
         finally:
-            if status >= 400 or not scope["path"].startswith(self._quiet):
+            if status not in (200, 503) or not scope["path"].startswith(self._quiet):
                 _write(scope, status, time.monotonic() - started, entry)
 
 

@@ -2,10 +2,13 @@
 
 from sglang_speechlm.metrics.definitions import (
     AUDIO_SECONDS,
+    CLIPS,
+    CLIPS_ENCODED,
     CODEC_RESTARTS,
     CODEC_SLOTS,
     CODEC_STREAMS,
     FIRST_AUDIO_SECONDS,
+    FIRST_TEXT_SECONDS,
     FRAMES,
     PAIRS_DEFERRED,
     PAIRS_REJECTED,
@@ -21,10 +24,13 @@ from sglang_speechlm.metrics.watch import Mode, ReplyWatch
 
 __all__ = [
     "AUDIO_SECONDS",
+    "CLIPS",
+    "CLIPS_ENCODED",
     "CODEC_RESTARTS",
     "CODEC_SLOTS",
     "CODEC_STREAMS",
     "FIRST_AUDIO_SECONDS",
+    "FIRST_TEXT_SECONDS",
     "FRAMES",
     "PAIRS_DEFERRED",
     "PAIRS_REJECTED",

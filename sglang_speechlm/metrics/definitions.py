@@ -11,6 +11,9 @@ _END = {"finish_reason": ("stop", "length", "abort", "refused", "error")}
 REPLIES = Counter("speechlm_replies_total", "Replies that have ended.", {**_MODE, **_END})
 REPLIES_RUNNING = Gauge("speechlm_replies_running", "Replies that are being given.", _MODE)
 STAGES_RUNNING = Gauge("speechlm_stages_running", "Stages of replies that SGLang has, waiting ones included.")
+FIRST_TEXT_SECONDS = Histogram(
+    "speechlm_first_text_seconds", "From the start of a reply to the first piece of its text.", _MODE
+)
 TEXT_SECONDS = Histogram("speechlm_text_stage_seconds", "From the start of a reply to the end of its text.", _MODE)
 FIRST_AUDIO_SECONDS = Histogram(
     "speechlm_first_audio_seconds",
@@ -20,6 +23,8 @@ FIRST_AUDIO_SECONDS = Histogram(
 REPLY_SECONDS = Histogram("speechlm_reply_seconds", "From the start of a reply to its end.", _MODE)
 FRAMES = Counter("speechlm_frames_total", "Audio frames decoded.", _KIND)
 AUDIO_SECONDS = Counter("speechlm_audio_seconds_total", "Seconds of sound delivered.", _KIND)
+CLIPS = Counter("speechlm_clips_total", "Clips and earlier sounds in the prompts of replies.")
+CLIPS_ENCODED = Counter("speechlm_clips_encoded_total", "Clips and earlier sounds that no cache held.")
 PAIRS_REJECTED = Counter("speechlm_pairs_rejected_total", "Guided requests refused because they could never fit.")
 PAIRS_DEFERRED = Counter("speechlm_pairs_deferred_total", "Guided requests that waited where one branch would fit.")
 PAIRS_RETRACTED = Counter("speechlm_pairs_retracted_total", "Retractions of guided requests, both branches together.")

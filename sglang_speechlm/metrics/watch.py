@@ -9,6 +9,7 @@ from typing import Literal
 from sglang_speechlm.metrics.definitions import (
     AUDIO_SECONDS,
     FIRST_AUDIO_SECONDS,
+    FIRST_TEXT_SECONDS,
     FRAMES,
     REPLIES,
     REPLIES_RUNNING,
@@ -34,6 +35,7 @@ class ReplyWatch:
         self._kind = "guided" if mode == "guided" else "plain"
         self._refusals = refusals
         self._text_end: float | None = None
+        self._has_written = False
         self._has_sounded = False
         self.finish_reason: str | None = None
         self.frames = 0
@@ -42,6 +44,12 @@ class ReplyWatch:
         self._start = time.monotonic()
         REPLIES_RUNNING.add(1, mode=self._mode)
         return self
+
+    def wrote(self) -> None:
+        """A piece of generated text has come."""
+        if not self._has_written:
+            self._has_written = True
+            FIRST_TEXT_SECONDS.observe(time.monotonic() - self._start, mode=self._mode)
 
     def text_ended(self) -> None:
         """The text is complete."""

@@ -14,6 +14,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.qwen3 import Qwen3ForCausalLM
 from torch import nn
 
+from sglang_speechlm import metrics
 from sglang_speechlm.audio.encoder import AudioEncoder
 from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, check_tensors
 from sglang_speechlm.config import SpeechLMConfig
@@ -140,6 +141,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         Returns:
             [positions of all items, hidden].
         """
+        metrics.CLIPS_ENCODED.add(len(items))
         return torch.cat([self._embed_item(item.feature) for item in items])
 
     def _embed_item(self, feature: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sglang_speechlm import logs
+from sglang_speechlm import logs, metrics
 from sglang_speechlm.codec import CodecService, CodecStream, Deinterleaver
 from sglang_speechlm.config import Ids
 from sglang_speechlm.metrics import Mode, ReplyWatch
@@ -80,9 +80,12 @@ class Voice:
             CodecError: if the sound could not be made.
         """
         watch = ReplyWatch(_mode(request), StageRefused)
+        metrics.CLIPS.add(len(request.prompt.audio))
         with _logged(request, reply, watch), watch:
             async with aclosing(answer(self.engine, self.ids, request)) as events:
                 async for delta in self._write(events, reply, request.given_text):
+                    if request.given_text is None:
+                        watch.wrote()
                     yield delta
                 watch.text_ended()
                 if request.audio is not None:

@@ -1,0 +1,213 @@
+"""The dashboard, the alert rules and the scrape configuration name what servers and the router really export."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import promql_parser
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from server import BY_NAME, Client, Server, clip, wait_for, wav
+
+from sglang_speechlm.platform.parent import end_with_parent
+from sglang_speechlm.worker import free_port
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+DASHBOARD: dict[str, Any] = json.loads((LAUNCH / "grafana" / "speechlm.json").read_text())
+PROMETHEUS: dict[str, Any] = yaml.safe_load((LAUNCH / "prometheus" / "prometheus.yml").read_text())
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((LAUNCH / "prometheus" / "rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+SCRAPES_OWN = {"job", "instance"}
+
+Exported = dict[str, set[str]]
+"""Labels by the name of a sample."""
+
+
+def expressions() -> dict[str, str]:
+    """Every query, with what Grafana puts in for its variables."""
+    found = {f"{panel['title']}, {t['refId']}": t["expr"] for panel in PANELS for t in panel["targets"]}
+    found = {name: query.replace("$__rate_interval", "1m") for name, query in found.items()}
+    return found | {rule["alert"]: rule["expr"] for rule in RULES}
+
+
+def selectors(query: str) -> list[promql_parser.VectorSelector]:
+    """The metrics of a query, each with its labels' conditions."""
+    found: list[promql_parser.VectorSelector] = []
+
+    def visit(part: promql_parser.Expr) -> None:
+        if isinstance(part, promql_parser.MatrixSelector):
+            found.append(part.vector_selector)
+        elif isinstance(part, promql_parser.VectorSelector):
+            found.append(part)
+
+    promql_parser.walk(promql_parser.parse(query), visit)
+    return found
+
+
+def grouped_by(query: str) -> set[str]:
+    """The labels that a query keeps."""
+    found: set[str] = set()
+
+    def visit(part: promql_parser.Expr) -> None:
+        if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
+            found.update(part.modifier.labels)
+
+    promql_parser.walk(promql_parser.parse(query), visit)
+    return found
+
+
+def exported(text: str) -> Exported:
+    """What a scrape gives."""
+    found: Exported = defaultdict(set)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name] |= set(sample.labels)
+    return found
+
+
+@pytest.fixture(scope="module")
+def router(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a router's metrics that has sent a request to ``server``."""
+    port, metrics_port = free_port(), free_port()
+    command = [
+        sys.executable, "-m", "smg.launch_router", "--host", "127.0.0.1", "--port", str(port),
+        "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
+        "--worker-urls", server.url, "--policy", "round_robin", "--disable-retries",
+    ]  # fmt: skip
+    with (tmp_path_factory.mktemp("router") / "log").open("wb") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=partial(end_with_parent, signal.SIGTERM))
+    url = f"http://127.0.0.1:{port}"
+
+    def has_answered() -> bool:
+        try:
+            body = BY_NAME["text"].body() | {"max_tokens": 1}
+            response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return response.status_code == 200
+
+    try:
+        assert wait_for(has_answered, 90)
+        yield f"http://127.0.0.1:{metrics_port}/metrics"
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+@pytest.fixture(scope="module")
+def scraped(server: Server, router: str) -> Exported:
+    """Everything that a worker and the router export once they have answered requests of every kind."""
+    with Client(server.url) as client:
+        for case in ("text", "spoken", "audio question"):
+            client.chat(BY_NAME[case].body())
+        client.chat(BY_NAME["given text"].body(cfg=3.0))
+        worker = client.http.get("/metrics").text
+    routers = httpx.get(router, timeout=30, trust_env=False).text
+    return exported(worker) | exported(routers) | {"up": set()}
+
+
+@pytest.mark.parametrize("name", expressions())
+def test_a_query_names_metrics_and_labels_that_there_are(name: str, scraped: Exported) -> None:
+    query = expressions()[name]
+    metrics = selectors(query)
+    assert metrics
+    for metric in metrics:
+        assert metric.name in scraped
+        assert {matcher.name for matcher in metric.matchers.matchers} <= scraped[metric.name] | SCRAPES_OWN
+        assert grouped_by(query) <= scraped[metric.name] | SCRAPES_OWN
+
+
+@pytest.mark.parametrize("variable", [v for v in DASHBOARD["templating"]["list"] if v["type"] == "query"], ids=str)
+def test_a_variable_is_read_from_a_metric_that_there_is(variable: dict[str, Any], scraped: Exported) -> None:
+    found = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
+    assert found
+    assert found[1] in scraped
+    assert found[2] in SCRAPES_OWN
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_legend_names_labels_that_its_query_keeps(panel: dict[str, Any], scraped: Exported) -> None:
+    for target in panel["targets"]:
+        kept = grouped_by(target["expr"].replace("$__rate_interval", "1m"))
+        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+            assert label in kept or label in scraped[target["expr"]]
+
+
+def test_a_clip_that_comes_again_is_not_encoded_again(server: Server) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": wav(clip(77, 0.9)), "format": "wav"}}
+    with Client(server.url) as client:
+        counts = []
+        for question in ("What is it?", "Is it loud?"):
+            content = [{"type": "text", "text": question}, part]  # so that the radix cache does not have it
+            client.chat({"messages": [{"role": "user", "content": content}], "max_tokens": 1})
+            found = client.metrics()
+            counts.append((found["speechlm_clips_total", ()], found["speechlm_clips_encoded_total", ()]))
+    (heard, encoded), (heard_again, encoded_again) = counts
+    assert heard_again == heard + 1
+    assert encoded_again == encoded > 0
+
+
+def test_the_first_text_is_timed_where_text_is_generated(server: Server) -> None:
+    def timed(mode: str) -> float:
+        return client.metrics()["speechlm_first_text_seconds_count", (("mode", mode),)]
+
+    with Client(server.url) as client:
+        before = {mode: timed(mode) for mode in ("text", "spoken")}
+        client.chat(BY_NAME["text"].body())
+        client.chat(BY_NAME["given text"].body(cfg=1.0))
+        assert timed("text") == before["text"] + 1
+        assert timed("spoken") == before["spoken"]
+
+
+def test_panels_have_numbers_and_places_of_their_own() -> None:
+    numbers = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(numbers) == len(set(numbers))
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def test_every_panel_asks_the_chosen_data_source() -> None:
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    for panel in PANELS:
+        assert panel["datasource"] == source
+        assert all(target["datasource"] == source for target in panel["targets"])
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_the_jobs_of_the_rules_are_scraped() -> None:
+    jobs = {job["job_name"] for job in PROMETHEUS["scrape_configs"]}
+    named = {
+        matcher.value
+        for rule in RULES
+        for metric in selectors(rule["expr"])
+        for matcher in metric.matchers.matchers
+        if matcher.name == "job"
+    }
+    assert named <= jobs
+
+
+@pytest.mark.parametrize("checked", [("config", "prometheus.yml"), ("rules", "rules.yml")])
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool comes with Debian's package prometheus")
+def test_promtool_takes_it(checked: tuple[str, str]) -> None:
+    command = ["promtool", "check", checked[0], str(LAUNCH / "prometheus" / checked[1])]
+    subprocess.run(command, check=True, capture_output=True)
