@@ -118,9 +118,7 @@ def _server(url: str | None, model: Path) -> Iterator[str]:
 def main() -> None:
     """Measure, print a table, write it with the machine that it is of, and draw it beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--listeners", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)"
-    )
+    parser.add_argument("--listeners", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)")
     parser.add_argument("--answers", type=int, default=8, help="answers to each listener (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=250, help="frames of an answer (default: %(default)s)")
     parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale (default: %(default)s)")
