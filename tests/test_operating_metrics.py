@@ -31,7 +31,8 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-SCRAPES_OWN = {"job", "instance"}
+ADDED = {"job", "instance", "worker"}
+"""Labels that a scrape adds, and the front of several workers."""
 
 Exported = dict[str, set[str]]
 """Labels by the name of a sample."""
@@ -127,8 +128,8 @@ def test_a_query_names_metrics_and_labels_that_there_are(name: str, scraped: Exp
     assert metrics
     for metric in metrics:
         assert metric.name in scraped
-        assert {matcher.name for matcher in metric.matchers.matchers} <= scraped[metric.name] | SCRAPES_OWN
-        assert grouped_by(query) <= scraped[metric.name] | SCRAPES_OWN
+        assert {matcher.name for matcher in metric.matchers.matchers} <= scraped[metric.name] | ADDED
+        assert grouped_by(query) <= scraped[metric.name] | ADDED
 
 
 @pytest.mark.parametrize("variable", [v for v in DASHBOARD["templating"]["list"] if v["type"] == "query"], ids=str)
@@ -136,7 +137,7 @@ def test_a_variable_is_read_from_a_metric_that_there_is(variable: dict[str, Any]
     found = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
     assert found
     assert found[1] in scraped
-    assert found[2] in SCRAPES_OWN
+    assert found[2] in ADDED
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
