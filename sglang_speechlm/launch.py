@@ -1,4 +1,4 @@
-"""``python -m sglang_speechlm.launch``: serve a SpeechLM checkpoint.
+"""``python -m sglang_speechlm.launch``: serve a SpeechLM checkpoint, by one server or by several behind one port.
 
 A module and not a package: the processes that SGLang spawns then import it, and with it this package, before anything
 of SGLang's (multiprocessing does not re-import a ``__main__.py``).
@@ -7,6 +7,14 @@ of SGLang's (multiprocessing does not re-import a ``__main__.py``).
 import sys
 
 if __name__ == "__main__":
-    from sglang_speechlm.server.start import main
+    from sglang_speechlm.fleet.options import is_fleet
 
-    sys.exit(main(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if is_fleet(arguments):
+        from sglang_speechlm.fleet.main import main
+
+        sys.exit(main(arguments))
+    else:
+        from sglang_speechlm.server.start import main
+
+        sys.exit(main(arguments))

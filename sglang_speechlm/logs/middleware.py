@@ -16,7 +16,7 @@ from sglang_speechlm.logs.lines import FIELDS
 
 logger = logging.getLogger("sglang_speechlm.requests")
 
-PROBES = ("/health", "/readiness", "/metrics")
+PROBES = ("/health", "/readiness", "/metrics", "/worker_id")
 """Asked every few seconds; in the log only when they fail otherwise than by "not ready"."""
 
 _LONGEST_PATH = 200

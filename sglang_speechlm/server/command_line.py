@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.fleet.options import add_fleet_options
 from sglang_speechlm.server.guide_options import (
     OVERRIDDEN_BY,
     Choice,
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--help-sglang", action=_SGLangHelp, nargs=0, help="show SGLang's options and exit")
     add_guide_options(parser.add_argument_group("the usage guide's options (vLLM's names; SGLang's are taken too)"))
     add_own_options(parser.add_argument_group("SpeechLM's own options"))
+    add_fleet_options(parser.add_argument_group("several workers behind one port"))
     return parser
 
 

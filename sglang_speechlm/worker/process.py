@@ -28,13 +28,13 @@ class WorkerFailed(RuntimeError):
 
 
 class Worker:
-    """One server on a port of this machine's loopback, with its output in a log file.
+    """One server on a port of this machine's loopback.
 
     It is told to end when the thread that made it does, so make it in one that lasts.
 
     Args:
         model: a served directory.
-        log: where its output goes.
+        log: the file that its output goes to; None is where this process's own goes.
         options: of the launcher, after the model's path; a port of its own is chosen unless they name one.
         environment: variables beside this process's own.
         cores: processors that it may run on; all without it.
@@ -43,7 +43,7 @@ class Worker:
     def __init__(
         self,
         model: Path,
-        log: Path,
+        log: Path | None,
         options: Sequence[str] = (),
         *,
         environment: Mapping[str, str] | None = None,
@@ -54,12 +54,12 @@ class Worker:
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         command = [sys.executable, "-m", "sglang_speechlm.launch", "--model-path", str(model), *where, *options]
-        with log.open("wb") as output:
+        with log.open("wb") if log is not None else contextlib.nullcontext() as output:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log is not None else None,
                 start_new_session=True,
                 # Also where this process is interrupted before it knows that it has started one.
                 preexec_fn=partial(end_with_parent, signal.SIGTERM),
@@ -69,8 +69,8 @@ class Worker:
             os.sched_setaffinity(self.process.pid, cores)
 
     def output(self) -> str:
-        """What it has printed so far."""
-        return self._log.read_text(errors="replace")
+        """What it has printed to its log so far."""
+        return self._log.read_text(errors="replace") if self._log is not None else ""
 
     def is_ready(self) -> bool:
         """Whether its warm-up has succeeded.

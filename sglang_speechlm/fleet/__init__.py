@@ -1,0 +1,1 @@
+"""Several workers behind one port: SGLang's router (smg) between them and a front of ours."""

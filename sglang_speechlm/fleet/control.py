@@ -1,0 +1,106 @@
+"""Workers that join and leave while the fleet runs: GET and POST /workers, GET and DELETE /workers/{id}.
+
+smg's control plane lets in whoever reaches it. Here it takes the admin key; without one, the key; and without any, a
+client on this machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+
+import aiohttp
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sglang_speechlm.fleet.options import checked_url
+from sglang_speechlm.fleet.router import Router
+from sglang_speechlm.server.body import check_media_type
+from sglang_speechlm.server.errors import ApiError, bad_field
+
+_PROXIES = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_MAX_BYTES = 1 << 16
+
+
+class Control:
+    """The control plane's routes."""
+
+    def __init__(self, router: Router, api_key: str | None, admin_api_key: str | None) -> None:
+        """Take the router, and the keys that the operator gave."""
+        self._router = router
+        self._is_open = not api_key
+        self._admin_api_key = admin_api_key
+
+    async def answer(self, http: Request) -> Response:
+        """The answer to a request whose key, where there is one, is one of the server's.
+
+        Raises:
+            ApiError: 403 if its sender may not ask, 400 and 405 if it makes no sense, 503 if the router is away.
+        """
+        self._check(http)
+        worker_id = http.url.path.removeprefix("/workers").strip("/")
+        match http.method, bool(worker_id):
+            case ("GET", _):
+                return await self._asked("GET", http.url.path.rstrip("/"))
+            case ("POST", False):
+                return await self._add(http)
+            case ("DELETE", True):
+                return await self._remove(worker_id)
+        allow = "GET, DELETE" if worker_id else "GET, POST"
+        raise ApiError(405, f"{http.method} {http.url.path}: only {allow} is served here", allow=allow)
+
+    def _check(self, http: Request) -> None:
+        if self._admin_api_key:
+            given = http.headers.get("authorization", "").partition(" ")[2].strip().encode()
+            if not secrets.compare_digest(given, self._admin_api_key.encode()):
+                raise ApiError(403, "/workers: takes the admin key (--admin-api-key)")
+        elif self._is_open and not _is_local(http):
+            raise ApiError(403, "/workers: without --api-key or --admin-api-key, only clients on this machine may ask")
+
+    async def _add(self, http: Request) -> Response:
+        check_media_type(http, "application/json")
+        raw = await http.body()
+        if len(raw) > _MAX_BYTES:
+            raise ApiError(413, f"the body must not exceed {_MAX_BYTES} bytes")
+        try:
+            fields = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise ApiError(400, f"the body is not JSON: {error}") from error
+        url = fields.get("url") if isinstance(fields, dict) else None
+        if not isinstance(url, str):
+            raise bad_field("url", "is where the worker is, as http(s)://HOST:PORT")
+        try:
+            url = checked_url(url)
+        except ValueError as error:
+            raise bad_field("url", str(error)) from error
+        self._router.want(url, {name: value for name, value in fields.items() if name != "url"})
+        told = {"status": "accepted", "url": url}
+        return Response(orjson.dumps(told), status_code=202, media_type="application/json")
+
+    async def _remove(self, worker_id: str) -> Response:
+        member = next((member for member in self._router.members if member.id == worker_id), None)
+        if member is None:
+            raise ApiError(404, f"there is no worker {worker_id[:100]!r}; GET /workers lists them")
+        self._router.drop(member.url)
+        told = {"status": "accepted", "url": member.url}
+        return Response(orjson.dumps(told), status_code=202, media_type="application/json")
+
+    async def _asked(self, method: str, path: str) -> Response:
+        try:
+            status, said = await self._router.control(method, path)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(503, "the router does not answer now; ask again", retry_after=1) from error
+        return Response(said, status_code=status, media_type="application/json")
+
+
+def _is_local(http: Request) -> bool:
+    """Whether a client on this machine asks for itself: no proxy for another, no page that a browser got elsewhere."""
+    try:
+        is_loopback = http.client is not None and ipaddress.ip_address(http.client.host).is_loopback
+    except ValueError:
+        return False
+    host = http.headers.get("host", "")
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    return is_loopback and name in _LOCAL_NAMES and not any(proxy in http.headers for proxy in _PROXIES)

@@ -1,0 +1,63 @@
+"""Server-sent events that pass through, each of them whole, so that an error can follow where a stream breaks off."""
+
+from __future__ import annotations
+
+import orjson
+
+_END = b"\n\n"
+_DATA = b"data: "
+_ROUTERS_ERROR = b'data: {"error":{"message":"Stream error'
+"""How the event begins that smg adds to a stream that its worker broke off."""
+_LAST = (
+    b"data: [DONE]",
+    b'data: {"error":',
+    b'data: {"type":"speech.audio.done"',
+    b'data: {"type":"transcript.text.done"',
+)
+"""How the events begin that end a worker's stream."""
+
+
+class EventRelay:
+    """Takes a stream in pieces and gives its events as they become whole, byte for byte.
+
+    Attributes:
+        is_complete: whether the event has come that ends the stream.
+    """
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self._is_broken = False
+        self._begun = b""
+        self._odd = b""
+
+    def take(self, piece: bytes) -> bytes:
+        """The events that ``piece`` completes."""
+        *whole, self._begun = (self._begun + piece).split(_END)
+        return b"".join(self._pass(event + _END) for event in whole)
+
+    def rest(self) -> bytes:
+        """What is left of a stream that has ended as it should; an event that was cut in two is not given."""
+        return self._odd + self._begun if self.is_complete else b""
+
+    def _pass(self, event: bytes) -> bytes:
+        if event.startswith(_ROUTERS_ERROR):
+            self._is_broken = True
+        if self._is_broken:
+            return b""
+        event, self._odd = self._odd + event, b""
+        if event.startswith(_LAST):
+            self.is_complete = True
+        elif not _is_whole(event):
+            # Half of an event, which smg ends with an empty line of its own before it tells that the rest is missing.
+            event, self._odd = b"", event
+        return event
+
+
+def _is_whole(event: bytes) -> bool:
+    if not event.startswith(_DATA):
+        return True
+    try:
+        orjson.loads(event[len(_DATA) :])
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -1,0 +1,223 @@
+"""One request and its answer, passed on as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+from yarl import URL
+
+from sglang_speechlm import logs
+from sglang_speechlm.fleet.events import EventRelay
+from sglang_speechlm.server.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+# RFC 9110, 7.6.1; and what is set anew on either side.
+_NOT_PASSED = frozenset(
+    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "host")
+)
+_NOT_PASSED_BACK = frozenset(("date", "server", logs.REQUEST_ID_HEADER))
+_ROUTERS = "x-smg-"
+_ROUTERS_ERROR = "x-smg-error-code"
+_NOT_REACHED = "call_upstream_connection_failed"
+_SLICE_BYTES = 1 << 18
+_CONNECT_SECONDS = 5.0
+_DONE = b"data: [DONE]\n\n"
+
+
+class NotReached(Exception):
+    """Nobody listens there; nothing of the request has been sent."""
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before its request had come."""
+
+
+class Upload:
+    """A request's body on its way in, and the client's leaving after it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_complete = asyncio.Event()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes.
+
+        Raises:
+            ClientLeft: if it does not come to its end.
+        """
+        while not self._is_complete.is_set():
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            if not message.get("more_body", False):
+                self._is_complete.set()
+            if piece := message.get("body", b""):
+                yield piece
+
+    async def whole(self) -> bytearray:
+        """All of the body.
+
+        Raises:
+            ClientLeft: if it does not come to its end.
+        """
+        body = bytearray()
+        async for piece in self.pieces():
+            body += piece
+        return body
+
+    async def client_left(self) -> None:
+        """Return when the client leaves after its body."""
+        await self._is_complete.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+class Answer:
+    """What has been sent of an answer, so that whatever happens then, it ends in a way that the client can tell."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._is_stream = False
+        self.has_begun = False
+
+    async def send(self, message: Message) -> None:
+        """Send a part."""
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            self._is_stream = is_stream(Headers(raw=message["headers"]))
+        await self._send(message)
+
+    async def fail(self, error: ApiError, scope: Scope, receive: Receive) -> None:
+        """Send an error: as the answer, or as the last event of a stream.
+
+        Anything else that has begun is left without its end; then the HTTP server closes the connection.
+        """
+        if not self.has_begun:
+            await error.response()(scope, receive, self.send)
+        elif self._is_stream:
+            event = b"data: " + orjson.dumps(error.body()) + b"\n\n" + _DONE
+            await self._send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+def is_stream(headers: Headers) -> bool:
+    """Whether these are the headers of server-sent events."""
+    return headers.get("content-type", "").startswith("text/event-stream")
+
+
+def slices(body: bytearray) -> AsyncIterator[memoryview]:
+    """A body that is here, in pieces that do not copy it."""
+
+    async def each() -> AsyncIterator[memoryview]:
+        view = memoryview(body)
+        for begin in range(0, len(view), _SLICE_BYTES):
+            yield view[begin : begin + _SLICE_BYTES]
+
+    return each()
+
+
+def new_session() -> aiohttp.ClientSession:
+    """Connections to workers and the router.
+
+    Each is used once: one that is kept may be closed by the other side just when a request is sent on it.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+async def forward(
+    session: aiohttp.ClientSession, base: str, scope: Scope, body: AsyncIterator[Any] | None, answer: Answer
+) -> None:
+    """Pass a request to a server and its answer back.
+
+    Args:
+        session: of ``new_session``.
+        base: the server's URL.
+        scope: the request's.
+        body: its body in pieces; None where it has none.
+        answer: where the answer goes.
+
+    Raises:
+        NotReached: if nobody listens there.
+        ApiError: 502 if the server broke off, also when the answer had begun.
+    """
+    path = scope["raw_path"].decode("ascii")
+    query = f"?{scope['query_string'].decode('ascii')}" if scope["query_string"] else ""
+    try:
+        response = await session.request(
+            scope["method"],
+            URL(f"{base}{path}{query}", encoded=True),
+            headers=_passed_on(scope),
+            data=body,
+            allow_redirects=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+        )
+    except aiohttp.ClientConnectorError as error:
+        raise NotReached(str(error)) from error
+    except aiohttp.ClientError as error:
+        raise broken_off() from error
+    async with response:
+        if response.status >= 500 and (code := response.headers.get(_ROUTERS_ERROR)):
+            logger.warning("Request %s: the router says %s: %s", logs.current_id(), code, await _text(response))
+            if code == _NOT_REACHED:
+                raise NotReached(code)
+            raise broken_off(504 if response.status == 504 else 502)
+        await _pass_back(response, answer)
+
+
+def broken_off(status: int = 502) -> ApiError:
+    """The error of a request whose worker is gone."""
+    said = "did not answer in time" if status == 504 else "ended before its answer was complete"
+    return ApiError(status, f"the worker that was given this request {said}; ask again", code="worker_lost")
+
+
+def unreachable() -> ApiError:
+    """The error of a request that no worker can take now."""
+    return ApiError(503, "no worker can take this request now; ask again", code="no_worker", retry_after=1)
+
+
+def _passed_on(scope: Scope) -> list[tuple[str, str]]:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    named = {each.strip().lower() for name, value in headers if name == "connection" for each in value.split(",")}
+    passed = [(name, value) for name, value in headers if name not in _NOT_PASSED | named | {logs.REQUEST_ID_HEADER}]
+    return [*passed, (logs.REQUEST_ID_HEADER, logs.current_id() or "")]
+
+
+async def _text(response: aiohttp.ClientResponse) -> str:
+    try:
+        return (await response.text(errors="replace"))[:500]
+    except aiohttp.ClientError as error:
+        return str(error)
+
+
+async def _pass_back(response: aiohttp.ClientResponse, answer: Answer) -> None:
+    raw = [(name.lower(), value) for name, value in response.raw_headers]
+    passed = [(name, value) for name, value in raw if _is_passed_back(name.decode("latin-1"))]
+    relay = EventRelay() if is_stream(Headers(raw=raw)) else None
+    await answer.send({"type": "http.response.start", "status": response.status, "headers": passed})
+    try:
+        async for piece in response.content.iter_any():
+            if given := piece if relay is None else relay.take(piece):
+                await answer.send({"type": "http.response.body", "body": given, "more_body": True})
+    except aiohttp.ClientError as error:
+        raise broken_off() from error
+    if relay is not None and not relay.is_complete:
+        raise broken_off()
+    rest = b"" if relay is None else relay.rest()
+    await answer.send({"type": "http.response.body", "body": rest, "more_body": False})
+
+
+def _is_passed_back(name: str) -> bool:
+    return name not in _NOT_PASSED and name not in _NOT_PASSED_BACK and not name.startswith(_ROUTERS)

@@ -1,0 +1,225 @@
+"""The one public port: what it answers itself, and where it passes everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from sglang_speechlm.fleet.control import Control
+from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, slices, unreachable
+from sglang_speechlm.fleet.metrics import merge
+from sglang_speechlm.fleet.router import Member, Router
+from sglang_speechlm.server.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+_CHAT = "/v1/chat/completions"
+_ROUTED = (_CHAT, "/generate")
+"""Routes that the router passes on byte for byte; of transcriptions it reads the form and asks for more than we do."""
+_FOR_ALL = ("/flush_cache", "/abort_request", "/start_profile", "/stop_profile")
+"""Routes that tell a worker something, and so every worker."""
+_EARLIER_AUDIO = re.compile(rb'(?<!\\)"audio-([0-9a-f]{8})-chatcmpl-')
+_PAGE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Front:
+    """ASGI application."""
+
+    def __init__(self, router: Router, session: aiohttp.ClientSession, control: Control) -> None:
+        """Take the router, what to ask with, and who may change the list of workers."""
+        self._router = router
+        self._session = session
+        self._control = control
+        self._turns = itertools.count()
+        self._refusal: ApiError | None = ApiError(503, "the workers are still starting", retry_after=5)
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._cut = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered by workers."""
+        return self._running
+
+    def open(self) -> None:
+        """Take requests from now on."""
+        self._refusal = None
+
+    def drain(self) -> None:
+        """Take no more requests."""
+        self._refusal = ApiError(503, "the server is stopping and takes no new requests", retry_after=5)
+
+    async def idle(self) -> None:
+        """Return once no request is being answered."""
+        await self._idle.wait()
+
+    def cut(self) -> None:
+        """End what is being answered with an error."""
+        self._cut.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        answer = Answer(send)
+        try:
+            if own := await self._own(scope, receive):
+                await own(scope, receive, answer.send)
+            else:
+                await self._passed(scope, receive, answer)
+        except ApiError as error:
+            await answer.fail(error, scope, receive)
+
+    async def _own(self, scope: Scope, receive: Receive) -> Response | None:
+        """The answer to a route of the front itself."""
+        path = scope["path"]
+        if path == "/health":
+            return Response(status_code=200 if self._is_ready() else 503)
+        if path == "/readiness":
+            return self._readiness()
+        if path == "/metrics":
+            return PlainTextResponse(await asyncio.to_thread(merge, *await self._router.metrics()), media_type=_PAGE)
+        if path == "/workers" or path.startswith("/workers/"):
+            return await self._control.answer(Request(scope, receive))
+        return None
+
+    def _is_ready(self) -> bool:
+        return self._refusal is None and bool(self._router.healthy())
+
+    def _readiness(self) -> Response:
+        is_ready = self._is_ready()
+        told = {
+            "status": "ready" if is_ready else "not ready",
+            "healthy_workers": len(self._router.healthy()),
+            "workers": self._router.total,
+        }
+        return Response(orjson.dumps(told), status_code=200 if is_ready else 503, media_type="application/json")
+
+    async def _passed(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        """Pass a request on, as long as its client stays and the front is not stopped.
+
+        Raises:
+            ApiError: if it cannot be answered.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        upload = Upload(receive)
+        self._running += 1
+        self._idle.clear()
+        try:
+            await self._until_over(self._route(scope, upload, answer), upload)
+        except ClientLeft:
+            if not answer.has_begun:
+                await Response(status_code=499)(scope, receive, answer.send)  # for the log
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _until_over(self, work: Coroutine[Any, Any, None], upload: Upload) -> None:
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(upload.client_left())
+        cutting = asyncio.ensure_future(self._cut.wait())
+        tasks = (working, leaving, cutting)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            elif leaving.done():
+                raise ClientLeft
+            else:
+                raise ApiError(503, "the server was stopped before this answer was complete")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _route(self, scope: Scope, upload: Upload, answer: Answer) -> None:
+        path = scope["path"]
+        headers = Headers(scope=scope)
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        if not has_body:
+            await upload.whole()
+        if path in _FOR_ALL:
+            await self._tell_all(scope, await upload.whole() if has_body else bytearray(), answer)
+        elif path == _CHAT and has_body:
+            body = await upload.whole()
+            knowing = self._that_knows(body)
+            await self._to(knowing.url if knowing else self._router.url, scope, body, answer)
+        elif path in _ROUTED:
+            await self._to(self._router.url, scope, upload if has_body else None, answer)
+        else:
+            await self._to_any(scope, upload if has_body else None, answer)
+
+    def _that_knows(self, body: bytearray) -> Member | None:
+        """The worker that has the spoken answers that a chat request refers to; of several, that of the last."""
+        by_id = {member.worker_id: member for member in self._router.healthy() if member.worker_id}
+        named = [found.decode() for found in _EARLIER_AUDIO.findall(body)]
+        return next((by_id[name] for name in reversed(named) if name in by_id), None)
+
+    async def _to(self, url: str, scope: Scope, body: Upload | bytearray | None, answer: Answer) -> None:
+        if not self._router.healthy():
+            raise unreachable()
+        pieces = slices(body) if isinstance(body, bytearray) else body.pieces() if body is not None else None
+        try:
+            await forward(self._session, url, scope, pieces, answer)
+        except NotReached as error:
+            raise unreachable() from error
+
+    async def _to_any(self, scope: Scope, body: Upload | None, answer: Answer) -> None:
+        """Each worker in turn; where one cannot be reached, the next."""
+        members = self._router.healthy()
+        turn = next(self._turns)
+        for i in range(len(members)):
+            member = members[(turn + i) % len(members)]
+            try:
+                pieces = body.pieces() if body is not None else None
+                await forward(self._session, member.url, scope, pieces, answer)
+                return
+            except NotReached as error:
+                logger.warning("The worker %s cannot be reached: %s", member.url, error)
+        raise unreachable()
+
+    async def _tell_all(self, scope: Scope, body: bytearray, answer: Answer) -> None:
+        """Pass a request to every worker; the answer is the first one's, or that of the first that failed."""
+        members = self._router.healthy()
+        if not members:
+            raise unreachable()
+        told = [_Kept() for _ in members]
+        outcomes = await asyncio.gather(
+            *(
+                forward(self._session, member.url, scope, slices(body), Answer(kept.send))
+                for member, kept in zip(members, told, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        if lost := next((outcome for outcome in outcomes if outcome is not None), None):
+            raise unreachable() from lost
+        failed = next((kept for kept in told if kept.status >= 300), told[0])
+        for message in failed.messages:
+            await answer.send(message)
+
+
+class _Kept:
+    """An answer that is not sent yet."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    @property
+    def status(self) -> int:
+        return int(self.messages[0]["status"])
+
+    async def send(self, message: Any) -> None:
+        self.messages.append(message)

@@ -1,0 +1,162 @@
+"""From the launcher's arguments to a fleet that serves, and to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from sglang_speechlm import logs
+from sglang_speechlm.fleet.control import Control
+from sglang_speechlm.fleet.forward import new_session
+from sglang_speechlm.fleet.front import Front
+from sglang_speechlm.fleet.options import FleetOptions, read
+from sglang_speechlm.fleet.router import Router
+from sglang_speechlm.fleet.supervisor import FleetFailed, Supervisor
+from sglang_speechlm.server.keys import KeyCheck
+from sglang_speechlm.server.limits import BodyLimit
+from sglang_speechlm.worker import ExitStatus
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LAST_WORDS_SECONDS = 2.0
+"""In which answers that are cut off are told so."""
+_KEEP_ALIVE_SECONDS = 75
+"""For clients that keep a connection; longer than most proxies do, so that it is they who close it."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until told to stop; the exit status, one of ``ExitStatus``."""
+    try:
+        options = read(arguments)
+        listener = _listen(options.host, options.port)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitStatus.BAD_OPTIONS
+    _configure_logs(options)
+    with contextlib.closing(listener):
+        return asyncio.run(_serve(options, listener))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises:
+    ValueError: if nobody can listen at this address.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error
+
+
+def _configure_logs(options: FleetOptions) -> None:
+    logging.basicConfig(level=options.log_level.upper(), format="[%(asctime)s] %(message)s")
+    before = set(os.environ)
+    logs.configure(options.log_format, options.log_level)
+    for name in set(os.environ) - before:  # what it leaves to SGLang's processes, workers find out for themselves
+        del os.environ[name]
+
+
+async def _serve(options: FleetOptions, listener: socket.socket) -> int:
+    async with new_session() as session:
+        router = Router(session, options.api_key)
+        front = Front(router, session, Control(router, options.api_key, options.admin_api_key))
+        supervisor = Supervisor(options, router)
+        app = BodyLimit(front, options.max_body_bytes)
+        config = uvicorn.Config(
+            logs.RequestLog(KeyCheck(app, options.keys) if options.keys else app),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+            **options.tls,
+        )
+        server = _Server(config)
+
+        def when_ready() -> None:
+            front.open()
+            scheme = "https" if options.tls else "http"
+            logger.info("Uvicorn running on %s://%s:%d: %d workers", scheme, options.host, options.port, router.total)
+
+        with _told() as (stop, hurry):
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            running = asyncio.create_task(supervisor.run(when_ready))
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait((serving, running, stopping), return_when=asyncio.FIRST_COMPLETED)
+                was_cut = await _drain(front, options.drain_seconds, hurry) if stop.is_set() else False
+                failed = _failure(running) if running.done() else None
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                await supervisor.stop(hurry)
+                server.should_exit = True
+                await asyncio.gather(serving, return_exceptions=True)
+                stopping.cancel()
+    if failed is not None:
+        return failed
+    return ExitStatus.CUT_OFF if was_cut else ExitStatus.STOPPED
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the fleet."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Events that the first and the second signal to stop set."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def told(number: signal.Signals) -> None:
+        logger.info("%s: %s", number.name, "stopping at once" if stop.is_set() else "stopping")
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, told, number)
+    yield stop, hurry
+
+
+async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
+    """Let the answers that are running come to their end; whether some had to be cut off."""
+    front.drain()
+    waiting = [asyncio.create_task(front.idle()), asyncio.create_task(hurry.wait())]
+    await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    if not front.running:
+        return False
+    logger.warning("%d answers are cut off", front.running)
+    front.cut()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            await front.idle()
+    return True
+
+
+def _failure(running: asyncio.Task[None]) -> int:
+    error = running.exception()
+    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
+    for cause in causes:
+        if isinstance(cause, FleetFailed):
+            logger.error("%s", cause)
+            return cause.status
+    logger.error("The fleet failed", exc_info=error)
+    return ExitStatus.FAILED

@@ -1,0 +1,214 @@
+"""SGLang's router (smg): its process, and the workers that it routes to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from sglang_speechlm.fleet.options import ROUTER_MAX_BYTES
+from sglang_speechlm.fleet.router_process import KEY_VARIABLE
+from sglang_speechlm.platform.parent import end_with_parent
+from sglang_speechlm.worker import free_port
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_ASK = aiohttp.ClientTimeout(total=5)
+_LEAST_REQUEST_SECONDS = 7200.0
+_SPARE_SECONDS = 60.0
+_NEVER_SECONDS = "86400"
+
+# smg asks workers what they are, with a key that it then adds to requests that bring none: it is told instead.
+_KIND = {"runtime_type": "sglang", "connection_mode": "http", "worker_type": "regular"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker as the router has it.
+
+    Attributes:
+        id: the router's name of it.
+        url: where it is.
+        is_healthy: whether it gets requests.
+        worker_id: of the process there, if it has said; ids of its spoken answers carry it.
+    """
+
+    id: str
+    url: str
+    is_healthy: bool
+    worker_id: str | None
+
+
+class Router:
+    """The router, whichever process it is now, and the workers that it should have.
+
+    Attributes:
+        members: the workers that it had when it was asked last, without those that have left since.
+        awaited: workers that are being started.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, api_key: str | None) -> None:
+        """Take what to ask with, and the workers' key."""
+        self.members: list[Member] = []
+        self.awaited = 0
+        self.url = ""
+        self._metrics_url = ""
+        self._session = session
+        self._workers_key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._key = secrets.token_hex()
+        self._admin = {"Authorization": f"Bearer {self._key}"}
+        self._wanted: dict[str, dict[str, Any]] = {}
+        self._changed = asyncio.Event()
+
+    def start(self, routing: str, request_seconds: float, log_format: str) -> subprocess.Popen[bytes]:
+        """A new process for the router, on ports of its own; it does not outlive this one."""
+        port, metrics_port = free_port(), free_port()
+        self.url, self._metrics_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}"
+        command = [sys.executable, "-m", "sglang_speechlm.fleet.router_process"]
+        command += ["--host", "127.0.0.1", "--port", f"{port}"]
+        command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", f"{metrics_port}"]
+        command += ["--policy", routing, "--log-level", "warn"]
+        command += ["--request-timeout-secs", f"{_router_seconds(request_seconds)}"]
+        command += ["--max-payload-size", f"{ROUTER_MAX_BYTES}"]
+        # A request that is sent again is generated again, and one that ends a worker would end the next.
+        command += ["--disable-retries"]
+        # A full queue's 503 is no failure, and workers bound what they take.
+        command += ["--disable-circuit-breaker", "--max-concurrent-requests", "0"]
+        # An answer that is not streamed gives no sign for minutes.
+        command += ["--worker-wedge-secs", _NEVER_SECONDS]
+        command += ["--sse-keepalive-secs", "0"]  # comments in streams
+        command += ["--health-check-interval-secs", "5", "--health-check-timeout-secs", "20"]
+        command += ["--health-success-threshold", "1", "--worker-startup-check-interval", "1"]
+        if log_format == "json":
+            command.append("--log-json")
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, signal.SIGKILL),  # it has nothing to save
+            env={**os.environ, KEY_VARIABLE: self._key, "NO_COLOR": "1"},
+        )
+
+    def want(self, url: str, more: Mapping[str, Any] | None = None) -> None:
+        """Have it route to a worker; ``more`` is the operator's own for smg's POST /workers."""
+        self._wanted[url] = dict(more or {})
+        self._changed.set()
+
+    def drop(self, url: str) -> None:
+        """Have it route to a worker no more."""
+        self._wanted.pop(url, None)
+        self.members = [member for member in self.members if member.url != url]
+        self._changed.set()
+
+    @property
+    def total(self) -> int:
+        """How many workers it should have, once those that are being started are ready."""
+        return len(self._wanted) + self.awaited
+
+    def healthy(self) -> list[Member]:
+        """The workers that get requests."""
+        return [member for member in self.members if member.is_healthy]
+
+    async def is_up(self) -> bool:
+        """Whether it answers."""
+        try:
+            async with self._session.get(f"{self.url}/health", timeout=_ASK) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def metrics(self) -> tuple[str, dict[str, str]]:
+        """The router's page, and every worker's by its URL; those that give none are left out."""
+        urls = [member.url for member in self.members]
+        router, *pages = await asyncio.gather(
+            self._page(self._metrics_url, {}), *(self._page(url, self._workers_key) for url in urls)
+        )
+        return router, {url: page for url, page in zip(urls, pages, strict=True) if page}
+
+    async def control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """The status and JSON that its control plane answers with.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: if it does not answer.
+        """
+        async with self._session.request(
+            method, f"{self.url}{path}", json=body, headers=self._admin, timeout=_ASK
+        ) as response:
+            return response.status, await response.read()
+
+    async def follow(self) -> None:
+        """Keep its list of workers as it should be, and ours as it is, for ever."""
+        while True:
+            try:
+                await self._compare()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                logger.debug("The router does not answer: %s", error)
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._changed.wait()
+                self._changed.clear()
+            except TimeoutError:
+                pass
+
+    async def _compare(self) -> None:
+        async with self._session.get(f"{self.url}/workers", headers=self._admin, timeout=_ASK) as response:
+            response.raise_for_status()
+            listed: list[dict[str, Any]] = (await response.json())["workers"]
+        for worker in listed:
+            if worker["url"] not in self._wanted:
+                await self.control("DELETE", f"/workers/{worker['id']}")
+        unknown = self._wanted.keys() - {worker["url"] for worker in listed}
+        await asyncio.gather(*(self._introduce(url) for url in unknown))
+        known = [worker for worker in listed if worker["url"] in self._wanted]
+        ids = await asyncio.gather(*(self._worker_id(worker["url"]) for worker in known))
+        self.members = [
+            Member(worker["id"], worker["url"], bool(worker["is_healthy"]), worker_id)
+            for worker, worker_id in zip(known, ids, strict=True)
+            if worker["url"] in self._wanted
+        ]
+
+    async def _introduce(self, url: str) -> None:
+        models = await self._asked(f"{url}/v1/models")
+        if models is None:  # not there yet
+            return
+        names = [{"id": model["id"]} for model in models["data"]]
+        status, said = await self.control(
+            "POST", "/workers", {**_KIND, "models": names, **self._wanted[url], "url": url}
+        )
+        if status >= 300 and status != 409:
+            logger.error("The router refuses the worker %s: %d %s", url, status, said.decode(errors="replace"))
+
+    async def _worker_id(self, url: str) -> str | None:
+        answer = await self._asked(f"{url}/worker_id")
+        return None if answer is None else answer["worker_id"]
+
+    async def _asked(self, url: str) -> Any:
+        """The JSON that a worker answers with; None if it does not."""
+        try:
+            async with self._session.get(url, headers=self._workers_key, timeout=_ASK) as response:
+                return await response.json() if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    async def _page(self, base: str, headers: Mapping[str, str]) -> str:
+        try:
+            async with self._session.get(f"{base}/metrics", headers=headers, timeout=_ASK) as response:
+                return await response.text() if response.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError):
+            return ""
+
+
+def _router_seconds(request_seconds: float) -> int:
+    """More than the workers give a request, so that it is they who tell the client."""
+    return int(max(_LEAST_REQUEST_SECONDS, request_seconds + _SPARE_SECONDS))
