@@ -1,6 +1,7 @@
 """The clients' parts: lines, messages, bodies, matching of answers, results on disk, samples."""
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -12,8 +13,8 @@ import orjson
 import pytest
 import soundfile
 from core.answer import read_answer
-from core.failure import Failure, Refused
-from core.lines import MODALITIES, ROLES, Line, Message, parse_line, read_lines, survey
+from core.failure import Failure, Kind, Refused
+from core.lines import GROUPS, MODALITIES, ROLES, Line, Message, parse_line, read_lines, survey
 from core.messages import split_ground_truth, to_chat, to_speak_about, written_history
 from core.options import SAMPLES, TASKS, Defaults, jobs, parse
 from core.picture import draw
@@ -496,6 +497,15 @@ def test_scripts_have_the_guides_defaults(script: str, port: str, concurrency: s
     assert f"of the server (default: {port})" in flat
     assert f"({concurrency})" in flat
     assert "(default: 3600)" in flat
+
+
+def test_the_document_has_every_option_failure_and_group(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (ROOT / "docs" / "clients.md").read_text()
+    with pytest.raises(SystemExit):
+        parse(defaults(*TASKS), ["--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    assert options == set(re.findall(r"--[a-z-]+", document))
+    assert all(f"`{name}`" in document for name in (*Kind, *GROUPS, "http_400"))
 
 
 def test_the_samples_are_what_their_script_makes(tmp_path: Path) -> None:

@@ -151,8 +151,9 @@ def test_every_line_is_answered_once(folder: Path) -> None:
     assert (folder / "x.summary.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_full_server_is_asked_again_when_it_says(folder: Path) -> None:
-    full: Reply = (503, {"Retry-After": "0"}, b'{"error": {"message": "full"}}')
+@pytest.mark.parametrize("when", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_full_server_is_asked_again_when_it_says(folder: Path, when: str) -> None:
+    full: Reply = (503, {"Retry-After": when}, b'{"error": {"message": "full"}}')
     with small(lambda number: full if number < 3 else OK) as server:
         assert ask(server.port) == ANSWERED
     assert len(server.asked) == 9

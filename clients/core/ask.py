@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,10 +106,20 @@ def open_session(key: str | None) -> aiohttp.ClientSession:
     trace.on_connection_create_end.append(_tell_connected)
     return aiohttp.ClientSession(
         trace_configs=[trace],
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_lasting_socket),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         headers=headers,
     )
+
+
+def _lasting_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices in two minutes that the other side's machine is gone: answers may take an hour."""
+    family, kind, protocol, _, _ = address
+    lasting = socket.socket(family, kind, protocol)
+    lasting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
+        lasting.setsockopt(socket.IPPROTO_TCP, option, value)
+    return lasting
 
 
 async def _tell_connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:

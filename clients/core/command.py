@@ -31,7 +31,7 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
             works = [start(job, fresh=parsed.fresh, stack=stack) for job in jobs(defaults, parsed)]
             ended = run(
                 works,
-                url=f"http://{parsed.host}:{parsed.port}",
+                url=f"http://{_bracketed(parsed.host)}:{parsed.port}",
                 key=os.environ.get(KEY),
                 concurrency=parsed.concurrency,
                 patience=parsed.timeout,
@@ -49,6 +49,10 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
         print("some lines failed; the same command asks for them again", file=sys.stderr)
         return FAILED
     return ANSWERED
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _sum_up(works: list[Work], output: Path) -> None:

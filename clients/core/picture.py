@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from .run import Work
 from .summary import as_numpy
+
+Numbers = npt.NDArray[np.float64]
 
 _COLOURS = ("#3b6fb6", "#d9822b", "#4b9b5f")
 _FAILED = "#b8323c"
@@ -69,8 +72,8 @@ def _latency(axes: Axes, works: Sequence[Work]) -> None:
         if len(seconds):
             middle, late = np.percentile(seconds, (50, 99))
             name = f"{name}: p50 {middle:.2g} s, p99 {late:.2g} s"
-        share = 100 * np.arange(len(seconds) + 1) / max(len(seconds), 1)
-        axes.step(np.concatenate([[0.0], seconds]), share, where="post", color=colour, label=name)
+        times, counts = _steps(seconds)
+        axes.step(times, 100 * counts / max(len(seconds), 1), where="post", color=colour, label=name)
     axes.legend(loc="lower right", framealpha=0.8, frameon=True, edgecolor="none")
     axes.set(title="Latency", xlabel="seconds", ylabel="answers within, %", ylim=(0, 102), xlim=(0, None))
 
@@ -82,7 +85,8 @@ def _progress(axes: Axes, works: Sequence[Work]) -> None:
     longest = max((float(times[-1]) for times in finished if len(times)), default=0.0)
     unit, name = (60, "minutes") if longest > 300 else (1, "seconds")
     for work, times, colour in zip(works, finished, _COLOURS, strict=False):
-        axes.step(np.concatenate([[0.0], times]) / unit, np.arange(len(times) + 1), where="post", color=colour)
+        at, counts = _steps(times)
+        axes.step(at / unit, counts, where="post", color=colour)
         failed = as_numpy(work.results.tally.failed_at)[-_MOST_POINTS:] - begin
         axes.plot(failed / unit, np.searchsorted(times, failed, side="right"), "x", color=_FAILED, markersize=5)
     for start in works[0].results.starts[1:]:
@@ -94,6 +98,12 @@ def _progress(axes: Axes, works: Sequence[Work]) -> None:
         axes.legend(handles=[handle for handle, there in zip(told, shown, strict=True) if there], loc="lower right")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="Answers", xlabel=f"{name} since the start", ylabel="lines answered", xlim=(0, None), ylim=(0, None))
+
+
+def _steps(times: Numbers) -> tuple[Numbers, Numbers]:
+    """How many of the sorted times have passed by when, at no more points than can be told apart."""
+    counts = np.unique(np.linspace(0, len(times), min(len(times) + 1, _MOST_POINTS)).round())
+    return np.concatenate([[0.0], times])[counts.astype(int)], counts
 
 
 def _sound(axes: Axes, works: Sequence[Work]) -> None:

@@ -21,8 +21,8 @@ class Score:
         self.scored += 1
 
     def figures(self) -> dict[str, Any]:
-        """For the summary."""
-        return {"accuracy": self.right / self.scored if self.scored else None, "right": self.right, "of": self.scored}
+        """For the summary, once there is one."""
+        return {"accuracy": self.right / self.scored, "right": self.right, "of": self.scored}
 
 
 class Tally:
