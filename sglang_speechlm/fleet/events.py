@@ -44,20 +44,22 @@ class EventRelay:
             self._is_broken = True
         if self._is_broken:
             return b""
-        event, self._odd = self._odd + event, b""
+        before, self._odd = self._odd, b""
         if event.startswith(_LAST):
             self.is_complete = True
         elif not _is_whole(event):
             # Half of an event, which smg ends with an empty line of its own before it tells that the rest is missing.
-            event, self._odd = b"", event
-        return event
+            self._odd = event
+            return before
+        return before + event
 
 
 def _is_whole(event: bytes) -> bool:
-    if not event.startswith(_DATA):
+    """Whether this is JSON or a comment, as all events of ours are that do not end a stream."""
+    if event.startswith(b":"):
         return True
     try:
-        orjson.loads(event[len(_DATA) :])
+        orjson.loads(event.removeprefix(_DATA))
     except orjson.JSONDecodeError:
         return False
-    return True
+    return event.startswith(_DATA)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from sglang_speechlm import logs
 from sglang_speechlm.fleet.control import Control
 from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, slices, unreachable
 from sglang_speechlm.fleet.metrics import merge
@@ -80,6 +81,9 @@ class Front:
                 await self._passed(scope, receive, answer)
         except ApiError as error:
             await answer.fail(error, scope, receive)
+        except Exception:
+            logger.exception("Request %s to %s failed", logs.current_id(), scope["path"])
+            await answer.fail(ApiError(500, "the server failed to answer; its log says why"), scope, receive)
 
     async def _own(self, scope: Scope, receive: Receive) -> Response | None:
         """The answer to a route of the front itself."""

@@ -59,7 +59,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _configure_logs(options: FleetOptions) -> None:
-    logging.basicConfig(level=options.log_level.upper(), format="[%(asctime)s] %(message)s")
+    logging.basicConfig(
+        level=options.log_level.upper(), format="[%(asctime)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+    )
     before = set(os.environ)
     logs.configure(options.log_format, options.log_level)
     for name in set(os.environ) - before:  # what it leaves to SGLang's processes, workers find out for themselves

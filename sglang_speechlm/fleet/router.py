@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
+import orjson
 
 from sglang_speechlm.fleet.options import ROUTER_MAX_BYTES
 from sglang_speechlm.fleet.router_process import KEY_VARIABLE
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _ASK = aiohttp.ClientTimeout(total=5)
+_PLAIN = {"Accept-Encoding": "identity"}
 _LEAST_REQUEST_SECONDS = 7200.0
 _SPARE_SECONDS = 60.0
 _NEVER_SECONDS = "86400"
@@ -65,9 +67,9 @@ class Router:
         self.url = ""
         self._metrics_url = ""
         self._session = session
-        self._workers_key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._workers_key = _PLAIN | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._key = secrets.token_hex()
-        self._admin = {"Authorization": f"Bearer {self._key}"}
+        self._admin = _PLAIN | {"Authorization": f"Bearer {self._key}"}
         self._wanted: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Event()
 
@@ -132,7 +134,7 @@ class Router:
         """The router's page, and every worker's by its URL; those that give none are left out."""
         urls = [member.url for member in self.members]
         router, *pages = await asyncio.gather(
-            self._page(self._metrics_url, {}), *(self._page(url, self._workers_key) for url in urls)
+            self._page(self._metrics_url, _PLAIN), *(self._page(url, self._workers_key) for url in urls)
         )
         return router, {url: page for url, page in zip(urls, pages, strict=True) if page}
 
@@ -179,32 +181,31 @@ class Router:
         ]
 
     async def _introduce(self, url: str) -> None:
-        models = await self._asked(f"{url}/v1/models")
-        if models is None:  # not there yet
+        models = await self._asked(f"{url}/v1/models", "data")
+        if not isinstance(models, list):  # not there yet
             return
-        names = [{"id": model["id"]} for model in models["data"]]
-        status, said = await self.control(
-            "POST", "/workers", {**_KIND, "models": names, **self._wanted[url], "url": url}
-        )
+        names = [{"id": model["id"]} for model in models if isinstance(model, dict) and "id" in model]
+        told = {**_KIND, "models": names, **self._wanted[url], "url": url}
+        status, said = await self.control("POST", "/workers", told)
         if status >= 300 and status != 409:
             logger.error("The router refuses the worker %s: %d %s", url, status, said.decode(errors="replace"))
 
     async def _worker_id(self, url: str) -> str | None:
-        answer = await self._asked(f"{url}/worker_id")
-        return None if answer is None else answer["worker_id"]
+        return await self._asked(f"{url}/worker_id", "worker_id")
 
-    async def _asked(self, url: str) -> Any:
-        """The JSON that a worker answers with; None if it does not."""
+    async def _asked(self, url: str, field: str) -> Any:
+        """A field of the JSON that a worker answers with; None if there is none, whatever answers there."""
         try:
             async with self._session.get(url, headers=self._workers_key, timeout=_ASK) as response:
-                return await response.json() if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError):
+                answer = orjson.loads(await response.read()) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
             return None
+        return answer.get(field) if isinstance(answer, dict) else None
 
     async def _page(self, base: str, headers: Mapping[str, str]) -> str:
         try:
             async with self._session.get(f"{base}/metrics", headers=headers, timeout=_ASK) as response:
-                return await response.text() if response.status == 200 else ""
+                return await response.text(errors="replace") if response.status == 200 else ""
         except (aiohttp.ClientError, TimeoutError):
             return ""
 

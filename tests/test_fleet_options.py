@@ -1,0 +1,72 @@
+"""The launcher's options for several workers."""
+
+import pytest
+
+from sglang_speechlm.fleet.options import is_fleet, read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fleet"),
+    [
+        ([], False),
+        (["--dp", "1"], False),
+        (["--dp", "2"], True),
+        (["--dp-size", "2"], False),
+        (["--worker-urls", "http://a:1"], True),
+        (["--dp", "3", "--overridden-by", "--dp", "1"], False),
+    ],
+)
+def test_more_than_one_server_is_a_fleet(arguments: list[str], fleet: bool) -> None:
+    assert is_fleet(["--model-path", "m", *arguments]) == fleet
+
+
+def test_workers_get_what_is_theirs_and_the_front_what_is_its() -> None:
+    given = [
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "9000",
+        "--api-key",
+        "k",
+        "--tensor-parallel-size",
+        "2",
+        "--base-gpu-id",
+        "4",
+    ]
+    options = read(["--model-path", "m", "--dp", "2", *given, "--drain-timeout", "5"])
+    theirs = ("--api-key", "k", "--tensor-parallel-size", "2", "--drain-timeout", "5")
+    assert options.worker_arguments == theirs
+    assert (options.host, options.port, options.api_key) == ("0.0.0.0", 9000, "k")
+    assert (options.first_gpu, options.gpus_each, options.drain_seconds) == (4, 2, 5)
+
+
+def test_urls_alone_start_no_worker_here() -> None:
+    options = read(["--worker-urls", "http://a:1/", "http://b:2", "http://a:1"])
+    assert (options.workers, options.urls) == (0, ("http://a:1", "http://b:2"))
+
+
+def test_urls_beside_a_model_join_its_workers() -> None:
+    assert read(["--model-path", "m", "--worker-urls", "http://a:1"]).workers == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dp", "2"], "--model-path"),
+        (["--model-path", "m", "--dp", "2", "--nnodes", "2"], "--nnodes"),
+        (["--model-path", "m", "--dp", "2", "--dist-init-addr=h:1"], "--dist-init-addr"),
+        (["--worker-urls", "http://a:1", "--ssl-keyfile", "k"], "--ssl-certfile"),
+    ],
+)
+def test_contradictions_are_refused_by_name(arguments: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(arguments)
+
+
+@pytest.mark.parametrize(
+    "url", ["a:1", "ftp://a:1", "http://", "http://a:1/v1", "http://a:1?x=1", "http://u@a:1", "http://a:x"]
+)
+def test_what_is_no_url_of_a_worker_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(["--worker-urls", url])
+    assert "http(s)://HOST:PORT" in capsys.readouterr().err
