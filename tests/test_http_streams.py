@@ -16,8 +16,8 @@ from server import Client, Server, deltas_of, events_of, message_of, pcm_of, sam
 SECONDS = 120
 STEP = 1
 """Of 16 bits, that a streamed sample may be off; the last bit of a float32 decode may round to either side."""
-UNREAD_FRAMES = 1300
-"""Three choices of these are 3.3 MB of sound as base64, and the server's decoder stops long before."""
+UNREAD = {"n": 5, "frames": 1400}
+"""6 MB of sound as base64: more than the buffers between the server and its reader hold, 4 MB on Linux at most."""
 
 
 def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
 
 def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, client: Client) -> None:
     """Its frames are all made, its sound waits in the codec, others are served, and nothing of it is lost."""
-    body = {**spoken(frames=UNREAD_FRAMES), "n": 3}
+    body = {**spoken(frames=UNREAD["frames"]), "n": UNREAD["n"]}
     with slow_reader(server, {**body, "stream": True}) as reader:
         assert wait_for(lambda: made_and_waiting(client), SECONDS)
         compare(client, [spoken(7, cfg=2.0)])
@@ -118,8 +118,8 @@ def slow_reader(server: Server, body: dict[str, Any]) -> socket.socket:
     assert address.port is not None
     connection.connect((address.hostname, address.port))
     content = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Connection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
     return connection
 
 

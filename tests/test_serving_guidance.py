@@ -28,6 +28,13 @@ def guided(name: str, cfg: float) -> Case:
     return Case(f"{name}, cfg {cfg}", replace(case.request, cfg=cfg))
 
 
+def frames_of(judge: Judge, case: Case) -> int:
+    """How many frames the reference's answer has."""
+    frames = judge.answer(case).frames
+    assert frames is not None
+    return len(frames)
+
+
 def rows_of_steps(log: str) -> list[int]:
     """Rows of each decoding step, in order."""
     return [int(rows) for rows in re.findall(r"Decode batch, #running-req: (\d+)", log)]
@@ -64,12 +71,12 @@ def test_the_audio_may_end_at_the_first_frame_that_is_allowed_to_end_it(
     """The least number of frames is set to where the answer ends by itself, and to one more."""
     free = guided("spoken", cfg)
     case = Case(f"{free}, to its end", replace(free.request, audio_min_frames=0))
-    frames = len(judge.answer(case).frames or ())
     assert judge.answer(case).end == "stop"
+    frames = frames_of(judge, case)
     for least in (frames, frames + 1):
         case = Case(f"{free}, {least} frames", replace(free.request, audio_min_frames=least))
         judge.compare([case], [client.chat(case.body())])
-        assert (len(judge.answer(case).frames or ()) == frames) == (least == frames)
+        assert (frames_of(judge, case) == frames) == (least == frames)
 
 
 def test_both_branches_find_their_prefix(client: Client) -> None:

@@ -127,7 +127,8 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
         return
     limit = min(room, request.audio.max_frames or room)
     frames = 0
-    async with aclosing(engine.run(f"{request.id}-audio", prompt, _audio_params(request, limit))) as outputs:
+    stage = engine.run(f"{request.id}-audio", prompt, _audio_params(request, limit), begun=spent > 0)
+    async with aclosing(stage) as outputs:
         async for output in outputs:
             frames += len(output.ids)
             ended = output.finish_reason is not None and _reason(output, ends=(ids.eos,)) == "stop"

@@ -22,11 +22,13 @@ class StageRefused(Exception):
 
     Attributes:
         status: HTTP status that tells whose fault it is: 400 the request's, 503 the server's for now.
+        begun: whether something of the answer had been generated, so that asking again generates it twice.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, begun: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.begun = begun
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,12 @@ class Engine:
         stage_id: str,
         prompt: Prompt,
         sampling_params: dict[str, Any],
+        *,
+        begun: bool = False,
     ) -> AsyncGenerator[StageOutput]:
         """Run one stage. Leaving the iteration early, by an exception or cancellation too, aborts it in SGLang.
+
+        ``begun`` tells that an earlier stage of the answer has generated something.
 
         Raises:
             StageRefused: if SGLang refuses or aborts the stage.
@@ -98,7 +104,8 @@ class Engine:
                 reason = meta.get("finish_reason")
                 if reason is not None and reason["type"] == "abort":
                     status = int(reason.get("status_code") or 503)
-                    raise StageRefused(400 if status == 400 else 503, str(reason.get("message", "aborted")))
+                    message = str(reason.get("message", "aborted"))
+                    raise StageRefused(400 if status == 400 else 503, message, begun=begun or seen > 0)
                 ids = output["output_ids"][seen:]
                 frames = meta.get(FRAMES, [])[seen:]
                 seen += len(ids)
@@ -113,7 +120,7 @@ class Engine:
         except ValueError as error:
             raise StageRefused(400, str(error)) from error
         except HTTPException as error:
-            raise StageRefused(error.status_code, str(error.detail)) from error
+            raise StageRefused(error.status_code, str(error.detail), begun=begun) from error
         finally:
             await outputs.aclose()
             metrics.STAGES_RUNNING.add(-1)

@@ -51,11 +51,14 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 
 def refusal(error: Refused) -> ApiError:
-    """As clients are told."""
-    if isinstance(error, ApiError):
-        return error
-    status = error.status if isinstance(error, StageRefused) else 503
-    return ApiError(status, str(error), retry_after=None if status == 400 else 1)
+    """As clients are told: when to come again only where nothing was generated that would be generated twice."""
+    match error:
+        case ApiError():
+            return error
+        case StageRefused(status=status, begun=begun):
+            return ApiError(status, str(error), retry_after=None if status == 400 or begun else 1)
+        case _:
+            return ApiError(503, str(error))
 
 
 def too_late() -> ApiError:
