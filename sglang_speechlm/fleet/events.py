@@ -40,7 +40,7 @@ class EventRelay:
         return self._odd + self._begun if self.is_complete else b""
 
     def _pass(self, event: bytes) -> bytes:
-        if event.startswith(_ROUTERS_ERROR):
+        if event.lstrip(b"\n").startswith(_ROUTERS_ERROR):
             self._is_broken = True
         if self._is_broken:
             return b""

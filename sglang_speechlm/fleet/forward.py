@@ -112,15 +112,11 @@ def is_stream(headers: Headers) -> bool:
     return headers.get("content-type", "").startswith("text/event-stream")
 
 
-def slices(body: bytearray) -> AsyncIterator[memoryview]:
+async def _slices(body: bytearray) -> AsyncIterator[memoryview]:
     """A body that is here, in pieces that do not copy it."""
-
-    async def each() -> AsyncIterator[memoryview]:
-        view = memoryview(body)
-        for begin in range(0, len(view), _SLICE_BYTES):
-            yield view[begin : begin + _SLICE_BYTES]
-
-    return each()
+    view = memoryview(body)
+    for begin in range(0, len(view), _SLICE_BYTES):
+        yield view[begin : begin + _SLICE_BYTES]
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -138,7 +134,7 @@ def new_session() -> aiohttp.ClientSession:
 
 
 async def forward(
-    session: aiohttp.ClientSession, base: str, scope: Scope, body: AsyncIterator[Any] | None, answer: Answer
+    session: aiohttp.ClientSession, base: str, scope: Scope, body: Upload | bytearray | None, answer: Answer
 ) -> None:
     """Pass a request to a server and its answer back.
 
@@ -146,21 +142,30 @@ async def forward(
         session: of ``new_session``.
         base: the server's URL.
         scope: the request's.
-        body: its body in pieces; None where it has none.
+        body: its body, on its way in or here as a whole; None where it has none.
         answer: where the answer goes.
 
     Raises:
         NotReached: if nobody listens there.
         ApiError: 502 if the server broke off, also when the answer had begun.
     """
+    headers = _passed_on(scope)
+    data: AsyncIterator[Any] | None = None
+    if isinstance(body, bytearray):
+        # smg passes a body on unread only if it says how long it is.
+        headers = [(name, value) for name, value in headers if name != "content-length"]
+        headers.append(("content-length", f"{len(body)}"))
+        data = _slices(body)
+    elif body is not None:
+        data = body.pieces()
     path = scope["raw_path"].decode("ascii")
     query = f"?{scope['query_string'].decode('ascii')}" if scope["query_string"] else ""
     try:
         response = await session.request(
             scope["method"],
             URL(f"{base}{path}{query}", encoded=True),
-            headers=_passed_on(scope),
-            data=body,
+            headers=headers,
+            data=data,
             allow_redirects=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
         )

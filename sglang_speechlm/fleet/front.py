@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from sglang_speechlm import logs
 from sglang_speechlm.fleet.control import Control
-from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, slices, unreachable
+from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, unreachable
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.server.errors import ApiError
@@ -151,20 +151,20 @@ class Front:
 
     async def _route(self, scope: Scope, upload: Upload, answer: Answer) -> None:
         path = scope["path"]
-        headers = Headers(scope=scope)
-        has_body = "content-length" in headers or "transfer-encoding" in headers
-        if not has_body:
-            await upload.whole()
-        if path in _FOR_ALL:
-            await self._tell_all(scope, await upload.whole() if has_body else bytearray(), answer)
-        elif path == _CHAT and has_body:
+        if path in _ROUTED or path in _FOR_ALL:
             body = await upload.whole()
-            knowing = self._that_knows(body)
-            await self._to(knowing.url if knowing else self._router.url, scope, body, answer)
-        elif path in _ROUTED:
-            await self._to(self._router.url, scope, upload if has_body else None, answer)
+            if path in _FOR_ALL:
+                await self._tell_all(scope, body, answer)
+            else:
+                knowing = self._that_knows(body) if path == _CHAT else None
+                await self._to(knowing.url if knowing else self._router.url, scope, body, answer)
+            return
+        headers = Headers(scope=scope)
+        if "content-length" in headers or "transfer-encoding" in headers:
+            await self._to_any(scope, upload, answer)
         else:
-            await self._to_any(scope, upload if has_body else None, answer)
+            await upload.whole()  # nothing, and then the client's leaving
+            await self._to_any(scope, None, answer)
 
     def _that_knows(self, body: bytearray) -> Member | None:
         """The worker that has the spoken answers that a chat request refers to; of several, that of the last."""
@@ -172,12 +172,11 @@ class Front:
         named = [found.decode() for found in _EARLIER_AUDIO.findall(body)]
         return next((by_id[name] for name in reversed(named) if name in by_id), None)
 
-    async def _to(self, url: str, scope: Scope, body: Upload | bytearray | None, answer: Answer) -> None:
+    async def _to(self, url: str, scope: Scope, body: bytearray, answer: Answer) -> None:
         if not self._router.healthy():
             raise unreachable()
-        pieces = slices(body) if isinstance(body, bytearray) else body.pieces() if body is not None else None
         try:
-            await forward(self._session, url, scope, pieces, answer)
+            await forward(self._session, url, scope, body, answer)
         except NotReached as error:
             raise unreachable() from error
 
@@ -188,8 +187,7 @@ class Front:
         for i in range(len(members)):
             member = members[(turn + i) % len(members)]
             try:
-                pieces = body.pieces() if body is not None else None
-                await forward(self._session, member.url, scope, pieces, answer)
+                await forward(self._session, member.url, scope, body, answer)
                 return
             except NotReached as error:
                 logger.warning("The worker %s cannot be reached: %s", member.url, error)
@@ -203,7 +201,7 @@ class Front:
         told = [_Kept() for _ in members]
         outcomes = await asyncio.gather(
             *(
-                forward(self._session, member.url, scope, slices(body), Answer(kept.send))
+                forward(self._session, member.url, scope, body, Answer(kept.send))
                 for member, kept in zip(members, told, strict=True)
             ),
             return_exceptions=True,

@@ -1,0 +1,304 @@
+"""The front, with one server that runs elsewhere behind it."""
+
+import contextlib
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen, run
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from server import Client, Server, wait_for
+
+from sglang_speechlm.worker import ExitStatus, free_port
+
+SECONDS = 60
+CHAT = "/v1/chat/completions"
+TEXT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}
+ENDLESS = {**TEXT, "max_tokens": 3900, "logit_bias": {"2": -100, "3": -100}}
+
+
+class Front:
+    """A launcher that starts no worker."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS, trust_env=False)
+        command = [sys.executable, "-m", "sglang_speechlm.launch", "--port", f"{self.port}", *options]
+        self.process = Popen(command, stdout=PIPE, stderr=STDOUT)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.output()
+        with contextlib.suppress(httpx.TransportError):
+            return self.http.get("/health").status_code == 200
+        return False
+
+    def family(self) -> list[psutil.Process]:
+        return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+
+    def output(self) -> str:
+        """All that it has printed, once it has ended."""
+        return self.process.communicate(timeout=SECONDS)[0].decode()
+
+    def has_vanished(self, family: list[psutil.Process]) -> bool:
+        _, alive = psutil.wait_procs(family, timeout=SECONDS)
+        socket.create_server(("127.0.0.1", self.port)).close()
+        return not alive
+
+
+@contextlib.contextmanager
+def fronting(*options: str) -> Iterator[Front]:
+    front = Front(*options)
+    try:
+        assert wait_for(front.is_ready, SECONDS)
+        yield front
+    finally:
+        front.process.kill()
+        front.process.wait()
+        front.http.close()
+
+
+@pytest.fixture(scope="module")
+def front(server: Server) -> Iterator[Front]:
+    with fronting("--worker-urls", server.url) as running:
+        yield running
+
+
+# Routes
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/model_info", "/docs", "/v1/loads"])
+def test_every_route_of_a_worker_is_behind_the_one_port(path: str, front: Front, server: Server) -> None:
+    here, there = (httpx.get(f"{base}{path}", trust_env=False) for base in (str(front.http.base_url), server.url))
+    assert here.status_code == there.status_code == 200
+    assert here.headers["content-type"] == there.headers["content-type"]
+
+
+def test_an_unknown_route_is_told_as_a_worker_tells_it(front: Front, server: Server) -> None:
+    here, there = (httpx.post(f"{base}/v1/nothing", trust_env=False) for base in (str(front.http.base_url), server.url))
+    assert (here.status_code, here.content) == (there.status_code, there.content)
+    assert here.status_code == 404
+
+
+def test_the_public_port_is_ready_while_a_worker_is(front: Front) -> None:
+    assert front.http.get("/health").status_code == 200
+    told = front.http.get("/readiness").json()
+    assert told == {"status": "ready", "healthy_workers": 1, "workers": 1}
+
+
+def test_metrics_of_the_router_and_of_the_workers_are_in_one_scrape(front: Front, server: Server) -> None:
+    front.http.post(CHAT, json=TEXT)
+    page = front.http.get("/metrics").text
+    families = list(text_string_to_metric_families(page))
+    assert len({family.name for family in families}) == len(families)
+    ours = [
+        sample for family in families for sample in family.samples if sample.name.startswith(("speechlm", "sglang"))
+    ]
+    assert {sample.labels["worker"] for sample in ours} == {server.url}
+    assert any(family.name.startswith("smg_") for family in families)
+
+
+def test_what_is_told_to_one_worker_is_told_to_all(front: Front) -> None:
+    assert wait_for(lambda: front.http.post("/flush_cache").status_code == 200, SECONDS)
+
+
+# Requests
+
+
+def test_a_requests_id_is_the_clients_from_end_to_end(front: Front, server: Server) -> None:
+    assert front.http.post(CHAT, json=TEXT, headers={"x-request-id": "me-1"}).headers["x-request-id"] == "me-1"
+    made = front.http.post(CHAT, json=TEXT).headers["x-request-id"]
+    log = server.output()
+    assert "request_id=me-1 " in log
+    assert f"request_id={made} " in log
+
+
+def test_a_trace_reaches_the_worker(front: Front, server: Server) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = front.http.post(CHAT, json=TEXT, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+    assert answer.headers["x-request-id"] == trace
+    assert f"request_id={trace} " in server.output()
+
+
+def test_a_body_that_is_not_whole_reaches_nobody(front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port)) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert front.http.post(CHAT, json=TEXT).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/transcriptions"])
+def test_a_body_above_the_limit_is_refused_before_it_has_come(path: str, front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=SECONDS) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**29 + 1}\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_chunked_body_is_passed_on(front: Front) -> None:
+    pieces = iter([b'{"messages":[{"role":"user",', b'"content":"Hello."}],"max_tokens":4}'])
+    answer = front.http.post(CHAT, content=pieces, headers={"content-type": "application/json"})
+    assert answer.status_code == 200, answer.text
+
+
+def test_earlier_audio_that_no_worker_knows_is_refused_by_name(front: Front) -> None:
+    known = "audio-00000000-chatcmpl-1-0"
+    messages = [TEXT["messages"][0], {"role": "assistant", "audio": {"id": known}}, TEXT["messages"][0]]
+    answer = front.http.post(CHAT, json={"messages": messages})
+    assert answer.status_code == 400
+    assert known in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/speech"])
+def test_a_client_that_leaves_is_noticed_by_the_worker(path: str, front: Front, server: Server) -> None:
+    body = ENDLESS if path == CHAT else {"model": "speechlm", "input": "On.", "speechlm": {"audio_min_frames": 3900}}
+    with Client(server.url) as direct:
+        with (
+            contextlib.suppress(httpx.ReadTimeout),
+            httpx.Client(base_url=front.http.base_url, timeout=2, trust_env=False) as leaving,
+        ):
+            leaving.post(path, json=body)
+        assert wait_for(lambda: running_in(direct) == 0, SECONDS)
+        assert sum(v for (n, labels), v in direct.metrics().items() if ("finish_reason", "abort") in labels) > 0
+
+
+def running_in(client: Client) -> float:
+    return sum(value for (name, _), value in client.metrics().items() if name == "speechlm_replies_running")
+
+
+# Workers that join and leave
+
+
+def test_workers_join_and_leave_while_it_runs(front: Front, server: Server) -> None:
+    (worker,) = front.http.get("/workers").json()["workers"]
+    assert worker["url"] == server.url
+    assert front.http.delete(f"/workers/{worker['id']}").status_code == 202
+    refused = front.http.post(CHAT, json=TEXT)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["type"] == "server_error"
+    assert front.http.get("/health").status_code == 503
+    assert front.http.post("/workers", json={"url": server.url}).status_code == 202
+    assert wait_for(lambda: front.http.get("/health").status_code == 200, SECONDS)
+    assert front.http.post(CHAT, json=TEXT).status_code == 200
+
+
+def test_a_worker_that_is_not_there_is_counted_and_gets_nothing(front: Front) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert front.http.post("/workers", json={"url": url}).status_code == 202
+    assert front.http.get("/readiness").json()["workers"] == 2
+    assert {front.http.post(CHAT, json=TEXT).status_code for _ in range(4)} == {200}
+    assert front.http.delete("/workers/none").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x-forwarded-for": "10.0.0.1"}, {"host": "evil.example"}, {"host": "evil.example:80"}]
+)
+def test_without_a_key_only_this_machine_may_change_workers(headers: dict[str, str], front: Front) -> None:
+    assert front.http.post("/workers", json={"url": "http://a:1"}, headers=headers).status_code == 403
+    assert front.http.get("/workers", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(("body", "field"), [({}, "url"), ({"url": "a"}, "url"), ([], "url")])
+def test_a_worker_without_a_url_is_refused(body: Any, field: str, front: Front) -> None:
+    answer = front.http.post("/workers", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
+# Keys, stopping, failing
+
+
+def authorized(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server) -> None:
+    with fronting("--worker-urls", server.url, "--api-key", "user", "--admin-api-key", "root") as front:
+        assert front.http.get("/health").status_code == 200
+        for path in ("/readiness", "/metrics", "/workers", "/v1/models"):
+            assert front.http.get(path).status_code == 401
+        assert front.http.post(CHAT, json=TEXT).status_code == 401
+        assert front.http.post(CHAT, json=TEXT, headers=authorized("user")).status_code == 200
+        assert front.http.get("/workers", headers=authorized("user")).status_code == 403
+        assert front.http.get("/workers", headers=authorized("root")).status_code == 200
+        # The router's own port takes no orders from others on this machine.
+        (router,) = (process for process in front.family() if "router" in " ".join(process.cmdline()))
+        ports = [connection.laddr.port for connection in router.net_connections() if connection.status == "LISTEN"]
+        answers = {httpx.get(f"http://127.0.0.1:{port}/workers", trust_env=False).status_code for port in ports}
+        assert 200 not in answers
+        assert "root" not in " ".join(router.cmdline())
+
+
+def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) -> None:
+    with fronting("--worker-urls", server.url) as front, ThreadPoolExecutor(1) as threads:
+        family = front.family()
+        body = {**ENDLESS, "max_tokens": 1500}
+        running = threads.submit(
+            httpx.post, f"{front.http.base_url}{CHAT}", json=body, timeout=SECONDS, trust_env=False
+        )
+        with Client(server.url) as direct:
+            assert wait_for(lambda: running_in(direct) > 0, SECONDS)
+        front.process.send_signal(signal.SIGTERM)
+        assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 503, SECONDS)
+        assert running.result().status_code == 200
+        assert front.process.wait(SECONDS) == ExitStatus.STOPPED
+        assert front.has_vanished(family)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_answers_that_take_too_long_are_cut_off_with_an_error(twice: bool, server: Server) -> None:
+    options = () if twice else ("--drain-timeout", "1")
+    with fronting("--worker-urls", server.url, *options) as front:
+        begun = threading.Event()
+        received: list[str] = []
+
+        def read() -> None:
+            with front.http.stream("POST", CHAT, json={**ENDLESS, "stream": True}) as response:
+                for text in response.iter_text():
+                    received.append(text)
+                    begun.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(SECONDS)
+        front.process.send_signal(signal.SIGTERM)
+        if twice:
+            time.sleep(0.2)
+            front.process.send_signal(signal.SIGTERM)
+        assert front.process.wait(SECONDS) == ExitStatus.CUT_OFF
+        reader.join(SECONDS)
+        *_, error, done, _ = "".join(received).split("\n\n")
+        assert re.match(r'data: \{"error":\{"message":"the server was stopped', error)
+        assert done == "data: [DONE]"
+
+
+def test_a_killed_front_leaves_nothing(server: Server) -> None:
+    with fronting("--worker-urls", server.url) as front:
+        family = front.family()
+        front.process.kill()
+        assert front.has_vanished(family)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--dp", "2"], ExitStatus.BAD_OPTIONS, "--model-path"),
+        (
+            ["--worker-urls", "http://127.0.0.1:1", "--port", "1", "--host", "192.0.2.1"],
+            ExitStatus.BAD_OPTIONS,
+            "--host",
+        ),
+        (["--dp", "2", "--model-path", "/nowhere"], ExitStatus.BAD_OPTIONS, "worker"),
+    ],
+)
+def test_exit_statuses_tell_why_it_did_not_start(options: list[str], status: int, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sglang_speechlm.launch", "--port", f"{free_port()}", *options]
+    ended = run(command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path)
+    assert ended.returncode == status, ended.stderr
+    assert said in ended.stderr.lower()
