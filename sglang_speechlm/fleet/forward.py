@@ -26,6 +26,7 @@ _NOT_PASSED = frozenset(
 _NOT_PASSED_BACK = frozenset(("date", "server", logs.REQUEST_ID_HEADER))
 _ROUTERS = "x-smg-"
 _ROUTERS_ERROR = "x-smg-error-code"
+_ROUTED_TO = "x-smg-routed-worker-id"
 _NOT_REACHED = "call_upstream_connection_failed"
 _SLICE_BYTES = 1 << 18
 _CONNECT_SECONDS = 5.0
@@ -134,7 +135,13 @@ def new_session() -> aiohttp.ClientSession:
 
 
 async def forward(
-    session: aiohttp.ClientSession, base: str, scope: Scope, body: Upload | bytearray | None, answer: Answer
+    session: aiohttp.ClientSession,
+    base: str,
+    scope: Scope,
+    body: Upload | bytearray | None,
+    answer: Answer,
+    *,
+    routed: bool = False,
 ) -> None:
     """Pass a request to a server and its answer back.
 
@@ -144,6 +151,7 @@ async def forward(
         scope: the request's.
         body: its body, on its way in or here as a whole; None where it has none.
         answer: where the answer goes.
+        routed: whether the server is a router that only passes on; an error of its own means that it has no worker.
 
     Raises:
         NotReached: if nobody listens there.
@@ -174,10 +182,11 @@ async def forward(
     except aiohttp.ClientError as error:
         raise broken_off() from error
     async with response:
-        if response.status >= 500 and (code := response.headers.get(_ROUTERS_ERROR)):
-            logger.warning("Request %s: the router says %s: %s", logs.current_id(), code, await _text(response))
-            if code == _NOT_REACHED:
-                raise NotReached(code)
+        code = response.headers.get(_ROUTERS_ERROR)
+        if (response.status >= 500 and code) or (response.status >= 400 and routed and _is_its_own(response)):
+            logger.warning("Request %s: the router says %s", logs.current_id(), await _text(response))
+            if response.status < 500 or code == _NOT_REACHED:
+                raise NotReached(f"the router: {code or response.status}")
             raise broken_off(504 if response.status == 504 else 502)
         await _pass_back(response, answer)
 
@@ -198,6 +207,10 @@ def _passed_on(scope: Scope) -> list[tuple[str, str]]:
     named = {each.strip().lower() for name, value in headers if name == "connection" for each in value.split(",")}
     passed = [(name, value) for name, value in headers if name not in _NOT_PASSED | named | {logs.REQUEST_ID_HEADER}]
     return [*passed, (logs.REQUEST_ID_HEADER, logs.current_id() or "")]
+
+
+def _is_its_own(response: aiohttp.ClientResponse) -> bool:
+    return _ROUTED_TO not in response.headers
 
 
 async def _text(response: aiohttp.ClientResponse) -> str:

@@ -156,8 +156,7 @@ class Front:
             if path in _FOR_ALL:
                 await self._tell_all(scope, body, answer)
             else:
-                knowing = self._that_knows(body) if path == _CHAT else None
-                await self._to(knowing.url if knowing else self._router.url, scope, body, answer)
+                await self._to_one(scope, body, answer, self._that_knows(body) if path == _CHAT else None)
             return
         headers = Headers(scope=scope)
         if "content-length" in headers or "transfer-encoding" in headers:
@@ -172,11 +171,16 @@ class Front:
         named = [found.decode() for found in _EARLIER_AUDIO.findall(body)]
         return next((by_id[name] for name in reversed(named) if name in by_id), None)
 
-    async def _to(self, url: str, scope: Scope, body: bytearray, answer: Answer) -> None:
+    async def _to_one(self, scope: Scope, body: bytearray, answer: Answer, knowing: Member | None) -> None:
+        """The worker that knows what a request refers to; without one, the router decides."""
         if not self._router.healthy():
             raise unreachable()
         try:
-            await forward(self._session, url, scope, body, answer)
+            if knowing is not None:
+                await forward(self._session, knowing.url, scope, body, answer)
+            else:
+                exact = self._router.passes_bytes
+                await forward(self._session, self._router.url, scope, body, answer, routed=exact)
         except NotReached as error:
             raise unreachable() from error
 

@@ -70,7 +70,7 @@ def _configure_logs(options: FleetOptions) -> None:
 
 async def _serve(options: FleetOptions, listener: socket.socket) -> int:
     async with new_session() as session:
-        router = Router(session, options.api_key)
+        router = Router(session, options.routing, options.api_key)
         front = Front(router, session, Control(router, options.api_key, options.admin_api_key))
         supervisor = Supervisor(options, router)
         app = BodyLimit(front, options.max_body_bytes)

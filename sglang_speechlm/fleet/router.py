@@ -60,8 +60,9 @@ class Router:
         awaited: workers that are being started.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, api_key: str | None) -> None:
-        """Take what to ask with, and the workers' key."""
+    def __init__(self, session: aiohttp.ClientSession, routing: str, api_key: str | None) -> None:
+        """Take what to ask with, how to choose, and the workers' key."""
+        self._routing = routing
         self.members: list[Member] = []
         self.awaited = 0
         self.url = ""
@@ -73,14 +74,14 @@ class Router:
         self._wanted: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Event()
 
-    def start(self, routing: str, request_seconds: float, log_format: str) -> subprocess.Popen[bytes]:
+    def start(self, request_seconds: float, log_format: str) -> subprocess.Popen[bytes]:
         """A new process for the router, on ports of its own; it does not outlive this one."""
         port, metrics_port = free_port(), free_port()
         self.url, self._metrics_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}"
         command = [sys.executable, "-m", "sglang_speechlm.fleet.router_process"]
         command += ["--host", "127.0.0.1", "--port", f"{port}"]
         command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", f"{metrics_port}"]
-        command += ["--policy", routing, "--log-level", "warn"]
+        command += ["--policy", self._routing, "--log-level", "warn"]
         command += ["--request-timeout-secs", f"{_router_seconds(request_seconds)}"]
         command += ["--max-payload-size", f"{ROUTER_MAX_BYTES}"]
         # A request that is sent again is generated again, and one that ends a worker would end the next.
@@ -112,6 +113,11 @@ class Router:
         self._wanted.pop(url, None)
         self.members = [member for member in self.members if member.url != url]
         self._changed.set()
+
+    @property
+    def passes_bytes(self) -> bool:
+        """Whether it looks into no request."""
+        return self._routing == "round_robin"
 
     @property
     def total(self) -> int:

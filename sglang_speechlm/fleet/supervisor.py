@@ -114,7 +114,7 @@ class Supervisor:
     async def _run_router(self) -> tuple[int, float]:
         """One life of the router: its exit status and how long it served."""
         options = self._options
-        process = self._router.start(options.routing, options.request_seconds, options.log_format)
+        process = self._router.start(options.request_seconds, options.log_format)
         self._router_process = process
         began = asyncio.get_running_loop().time()
         return await _ended(process), asyncio.get_running_loop().time() - began

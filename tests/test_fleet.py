@@ -1,0 +1,321 @@
+"""Two workers behind one port: what one alone would answer, and nothing lost when a part is killed."""
+
+import base64
+import contextlib
+import json
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from server import Client, Server, clip, deltas_of, pcm_of, serving, wait_for, wav
+
+SECONDS = 120
+CHAT = "/v1/chat/completions"
+HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
+ENDLESS: dict[str, Any] = {"messages": HELLO, "max_tokens": 1500, "logit_bias": {"2": -100, "3": -100}}
+
+# The guide's payloads, with a seed.
+_SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+_XARGS = {"mode": "text_audio", "phase": "text", "text_temperature": 0.6, "audio_temperature": 0.8, "audio_topk": 20}
+_SPOKEN: dict[str, Any] = {
+    "model": "speechlm-qwen3-8b",
+    "messages": [_SYSTEM, {"role": "user", "content": "Read this aloud in a calm voice."}],
+    "max_tokens": 300,
+    "temperature": 0.8,
+    "top_k": 20,
+    "seed": 7,
+    "vllm_xargs": _XARGS,
+}
+_CLIP = {"type": "input_audio", "input_audio": {"data": wav(clip(1, 2.0)), "format": "wav"}}
+GUIDES: dict[str, dict[str, Any]] = {
+    "text": {
+        "model": "speechlm-qwen3-8b",
+        "messages": [_SYSTEM, {"role": "user", "content": "What is machine learning?"}],
+        "max_tokens": 200,
+        "temperature": 0.6,
+        "top_k": 20,
+        "stop_token_ids": [3],
+        "seed": 5,
+    },
+    "text and audio": _SPOKEN,
+    "guided": {**_SPOKEN, "vllm_xargs": {**_XARGS, "cfg": 3.0}},
+    "audio question": {
+        "model": "speechlm-qwen3-8b",
+        "messages": [
+            {"role": "system", "content": "You are an audio understanding assistant."},
+            {"role": "user", "content": [_CLIP]},
+            {"role": "user", "content": "What sound is in this audio?"},
+        ],
+        "max_tokens": 200,
+        "temperature": 0.6,
+        "seed": 6,
+        "stop_token_ids": [3],
+    },
+}
+
+
+@dataclass
+class Fleet:
+    """A launcher with two workers."""
+
+    server: Server
+    client: Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = Client(self.server.url)
+
+    @property
+    def workers(self) -> list[str]:
+        """Their URLs."""
+        return sorted(worker["url"] for worker in self.client.http.get("/workers").json()["workers"])
+
+    def keeper(self, url: str) -> psutil.Process:
+        """The process of a worker that the launcher has started."""
+        pids = re.findall(rf"process (\d+) at {re.escape(url)}\n", self.server.output())
+        return psutil.Process(int(pids[-1]))
+
+    def part(self, url: str, name: str) -> psutil.Process:
+        """A process of a worker's, by a word of its command line."""
+        family = self.keeper(url).children(recursive=True)
+        return next(process for process in reversed(family) if name in " ".join(process.cmdline()))
+
+    def router(self) -> psutil.Process:
+        children = psutil.Process(self.server.process.pid).children()
+        return next(process for process in children if "router_process" in " ".join(process.cmdline()))
+
+    def is_whole(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return self.client.http.get("/readiness").json()["healthy_workers"] == 2
+        return False
+
+
+@pytest.fixture(scope="module")
+def fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    log = tmp_path_factory.mktemp("fleet") / "log"
+    options = ("--dp", "2", "--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
+    with serving(served_checkpoint, log, *options) as server:
+        running = Fleet(server)
+        with running.client:
+            yield running
+
+
+# What one worker alone would answer
+
+
+def masked(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
+    """Status, headers and body without what is random or tells the time: ids and when they were made."""
+    text = re.sub(r"(chatcmpl|speech|transcription)-[0-9a-f]{32}", r"\1-ID", answer.text)
+    text = re.sub(r'audio-[0-9a-f]{8}-|"(created|expires_at)":\d+', "", text)
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name not in ("date", "server", "x-request-id", "content-length")
+    }
+    return answer.status_code, headers, text
+
+
+def post_to(url: str, path: str, **request: Any) -> httpx.Response:
+    return httpx.post(f"{url}{path}", timeout=SECONDS, trust_env=False, **request)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_an_answer_is_byte_for_byte_a_workers_own(name: str, fleet: Fleet) -> None:
+    body = {**GUIDES[name], "speechlm": {"return_ids": True}}
+    for url in fleet.workers:  # so that their caches say the same
+        post_to(url, CHAT, json=body)
+    own = [masked(post_to(url, CHAT, json=body)) for url in fleet.workers]
+    through = [masked(post_to(fleet.server.url, CHAT, json=body)) for _ in range(2)]
+    assert own[0][0] == 200
+    assert through == own
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_stream_says_what_a_workers_own_says(name: str, fleet: Fleet) -> None:
+    body = GUIDES[name]
+    with Client(fleet.workers[0]) as direct:
+        own = direct.stream(body)
+    for _ in range(2):
+        through = fleet.client.stream(body)
+        assert [said(chunks) for chunks in (own, through)] == [said(own)] * 2
+        assert np.array_equal(pcm_of(own), pcm_of(through))
+    assert ("audio" in name or name == "guided") == (len(pcm_of(own)) > 0 or name == "audio question")
+
+
+def said(chunks: list[Any]) -> tuple[str, str]:
+    """Text and end of a stream; how many chunks they are in is a matter of time."""
+    text = "".join(delta.get("content", "") for delta in deltas_of(chunks))
+    return text, chunks[-1]["choices"][0]["finish_reason"]
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of"),
+    [
+        ("/v1/audio/speech", {"json": {"model": "speechlm", "input": "Hello.", "speechlm": {"seed": 3}}}),
+        (
+            "/v1/audio/transcriptions",
+            {"files": {"file": ("a.wav", base64.b64decode(wav(clip(2, 1.0))))}, "data": {"temperature": "0"}},
+        ),
+        (
+            "/generate",
+            {"json": {"input_ids": [1, 300, 301], "sampling_params": {"max_new_tokens": 5, "temperature": 0}}},
+        ),
+        (CHAT, {"json": {"messages": HELLO, "speechlm": {"cfg": 99}}}),
+        (CHAT, {"content": b"not JSON", "headers": {"content-type": "application/json"}}),
+    ],
+)
+def test_every_route_answers_as_a_worker_does(path: str, request_of: dict[str, Any], fleet: Fleet) -> None:
+    own, through = (post_to(url, path, **request_of) for url in (fleet.workers[0], fleet.server.url))
+    if path == "/generate":
+        assert own.json()["output_ids"] == through.json()["output_ids"]
+    else:
+        assert masked(through) == masked(own)
+
+
+def test_a_clip_of_ten_megabytes_passes(fleet: Fleet) -> None:
+    long = np.tile(clip(4, 30.0), 8)
+    data = wav(long)
+    assert len(data) > 10_000_000
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 20, "temperature": 0}
+    for url in fleet.workers:
+        post_to(url, CHAT, json=body)
+    own, through = (post_to(url, CHAT, json=body) for url in (fleet.workers[1], fleet.server.url))
+    assert masked(through) == masked(own)
+    assert through.status_code == 200
+
+
+def test_both_workers_take_their_turn(fleet: Fleet) -> None:
+    before = [replies(url) for url in fleet.workers]
+    for _ in range(6):
+        fleet.client.chat({"messages": HELLO, "max_tokens": 2})
+    for _ in range(4):
+        post_to(fleet.server.url, "/v1/audio/speech", json={"model": "speechlm", "input": "Hi."}).raise_for_status()
+    grown = [replies(url) - then for url, then in zip(fleet.workers, before, strict=True)]
+    assert grown == [5, 5]
+
+
+def replies(url: str) -> float:
+    with Client(url) as client:
+        return sum(value for (name, _), value in client.metrics().items() if name == "speechlm_replies_total")
+
+
+def test_earlier_audio_is_found_whichever_worker_spoke_it(fleet: Fleet) -> None:
+    for _ in range(2):
+        spoken = fleet.client.chat({**_SPOKEN, "vllm_xargs": {**_XARGS}})
+        audio = {"id": spoken["choices"][0]["message"]["audio"]["id"]}
+        more = [*_SPOKEN["messages"], {"role": "assistant", "audio": audio}, *HELLO]
+        for _ in range(3):
+            assert fleet.client.chat({"messages": more, "max_tokens": 4})["usage"]["completion_tokens"] > 0
+
+
+# A part is killed
+
+
+class Asked:
+    """A streamed answer on its way; whole when it ended with a reason to finish, an error when it ended with that."""
+
+    def __init__(self, fleet: Fleet, body: dict[str, Any] = ENDLESS, path: str = CHAT) -> None:
+        self.begun = threading.Event()
+        self.text = ""
+        self._ask = (fleet.server.url, path, {**body, "stream": True})
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        assert self.begun.wait(SECONDS)
+
+    def _read(self) -> None:
+        url, path, body = self._ask
+        with httpx.stream("POST", f"{url}{path}", json=body, timeout=SECONDS, trust_env=False) as response:
+            for text in response.iter_text():
+                self.text += text
+                self.begun.set()
+
+    def end(self) -> str:
+        """What it came to: "whole" or "error"; anything else fails the test."""
+        self._thread.join(SECONDS)
+        events = [event for event in self.text.removesuffix("data: [DONE]\n\n").split("\n\n") if event]
+        assert all(json.loads(event.removeprefix("data: ")) for event in events)
+        if events[-1].startswith('data: {"error":'):
+            assert '"type":"server_error"' in events[-1]
+            return "error"
+        assert self.text.endswith("data: [DONE]\n\n")
+        assert '"finish_reason":"length"' in events[-1]
+        return "whole"
+
+
+@pytest.mark.parametrize("part", ["keeper", "scheduler"])
+def test_a_dead_worker_fails_its_own_requests_clearly_and_comes_back(part: str, fleet: Fleet) -> None:
+    assert wait_for(fleet.is_whole, SECONDS)
+    urls = fleet.workers
+    with ThreadPoolExecutor(2) as threads:
+        whole = [threads.submit(post_to, fleet.server.url, CHAT, json=ENDLESS) for _ in range(2)]
+        streams = [Asked(fleet) for _ in range(2)]
+        assert wait_for(lambda: all(running_in(url) == 2 for url in urls), SECONDS)
+        (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], "sglang::scheduler")).kill()
+        assert sorted(stream.end() for stream in streams) == ["error", "whole"]
+        answers = sorted((asked.result() for asked in whole), key=lambda answer: answer.status_code)
+    assert answers[0].status_code == 200
+    assert answers[1].status_code in (502, 503)
+    assert answers[1].json()["error"]["type"] == "server_error"
+    assert wait_for(fleet.is_whole, SECONDS)
+    assert urls[1] in fleet.workers
+    assert urls[0] not in fleet.workers
+    before = [replies(url) for url in fleet.workers]
+    for _ in range(4):
+        fleet.client.chat({"messages": HELLO, "max_tokens": 2})
+    assert all(replies(url) > then for url, then in zip(fleet.workers, before, strict=True))
+
+
+def running_in(url: str) -> float:
+    with Client(url) as client:
+        return sum(value for (name, _), value in client.metrics().items() if name == "speechlm_replies_running")
+
+
+def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) -> None:
+    assert wait_for(fleet.is_whole, SECONDS)
+    past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 1500}}
+    through, beside = Asked(fleet), Asked(fleet, past, "/v1/audio/speech")
+    fleet.router().kill()
+    assert through.end() == "error"
+    beside._thread.join(SECONDS)
+    assert '"type":"speech.audio.done"' in beside.text
+    statuses = set()
+
+    def answers() -> bool:
+        statuses.add(status := fleet.client.http.post(CHAT, json={"messages": HELLO, "max_tokens": 2}).status_code)
+        return status == 200
+
+    assert wait_for(answers, SECONDS)
+    assert statuses <= {200, 502, 503}
+
+
+def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
+    assert wait_for(fleet.is_whole, SECONDS)
+    launcher = psutil.Process(fleet.server.process.pid)
+    family = [launcher, *launcher.children(recursive=True)]
+    segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
+    folders = [Path(process.environ()["TMPDIR"]) for process in family if is_codec(process)]
+    assert segments
+    assert len(folders) == 2
+    launcher.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=SECONDS)
+    assert alive == []
+    assert wait_for(lambda: not any(Path(path).exists() for path in [*segments, *folders]), SECONDS)
+
+
+def is_codec(process: psutil.Process) -> bool:
+    return "sglang_speechlm.codec.worker" in process.cmdline()
+
+
+def maps_of(process: psutil.Process) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process.pid}/maps").read_text()
+    return ""
