@@ -169,6 +169,14 @@ def test_the_key_is_not_in_the_log(operated: Server) -> None:
     assert KEY not in operated.output()
 
 
+@pytest.mark.parametrize("path", ["/server_info", "/get_server_info"])
+def test_the_key_is_not_among_the_options_that_it_tells(path: str, http_client: httpx.Client) -> None:
+    response = http_client.get(path)
+    assert response.json()["api_key"] == "***"
+    assert KEY not in response.text
+    assert response.json()["internal_states"]
+
+
 def test_every_process_writes_json(operated: Server) -> None:
     assert {"sglang.srt.managers.scheduler", "sglang.srt.entrypoints.engine", "uvicorn.error"} <= {
         line["logger"] for line in lines(operated)

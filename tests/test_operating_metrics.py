@@ -149,6 +149,15 @@ def test_a_legend_names_labels_that_its_query_keeps(panel: dict[str, Any], scrap
         assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept
 
 
+@pytest.mark.parametrize("document", ["operating.md", "troubleshooting.md", "metrics.md"])
+def test_documents_name_metrics_that_there_are(document: str, scraped: Exported) -> None:
+    text = (LAUNCH.parent / "docs" / document).read_text()
+    families = {re.sub("_(bucket|count|sum)$", "", name) for name in scraped} | set(scraped)
+    named = set(re.findall(r"\b(?:speechlm|smg)_[a-z_]+[a-z]\b|\bsglang:[a-z_]+[a-z]\b", text))
+    assert named
+    assert named <= families
+
+
 def test_a_clip_that_comes_again_is_not_encoded_again(server: Server) -> None:
     part = {"type": "input_audio", "input_audio": {"data": wav(clip(77, 0.9)), "format": "wav"}}
     with Client(server.url) as client:

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from sglang.srt.entrypoints import http_server
 from sglang.srt.entrypoints.http_server import generate_request
 from sglang.srt.entrypoints.v1_loads import router as loads
 from starlette.middleware import Middleware
@@ -16,7 +17,7 @@ from sglang_speechlm.page import page_routes
 from sglang_speechlm.server.chat import chat_completions
 from sglang_speechlm.server.generate import check_generate
 from sglang_speechlm.server.identity import worker_id
-from sglang_speechlm.server.keys import KeyCheck
+from sglang_speechlm.server.keys import KeyCheck, without_secrets
 from sglang_speechlm.server.limits import BodyLimit
 from sglang_speechlm.server.own_options import OwnOptions
 from sglang_speechlm.server.refusals import answer_in_one_shape
@@ -25,7 +26,7 @@ from sglang_speechlm.server.speech import speech
 from sglang_speechlm.server.transcriptions import transcriptions
 
 _KEPT = (
-    "/health", "/health_generate", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/v1/models",
+    "/health", "/health_generate", "/model_info", "/get_model_info", "/v1/models",
     "/metrics", "/flush_cache", "/abort_request", "/start_profile", "/stop_profile", "/get_load",
     "/openapi.json", "/docs",
 )  # fmt: skip
@@ -56,6 +57,8 @@ def install(
     ]
     app.include_router(loads)  # FastAPI may keep an included router whole, so that its paths are not found above
     app.add_api_route("/generate", generate_request, methods=["POST", "PUT"], dependencies=[Depends(check_generate)])
+    for path in ("/server_info", "/get_server_info"):
+        app.add_api_route(path, _server_info, methods=["GET"])
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/audio/speech", speech, methods=["POST"])
     app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
@@ -83,3 +86,8 @@ def install(
             await service.stop()
 
     app.router.lifespan_context = with_service
+
+
+async def _server_info() -> Any:
+    """SGLang's, whose options hold the keys: who has one of them is not to learn the other."""
+    return without_secrets(await http_server.server_info())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sglang_speechlm.server.errors import ApiError
 
 _OPEN = "/health"
+_SECRETS = ("api_key", "admin_api_key", "ssl_keyfile_password")
+"""Options of SGLang's."""
 
 
 class KeyCheck:
@@ -38,3 +41,12 @@ class KeyCheck:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {key.strip()}".encode()
         return any(secrets.compare_digest(given, expected) for expected in self._expected)
+
+
+def without_secrets(value: Any) -> Any:
+    """What JSON can hold, with the values of SGLang's secret options masked wherever they stand in it."""
+    if isinstance(value, dict):
+        return {name: "***" if name in _SECRETS and part else without_secrets(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(part) for part in value]
+    return value
