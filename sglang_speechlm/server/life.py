@@ -79,7 +79,7 @@ class Life:
         except asyncio.CancelledError:
             if self._cut_off is None:
                 raise
-            raise ApiError(503, self._cut_off, code="stopping", retry_after=_RETRY_SECONDS) from None
+            raise ApiError(503, self._cut_off, code="stopping") from None
         finally:
             self._running.discard(work)
 

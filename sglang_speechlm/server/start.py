@@ -57,6 +57,7 @@ def _serve(asked: CommandLine) -> int:
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.gate import Gate
     from sglang_speechlm.server.life import Life
+    from sglang_speechlm.server.parts import run_detokenizer, run_scheduler
     from sglang_speechlm.server.warmup import warm_up
 
     app = http_server.app
@@ -78,6 +79,8 @@ def _serve(asked: CommandLine) -> int:
         http_server.launch_server(
             server_args,
             init_tokenizer_manager_func=life.make_tokenizer_manager,
+            run_scheduler_process_func=run_scheduler,
+            run_detokenizer_process_func=run_detokenizer,
             execute_warmup_func=partial(warm_up, life=life),
             launch_callback=life.up,
         )

@@ -24,6 +24,7 @@ from typing import NoReturn
 import psutil
 
 from sglang_speechlm.worker.status import ExitStatus
+from sglang_speechlm.worker.streams import forgive_failing_writes
 
 _PR_SET_CHILD_SUBREAPER = 36
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -45,6 +46,7 @@ def keep(serve: Callable[[], int], stop_seconds: float) -> int:
     Returns:
         The exit status of this process.
     """
+    _open_standard_streams()
     folder = Path(tempfile.mkdtemp(prefix="speechlm-"))
     # Whoever loses his parent becomes a child of this process and not of the first one.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -72,6 +74,15 @@ def keep(serve: Callable[[], int], stop_seconds: float) -> int:
         _clear(folder, _GONE_SECONDS)
     os.close(held)
     return _status(ended, told, was_up)
+
+
+def _open_standard_streams() -> None:
+    """Where one was closed, its number would go to the next file or socket, which then got what is printed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def mark_up() -> None:
@@ -124,6 +135,7 @@ class _Signals:
 def _serve(serve: Callable[[], int], folder: Path, lifeline: int) -> NoReturn:
     # Whoever interrupts from a terminal reaches the keeper only, which tells the server, which tells its parts.
     os.setsid()
+    forgive_failing_writes()
     before = tempfile.gettempdir()
     # Compiled kernels are worth keeping.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{before}/torchinductor_{os.getuid()}")
@@ -135,11 +147,10 @@ def _serve(serve: Callable[[], int], folder: Path, lifeline: int) -> NoReturn:
     except SystemExit as error:  # of argparse
         status = error.code if isinstance(error.code, int) else ExitStatus.FAILED
     except BaseException:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
+        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+            if stream is not None:
                 stream.flush()
         os._exit(status)
 

@@ -1,0 +1,85 @@
+"""The usage guide's server section, followed on a machine that has nothing of what the scripts ask for."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from server import CASES, Client, Judge, wait_for
+
+from sglang_speechlm.worker import ExitStatus, free_port
+
+SCRIPT = Path(__file__).parent.parent / "launch" / "serve_cfg.sh"
+GIBIBYTE = 1 << 30
+
+
+@dataclass
+class Scripted:
+    """A server that the script for four GPUs has started elsewhere, for 2,048 sequences, without prefix caching."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: str
+
+
+@pytest.fixture(scope="module")
+def scripted(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripted]:
+    folder = tmp_path_factory.mktemp("scripted")
+    log, port = folder / "log", free_port()
+    (folder / "speechlm-qwen3-8b").symlink_to(served_checkpoint)
+    options = ["--port", str(port), "--max-model-len", "3072", "--no-enable-prefix-caching"]
+    environment = {name: value for name, value in os.environ.items() if name != "MODEL"} | {"OMP_NUM_THREADS": "1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", str(SCRIPT), *options], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        assert wait_for(lambda: "Uvicorn running" in log.read_text() or process.poll() is not None, 240)
+        assert process.poll() is None, log.read_text()[-4000:]
+        yield Scripted(process, port, log.read_text())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == ExitStatus.STOPPED
+
+
+@pytest.fixture
+def speaking(scripted: Scripted) -> Iterator[Client]:
+    with Client(f"http://127.0.0.1:{scripted.port}") as client:
+        yield client
+
+
+def test_it_says_what_became_of_each_option(scripted: Scripted) -> None:
+    for sentence in (
+        "--tensor-parallel-size 4 becomes --tp-size 1: there is no GPU here",
+        "--max-num-seqs 2048 is SGLang's --max-running-requests 2048",
+        "--max-model-len 3072 is SGLang's --context-length 3072",
+        "--gpu-memory-utilization 0.9 is left out: there is no GPU here",
+        "--no-enable-prefix-caching is SGLang's --disable-radix-cache",
+    ):
+        assert scripted.log.count(sentence) == 1, sentence
+    assert "Traceback" not in scripted.log
+
+
+def test_its_settings_are_those(speaking: Client) -> None:
+    info = speaking.http.get("/server_info").json()
+    assert info["tp_size"] == 1
+    assert info["max_running_requests"] == 2048
+    assert info["context_length"] == 3072
+    assert info["served_model_name"] == "speechlm-qwen3-8b"
+    assert speaking.http.get("/v1/models").json()["data"][0]["max_model_len"] == 3072
+
+
+def test_it_stays_within_memory(scripted: Scripted) -> None:
+    keeper = psutil.Process(scripted.process.pid)
+    family = [keeper, *keeper.children(recursive=True)]
+    assert sum(process.memory_full_info().uss for process in family) < 6 * GIBIBYTE
+
+
+def test_its_answers_are_the_references_without_a_prefix_cache(speaking: Client, judge: Judge) -> None:
+    cases = CASES[:8]
+    for _ in range(2):
+        assert judge.compare(cases, speaking.chat_at_once([case.body() for case in cases])) > 1000
