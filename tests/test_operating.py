@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,22 @@ def test_an_exception_is_one_line_of_json() -> None:
     line = json.loads(written)
     assert line["message"] == "it failed"
     assert "RuntimeError: two\nlines" in line["exception"]
+
+
+def test_what_is_no_valid_text_is_written_too() -> None:
+    record = logging.LogRecord("name", logging.INFO, __file__, 1, "a \ud800 b", (), None)
+    assert json.loads(JsonLines().format(record))["message"] == "a \ud800 b"
+
+
+def test_a_server_that_another_starts_writes_json_from_its_level_on() -> None:
+    configured = (
+        "import logging, subprocess, sys; from sglang_speechlm import logs; logs.configure('json', 'warning'); "
+    )
+    inner = configured + "log = logging.getLogger('inner'); log.info('quiet'); log.warning('loud'); "
+    inner += "from uvicorn import Config; Config('x').configure_logging(); logging.getLogger('uvicorn').error('web')"
+    outer = configured + f"subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
+    ran = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in ran.stderr.splitlines()] == ["loud", "web"]
 
 
 # Ids

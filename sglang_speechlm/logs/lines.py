@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import os
@@ -9,8 +10,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from sglang_speechlm.logs.entry import current_id
 
@@ -36,11 +35,11 @@ def configure(log_format: str, log_level: str, secrets: Sequence[str] = ()) -> N
     LOGGING_CONFIG["loggers"]["uvicorn.access"]["handlers"] = []
     if secrets:
         logging.getLogger(_TELLS_OPTIONS).addFilter(_Masked(secrets))
-    if log_format == "json" and _SGLANGS_CONFIG not in os.environ:
+    if log_format == "json" and os.environ.get(_SGLANGS_CONFIG, str(_JSON_CONFIG)) == str(_JSON_CONFIG):
         os.environ[_LEVEL] = log_level.upper()
         os.environ[_SGLANGS_CONFIG] = str(_JSON_CONFIG)
         LOGGING_CONFIG["formatters"]["default"]["()"] = "sglang_speechlm.logs.JsonLines"
-        logging.config.dictConfig(orjson.loads(_JSON_CONFIG.read_bytes()))
+        logging.config.dictConfig(json.loads(_JSON_CONFIG.read_bytes()))
 
 
 class _Masked(logging.Filter):
@@ -83,12 +82,12 @@ class JsonLines(logging.Formatter):
                 line["request_id"] = belongs
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return json.dumps(line, default=str)  # takes what is no valid UTF-8 as well
 
 
 def to_stderr() -> logging.Handler:
     """The handler of json.json, which has no place for the level."""
-    logging.getLogger().setLevel(os.environ[_LEVEL])
+    logging.getLogger().setLevel(os.environ.get(_LEVEL, "INFO"))
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     return handler
