@@ -37,6 +37,11 @@ $(SMALL)/config.json: | setup
 test: setup lint ## Check the style and the types, then run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: soak
+MINUTES ?= 10
+soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
+	@PYTHONPATH=tests:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)
+
 lint: setup ## Check the style and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

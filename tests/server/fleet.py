@@ -1,0 +1,67 @@
+"""A fleet of two workers for tests, and its parts."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+
+from .client import Client
+from .process import Server, serving
+
+OPTIONS = ("--dp", "2", "--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
+
+
+class Fleet:
+    """A launcher with two workers.
+
+    Attributes:
+        server: the launcher.
+        client: speaks to its port.
+    """
+
+    def __init__(self, server: Server, client: Client) -> None:
+        self.server = server
+        self.client = client
+
+    @property
+    def workers(self) -> list[str]:
+        """The URLs of those that are behind the port now."""
+        return sorted(worker["url"] for worker in self.client.http.get("/workers").json()["workers"])
+
+    def is_whole(self) -> bool:
+        """Whether both workers get requests."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.client.http.get("/readiness").json()["healthy_workers"] == 2
+        return False
+
+    def family(self) -> list[psutil.Process]:
+        """The launcher and everything below it."""
+        launcher = psutil.Process(self.server.process.pid)
+        return [launcher, *launcher.children(recursive=True)]
+
+    def keeper(self, url: str) -> psutil.Process:
+        """The process of a worker that the launcher has started."""
+        pids = re.findall(rf"process (\d+) at {re.escape(url)}\n", self.server.output())
+        return psutil.Process(int(pids[-1]))
+
+    def part(self, url: str, name: str) -> psutil.Process:
+        """A process of a worker's, by a word of its command line."""
+        family = self.keeper(url).children(recursive=True)
+        return next(process for process in reversed(family) if name in " ".join(process.cmdline()))
+
+    def router(self) -> psutil.Process:
+        """The router's process."""
+        children = psutil.Process(self.server.process.pid).children()
+        return next(process for process in children if "router_process" in " ".join(process.cmdline()))
+
+
+@contextlib.contextmanager
+def fleet_of_two(model: Path, log: Path) -> Iterator[Fleet]:
+    """A ready fleet, stopped at the end."""
+    with serving(model, log, *OPTIONS) as server, Client(server.url) as client:
+        yield Fleet(server, client)
