@@ -19,11 +19,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.checkpoints import FULL_CODEC, built
 from benchmarks.machine import describe
-from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 from sglang_speechlm.worker import running
-
-SPEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
 
 
 async def _text_rate(client: httpx.AsyncClient, tokens: int) -> float:
@@ -84,11 +82,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path(".checkpoints/full-codec"), help="built if it is not there")
     parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
     args = parser.parse_args()
-    if not (args.model / "config.json").is_file():
-        build_checkpoint(args.model, spec=SPEC)
     environment = {"OMP_NUM_THREADS": "1"}
     options = ["--max-total-tokens", "16384"]
-    with running(args.model, args.model / "server.log", options, environment=environment) as worker:
+    with running(built(args.model, FULL_CODEC), args.model / "server.log", options, environment=environment) as worker:
         figures = asyncio.run(_measure(worker.url, args.answers, args.frames, args.tokens, args.rounds))
     print(json.dumps(figures, indent=2))
     if args.output:

@@ -23,12 +23,11 @@ import httpx
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.checkpoints import SMALL, built
 from benchmarks.machine import describe
 from benchmarks.playback import Playback, play
-from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 from sglang_speechlm.worker import running
 
-SPEC = CheckpointSpec(max_position_embeddings=16384)
 KEPT_UP = 0.99
 """Share of streams that must never be late for a concurrency to count as kept up with."""
 LATE = 0.02
@@ -107,11 +106,9 @@ def _server(url: str | None, model: Path) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    if not (model / "config.json").is_file():
-        build_checkpoint(model, spec=SPEC)
     environment = {"OMP_NUM_THREADS": "1"}
     options = ["--max-total-tokens", "65536"]
-    with running(model, model / "server.log", options, environment=environment) as worker:
+    with running(built(model, SMALL), model / "server.log", options, environment=environment) as worker:
         yield worker.url
 
 

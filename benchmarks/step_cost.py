@@ -22,24 +22,10 @@ from typing import Any
 
 import httpx
 
+from benchmarks.checkpoints import WIDE, built
 from benchmarks.machine import describe
-from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.worker import running
-
-SPEC = CheckpointSpec(
-    hidden_size=512,
-    intermediate_size=1536,
-    layers=8,
-    heads=8,
-    kv_heads=4,
-    head_dim=64,
-    max_position_embeddings=16384,
-    text_vocab_size=151936,
-    codec_layer_size=1025,
-    dtype="bfloat16",
-)
-"""The work of the comparison with the fork: 8 layers, hidden 512, the full 160,392 ids, bfloat16."""
 
 STEPS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
@@ -52,8 +38,9 @@ STEPS: dict[str, tuple[str, ...]] = {
 SHORT = 8
 
 
-def _body(kind: str, steps: int, row: int) -> dict[str, Any]:
-    config = SPEC.config()
+def body(kind: str, steps: int, row: int) -> dict[str, Any]:
+    """A request to /generate for an answer of exactly ``steps`` steps; ``row`` makes its prompt another one."""
+    config = WIDE.config()
     prompt = [config.ids.bos, config.ids.user, config.ids.text, *range(300 + 40 * row, 330 + 40 * row)]
     params: dict[str, Any] = {"temperature": 0.8, "top_k": 20, "max_new_tokens": steps, "ignore_eos": True}
     if kind == "text":
@@ -66,9 +53,9 @@ def _body(kind: str, steps: int, row: int) -> dict[str, Any]:
 
 async def _run(client: httpx.AsyncClient, kinds: tuple[str, ...], rows: int, steps: int) -> float:
     """Seconds for ``rows`` answers of ``steps`` steps, all at once."""
-    bodies = [_body(kinds[row % len(kinds)], steps, row) for row in range(rows)]
+    bodies = [body(kinds[row % len(kinds)], steps, row) for row in range(rows)]
     begin = time.perf_counter()
-    answers = await asyncio.gather(*(client.post("/generate", json=body, timeout=600) for body in bodies))
+    answers = await asyncio.gather(*(client.post("/generate", json=each, timeout=600) for each in bodies))
     seconds = time.perf_counter() - begin
     for answer in answers:
         answer.raise_for_status()
@@ -105,12 +92,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
     parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
     args = parser.parse_args()
-    if not (args.model / "config.json").is_file():
-        build_checkpoint(args.model, spec=SPEC)
     table = []
-    log = args.model / "server.log"
+    model = built(args.model, WIDE)
     one_core = {"OMP_NUM_THREADS": "1"}
-    with running(args.model, log, ["--max-total-tokens", "16384"], environment=one_core, cores={0}) as worker:
+    options = ["--max-total-tokens", "16384"]
+    with running(model, model / "server.log", options, environment=one_core, cores={0}) as worker:
         for rows in args.rows:
             costs = asyncio.run(_measure(worker.url, rows, args.steps, args.rounds))
             row: dict[str, Any] = {"rows": rows}

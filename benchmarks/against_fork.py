@@ -1,0 +1,116 @@
+"""What a guided answer costs, both stages together, against the same answer by the fork's algorithm.
+
+    python -m benchmarks.against_fork --output benchmarks/results/against_fork.json
+
+N answers at once of so many text tokens and frames, on one checkpoint, on one core, taking turns in one run: the
+server as users run it, over HTTP, and `benchmarks/fork.py` as a loop in this process, which has no HTTP to pay for.
+The sound is left out of both. The ratio is the median over rounds of ratios within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from benchmarks.checkpoints import WIDE, built
+from benchmarks.fork import TEMPERATURE, TOP_K, Fork
+from benchmarks.machine import describe
+from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
+from sglang_speechlm.worker import running
+
+SCALE = 3.0
+PROMPT = 40
+
+
+def _prompt(number: int) -> list[int]:
+    ids = WIDE.config().ids
+    words = range(300 + 97 * number, 300 + 97 * number + PROMPT)
+    return [ids.bos, ids.user, ids.text, *words, ids.eos, ids.assistant, ids.text]
+
+
+async def _answer(client: httpx.AsyncClient, number: int, text: int, frames: int) -> None:
+    """Both stages of one answer, the second on the first one's cached prefix, as the server's own program runs them."""
+    ids = WIDE.config().ids
+    params: dict[str, Any] = {"temperature": TEMPERATURE, "top_k": TOP_K, "ignore_eos": True}
+    written = await client.post(
+        "/generate", json={"input_ids": _prompt(number), "sampling_params": {**params, "max_new_tokens": text}}
+    )
+    written.raise_for_status()
+    prompt = [*_prompt(number), *written.json()["output_ids"], ids.eot, ids.assistant, ids.audio]
+    params["custom_params"] = {AUDIO: True, MIN_FRAMES: frames + 1, CFG: SCALE}
+    spoken = await client.post(
+        "/generate", json={"input_ids": prompt, "sampling_params": {**params, "max_new_tokens": frames}}
+    )
+    spoken.raise_for_status()
+    assert len(spoken.json()["meta_info"]["frames"]) == frames
+
+
+async def _serve(url: str, numbers: range, text: int, frames: int) -> float:
+    """Seconds that the server takes."""
+    async with httpx.AsyncClient(base_url=url, timeout=3600, trust_env=False) as client:
+        begin = time.perf_counter()
+        await asyncio.gather(*(_answer(client, number, text, frames) for number in numbers))
+        return time.perf_counter() - begin
+
+
+def _loop(fork: Fork, numbers: range, text: int, frames: int) -> float:
+    """Seconds that the fork's algorithm takes."""
+    begin = time.perf_counter()
+    spoken = fork.answers([_prompt(number) for number in numbers], text, frames, SCALE)
+    seconds = time.perf_counter() - begin
+    assert all(len(answer) == frames for answer in spoken)
+    return seconds
+
+
+def main() -> None:
+    """Measure, print a table, and write it with the machine that it is of."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)")
+    parser.add_argument("--text", type=int, default=50, help="tokens of the text (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=150, help="frames (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    args = parser.parse_args()
+    model = built(args.model, WIDE)
+    table = []
+    torch.set_num_threads(1)
+    options = ["--max-total-tokens", "16384"]
+    with running(model, model / "server.log", options, environment={"OMP_NUM_THREADS": "1"}, cores={0}) as worker:
+        os.sched_setaffinity(0, {0})  # the same core: one of them waits while the other works
+        fork = Fork(model)
+        _loop(fork, range(1), 2, 2)
+        asyncio.run(_serve(worker.url, range(1), 2, 2))
+        number = 0
+        for count in args.answers:
+            seconds: dict[str, list[float]] = {"server": [], "fork": []}
+            for _ in range(args.rounds):
+                numbers = range(number, number := number + count)
+                seconds["fork"].append(_loop(fork, numbers, args.text, args.frames))
+                seconds["server"].append(asyncio.run(_serve(worker.url, numbers, args.text, args.frames)))
+            ratios = [ours / theirs for ours, theirs in zip(seconds["server"], seconds["fork"], strict=True)]
+            row = {
+                "answers": count,
+                "server_s": round(statistics.median(seconds["server"]), 2),
+                "fork_s": round(statistics.median(seconds["fork"]), 2),
+                "server_by_fork": round(statistics.median(ratios), 3),
+            }
+            table.append(row)
+            print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"machine": describe(), "text": args.text, "frames": args.frames, "table": table}
+        args.output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The random checkpoints that are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+
+WIDE = CheckpointSpec(
+    hidden_size=512,
+    intermediate_size=1536,
+    layers=8,
+    heads=8,
+    kv_heads=4,
+    head_dim=64,
+    max_position_embeddings=16384,
+    text_vocab_size=151936,
+    codec_layer_size=1025,
+    dtype="bfloat16",
+)
+"""The work of the comparison with the fork: 8 layers, hidden 512, the full 160,392 ids, bfloat16."""
+SMALL = CheckpointSpec(max_position_embeddings=16384)
+"""The one of `make serve`: what a step costs here is mostly what surrounds the model."""
+FULL_CODEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
+"""A small language model with the released model's Xcodec sizes, 161 M parameters."""
+
+
+def built(directory: Path, spec: CheckpointSpec) -> Path:
+    """The directory, with a checkpoint in it: the one that is there, or one that is built now."""
+    if not (directory / "config.json").is_file():
+        build_checkpoint(directory, spec=spec)
+    return directory
