@@ -11,6 +11,8 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.fleet.options import add_fleet_options
 from sglang_speechlm.server.guide_options import (
     OVERRIDDEN_BY,
+    PROGRAM,
+    USAGE,
     Choice,
     GuideOption,
     Machine,
@@ -59,8 +61,8 @@ class CommandLine:
 def build_parser() -> argparse.ArgumentParser:
     """Of everything that is not SGLang's."""
     parser = argparse.ArgumentParser(
-        prog="python -m sglang_speechlm.launch",
-        usage="%(prog)s --model-path DIR [options]",
+        prog=PROGRAM,
+        usage=USAGE,
         description="Serve a SpeechLM checkpoint over HTTP.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,7 +97,7 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
         ValueError: naming what cannot be.
         SystemExit: as argparse does.
     """
-    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.server_args import ServerArgs, prepare_server_args
 
     from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND
 
@@ -105,7 +107,12 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
     for name, value in defaults_from(asked.config, on_cpu=not machine.gpus).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
-    server_args = prepare_server_args([*settled, *translated, *asked.others])
+    sglangs = [*settled, *translated, *asked.others]
+    # SGLang's own parser would print the names of hundreds of options above what is wrong.
+    parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE)
+    ServerArgs.add_cli_args(parser)
+    parser.parse_args(sglangs)
+    server_args = prepare_server_args(sglangs)
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)
     return server_args, said

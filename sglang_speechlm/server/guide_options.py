@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+PROGRAM = "python -m sglang_speechlm.launch"
+USAGE = "%(prog)s --model-path DIR [options]; --help and --help-sglang list them"
+
 OVERRIDDEN_BY = "--overridden-by"
 """Parts a script's defaults from what its user gave, which wins under either name."""
 
@@ -124,7 +127,7 @@ def choose(arguments: Sequence[str]) -> tuple[dict[GuideOption, Choice], list[st
 
 def _read(arguments: Sequence[str], *, is_default: bool) -> tuple[dict[GuideOption, Choice], list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m sglang_speechlm.launch", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        prog=PROGRAM, usage=USAGE, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     add_guide_options(parser)
     for option in OPTIONS:

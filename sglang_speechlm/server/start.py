@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     return keep(partial(_serve, asked), asked.own.drain_seconds + _STOP_SECONDS)
 
 
-def _refused(error: ValueError) -> int:
+def _refused(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return ExitStatus.BAD_OPTIONS
 
@@ -49,7 +49,7 @@ def _serve(asked: CommandLine) -> int:
         machine = Machine.here()
         server_args, said = settle(asked, machine)
         _refuse_taken_port(server_args.host, server_args.port)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # SGLang checks some of its options by assertions
         return _refused(error)
 
     from sglang.srt.entrypoints import http_server
