@@ -194,7 +194,9 @@ def test_a_worker_that_is_not_there_is_counted_and_gets_nothing(front: Front) ->
     assert front.http.post("/workers", json={"url": url}).status_code == 202
     assert front.http.get("/readiness").json()["workers"] == 2
     assert {front.http.post(CHAT, json=TEXT).status_code for _ in range(4)} == {200}
-    assert front.http.delete("/workers/none").status_code == 404
+    (absent,) = (worker for worker in front.http.get("/workers").json()["workers"] if worker["url"] == url)
+    assert not absent["is_healthy"]
+    assert [front.http.delete(f"/workers/{absent['id']}").status_code for _ in range(2)] == [202, 404]
 
 
 @pytest.mark.parametrize(

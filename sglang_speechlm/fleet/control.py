@@ -1,4 +1,4 @@
-"""Workers that join and leave while the fleet runs: GET and POST /workers, GET and DELETE /workers/{id}.
+"""Workers that join and leave while the fleet runs: GET and POST /workers, DELETE /workers/{id}.
 
 smg's control plane lets in whoever reaches it. Here it takes the admin key; without one, the key; and without any, a
 client on this machine.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from typing import Any
 
-import aiohttp
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from sglang_speechlm.fleet.options import checked_url
-from sglang_speechlm.fleet.router import Router
+from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.server.body import check_media_type
 from sglang_speechlm.server.errors import ApiError, bad_field
 
@@ -37,18 +37,18 @@ class Control:
         """The answer to a request whose key, where there is one, is one of the server's.
 
         Raises:
-            ApiError: 403 if its sender may not ask, 400 and 405 if it makes no sense, 503 if the router is away.
+            ApiError: 403 if its sender may not ask; 400, 404 and 405 if it makes no sense.
         """
         self._check(http)
         worker_id = http.url.path.removeprefix("/workers").strip("/")
         match http.method, bool(worker_id):
-            case ("GET", _):
-                return await self._asked("GET", http.url.path.rstrip("/"))
+            case ("GET", False):
+                return _told(200, {"workers": [_shown(member) for member in self._router.members]})
             case ("POST", False):
                 return await self._add(http)
             case ("DELETE", True):
-                return await self._remove(worker_id)
-        allow = "GET, DELETE" if worker_id else "GET, POST"
+                return self._remove(worker_id)
+        allow = "DELETE" if worker_id else "GET, POST"
         raise ApiError(405, f"{http.method} {http.url.path}: only {allow} is served here", allow=allow)
 
     def _check(self, http: Request) -> None:
@@ -75,24 +75,22 @@ class Control:
             url = checked_url(url)
         except ValueError as error:
             raise bad_field("url", str(error)) from error
-        self._router.want(url, {name: value for name, value in fields.items() if name != "url"})
-        told = {"status": "accepted", "url": url}
-        return Response(orjson.dumps(told), status_code=202, media_type="application/json")
+        return _told(202, _shown(self._router.want(url, {name: fields[name] for name in fields if name != "url"})))
 
-    async def _remove(self, worker_id: str) -> Response:
+    def _remove(self, worker_id: str) -> Response:
         member = next((member for member in self._router.members if member.id == worker_id), None)
         if member is None:
             raise ApiError(404, f"there is no worker {worker_id[:100]!r}; GET /workers lists them")
         self._router.drop(member.url)
-        told = {"status": "accepted", "url": member.url}
-        return Response(orjson.dumps(told), status_code=202, media_type="application/json")
+        return _told(202, _shown(member))
 
-    async def _asked(self, method: str, path: str) -> Response:
-        try:
-            status, said = await self._router.control(method, path)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ApiError(503, "the router does not answer now; ask again", retry_after=1) from error
-        return Response(said, status_code=status, media_type="application/json")
+
+def _shown(member: Member) -> dict[str, Any]:
+    return {"id": member.id, "url": member.url, "is_healthy": member.is_healthy}
+
+
+def _told(status: int, what: Any) -> Response:
+    return Response(orjson.dumps(what), status_code=status, media_type="application/json")
 
 
 def _is_local(http: Request) -> bool:

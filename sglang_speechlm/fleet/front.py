@@ -172,19 +172,18 @@ class Front:
         return next((by_id[name] for name in reversed(named) if name in by_id), None)
 
     async def _to_one(self, scope: Scope, body: bytearray, answer: Answer, knowing: Member | None) -> None:
-        """The worker that knows what a request refers to; without one, the router decides."""
-        if not self._router.healthy():
-            raise unreachable()
+        """The worker that knows what a request refers to; without one, the router decides, or, if it is away, we do."""
+        url = knowing.url if knowing is not None else self._router.url
         try:
-            if knowing is not None:
-                await forward(self._session, knowing.url, scope, body, answer)
-            else:
-                exact = self._router.passes_bytes
-                await forward(self._session, self._router.url, scope, body, answer, routed=exact)
+            if self._router.healthy():
+                exact = knowing is None and self._router.passes_bytes
+                await forward(self._session, url, scope, body, answer, routed=exact)
+                return
         except NotReached as error:
-            raise unreachable() from error
+            logger.warning("Request %s goes past %s: %s", logs.current_id(), url, error)
+        await self._to_any(scope, body, answer)
 
-    async def _to_any(self, scope: Scope, body: Upload | None, answer: Answer) -> None:
+    async def _to_any(self, scope: Scope, body: Upload | bytearray | None, answer: Answer) -> None:
         """Each worker in turn; where one cannot be reached, the next."""
         members = self._router.healthy()
         turn = next(self._turns)
@@ -194,7 +193,7 @@ class Front:
                 await forward(self._session, member.url, scope, body, answer)
                 return
             except NotReached as error:
-                logger.warning("The worker %s cannot be reached: %s", member.url, error)
+                logger.warning("Request %s: the worker %s cannot be reached: %s", logs.current_id(), member.url, error)
         raise unreachable()
 
     async def _tell_all(self, scope: Scope, body: bytearray, answer: Answer) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,12 +37,12 @@ _KIND = {"runtime_type": "sglang", "connection_mode": "http", "worker_type": "re
 
 @dataclass(frozen=True)
 class Member:
-    """A worker as the router has it.
+    """A worker that the router should have.
 
     Attributes:
-        id: the router's name of it.
+        id: ours, by which it is taken out.
         url: where it is.
-        is_healthy: whether it gets requests.
+        is_healthy: whether it gets requests, as the router said last.
         worker_id: of the process there, if it has said; ids of its spoken answers carry it.
     """
 
@@ -56,7 +56,7 @@ class Router:
     """The router, whichever process it is now, and the workers that it should have.
 
     Attributes:
-        members: the workers that it had when it was asked last, without those that have left since.
+        members: its workers, those included that it has not reached yet.
         awaited: workers that are being started.
     """
 
@@ -71,7 +71,7 @@ class Router:
         self._workers_key = _PLAIN | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._key = secrets.token_hex()
         self._admin = _PLAIN | {"Authorization": f"Bearer {self._key}"}
-        self._wanted: dict[str, dict[str, Any]] = {}
+        self._more: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Event()
 
     def start(self, request_seconds: float, log_format: str) -> subprocess.Popen[bytes]:
@@ -103,14 +103,17 @@ class Router:
             env={**os.environ, KEY_VARIABLE: self._key, "NO_COLOR": "1"},
         )
 
-    def want(self, url: str, more: Mapping[str, Any] | None = None) -> None:
+    def want(self, url: str, more: Mapping[str, Any] | None = None) -> Member:
         """Have it route to a worker; ``more`` is the operator's own for smg's POST /workers."""
-        self._wanted[url] = dict(more or {})
-        self._changed.set()
+        self.drop(url)
+        member = Member(secrets.token_hex(8), url, False, None)
+        self.members.append(member)
+        self._more[url] = dict(more or {})
+        return member
 
     def drop(self, url: str) -> None:
         """Have it route to a worker no more."""
-        self._wanted.pop(url, None)
+        self._more.pop(url, None)
         self.members = [member for member in self.members if member.url != url]
         self._changed.set()
 
@@ -122,19 +125,11 @@ class Router:
     @property
     def total(self) -> int:
         """How many workers it should have, once those that are being started are ready."""
-        return len(self._wanted) + self.awaited
+        return len(self.members) + self.awaited
 
     def healthy(self) -> list[Member]:
         """The workers that get requests."""
         return [member for member in self.members if member.is_healthy]
-
-    async def is_up(self) -> bool:
-        """Whether it answers."""
-        try:
-            async with self._session.get(f"{self.url}/health", timeout=_ASK) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
 
     async def metrics(self) -> tuple[str, dict[str, str]]:
         """The router's page, and every worker's by its URL; those that give none are left out."""
@@ -143,17 +138,6 @@ class Router:
             self._page(self._metrics_url, _PLAIN), *(self._page(url, self._workers_key) for url in urls)
         )
         return router, {url: page for url, page in zip(urls, pages, strict=True) if page}
-
-    async def control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """The status and JSON that its control plane answers with.
-
-        Raises:
-            aiohttp.ClientError, TimeoutError: if it does not answer.
-        """
-        async with self._session.request(
-            method, f"{self.url}{path}", json=body, headers=self._admin, timeout=_ASK
-        ) as response:
-            return response.status, await response.read()
 
     async def follow(self) -> None:
         """Keep its list of workers as it should be, and ours as it is, for ever."""
@@ -173,17 +157,17 @@ class Router:
         async with self._session.get(f"{self.url}/workers", headers=self._admin, timeout=_ASK) as response:
             response.raise_for_status()
             listed: list[dict[str, Any]] = (await response.json())["workers"]
-        for worker in listed:
-            if worker["url"] not in self._wanted:
-                await self.control("DELETE", f"/workers/{worker['id']}")
-        unknown = self._wanted.keys() - {worker["url"] for worker in listed}
-        await asyncio.gather(*(self._introduce(url) for url in unknown))
-        known = [worker for worker in listed if worker["url"] in self._wanted]
-        ids = await asyncio.gather(*(self._worker_id(worker["url"]) for worker in known))
+        by_url = {worker["url"]: worker for worker in listed}
+        for url, worker in by_url.items():
+            if url not in self._more:
+                await self._control("DELETE", f"/workers/{worker['id']}")
+        await asyncio.gather(*(self._introduce(url) for url in self._more.keys() - by_url.keys()))
+        before = {member.url for member in self.healthy()}
+        # A router that has been started again has not heard yet of what it had.
+        healthy = {url for url in self._more if (by_url[url]["is_healthy"] if url in by_url else url in before)}
+        ids = dict(zip(healthy, await asyncio.gather(*map(self._worker_id, healthy)), strict=True))
         self.members = [
-            Member(worker["id"], worker["url"], bool(worker["is_healthy"]), worker_id)
-            for worker, worker_id in zip(known, ids, strict=True)
-            if worker["url"] in self._wanted
+            replace(member, is_healthy=member.url in healthy, worker_id=ids.get(member.url)) for member in self.members
         ]
 
     async def _introduce(self, url: str) -> None:
@@ -191,10 +175,17 @@ class Router:
         if not isinstance(models, list):  # not there yet
             return
         names = [{"id": model["id"]} for model in models if isinstance(model, dict) and "id" in model]
-        told = {**_KIND, "models": names, **self._wanted[url], "url": url}
-        status, said = await self.control("POST", "/workers", told)
+        told = {**_KIND, "models": names, **self._more.get(url, {}), "url": url}
+        status, said = await self._control("POST", "/workers", told)
         if status >= 300 and status != 409:
             logger.error("The router refuses the worker %s: %d %s", url, status, said.decode(errors="replace"))
+
+    async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """The status and JSON that its control plane answers with."""
+        async with self._session.request(
+            method, f"{self.url}{path}", json=body, headers=self._admin, timeout=_ASK
+        ) as response:
+            return response.status, await response.read()
 
     async def _worker_id(self, url: str) -> str | None:
         return await self._asked(f"{url}/worker_id", "worker_id")
