@@ -1,12 +1,13 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format clean
+.PHONY: help setup demo serve test soak lint format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
 SMALL := .checkpoints/small
 MODEL ?= $(SMALL)
 ARGS ?=
+MINUTES ?= 10
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -37,8 +38,6 @@ $(SMALL)/config.json: | setup
 test: setup lint ## Check the style and the types, then run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-.PHONY: soak
-MINUTES ?= 10
 soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
 	@PYTHONPATH=tests:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)
 
