@@ -242,7 +242,7 @@ def test_the_help_has_our_options_and_the_guides_and_the_exit_statuses() -> None
     shown = build_parser().format_help()
     for told_of in (
         "--model-path", "--help-sglang", "--tensor-parallel-size", "--max-num-seqs", "--max-model-len",
-        "--gpu-memory-utilization", "--enable-prefix-caching", "--drain-timeout", "--codec-device", "--port",
+        "--gpu-memory-utilization", "--enable-prefix-caching", "--drain-timeout", "--codec-device", "--port", "--dp",
     ):  # fmt: skip
         assert told_of in shown
     for status in ExitStatus:
@@ -250,7 +250,9 @@ def test_the_help_has_our_options_and_the_guides_and_the_exit_statuses() -> None
 
 
 def test_our_options_and_sglangs_are_told_apart(served_checkpoint: Path) -> None:
-    asked = read(["--model", str(served_checkpoint), "--port", "1", "--drain-timeout", "0", "--max-num-seqs", "2"])
+    asked = read(
+        ["--model", str(served_checkpoint), "--port", "1", "--drain-timeout", "0", "--max-num-seqs", "2", "--dp", "1"]
+    )
     assert asked.others == ["--port", "1"]
     assert asked.own.drain_seconds == 0
     assert [choice.value for choice in asked.choices.values()] == [2]
