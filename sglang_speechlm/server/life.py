@@ -158,7 +158,7 @@ class Life:
             async with asyncio.timeout(seconds):
                 while self._running:
                     await asyncio.wait(self._running)
-        if self._running and seconds:
+        if self._running and self.has_served:
             self.status = ExitStatus.CUT_OFF
             logger.error("Cutting off %d answers: not finished within %g s", len(self._running), seconds)
         await self._finish("the server has stopped before this answer was complete")
