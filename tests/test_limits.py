@@ -317,6 +317,18 @@ def test_a_request_that_takes_too_long_is_a_504_and_frees_everything(http_client
     assert http_client.post(CHAT, json=ask()).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stage_that_takes_too_long_ends_early(stream: bool, http_client: httpx.Client) -> None:
+    params = {"max_new_tokens": 3600, "ignore_eos": True}
+    response = http_client.post("/generate", json={"text": "On", "sampling_params": params, "stream": stream})
+    assert response.status_code == 200
+    last = response.text.split("\n\n")[-3].removeprefix("data: ") if stream else response.text
+    end = json.loads(last)["meta_info"]
+    assert end["finish_reason"]["type"] == "abort"
+    assert end["completion_tokens"] < 3600
+    assert running(http_client) == 0
+
+
 # Options
 
 

@@ -72,6 +72,10 @@ class Engine:
         """Whether a batch has the two rows that guidance takes."""
         return self._manager.server_args.max_running_requests != 1
 
+    def abort(self, stage_id: str) -> None:
+        """End a stage, and all whose ids begin with its id, wherever they are; unknown ones are left alone."""
+        self._manager.abort_request(stage_id)
+
     async def run(
         self,
         stage_id: str,

@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from sglang.srt.entrypoints import http_server
-from sglang.srt.entrypoints.http_server import generate_request
 from sglang.srt.entrypoints.v1_loads import router as loads
 from starlette.middleware import Middleware
 
 from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.page import page_routes
 from sglang_speechlm.server.chat import chat_completions
-from sglang_speechlm.server.generate import check_generate
+from sglang_speechlm.server.generate import generate
 from sglang_speechlm.server.identity import worker_id
 from sglang_speechlm.server.keys import KeyCheck, without_secrets
 from sglang_speechlm.server.limits import BodyLimit
@@ -56,7 +55,7 @@ def install(
         if (path := getattr(route, "path", "")) in served or path.startswith(("/v1/models/", "/metrics"))
     ]
     app.include_router(loads)  # FastAPI may keep an included router whole, so that its paths are not found above
-    app.add_api_route("/generate", generate_request, methods=["POST", "PUT"], dependencies=[Depends(check_generate)])
+    app.add_api_route("/generate", generate, methods=["POST", "PUT"])
     for path in ("/server_info", "/get_server_info"):
         app.add_api_route(path, _server_info, methods=["GET"])
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])

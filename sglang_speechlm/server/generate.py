@@ -6,10 +6,16 @@ that SGLang's frontend language and this runtime's own tools use are let through
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
+from sglang.srt.entrypoints.http_server import generate_request
+from sglang.srt.managers.io_struct import GenerateReqInput
+from starlette.background import BackgroundTask, BackgroundTasks
 from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from sglang_speechlm.server.errors import ApiError, bad_field, from_validation
 from sglang_speechlm.server.schema import (
@@ -25,6 +31,7 @@ from sglang_speechlm.server.schema import (
     Temperature,
     TopK,
 )
+from sglang_speechlm.server.service import Service
 
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
@@ -91,12 +98,25 @@ class GenerateBody(Strict):
     token_ids_logprob: Ids | None = None
 
 
-async def check_generate(http: Request) -> None:
-    """Dependency of SGLang's route.
+async def generate(obj: GenerateReqInput, request: Request) -> Response:
+    """SGLang's answer to a body that is as it should be. One that takes too long ends early, as an "abort".
 
     Raises:
         ApiError: 400 naming the field that cannot be taken on.
     """
+    await _check(request)
+    service: Service = request.app.state.speechlm
+    obj.rid = obj.rid or uuid.uuid4().hex
+    limit = asyncio.get_running_loop().call_later(service.options.request_seconds, service.voice.engine.abort, obj.rid)
+    response: Response = await generate_request(obj, request)
+    if isinstance(response, StreamingResponse) and isinstance(response.background, BackgroundTasks):
+        response.background.tasks.insert(0, BackgroundTask(limit.cancel))
+    else:
+        limit.cancel()
+    return response
+
+
+async def _check(http: Request) -> None:
     try:
         fields: Any = await http.json()
     except ValueError as error:
