@@ -63,9 +63,6 @@ def several(tensors: Tensors) -> None:
     del tensors["adaptor.continuous_audio.bias"]
     tensors["model.surprise"] = torch.zeros(3)
     tensors["stream_emb.weight"] = tensors["stream_emb.weight"][:7].clone()
-
-
-def misshapen(tensors: Tensors) -> None:
     tensors["model.layers.0.self_attn.k_proj.weight"] = torch.zeros(31, 96)
 
 
@@ -78,9 +75,13 @@ def no_codec(tensors: Tensors) -> None:
     [
         (
             several,
-            ["1 missing (adaptor.continuous_audio.bias)", "1 unexpected (model.surprise)", "stream_emb.weight is"],
+            [
+                "1 missing (adaptor.continuous_audio.bias)",
+                "1 unexpected (model.surprise)",
+                "stream_emb.weight is",
+                "model.layers.0.self_attn.k_proj.weight is [31, 96], expected [32, 96]",
+            ],
         ),
-        (misshapen, ["model.layers.0.self_attn.k_proj.weight is [31, 96], expected [32, 96]"]),
         (no_codec, [f"the checkpoint lacks codec tensors: {CODEC_PREFIX}acoustic_decoder"]),
     ],
 )
