@@ -35,7 +35,7 @@ _UP = "up"
 
 
 def keep(serve: Callable[[], int], stop_seconds: float) -> int:
-    """Run ``serve`` in a process of its own, in a session of its own, and clear away after it.
+    """Run ``serve`` in a process of its own, which no terminal reaches, and clear away after it.
 
     SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, once; a second one ends it at once.
 
