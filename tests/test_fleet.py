@@ -248,6 +248,7 @@ def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) 
     assert through.end() == "error"
     beside._thread.join(SECONDS)
     assert '"type":"speech.audio.done"' in beside.text
+    assert wait_for(lambda: "The router ended" in fleet.server.output(), SECONDS)
     # Until it is back, the front chooses by itself.
     assert [fleet.client.http.post(CHAT, json={"messages": HELLO}).status_code for _ in range(4)] == [200] * 4
     assert wait_for(lambda: any("router_process" in " ".join(process.cmdline()) for process in fleet.family()), SECONDS)

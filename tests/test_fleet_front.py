@@ -156,17 +156,38 @@ def test_earlier_audio_that_no_worker_knows_is_refused_by_name(front: Front) -> 
     assert known in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/audio/speech"])
-def test_a_client_that_leaves_is_noticed_by_the_worker(path: str, front: Front, server: Server) -> None:
-    body = ENDLESS if path == CHAT else {"model": "speechlm", "input": "On.", "speechlm": {"audio_min_frames": 3900}}
+ENDLESS_SPEECH = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 3900}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, ENDLESS), (CHAT, {**ENDLESS, "stream": True}), ("/v1/audio/speech", ENDLESS_SPEECH)]
+)
+def test_a_client_that_leaves_is_noticed_by_the_worker(
+    path: str, body: dict[str, Any], front: Front, server: Server
+) -> None:
     with Client(server.url) as direct:
-        with (
-            contextlib.suppress(httpx.ReadTimeout),
-            httpx.Client(base_url=front.http.base_url, timeout=2, trust_env=False) as leaving,
-        ):
-            leaving.post(path, json=body)
-        assert wait_for(lambda: running_in(direct) == 0, SECONDS)
-        assert sum(v for (n, labels), v in direct.metrics().items() if ("finish_reason", "abort") in labels) > 0
+        before = left_in(direct)
+        leaving = threading.Event()
+
+        def leave() -> None:
+            with (
+                contextlib.suppress(httpx.ReadTimeout),
+                front.http.stream("POST", path, json=body, timeout=2) as response,
+            ):
+                for _ in response.iter_raw():
+                    if leaving.is_set():
+                        return
+
+        asking = threading.Thread(target=leave)
+        asking.start()
+        assert wait_for(lambda: running_in(direct) > 0, SECONDS)
+        leaving.set()
+        asking.join(SECONDS)
+        assert wait_for(lambda: left_in(direct) == before + 1, SECONDS)
+
+
+def left_in(client: Client) -> float:
+    return sum(value for (_, labels), value in client.metrics().items() if ("finish_reason", "abort") in labels)
 
 
 def running_in(client: Client) -> float:
