@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,10 @@ class Engine:
         metrics.STAGES_RUNNING.add(1)
         try:
             async for output in outputs:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    # Before Python 3.12, asyncio.wait_for, with which SGLang waits, may swallow a cancellation that
+                    # comes at the same time as what it waits for (https://github.com/python/cpython/issues/86296).
+                    raise asyncio.CancelledError
                 meta = output["meta_info"]
                 reason = meta.get("finish_reason")
                 if reason is not None and reason["type"] == "abort":

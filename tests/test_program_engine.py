@@ -1,0 +1,48 @@
+"""Stages that are given up are given up, whatever SGLang's waiting makes of it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from types import SimpleNamespace
+from typing import Any
+
+from sglang_speechlm.program.engine import Engine
+from sglang_speechlm.prompt.layout import Prompt
+
+
+class Deaf:
+    """Gives outputs for ever, and swallows cancellations, as asyncio.wait_for may before Python 3.12."""
+
+    server_args = SimpleNamespace(max_running_requests=4)
+    max_req_input_len = 100
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def generate_request(self, _request: Any) -> AsyncGenerator[dict[str, Any]]:
+        try:
+            for length in range(1, 10**9):
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+                yield {"output_ids": [7] * min(length, 3), "meta_info": {"cached_tokens": 0}}
+        finally:
+            self.is_closed = True
+
+
+def test_a_cancellation_that_sglang_swallows_ends_the_stage() -> None:
+    manager = Deaf()
+
+    async def read() -> None:
+        async with aclosing(Engine(manager, 1000).run("stage", Prompt([1], []), {})) as outputs:
+            async for _ in outputs:
+                pass
+
+    async def leave() -> None:
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.01)
+        reading.cancel()
+        await asyncio.wait([reading], timeout=10)
+        assert reading.cancelled()
+
+    asyncio.run(leave())
+    assert manager.is_closed
