@@ -258,6 +258,19 @@ def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server
         assert "root" not in " ".join(router.cmdline())
 
 
+def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) -> None:
+    with fronting("--worker-urls", server.url, "--routing", "cache_aware") as front:
+        model = front.http.get("/v1/models").json()["data"][0]["id"]
+        ours = {"mode": "text_audio", "text": "Hi.", "audio_max_frames": 12, "return_ids": True}
+        spoken = front.http.post(CHAT, json={"model": model, **TEXT, "max_tokens": 60, "speechlm": ours})
+        message = spoken.json()["choices"][0]["message"]
+        assert message["content"] == "Hi."
+        assert len(message["speechlm"]["codes"]) > 0
+        earlier = {"role": "assistant", "audio": {"id": message["audio"]["id"]}}
+        messages = [*TEXT["messages"], earlier, *TEXT["messages"]]
+        assert front.http.post(CHAT, json={"model": model, "messages": messages, "max_tokens": 4}).status_code == 200
+
+
 def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) -> None:
     with fronting("--worker-urls", server.url) as front, ThreadPoolExecutor(1) as threads:
         family = front.family()
@@ -318,6 +331,11 @@ def test_a_killed_front_leaves_nothing(server: Server) -> None:
             "--host",
         ),
         (["--dp", "2", "--model-path", "/nowhere"], ExitStatus.BAD_OPTIONS, "worker"),
+        (
+            ["--worker-urls", "http://127.0.0.1:1", "--ssl-certfile", "none", "--ssl-keyfile", "none"],
+            ExitStatus.BAD_OPTIONS,
+            "--ssl-certfile",
+        ),
     ],
 )
 def test_exit_statuses_tell_why_it_did_not_start(options: list[str], status: int, said: str, tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
             timeout_graceful_shutdown=1,
             **options.tls,
         )
+        try:
+            config.load()
+        except OSError as error:
+            logger.error("--ssl-certfile, --ssl-keyfile: %s", error)
+            return ExitStatus.BAD_OPTIONS
         server = _Server(config)
 
         def when_ready() -> None:
@@ -99,7 +104,7 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
             try:
                 await asyncio.wait((serving, running, stopping), return_when=asyncio.FIRST_COMPLETED)
                 was_cut = await _drain(front, options.drain_seconds, hurry) if stop.is_set() else False
-                failed = _failure(running) if running.done() else None
+                failed = None if stop.is_set() else _failure(running if running.done() else serving)
             finally:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
@@ -153,8 +158,9 @@ async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
     return True
 
 
-def _failure(running: asyncio.Task[None]) -> int:
-    error = running.exception()
+def _failure(ended: asyncio.Task[None]) -> int:
+    """The exit status that tells why a task has ended that should not."""
+    error = ended.exception()
     causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
     for cause in causes:
         if isinstance(cause, FleetFailed):

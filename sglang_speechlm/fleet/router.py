@@ -100,7 +100,8 @@ class Router:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=partial(end_with_parent, signal.SIGKILL),  # it has nothing to save
-            env={**os.environ, KEY_VARIABLE: self._key, "NO_COLOR": "1"},
+            # A proxy for others is none for workers.
+            env={**os.environ, KEY_VARIABLE: self._key, "NO_PROXY": "*", "no_proxy": "*"},
         )
 
     def want(self, url: str, more: Mapping[str, Any] | None = None) -> Member:

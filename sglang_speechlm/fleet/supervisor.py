@@ -51,7 +51,6 @@ class Supervisor:
         self._has_started = False
         self._workers: dict[int, Worker] = {}
         self._router_process: subprocess.Popen[bytes] | None = None
-        self._stopping = False
 
     async def run(self, when_ready: Callable[[], None]) -> None:
         """Start everything and keep it running, for ever.
@@ -71,7 +70,6 @@ class Supervisor:
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """End all processes; the workers clear away after themselves, at once if there is ``hurry``."""
-        self._stopping = True
         if self._router_process is not None:
             self._router_process.kill()
             self._router_process.wait()
