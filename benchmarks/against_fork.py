@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import time
@@ -23,7 +22,7 @@ import torch
 
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.fork import TEMPERATURE, TOP_K, Fork
-from benchmarks.machine import describe
+from benchmarks.machine import record
 from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.worker import running
 
@@ -107,9 +106,7 @@ def main() -> None:
             table.append(row)
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"machine": describe(), "text": args.text, "frames": args.frames, "table": table}
-        args.output.write_text(json.dumps(figures, indent=2) + "\n")
+        record(args.output, {"text": args.text, "frames": args.frames, "table": table})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from benchmarks.checkpoints import FULL_CODEC, built
-from benchmarks.machine import describe
+from benchmarks.machine import record
 from sglang_speechlm.worker import running
 
 
@@ -88,8 +88,7 @@ def main() -> None:
         figures = asyncio.run(_measure(worker.url, args.answers, args.frames, args.tokens, args.rounds))
     print(json.dumps(figures, indent=2))
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": describe(), **figures}, indent=2) + "\n")
+        record(args.output, figures)
 
 
 if __name__ == "__main__":

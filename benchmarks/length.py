@@ -11,7 +11,6 @@ ends are compared, and what is left is the runtime's own.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import httpx
 from matplotlib.figure import Figure
 
 from benchmarks.checkpoints import WIDE, built
-from benchmarks.machine import describe
+from benchmarks.machine import record
 from benchmarks.step_cost import body
 from sglang_speechlm.worker import Worker, running
 
@@ -106,9 +105,7 @@ def main() -> None:
     for row in table:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if args.output:
-        machine = describe()
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": machine, "steps": args.steps, "table": table}, indent=2) + "\n")
+        machine = record(args.output, {"steps": args.steps, "table": table})
         title = f"8 layers, hidden 512, 160,392 ids, bfloat16; {machine['accelerator']}, {machine['processor']}"
         _draw(curves, title, args.output.with_suffix(".png"))
 

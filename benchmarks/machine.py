@@ -1,13 +1,28 @@
-"""What a measurement was made on."""
+"""What a measurement was made with and on, beside its figures."""
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+
+
+def record(output: Path, figures: Mapping[str, Any]) -> dict[str, str]:
+    """Write figures as JSON, with the command that gives them and the machine that they are of, which is returned."""
+    machine = describe()
+    spec = sys.modules["__main__"].__spec__
+    command = shlex.join(["python", "-m", spec.name if spec is not None else "", *sys.argv[1:]])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"command": command, "machine": machine, **figures}, indent=2) + "\n")
+    return machine
 
 
 def describe() -> dict[str, str]:

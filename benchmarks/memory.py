@@ -22,7 +22,7 @@ import psutil
 import soundfile
 
 from benchmarks.checkpoints import SMALL, built
-from benchmarks.machine import describe
+from benchmarks.machine import record
 from sglang_speechlm.worker import Worker, running
 
 RATE = 16000
@@ -99,8 +99,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"machine": describe(), **figures}, indent=2) + "\n")
+        record(args.output, figures)
 
 
 if __name__ == "__main__":

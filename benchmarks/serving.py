@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.checkpoints import SMALL, built
-from benchmarks.machine import describe
+from benchmarks.machine import record
 from benchmarks.playback import Playback, play
 from sglang_speechlm.worker import running
 
@@ -133,10 +132,8 @@ def main() -> None:
     kept_up = [int(row["listeners"]) for row in table if row["never_late"] >= KEPT_UP]
     print(f"most listeners of whom {KEPT_UP:.0%} never waited: {max(kept_up, default=0)}")
     if args.output:
-        machine = describe()
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"machine": machine, "frames": args.frames, "cfg": args.cfg, "table": table}
-        args.output.write_text(json.dumps({**figures, "kept_up_with": max(kept_up, default=0)}, indent=2) + "\n")
+        figures = {"frames": args.frames, "cfg": args.cfg, "table": table, "kept_up_with": max(kept_up, default=0)}
+        machine = record(args.output, figures)
         title = f"{args.frames} frames, guidance {args.cfg:g}; {machine['accelerator']}, {machine['processor']}"
         _draw(table, title, args.output.with_suffix(".png"))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import httpx
 
 from benchmarks.checkpoints import WIDE, built
-from benchmarks.machine import describe
+from benchmarks.machine import record
 from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.worker import running
 
@@ -108,10 +107,7 @@ def main() -> None:
             shown = ", ".join(f"{kind} {row[f'{kind}_per_text']:.2f}" for kind in costs if kind != "text")
             print(f"N = {rows:3d}: {row['text_ms']:8.2f} ms a step of text; by that: {shown}", flush=True)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(
-            json.dumps({"machine": describe(), "steps": args.steps, "table": table}, indent=2) + "\n"
-        )
+        record(args.output, {"steps": args.steps, "table": table})
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def home(tmp_path: Path) -> Path:
     python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     python.chmod(0o755)
     (home / "launch").mkdir()
-    for script in LAUNCH.glob("serve_cfg*.sh"):
+    for script in LAUNCH.glob("serve*.sh"):
         (home / "launch" / script.name).write_bytes(script.read_bytes())
     return home
 
