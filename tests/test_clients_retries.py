@@ -99,10 +99,10 @@ class Small:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
-        """Go away; what hangs is let go."""
-        self.gone.set()
+        """Go away; what hangs is let go, when nobody can come any more."""
         self._server.shutdown()
         self._server.server_close()
+        self.gone.set()
 
 
 @pytest.fixture
