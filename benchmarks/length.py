@@ -21,7 +21,7 @@ import httpx
 from matplotlib.figure import Figure
 
 from benchmarks.checkpoints import WIDE, built
-from benchmarks.machine import record
+from benchmarks.machine import record, title
 from benchmarks.step_cost import body
 from sglang_speechlm.worker import Worker, running
 
@@ -77,7 +77,7 @@ def _position_bytes() -> int:
     return 2 * int(text.num_hidden_layers * text.num_key_value_heads * text.head_dim) * 2
 
 
-def _draw(curves: dict[str, list[Point]], title: str, file: Path) -> None:
+def _draw(curves: dict[str, list[Point]], shown: str, file: Path) -> None:
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     for kind, points in curves.items():
@@ -85,7 +85,7 @@ def _draw(curves: dict[str, list[Point]], title: str, file: Path) -> None:
     axes.set(xlabel="length of the answer, in steps", ylabel="ms a step", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(shown, fontsize=9)
     figure.savefig(file, dpi=120)
 
 
@@ -106,8 +106,7 @@ def main() -> None:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if args.output:
         machine = record(args.output, {"steps": args.steps, "table": table})
-        title = f"8 layers, hidden 512, 160,392 ids, bfloat16; {machine['accelerator']}, {machine['processor']}"
-        _draw(curves, title, args.output.with_suffix(".png"))
+        _draw(curves, title("8 layers, hidden 512, 160,392 ids, bfloat16", machine), args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

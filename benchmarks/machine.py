@@ -25,6 +25,12 @@ def record(output: Path, figures: Mapping[str, Any]) -> dict[str, str]:
     return machine
 
 
+def title(of: str, machine: Mapping[str, str]) -> str:
+    """What a picture shows, and the machine that it is of."""
+    on = [name for name in (machine["accelerator"], machine["processor"]) if name != "none"]
+    return f"{of}; {', '.join(on)}"
+
+
 def describe() -> dict[str, str]:
     """Processor, accelerator, versions and commit, as they stand beside figures."""
     commit = subprocess.run(

@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.checkpoints import SMALL, built
-from benchmarks.machine import record
+from benchmarks.machine import record, title
 from benchmarks.playback import Playback, play
 from sglang_speechlm.worker import running
 
@@ -80,23 +80,26 @@ def _row(listeners: int, playbacks: Sequence[Playback], seconds: float) -> dict[
     }
 
 
-def _draw(table: Sequence[dict[str, float]], title: str, file: Path) -> None:
+def _draw(table: Sequence[dict[str, float]], shown: str, file: Path) -> None:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     latency, rate = figure.subplots(1, 2)
     listeners = [row["listeners"] for row in table]
-    latency.plot(listeners, [row["first_audio_p50"] for row in table], "o-", label="end of text to first sound, p50")
-    latency.plot(listeners, [row["first_audio_p99"] for row in table], "o--", label="the same, p99")
-    latency.plot(listeners, [row["first_text_p50"] for row in table], "s-", label="request to first text, p50")
-    latency.set(xlabel="listeners at once", ylabel="seconds", yscale="log")
+    for name, line, label in (
+        ("first_audio_p99", "o--", "end of text to first sound, p99"),
+        ("first_audio_p50", "o-", "the same, p50"),
+        ("first_text_p50", "s-", "request to first text, p50"),
+    ):
+        latency.plot(listeners, [1000 * row[name] for row in table], line, label=label)
+    latency.set(xlabel="listeners at once", ylabel="ms", ylim=(0, None))
     rate.plot(listeners, [row["audio_seconds_per_second"] for row in table], "o-", label="seconds of sound per second")
     rate.plot(listeners, listeners, ":", color="grey", label="real time for everybody")
-    rate.set(xlabel="listeners at once", yscale="log")
+    rate.set(xlabel="listeners at once", ylim=(0, None))
     for axes in (latency, rate):
         axes.set_xscale("log", base=2)
         axes.set_xticks(listeners, [f"{count:g}" for count in listeners])
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shown, fontsize=10)
     figure.savefig(file, dpi=120)
 
 
@@ -134,8 +137,7 @@ def main() -> None:
     if args.output:
         figures = {"frames": args.frames, "cfg": args.cfg, "table": table, "kept_up_with": max(kept_up, default=0)}
         machine = record(args.output, figures)
-        title = f"{args.frames} frames, guidance {args.cfg:g}; {machine['accelerator']}, {machine['processor']}"
-        _draw(table, title, args.output.with_suffix(".png"))
+        _draw(table, title(f"{args.frames} frames, guidance {args.cfg:g}", machine), args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
