@@ -170,8 +170,12 @@ def test_a_seed_repeats_the_speech_and_guidance_changes_it(client: Client) -> No
 def test_a_client_that_leaves_frees_everything(client: Client) -> None:
     endless = ask(response_format="pcm", speechlm={"audio_min_frames": 6000})
     with client.http.stream("POST", ROUTE, json=endless) as response:
-        assert next(response.iter_bytes())
-        assert client.load()["num_running_reqs"] >= 1
+        pieces = response.iter_bytes()  # which closes the connection when it is given up
+        assert next(pieces)
+        assert client.metrics()["speechlm_stages_running", ()] == 1
+        assert client.metrics()["speechlm_codec_slots", ()] == 1
+    assert wait_for(lambda: not client.metrics()["speechlm_codec_slots", ()], SECONDS)
+    assert wait_for(lambda: not client.metrics()["speechlm_stages_running", ()], SECONDS)
     assert wait_for(lambda: client.load()["num_running_reqs"] == 0, SECONDS)
 
 
