@@ -72,7 +72,7 @@ class Life:
             return self.family[0]
         if name == "http":
             return self.family[1]
-        return [process for process in self.family if name in " ".join(process.cmdline())][-1]
+        return [process for process in self.family if name in _command(process)][-1]
 
     def ended(self) -> int:
         """Its exit status; fails if anything is left of it."""
@@ -109,6 +109,13 @@ def ready(model: Path, log: Path | None, *options: str, variables: Mapping[str, 
         assert life.segments
         assert any(life.folder.iterdir())
         yield life
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line; nothing if it has ended, as the short-lived ones do that run while a server loads."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def http_of(life: Life) -> httpx.Client:
