@@ -86,6 +86,8 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("logit_bias", ask(logit_bias={"word": 1})),
     ("logit_bias", ask(logit_bias={"9999999": 1})),
     ("logit_bias", ask(logit_bias={"-1": 1})),
+    ("logit_bias", ask(logit_bias={"1" * 5000: 1})),
+    ("logit_bias", ask(logit_bias={"x" * 100_000: 1})),
     ("logit_bias.300", ask(logit_bias={"300": "much"})),
     ("logit_bias", ask(logit_bias=[300])),
     ("max_tokens", ask(max_tokens=0)),
@@ -169,6 +171,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].content", say({"role": "user", "content": None})),
     ("messages[0].content", say({"role": "user", "content": ""})),
     ("messages[0].content", say({"role": "user", "content": []})),
+    ("messages[0].content", say({"role": "user", "content": [{"type": "text", "text": ""}] * 2})),
     ("messages[0].content", say({"role": "user", "content": 5})),
     ("messages[0].content", say({"role": "user", "content": {"type": "text", "text": "Hello."}})),
     ("messages[1].content", say(USER, {"role": "assistant", "content": ""})),
@@ -186,6 +189,9 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
         say({"role": "assistant", "content": heard(wav(clip(1, 0.1)))["messages"][0]["content"]}),
     ),
     ("messages", say({"role": "user", "content": "word " * 9000})),
+    ("messages", say(*[{"role": "user", "content": "word " * 1000}] * 9)),
+    ("messages[0].content", say({"role": "user", "content": "word " * 200_000})),
+    ("speechlm.text", ours(text="word " * 200_000)),
     # clips
     (AUDIO, heard(5)),
     (AUDIO, heard("")),
@@ -204,6 +210,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     (URL, linked("file:///etc/passwd")),
     (URL, linked("http://169.254.169.254/latest")),
     (URL, linked("https://example.com/clip.wav")),
+    (URL, linked(f"https://{'x' * 100_000}/clip.wav")),
     (URL, linked("//example.com/clip.wav")),
     (URL, linked("/etc/passwd")),
     (URL, linked("data:audio/wav;base64,AAAA")),
@@ -283,6 +290,12 @@ def test_a_long_value_is_not_sent_back_whole(client: Client) -> None:
     assert len(error["message"]) < 300
 
 
+def test_a_long_name_is_not_sent_back_whole(client: Client) -> None:
+    refused(client.http.post(CHAT, json=ask(model="x" * 100_000)), 404)
+    error = refused(client.http.post(CHAT, json=heard(in_base64(b"no audio"), format="x" * 100_000)))
+    assert error["message"].startswith(AUDIO)
+
+
 def test_an_unknown_model_is_not_found(client: Client) -> None:
     error = refused(client.http.post(CHAT, json=ask(model="gpt-5")), 404)
     assert error["param"] == "model"
@@ -317,7 +330,10 @@ def test_other_methods_are_refused(client: Client) -> None:
     assert response.headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/chat", "/v1/embeddings", "/update_weights_from_disk"])
+@pytest.mark.parametrize(
+    "path",
+    ["/nothing", "/v1", "/v1/chat", "/v1/embeddings", "/update_weights_from_disk", "/start_profile", "/stop_profile"],
+)
 def test_unknown_routes_are_not_found(path: str, client: Client) -> None:
     error = refused(client.http.post(path, json={}), 404)
     assert path in error["message"]

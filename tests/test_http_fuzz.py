@@ -111,7 +111,10 @@ BAD_STAGES: list[Any] = [
     None, [], "Hello.", {}, {"text": ""}, {"text": 5}, {"text": "a", "input_ids": [1]}, {"input_ids": "a"},
     {"input_ids": []}, {"input_ids": [[]]}, {"input_ids": [-1]}, {"input_ids": [10**6]}, {"input_ids": [2**70]},
     {"input_ids": [1.5]}, {"input_ids": ["a"]}, {"input_ids": [1] * 5000}, {"input_ids": [[1], [10**6]]},
+    {"text": "word " * 200_000}, {"text": ["a", "word " * 200_000]},
     {"input_embeds": [[0.1] * 96]}, {"text": "a", "sampling_params": 5}, {"text": "a", "sampling_params": ["a"]},
+    {"text": "a", "sampling_params": [{}]}, {"text": ["a", "b"], "sampling_params": [{}]},
+    {"text": ["a", "b"], "sampling_params": [{"n": 2}, {"n": 1}]}, {"input_ids": [1, 2], "sampling_params": [{}, {}]},
     stage(unknown=1), stage(temperature="hot"), stage(temperature=-1), stage(top_k=2**70), stage(top_k=0),
     stage(max_new_tokens=-1), stage(max_new_tokens="9"), stage(min_new_tokens=10), stage(n=0), stage(n=10**6),
     stage(stop=5), stage(stop_token_ids=["a"]), stage(stop_regex="(a+)+$"), stage(regex="a+"), stage(json_schema="{}"),
@@ -154,7 +157,9 @@ def generate(client: Client, body: Any) -> httpx.Response:
 def test_a_bad_stage_is_refused_and_ends_no_worker(body: Any, client: Client) -> None:
     response = generate(client, body)
     assert response.status_code == 400, response.text
-    assert response.json()["error"]["message"]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
     assert generate(client, stage()).status_code == 200
 
 
@@ -198,8 +203,16 @@ def test_routes_for_operators_answer(path: str, client: Client) -> None:
     assert client.http.get(path, timeout=SECONDS).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/abort_request", "/start_profile"])
-def test_operators_mistakes_are_refused(path: str, client: Client) -> None:
-    response = client.http.post(path, json={"rid": 5, "num_steps": "x"}, timeout=SECONDS)
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/abort_request", {"rid": 5}),
+        ("POST", "/flush_cache?timeout=x", None),
+        ("GET", "/v1/loads?include=everything", None),
+    ],
+)
+def test_operators_mistakes_are_refused(method: str, path: str, body: Any, client: Client) -> None:
+    response = client.http.request(method, path, json=body, timeout=SECONDS)
     assert response.status_code == 400
+    assert response.json()["error"]["message"]
     assert generate(client, stage()).status_code == 200

@@ -115,3 +115,19 @@ def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, 
     np.testing.assert_allclose(samples_of(message), np.clip(expected, -1, 1), rtol=0, atol=1e-4)
     (successor,) = codec_workers(server)
     assert successor.pid != worker.pid
+
+
+def test_who_leaves_a_stage_ends_no_other(client: Client, judge: Judge) -> None:
+    """SGLang would end all whose ids begin with this one's."""
+    case = BY_NAME["audio_min_frames"]
+    endless = {"text": "On and on.", "rid": "c", "stream": True, "sampling_params": {"max_new_tokens": 3000}}
+    with client.http.stream("POST", "/v1/chat/completions", json={**case.body(), "stream": True}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        with client.http.stream("POST", "/generate", json=endless) as other:
+            next(other.iter_lines())
+        client.http.post("/abort_request", json={"rid": "c"})
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    (finished,) = [chunk for chunk in chunks if chunk["choices"] and chunk["choices"][0]["finish_reason"]]
+    assert finished["choices"][0]["finish_reason"] == judge.answer(case).end
+    assert finished["choices"][0]["delta"]["speechlm"]["text_ids"] == judge.answer(case).text_ids

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _CHAT = "/v1/chat/completions"
 _ROUTED = (_CHAT, "/generate")
 """Routes that the router passes on byte for byte; of transcriptions it reads the form and asks for more than we do."""
-_FOR_ALL = ("/flush_cache", "/abort_request", "/start_profile", "/stop_profile")
+_FOR_ALL = ("/flush_cache", "/abort_request")
 """Routes that tell a worker something, and so every worker."""
 _EARLIER_AUDIO = re.compile(rb'(?<!\\)"audio-([0-9a-f]{8})-chatcmpl-')
 _PAGE = "text/plain; version=0.0.4; charset=utf-8"

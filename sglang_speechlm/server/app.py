@@ -26,8 +26,7 @@ from sglang_speechlm.server.transcriptions import transcriptions
 
 _KEPT = (
     "/health", "/health_generate", "/model_info", "/get_model_info", "/v1/models",
-    "/metrics", "/flush_cache", "/abort_request", "/start_profile", "/stop_profile", "/get_load",
-    "/openapi.json", "/docs",
+    "/metrics", "/flush_cache", "/abort_request", "/get_load", "/openapi.json", "/docs",
 )  # fmt: skip
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images."""
 

@@ -9,9 +9,11 @@ import orjson
 from pydantic import ValidationError
 from starlette.responses import Response
 
-# Bounded in depth and breadth: what is shown is whatever a client sent.
-_shown = reprlib.Repr()
-_shown.maxlevel, _shown.maxstring, _shown.maxother = 3, 80, 80
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxstring, _repr.maxother = 3, 80, 80
+
+_LONGEST = 800
+"""Characters of a message; whatever a client sent may stand in it."""
 
 _CODES = {401: "invalid_api_key", 413: "request_too_large", 503: "overloaded"}
 
@@ -37,7 +39,7 @@ class ApiError(Exception):
         allow: str | None = None,
     ) -> None:
         """Take what the attributes say, and for two headers: seconds after which to try again, and allowed methods."""
-        super().__init__(message)
+        super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}...")
         self.status = status
         self.field = field
         self.code = code or _CODES.get(status)
@@ -61,6 +63,11 @@ def bad_field(field: str, message: str) -> ApiError:
     return ApiError(400, f"{field}: {message}", field)
 
 
+def shown(value: Any) -> str:
+    """What a client sent, bounded in depth and breadth."""
+    return _repr.repr(value)
+
+
 def from_validation(error: ValidationError, body: Any) -> ApiError:
     """What a body's validation found first: the field, what is allowed, and what it was.
 
@@ -74,8 +81,8 @@ def from_validation(error: ValidationError, body: Any) -> ApiError:
     for part in place:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     path = path if len(path) <= 200 else f"{path[:197]}..."
-    shown = "" if told["type"] == "missing" else f"; got {_shown.repr(told['input'])}"
-    return bad_field(path or "body", f"{told['msg'].removeprefix('Value error, ')}{shown}")
+    got = "" if told["type"] == "missing" else f"; got {shown(told['input'])}"
+    return bad_field(path or "body", f"{told['msg'].removeprefix('Value error, ')}{got}")
 
 
 def _place(location: tuple[int | str, ...], body: Any, missing: bool) -> list[int | str]:

@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from typing import Annotated, Any
 
+import orjson
 from pydantic import Field, ValidationError, model_validator
 from sglang.srt.entrypoints.http_server import generate_request
 from sglang.srt.managers.io_struct import GenerateReqInput
@@ -107,13 +108,22 @@ async def generate(obj: GenerateReqInput, request: Request) -> Response:
     await _check(request)
     service: Service = request.app.state.speechlm
     obj.rid = obj.rid or uuid.uuid4().hex
-    limit = asyncio.get_running_loop().call_later(service.options.request_seconds, service.voice.engine.abort, obj.rid)
+    limit = asyncio.get_running_loop().call_later(service.options.request_seconds, _end, obj, service)
     response: Response = await generate_request(obj, request)
     if isinstance(response, StreamingResponse) and isinstance(response.background, BackgroundTasks):
         response.background.tasks.insert(0, BackgroundTask(limit.cancel))
     else:
         limit.cancel()
+    if response.status_code >= 400:
+        message = orjson.loads(response.body)["error"]["message"]
+        raise ApiError(response.status_code, message)
     return response
+
+
+def _end(obj: GenerateReqInput, service: Service) -> None:
+    """By now SGLang has given each prompt of several an id of its own."""
+    for rid in [obj.rid] if isinstance(obj.rid, str) else obj.rid:
+        service.voice.engine.abort(rid)
 
 
 async def _check(http: Request) -> None:
@@ -129,7 +139,17 @@ async def _check(http: Request) -> None:
         raise from_validation(error, fields) from error
     if (body.text is None) == (body.input_ids is None):
         raise bad_field("text", "give either text or input_ids")
-    vocab_size = http.app.state.speechlm.config.vocab_size
+    prompts = body.text if body.text is not None else body.input_ids
+    count = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else None
+    if isinstance(body.sampling_params, list) and len(body.sampling_params) != count:
+        raise bad_field("sampling_params", f"give one, or one for each prompt; got {len(body.sampling_params)}")
+    service: Service = http.app.state.speechlm
+    for text in [body.text or ""] if not isinstance(body.text, list) else body.text:
+        try:
+            service.tokenizer.check(text, service.messages.capacity)
+        except ValueError as error:
+            raise bad_field("text", str(error)) from error
+    vocab_size = service.config.vocab_size
     for name, ids in (("input_ids", body.input_ids), ("token_ids_logprob", body.token_ids_logprob)):
         largest = max((max(part) if isinstance(part, list) else part for part in ids or ()), default=0)
         if largest >= vocab_size:

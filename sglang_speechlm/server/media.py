@@ -62,7 +62,7 @@ class AllowedMedia:
         host = _bracketed(url.raw_host or "")
         names = {f"{host}:{url.port}"} | ({host} if url.port == _DEFAULT_PORTS[url.scheme] else set())
         if not names & self.hosts:
-            raise AudioError(f"this server fetches nothing from {host}, port {url.port}; {self._allowed()}")
+            raise AudioError(f"this server fetches nothing from {host[:100]}, port {url.port}; {self._allowed()}")
         if url.user is not None or url.password is not None:
             raise AudioError("audio URL must not hold a user or a password")
         connector = aiohttp.TCPConnector(resolver=PublicResolver(aiohttp.ThreadedResolver()))

@@ -31,6 +31,7 @@ class MessageReader:
         tokenizer: encodes texts.
         answers: spoken answers that messages may refer to.
         media: from where clips are fetched.
+        capacity: positions that one request may take.
         max_clips: in one request.
         max_fetched_bytes: of all clips that one request has fetched.
     """
@@ -39,6 +40,7 @@ class MessageReader:
     tokenizer: TextTokenizer
     answers: AnswerStore
     media: AllowedMedia
+    capacity: int
     max_clips: int
     max_fetched_bytes: int
 
@@ -103,6 +105,7 @@ class MessageReader:
     ) -> tuple[Prompt, tuple[str, ...]]:
         contents: list[Message] = []
         warnings: list[str] = []
+        written = 0
         for i, message in enumerate(messages):
             if i in kept:
                 frames = interleave(kept[i].codes.astype(np.int64), self.config.ids)
@@ -112,7 +115,11 @@ class MessageReader:
             for j, part in enumerate(message.parts):
                 place = f"messages[{i}].content" + ("" if isinstance(message.content, str) else f"[{j}]")
                 if isinstance(part, TextPart):
-                    contents.append(Message(message.role, Text(self._encode(part.text, place))))
+                    ids = self._encode(part.text, place)
+                    contents.append(Message(message.role, Text(ids)))
+                    written += len(ids)
+                    if written > self.capacity:
+                        raise bad_field("messages", f"must not take more than {self.capacity} positions")
                     continue
                 if isinstance(part, InputAudioPart):
                     place += ".input_audio.data"
@@ -126,7 +133,7 @@ class MessageReader:
 
     def _encode(self, text: str, place: str) -> list[int]:
         try:
-            return self.tokenizer.encode(text)
+            return self.tokenizer.encode(text, self.capacity)
         except ValueError as error:
             raise bad_field(place, str(error)) from error
 

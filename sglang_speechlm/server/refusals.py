@@ -21,6 +21,7 @@ def answer_in_one_shape(app: FastAPI) -> None:
         StarletteHTTPException: _http,
         HTTPException: _http,  # SGLang registers its own for this one
         RequestValidationError: _unreadable,
+        ValueError: _wrong,
         Exception: _failed,
     }
     for kind, handler in handlers.items():
@@ -41,7 +42,9 @@ async def _http(request: Request, error: StarletteHTTPException) -> Response:
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow")
         return ApiError(405, f"{place}: only {allow} is served here", allow=allow).response()
-    return ApiError(error.status_code, str(error.detail)).response()
+    # SGLang answers with 503 where a stage was refused or given up before it had begun.
+    retry_after = 1 if error.status_code == 503 else None
+    return ApiError(error.status_code, str(error.detail), retry_after=retry_after).response()
 
 
 async def _unreadable(_request: Request, error: RequestValidationError) -> Response:
@@ -50,6 +53,11 @@ async def _unreadable(_request: Request, error: RequestValidationError) -> Respo
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}").response()
     field = ".".join(str(part) for part in first.get("loc", ()) if part != "body") or "body"
     return ApiError(400, f"{field}: {first.get('msg', 'could not be read')}", field).response()
+
+
+async def _wrong(_request: Request, error: ValueError) -> Response:
+    """How SGLang's own routes say that a request is wrong."""
+    return ApiError(400, str(error)).response()
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:

@@ -104,6 +104,10 @@ class EarlierAudio(BaseModel):
     id: str
 
 
+def _is_empty(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and part.get("text") == ""
+
+
 class ChatMessage(BaseModel):
     """One message; fields of OpenAI's that say nothing to this model (such as ``name``) are ignored."""
 
@@ -116,7 +120,7 @@ class ChatMessage(BaseModel):
     @field_validator("content", mode="before")
     @classmethod
     def _not_empty_unless_spoken(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None or value == "" or value == []:
+        if value in (None, "") or (isinstance(value, list) and all(_is_empty(part) for part in value)):
             if info.data.get("audio") is not None:
                 return None
             raise PydanticCustomError("missing", "must not be empty")

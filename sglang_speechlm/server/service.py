@@ -9,7 +9,7 @@ from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine
-from sglang_speechlm.server.errors import ApiError
+from sglang_speechlm.server.errors import ApiError, shown
 from sglang_speechlm.server.formats import SoundFiles
 from sglang_speechlm.server.messages import MessageReader
 from sglang_speechlm.server.own_options import OwnOptions
@@ -53,7 +53,13 @@ class Service:
         self.options = options
         self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)
         self.messages = MessageReader(
-            self.config, self.tokenizer, self.answers, options.media, options.max_clips, options.max_body_bytes
+            self.config,
+            self.tokenizer,
+            self.answers,
+            options.media,
+            engine.capacity(),
+            options.max_clips,
+            options.max_body_bytes,
         )
         self._names = {self.model_name, manager.model_path, path.name, *_ALWAYS_SERVED}
 
@@ -76,10 +82,21 @@ class Service:
         if name is not None and name.rstrip("/") not in self._names:
             raise ApiError(
                 404,
-                f"model: {name!r} is not served here; this server has {self.model_name!r}",
+                f"model: {shown(name)} is not served here; this server has {self.model_name!r}",
                 "model",
                 code="model_not_found",
             )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text that stands in a template.
+
+        Raises:
+            ApiError: 400 if it cannot be read, or could never fit.
+        """
+        try:
+            return self.tokenizer.encode(text, self.messages.capacity)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from error
 
     def keep(self, audio_id: str, reply: Reply) -> int:
         """Keep a spoken answer for messages that refer to it; the second since the epoch at which it may be gone."""

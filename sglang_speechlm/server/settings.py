@@ -8,7 +8,7 @@ from typing import Any
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.settings import AudioSettings, GivenText, Request, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
-from sglang_speechlm.server.errors import bad_field
+from sglang_speechlm.server.errors import bad_field, shown
 from sglang_speechlm.server.schema import Asking
 from sglang_speechlm.tokenizer import TextTokenizer
 
@@ -44,8 +44,9 @@ def resolve(
         ApiError: where fields contradict each other, or ask for what cannot be.
     """
     for name in body.logit_bias or {}:
-        if not (name.isascii() and name.isdecimal() and int(name) < config.vocab_size):
-            raise bad_field("logit_bias", f"keys must be ids from 0 to {config.vocab_size - 1}; got {name!r}")
+        # Python refuses to read numbers of thousands of digits.
+        if not (name.isascii() and name.isdecimal() and len(name) < 20 and int(name) < config.vocab_size):
+            raise bad_field("logit_bias", f"keys must be ids from 0 to {config.vocab_size - 1}; got {shown(name)}")
     spoken = wants_audio(body)
     given = body.speechlm.text if body.speechlm is not None else None
     given_text = None
@@ -53,7 +54,7 @@ def resolve(
         if not spoken:
             raise bad_field("speechlm.text", 'a given text is only spoken: it needs "mode": "text_audio"')
         try:
-            given_text = GivenText(given, (*tokenizer.encode(given), config.ids.eot))
+            given_text = GivenText(given, (*tokenizer.encode(given, capacity), config.ids.eot))
         except ValueError as error:
             raise bad_field("speechlm.text", str(error)) from error
     return Request(

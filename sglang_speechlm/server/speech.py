@@ -67,7 +67,7 @@ def _prepare(service: Service, body: SpeechRequest) -> Asked:
         speechlm=ours.model_copy(update={"text": body.input}),
     )
     values = {"input": body.input, "instructions": body.instructions}
-    prompt = lay_out(service.options.speech_template.fill(values, service.tokenizer.encode), service.config)
+    prompt = lay_out(service.options.speech_template.fill(values, service.encode), service.config)
     engine = service.voice.engine
     request_id = f"speech-{uuid.uuid4().hex}"
     asked = resolve(asking, request_id, prompt, service.config, service.tokenizer, engine.capacity())

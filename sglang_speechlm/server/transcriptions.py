@@ -91,7 +91,7 @@ def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload) -> t
     heard, clip = service.messages.hear(upload.data, upload.format, "file")
     values = {"language": body.language, "prompt": body.prompt}
     template = service.options.transcription_template
-    prompt = lay_out(template.fill(values, service.tokenizer.encode, heard), service.config)
+    prompt = lay_out(template.fill(values, service.encode, heard), service.config)
     capacity = service.voice.engine.capacity()
     if len(prompt.ids) + 1 >= capacity:
         raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")

@@ -20,7 +20,7 @@ from sglang_speechlm.program.engine import PAIR_MARGIN
 from sglang_speechlm.sglang_hooks.requests import complaint, continues, guidance, leader_of, shadow_of
 
 SHADOW_SUFFIX = "::u"
-"""What a shadow's id adds to its leader's: SGLang aborts by prefix, and so finds both."""
+"""What a shadow's id adds to its leader's: SGLang aborts by the beginning of ids, and so finds both."""
 
 _BUDGETS = (
     "rem_total_token_offset", "cur_rem_token_offset", "rem_input_tokens", "rem_chunk_tokens", "new_chunked_req",
@@ -182,6 +182,18 @@ def finish_together(_scheduler: Any, batch: Any, _result: Any) -> None:
         shadow = shadow_of(leader)
         if shadow is not None and (leader.to_finish or shadow.to_finish):
             leader.to_finish = shadow.to_finish = leader.to_finish or shadow.to_finish
+
+
+def abort_exactly(abort: Callable[..., None], scheduler: Any, asked: Any) -> None:
+    """AROUND Scheduler.abort_request: SGLang ends all whose ids begin with the one asked for, strangers among them."""
+    batches = [batch.reqs for batch in (scheduler.running_batch, scheduler.last_batch) if batch is not None]
+    requests = {*scheduler.waiting_queue, scheduler.chunked_req, *(req for reqs in batches for req in reqs)} - {None}
+    strangers = [req for req in requests if (leader_of(req) or req).rid != asked.rid and not asked.abort_all]
+    for req in strangers:
+        req.rid = f"\0{req.rid}"
+    abort(scheduler, asked)
+    for req in strangers:
+        req.rid = req.rid.removeprefix("\0")
 
 
 def hide_shadows(streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

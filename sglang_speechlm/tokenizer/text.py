@@ -12,6 +12,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.tokenizer.offset import reserved_names
 
+_NORMALIZED = 3
+"""How much shorter a normalized text may be: NFC puts up to three characters of a Korean syllable together."""
+
 _BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
@@ -42,6 +45,7 @@ class TextTokenizer:
         self._tokenizer.encode_special_tokens = True
         self._special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes: dict[int, bytes] = {}
+        self._longest = max(map(len, tokenizer.get_vocab())) * _NORMALIZED
 
     @classmethod
     def from_pretrained(cls, path: str | Path, config: SpeechLMConfig) -> TextTokenizer:
@@ -56,20 +60,32 @@ class TextTokenizer:
             raise FileNotFoundError(f"no tokenizer.json in {path}")
         return cls(Tokenizer.from_file(str(file)), config)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, limit: int | None = None) -> list[int]:
         """SpeechLM ids of ``text``; never a control id, except pad for the raw id 0 where the config says so.
 
+        Args:
+            limit: more ids than this are of no use.
+
         Raises:
-            ValueError: if the text holds a lone surrogate, which no UTF-8 text can.
+            ValueError: if the text holds a lone surrogate, which no UTF-8 text can, or is as ``check`` refuses.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"text holds a lone surrogate at character {error.start}") from None
+        self.check(text, limit)
         encoded: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self._pad_for_raw_zero:
             return [self._ids.pad if index == self._ids.text_begin else index for index in encoded]
         return encoded
+
+    def check(self, text: str, limit: int | None = None) -> None:
+        """Raises:
+        ValueError: if ``text`` is no UTF-8 text, or is so long that it takes more ids than ``limit`` whatever it says;
+            encoding it would take minutes.
+        """
+        try:
+            size = len(text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text holds a lone surrogate at character {error.start}") from None
+        if limit is not None and size > limit * self._longest:
+            raise ValueError(f"a text of {size} bytes is too long; a request may take {limit} positions in all")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``; control, special and codec ids give nothing, broken UTF-8 gives U+FFFD."""
