@@ -6,6 +6,10 @@ of SGLang's (multiprocessing does not re-import a ``__main__.py``).
 
 import sys
 
+from sglang_speechlm.worker.garbage import collect_garbage, collect_no_garbage
+
+collect_no_garbage()
+
 if __name__ == "__main__":
     from sglang_speechlm.fleet.options import is_fleet
 
@@ -13,6 +17,7 @@ if __name__ == "__main__":
     if is_fleet(arguments):
         from sglang_speechlm.fleet.main import main
 
+        collect_garbage()
         sys.exit(main(arguments))
     else:
         from sglang_speechlm.server.start import main

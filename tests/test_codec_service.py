@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from codec_tiny import HOP, random_codes, tiny_codec, tiny_config, whole_decode, write_checkpoint
 
-from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStream, PiecePolicy
+from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStream, PiecePolicy, Spawned, spawn
 
 LARGEST_PIECE = 32
 UNDELIVERED = 3
-SECONDS = 30
-"""For what takes a moment."""
+SECONDS = 300
+"""That a test waits at most for what takes a moment."""
 TOLERANCE = 1e-5
 
 Run = Callable[[Awaitable[Any]], Any]
@@ -33,13 +33,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
     with asyncio.Runner() as runner:
-        yield lambda awaitable: runner.run(asyncio.wait_for(awaitable, 60))
+        yield lambda awaitable: runner.run(asyncio.wait_for(awaitable, SECONDS))
 
 
 @pytest.fixture(scope="module")
-def service(checkpoint: Path, run: Run) -> Iterator[CodecService]:
+def spawned() -> Spawned:
+    """A worker that is started ahead of time."""
+    return spawn()
+
+
+@pytest.fixture(scope="module")
+def service(checkpoint: Path, spawned: Spawned, run: Run) -> Iterator[CodecService]:
     service = CodecService(
-        checkpoint, tiny_config(), undelivered_pieces=UNDELIVERED, policy=PiecePolicy(largest=LARGEST_PIECE)
+        checkpoint,
+        tiny_config(),
+        undelivered_pieces=UNDELIVERED,
+        policy=PiecePolicy(largest=LARGEST_PIECE),
+        spawned=spawned,
     )
     run(service.start())
     yield service
@@ -70,6 +80,12 @@ async def settled(service: CodecService) -> CodecStats:
     for _ in range(3):
         await service.decode(random_codes(20))
     return await service.stats()
+
+
+def test_a_worker_that_was_started_ahead_of_time_is_the_first(
+    service: CodecService, spawned: Spawned, run: Run
+) -> None:
+    assert run(service.stats()).worker_pid == spawned.process.pid
 
 
 def test_files_of_all_lengths_equal_the_codecs_own_decode(service: CodecService, run: Run, codec: Any) -> None:
@@ -253,23 +269,6 @@ def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint
     run(scenario())
 
 
-def test_stopping_fails_open_requests_and_ends_the_worker(checkpoint: Path, run: Run) -> None:
-    async def scenario() -> None:
-        service = CodecService(checkpoint, tiny_config(), nice=0)
-        await service.start()
-        pid = (await service.stats()).worker_pid
-        async with service.open_stream() as stream:
-            await service.stop()
-            with pytest.raises(CodecError, match="the audio decoder was stopped"):
-                await anext(stream)
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-        with pytest.raises(CodecError, match="not running"):
-            await service.decode(random_codes(1))
-
-    run(scenario())
-
-
 def test_a_codec_that_does_not_fit_is_named_at_start(checkpoint: Path, run: Run) -> None:
     service = CodecService(checkpoint, tiny_config(num_stream=8), nice=0)
     with pytest.raises(CodecError, match="could not start: ValueError: num_stream is 8"):
@@ -301,8 +300,25 @@ def test_the_worker_ends_when_its_parent_is_killed(checkpoint: Path, run: Run) -
         parent.kill()
 
     async def gone() -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
                 await asyncio.sleep(0.01)
 
     run(gone())
+
+
+def test_stopping_fails_open_requests_and_ends_the_worker(service: CodecService, run: Run) -> None:
+    """Last, for it ends the one that all tests share."""
+
+    async def scenario() -> None:
+        pid = (await service.stats()).worker_pid
+        async with service.open_stream() as stream:
+            await service.stop()
+            with pytest.raises(CodecError, match="the audio decoder was stopped"):
+                await anext(stream)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        with pytest.raises(CodecError, match="not running"):
+            await service.decode(random_codes(1))
+
+    run(scenario())

@@ -2,6 +2,7 @@
 
 from sglang_speechlm.codec.client import CodecService, CodecStats
 from sglang_speechlm.codec.delay import Deinterleaver, deinterleave, interleave
+from sglang_speechlm.codec.process import Spawned, spawn
 from sglang_speechlm.codec.stream import CodecError, CodecStream
 from sglang_speechlm.codec.wav import encode_wav, to_pcm16
 from sglang_speechlm.codec.windows import PiecePolicy
@@ -13,8 +14,10 @@ __all__ = [
     "CodecStream",
     "Deinterleaver",
     "PiecePolicy",
+    "Spawned",
     "deinterleave",
     "encode_wav",
     "interleave",
+    "spawn",
     "to_pcm16",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm import metrics
-from sglang_speechlm.codec.process import WorkerProcess
+from sglang_speechlm.codec.process import Spawned, WorkerProcess
 from sglang_speechlm.codec.protocol import WorkerOptions
 from sglang_speechlm.codec.stream import CodecError, CodecStream
 from sglang_speechlm.codec.windows import PiecePolicy
@@ -58,6 +58,7 @@ class CodecService:
         undelivered_pieces: pieces of a stream that may wait for a slow reader.
         restart_seconds: how long a request waits for a worker that is being restarted.
         policy: the sizes of a stream's pieces.
+        spawned: the first worker's process, where it is there already.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class CodecService:
         undelivered_pieces: int = 4,
         restart_seconds: float = 60.0,
         policy: PiecePolicy | None = None,
+        spawned: Spawned | None = None,
     ) -> None:
         policy = policy or PiecePolicy()
         self._options = WorkerOptions(checkpoint, config, device, threads, nice, batch_codes, policy)
         self._undelivered_pieces = undelivered_pieces
         self._restart_seconds = restart_seconds
+        self._spawned = spawned
         self._worker: WorkerProcess | None = None
         self._changed = asyncio.Condition()
         self._supervisor: asyncio.Task[None] | None = None
@@ -88,7 +91,8 @@ class CodecService:
         Raises:
             CodecError: if the codec can't be loaded, naming what is wrong with it.
         """
-        self._worker = await WorkerProcess.launch(self._options)
+        spawned, self._spawned = self._spawned, None
+        self._worker = await WorkerProcess.launch(self._options, spawned)
         self._supervisor = asyncio.create_task(self._supervise(self._worker))
 
     async def stop(self) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec.protocol import (
@@ -31,6 +32,31 @@ _RECEIVE_BYTES = 1 << 18
 _EXIT_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class Spawned:
+    """A worker that imports what it needs, and then waits to be told what to load.
+
+    Args:
+        process: it; ends when its connection is closed.
+        connection: our end.
+    """
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+
+
+def spawn() -> Spawned:
+    """Start a worker ahead of time: its imports take seconds.
+
+    Must be called in a thread that lives as long as the worker shall: the worker dies with it.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", "sglang_speechlm.codec.worker", str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    return Spawned(process, ours)
+
+
 class WorkerProcess:
     """A worker that is ready, and the streams that are in it. Made by ``launch``."""
 
@@ -47,20 +73,15 @@ class WorkerProcess:
         self.has_answered = False
 
     @classmethod
-    async def launch(cls, options: WorkerOptions) -> WorkerProcess:
-        """Start a worker and wait until its codec is loaded.
-
-        Must be called in a thread that lives as long as the worker shall: the worker dies with it.
+    async def launch(cls, options: WorkerOptions, spawned: Spawned | None = None) -> WorkerProcess:
+        """Have a worker load its codec: the one that is spawned already, or one that is spawned now, by this thread.
 
         Raises:
             CodecError: if the codec can't be loaded or the worker dies before it is.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "sglang_speechlm.codec.worker", str(theirs.fileno())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        worker = cls(process, reader, writer)
+        spawned = spawned or spawn()
+        reader, writer = await asyncio.open_unix_connection(sock=spawned.connection)
+        worker = cls(spawned.process, reader, writer)
         try:
             worker.send(options)
             match await worker._receive():
@@ -72,8 +93,8 @@ class WorkerProcess:
                     raise CodecError(f"the audio decoder could not start: it {await worker.reap()}")
         except BaseException:
             writer.close()
-            process.kill()
-            process.wait()
+            spawned.process.kill()
+            spawned.process.wait()
             raise
 
     @property

@@ -11,6 +11,7 @@ from sglang.srt.entrypoints import http_server
 from sglang.srt.entrypoints.v1_loads import router as loads
 from starlette.middleware import Middleware
 
+from sglang_speechlm.codec import Spawned
 from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.page import page_routes
 from sglang_speechlm.server.chat import chat_completions
@@ -37,6 +38,7 @@ def install(
     options: OwnOptions,
     keys: Sequence[str] = (),
     unlogged: Sequence[str] = (),
+    codec: Spawned | None = None,
 ) -> None:
     """Put our routes and our lifespan into SGLang's application, before it starts.
 
@@ -46,6 +48,7 @@ def install(
         options: what the operator decided.
         keys: any of them opens the server; without one it is open to all.
         unlogged: beginnings of paths that are logged only when they fail.
+        codec: its process, where it is there already.
     """
     served = (*_KEPT, *(f"{path}/" for path in _KEPT))
     app.router.routes[:] = [
@@ -73,7 +76,7 @@ def install(
 
     @asynccontextmanager
     async def with_service(app: FastAPI) -> AsyncIterator[Any]:
-        service = Service(state(), options)
+        service = Service(state(), options, codec)
         await service.start()
         app.state.speechlm = service
         try:

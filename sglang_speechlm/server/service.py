@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speechlm import metrics
-from sglang_speechlm.codec import CodecService
+from sglang_speechlm.codec import CodecService, Spawned
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine
 from sglang_speechlm.server.errors import ApiError, shown
@@ -36,13 +36,15 @@ class Service:
         messages: reads messages.
     """
 
-    def __init__(self, state: Any, options: OwnOptions) -> None:
+    def __init__(self, state: Any, options: OwnOptions, codec: Spawned | None) -> None:
         """Take SGLang's global state (its TokenizerManager and what its scheduler said of itself)."""
         manager = state.tokenizer_manager
         path = Path(manager.model_path)
         self.config: SpeechLMConfig = manager.model_config.hf_config
         self.tokenizer = TextTokenizer.from_pretrained(path, self.config)
-        self._codec = CodecService(path, self.config, device=options.codec_device, threads=options.codec_threads)
+        self._codec = CodecService(
+            path, self.config, device=options.codec_device, threads=options.codec_threads, spawned=codec
+        )
         engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
         self.sample_rate = self.config.xcodec_sample_rate
         self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)

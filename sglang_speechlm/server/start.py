@@ -11,8 +11,10 @@ from dataclasses import replace
 from functools import partial
 
 from sglang_speechlm import logs
+from sglang_speechlm.codec import spawn
 from sglang_speechlm.server.command_line import CommandLine, read, settle
 from sglang_speechlm.server.guide_options import Machine
+from sglang_speechlm.worker.garbage import collect_garbage
 from sglang_speechlm.worker.keeper import keep
 from sglang_speechlm.worker.status import ExitStatus
 
@@ -38,12 +40,14 @@ def _refused(error: Exception) -> int:
 
 def _serve(asked: CommandLine) -> int:
     import torch
-    from sglang.srt.plugins import load_plugins
 
+    codec = spawn()  # while this process imports SGLang
     if not torch.cuda.is_available():
         # SGLang compiles its repetition penalty when it is first asked for: 40 s in which nobody is served, and the
         # end of the scheduler where there is no C++ compiler.
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    from sglang.srt.plugins import load_plugins
+
     load_plugins()
     try:
         machine = Machine.here()
@@ -60,6 +64,7 @@ def _serve(asked: CommandLine) -> int:
     from sglang_speechlm.server.parts import run_detokenizer, run_scheduler
     from sglang_speechlm.server.warmup import warm_up
 
+    collect_garbage()
     app = http_server.app
     own = asked.own
     if own.codec_device == "auto":
@@ -72,7 +77,7 @@ def _serve(asked: CommandLine) -> int:
     secrets = [*keys, server_args.ssl_keyfile_password] if server_args.ssl_keyfile_password else keys
     logs.configure(own.log_format, server_args.log_level, secrets)
     unlogged = server_args.uvicorn_access_log_exclude_prefixes
-    install(app, lambda: http_server._global_state, own, keys if server_args.api_key else (), unlogged)
+    install(app, lambda: http_server._global_state, own, keys if server_args.api_key else (), unlogged, codec)
     for sentence in said:
         logger.info("%s", sentence)
     try:

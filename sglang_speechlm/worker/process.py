@@ -17,7 +17,7 @@ import httpx
 
 from sglang_speechlm.platform.parent import end_with_parent
 
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 STOP_SECONDS = 60.0
 """More than a server takes by itself, which bounds its own stop."""
 _LOG_TAIL = 4000
