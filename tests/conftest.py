@@ -3,10 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from server import Client, Judge, Server, serving
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+
+# An example takes long on a busy machine.
+hypothesis.settings.register_profile(
+    "patient",
+    parent=hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
 
 SPEC = CheckpointSpec(seed=0)
 """Answers that end by themselves, after about 30 ids of text and 40 frames."""

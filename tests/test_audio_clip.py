@@ -244,7 +244,7 @@ def test_midi_sample_dump_of_a_few_bytes_is_not_read_for_thirty_seconds(capfd: p
     assert len(capfd.readouterr().out) < 1000
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=300), st.sampled_from([None, "wav", "pcm16"]))
 def test_any_bytes_give_a_clip_or_an_audio_error(data: bytes, format: str | None) -> None:
     check_clip_or_error(data, format)
@@ -266,7 +266,7 @@ SEEDS = [
 ]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     st.sampled_from(SEEDS),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),

@@ -64,7 +64,7 @@ def test_number_of_bins_is_the_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(201, 20_000))
 def test_number_of_frames_is_exact(frontend: str, n: int) -> None:
     frames = n // 160 if frontend == "bagpiper" else -(-n // 160)

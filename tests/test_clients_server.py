@@ -102,7 +102,7 @@ def test_a_killed_client_goes_on_without_losing_or_doubling_a_line(server: Serve
     kills = 0
     for least in (3, 15):
         client = subprocess.Popen(command(server, "client_audiogen_cfg.py", *options), cwd=tmp_path)
-        assert wait_for(partial(holds, output, least), 60)
+        assert wait_for(partial(holds, output, least))
         client.send_signal(signal.SIGKILL)
         kills += client.wait() == -signal.SIGKILL
         with output.open("ab") as file:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import psutil
 import soundfile
-from server import wait_for
-
-SECONDS = 400
+from server import SECONDS, wait_for
 
 
 @contextmanager
@@ -47,13 +45,13 @@ def test_an_interruption_stops_its_server(served_checkpoint: Path, tmp_path: Pat
         assert process.stdout is not None
         first = process.stdout.readline()
         assert "starting a server" in first
-        assert wait_for(lambda: bool(psutil.Process(process.pid).children()), SECONDS)
+        assert wait_for(lambda: bool(psutil.Process(process.pid).children()))
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, printed
     assert "interrupted" in printed
-    _, left = psutil.wait_procs(family, timeout=10)
+    _, left = psutil.wait_procs(family, timeout=SECONDS)
     assert left == []
 
 

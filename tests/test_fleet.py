@@ -14,10 +14,9 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from server import Client, clip, deltas_of, pcm_of, wait_for, wav
+from server import SECONDS, Client, clip, command_of, deltas_of, pcm_of, wait_for, wav
 from server.fleet import Fleet, fleet_of_two
 
-SECONDS = 120
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
 ENDLESS: dict[str, Any] = {"messages": HELLO, "max_tokens": 1500, "logit_bias": {"2": -100, "3": -100}}
@@ -213,12 +212,12 @@ class Asked:
 
 @pytest.mark.parametrize("part", ["keeper", "scheduler"])
 def test_a_dead_worker_fails_its_own_requests_clearly_and_comes_back(part: str, fleet: Fleet) -> None:
-    assert wait_for(fleet.is_whole, SECONDS)
+    assert wait_for(fleet.is_whole)
     urls = fleet.workers
     with ThreadPoolExecutor(2) as threads:
         whole = [threads.submit(post_to, fleet.server.url, CHAT, json=ENDLESS) for _ in range(2)]
         streams = [Asked(fleet) for _ in range(2)]
-        assert wait_for(lambda: all(running_in(url) == 2 for url in urls), SECONDS)
+        assert wait_for(lambda: all(running_in(url) == 2 for url in urls))
         (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], "sglang::scheduler")).kill()
         answers = [asked.result() for asked in whole]
         ends = [stream.end() for stream in streams]
@@ -226,9 +225,9 @@ def test_a_dead_worker_fails_its_own_requests_clearly_and_comes_back(part: str, 
     assert len(failed) + ends.count("error") == 2
     assert all(answer.status_code in (502, 503) for answer in failed)
     assert all(answer.json()["error"]["type"] == "server_error" for answer in failed)
-    assert wait_for(fleet.is_whole, SECONDS)
+    assert wait_for(lambda: urls[0] not in fleet.workers)
+    assert wait_for(fleet.is_whole)
     assert urls[1] in fleet.workers
-    assert urls[0] not in fleet.workers
     before = [replies(url) for url in fleet.workers]
     for _ in range(4):
         fleet.client.chat({"messages": HELLO, "max_tokens": 2})
@@ -241,36 +240,31 @@ def running_in(url: str) -> float:
 
 
 def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) -> None:
-    assert wait_for(fleet.is_whole, SECONDS)
+    assert wait_for(fleet.is_whole)
     past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 1500}}
     beside, through = Asked(fleet, past, "/v1/audio/speech"), Asked(fleet)
     fleet.router().kill()
     assert through.end() == "error"
     beside._thread.join(SECONDS)
     assert '"type":"speech.audio.done"' in beside.text
-    assert wait_for(lambda: "The router ended" in fleet.server.output(), SECONDS)
+    assert wait_for(lambda: "The router ended" in fleet.server.output())
     # Until it is back, the front chooses by itself.
     assert [fleet.client.http.post(CHAT, json={"messages": HELLO}).status_code for _ in range(4)] == [200] * 4
-    assert wait_for(lambda: any("router_process" in " ".join(process.cmdline()) for process in fleet.family()), SECONDS)
+    assert wait_for(lambda: any("router_process" in command_of(process) for process in fleet.family()))
 
 
 def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
-    assert wait_for(fleet.is_whole, SECONDS)
+    assert wait_for(fleet.is_whole)
     family = fleet.family()
     segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
-    folders = [Path(process.environ()["TMPDIR"]) for process in family if is_codec(process)]
+    codecs = [process for process in family if "sglang_speechlm.codec.worker" in command_of(process)]
+    folders = [Path(process.environ()["TMPDIR"]) for process in codecs]
     assert segments
     assert len(folders) == 2
     fleet.server.process.kill()
     _, alive = psutil.wait_procs(family, timeout=SECONDS)
     assert alive == []
-    assert wait_for(lambda: not any(Path(path).exists() for path in [*segments, *folders]), SECONDS)
-
-
-def is_codec(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return "sglang_speechlm.codec.worker" in process.cmdline()
-    return False
+    assert wait_for(lambda: not any(Path(path).exists() for path in [*segments, *folders]))
 
 
 def maps_of(process: psutil.Process) -> str:

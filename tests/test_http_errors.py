@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 from fastapi import FastAPI
-from server import Client, clip, message_of, wav
+from server import SECONDS, Client, clip, message_of, wav
 
 CHAT = "/v1/chat/completions"
-SECONDS = 60
 HUGE = 2**70
 USER = {"role": "user", "content": "Hello."}
 

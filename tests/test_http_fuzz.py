@@ -8,13 +8,11 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server import Client, clip, wav
+from server import SECONDS, Client, clip, wav
 
 CHAT = "/v1/chat/completions"
-SECONDS = 60
 BOUNDED = settings(
     max_examples=100,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

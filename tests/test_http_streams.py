@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 import pytest
-from server import Client, Server, deltas_of, events_of, message_of, pcm_of, samples_of, wait_for
+from server import SECONDS, Client, Server, deltas_of, events_of, message_of, pcm_of, samples_of, wait_for
 
-SECONDS = 120
 STEP = 1
 """Of 16 bits, that a streamed sample may be off; the last bit of a float32 decode may round to either side."""
 UNREAD = {"n": 5, "frames": 1400}
@@ -95,7 +94,7 @@ def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, clien
     """Its frames are all made, its sound waits in the codec, others are served, and nothing of it is lost."""
     body = {**spoken(frames=UNREAD["frames"]), "n": UNREAD["n"]}
     with slow_reader(server, {**body, "stream": True}) as reader:
-        assert wait_for(lambda: made_and_waiting(client), SECONDS)
+        assert wait_for(lambda: made_and_waiting(client))
         compare(client, [spoken(7, cfg=2.0)])
         assert made_and_waiting(client)
         received = read_slowly(reader)
@@ -105,7 +104,7 @@ def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, clien
     assert done == "[DONE]"
     for choice in client.chat(body)["choices"]:
         assert_equal(pcm_of([json.loads(chunk) for chunk in chunks], choice["index"]), samples_of(choice["message"]))
-    assert wait_for(lambda: not client.metrics()["speechlm_codec_slots", ()], SECONDS)
+    assert wait_for(lambda: not client.metrics()["speechlm_codec_slots", ()])
 
 
 def slow_reader(server: Server, body: dict[str, Any]) -> socket.socket:

@@ -38,7 +38,7 @@ def scripted(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
             ["bash", str(SCRIPT), *options], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        assert wait_for(lambda: "Uvicorn running" in log.read_text() or process.poll() is not None, 240)
+        assert wait_for(lambda: "Uvicorn running" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()[-4000:]
         yield Scripted(process, port, log.read_text())
     finally:

@@ -21,11 +21,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from server import Server, launching, wait_for
+from server import SECONDS, Server, command_of, wait_for
 
 from sglang_speechlm.worker import ExitStatus
 
-SECONDS = 60
 POOL = ("--max-total-tokens", "16384")
 CHAT = "/v1/chat/completions"
 TEXT = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}
@@ -72,15 +71,15 @@ class Life:
             return self.family[0]
         if name == "http":
             return self.family[1]
-        return [process for process in self.family if name in _command(process)][-1]
+        return [process for process in self.family if name in command_of(process)][-1]
 
     def ended(self) -> int:
         """Its exit status; fails if anything is left of it."""
         status = self.server.process.wait(SECONDS)
-        _, alive = psutil.wait_procs(self.family, timeout=20)
+        _, alive = psutil.wait_procs(self.family, timeout=SECONDS)
         assert alive == []
-        assert wait_for(lambda: not any(self.folder.iterdir()), 10), list(self.folder.iterdir())
-        assert wait_for(lambda: not any(Path(path).exists() for path in self.segments), 10), self.segments
+        assert wait_for(lambda: not any(self.folder.iterdir())), list(self.folder.iterdir())
+        assert wait_for(lambda: not any(Path(path).exists() for path in self.segments)), self.segments
         port = int(self.server.url.rpartition(":")[2])
         socket.create_server(("127.0.0.1", port)).close()
         return status
@@ -96,8 +95,8 @@ def living(model: Path, log: Path | None, *options: str, variables: Mapping[str,
     try:
         yield Life(server, folder)
     finally:
-        server.stop(1)
-        shutil.rmtree(folder)
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)  # of a server that failed its test, something may be left
 
 
 @contextlib.contextmanager
@@ -109,13 +108,6 @@ def ready(model: Path, log: Path | None, *options: str, variables: Mapping[str, 
         assert life.segments
         assert any(life.folder.iterdir())
         yield life
-
-
-def _command(process: psutil.Process) -> str:
-    """Its command line; nothing if it has ended, as the short-lived ones do that run while a server loads."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
 
 
 def http_of(life: Life) -> httpx.Client:
@@ -163,7 +155,7 @@ def asking(life: Life, *bodies: dict[str, Any]) -> Iterator[Asked]:
         whole = [threads.submit(client.post, CHAT, json=body) for body in bodies]
         threads.submit(read)
         assert stream.begun.wait(SECONDS)
-        assert wait_for(lambda: running() > len(bodies), SECONDS)
+        assert wait_for(lambda: running() > len(bodies))
         yield Asked(whole, stream)
 
 
@@ -189,7 +181,7 @@ def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Pa
                 return client.request(method, path, **more)
             return None
 
-        assert wait_for(lambda: early("GET", "/health") is not None, 240)
+        assert wait_for(lambda: early("GET", "/health") is not None)
         before = []
         for _ in itertools.count():
             log = life.server.output()
@@ -204,7 +196,7 @@ def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Pa
         assert set(before) == {503}
         assert client.get("/health").status_code == 200
         # A request's line is written after its answer is sent.
-        assert wait_for(lambda: "kind=guided" in life.server.output(), SECONDS)
+        assert wait_for(lambda: "kind=guided" in life.server.output())
         log = life.server.output()
         assert log.index("ready to roll") < log.index("Uvicorn running on http://127.0.0.1:")
         kinds = re.findall(r"kind=(\w+) heard=(\w+)", log)
@@ -214,7 +206,7 @@ def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Pa
         life.look()
         with asking(life, LONG, SPOKEN) as asked:
             life.server.process.send_signal(signal.SIGINT)
-            assert wait_for(lambda: client.get("/health").status_code == 503, SECONDS)
+            assert wait_for(lambda: client.get("/health").status_code == 503)
             assert_not_begun(client.post(CHAT, json=TEXT), "the server is stopping")
             assert client.get("/v1/models").status_code == 200
             assert [each.result().status_code for each in asked.whole] == [200, 200]
@@ -241,7 +233,7 @@ def test_a_second_signal_ends_it_at_once(served_checkpoint: Path) -> None:
         with asking(life, ENDLESS) as asked:
             life.server.process.terminate()
             with http_of(life) as client:
-                assert wait_for(lambda: client.get("/health").status_code == 503, SECONDS)
+                assert wait_for(lambda: client.get("/health").status_code == 503)
             life.server.process.terminate()
             assert isinstance(asked.whole[0].exception(), httpx.TransportError)
         assert not asked.stream.is_whole
@@ -277,7 +269,7 @@ def test_requests_in_a_server_whose_part_is_killed_get_an_error(
 
 def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
     with living(served_checkpoint, tmp_path / "log", "--request-timeout-secs", "0.001") as life:
-        assert wait_for(lambda: "Started server process" in life.server.output(), 240)
+        assert wait_for(lambda: "Started server process" in life.server.output())
         with contextlib.suppress(psutil.NoSuchProcess):
             life.look()
         assert life.ended() == ExitStatus.WARM_UP_FAILED
@@ -287,7 +279,7 @@ def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -
 
 def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
     with living(served_checkpoint, tmp_path / "log") as life:
-        assert wait_for(lambda: "Init torch distributed begin" in life.server.output(), 240)
+        assert wait_for(lambda: "Init torch distributed begin" in life.server.output())
         life.look()
         life.part("sglang::scheduler").kill()
         assert life.ended() == ExitStatus.NOT_STARTED
@@ -295,17 +287,8 @@ def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, t
 
 def test_it_can_be_told_to_stop_while_it_loads(served_checkpoint: Path, tmp_path: Path) -> None:
     with living(served_checkpoint, tmp_path / "log") as life:
-        assert wait_for(lambda: "server_args=" in life.server.output(), 240)
+        assert wait_for(lambda: "server_args=" in life.server.output())
         life.look()
         time.sleep(1)
         life.server.process.terminate()
         assert life.ended() == ExitStatus.STOPPED
-
-
-def test_options_that_cannot_be_served_end_it(served_checkpoint: Path, tmp_path: Path) -> None:
-    options = ("--enable-mixed-chunk", "--page-size", "64")
-    with launching(served_checkpoint, tmp_path / "log", *options) as server:
-        assert server.process.wait(SECONDS) == ExitStatus.BAD_OPTIONS
-        for option in options[:2]:
-            assert option in server.output()
-        assert "Traceback" not in server.output()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server import BY_NAME, Server, clip, serving, wait_for, wav
+from server import BY_NAME, SECONDS, Server, clip, serving, wait_for, wav
 
 from sglang_speechlm.logs import JsonLines, request_id, trace_headers
 
@@ -36,7 +36,7 @@ def operated(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def http_client(operated: Server) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=operated.url, headers=headers, timeout=120, trust_env=False) as client:
+    with httpx.Client(base_url=operated.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
         yield client
 
 
@@ -51,7 +51,7 @@ def request_line(server: Server, request: str) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
         return [line for line in lines(server) if line.get("event") == "request" and line["request_id"] == request]
 
-    assert wait_for(lambda: bool(found()), 30)
+    assert wait_for(lambda: bool(found()))
     (line,) = found()
     return line
 
@@ -108,7 +108,7 @@ def test_the_choices_of_a_request_are_counted_together(operated: Server, http_cl
 
 
 def test_a_client_that_leaves_has_a_line_that_says_so(operated: Server, http_client: httpx.Client) -> None:
-    body = {**spoken(audio_min_frames=300, audio_max_frames=300), "max_tokens": 400, "stream": True}
+    body = {**spoken(audio_min_frames=3000, audio_max_frames=3000), "max_tokens": 3500, "stream": True}
     with http_client.stream("POST", CHAT, json=body, headers={"x-request-id": "left"}) as response:
         next(response.iter_lines())
     assert request_line(operated, "left")["finish_reason"] == "abort"
@@ -190,9 +190,9 @@ def test_every_line_has_time_level_logger_and_process(operated: Server) -> None:
 
 
 def test_text_lines_hold_the_same(server: Server) -> None:
-    with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=SECONDS, trust_env=False) as client:
         client.post(CHAT, json=BY_NAME["text"].body(), headers={"x-request-id": "as-text"})
-    assert wait_for(lambda: "request_id=as-text" in server.output(), 30)
+    assert wait_for(lambda: "request_id=as-text" in server.output())
     (line,) = (line for line in server.output().splitlines() if "request_id=as-text" in line)
     assert f"method=POST route={CHAT} status=200" in line
     assert "kind=text" in line

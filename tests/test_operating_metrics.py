@@ -17,7 +17,7 @@ import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from server import BY_NAME, Client, Server, clip, wait_for, wav
+from server import BY_NAME, SECONDS, Client, Server, clip, wait_for, wav
 
 from sglang_speechlm.platform.parent import end_with_parent
 from sglang_speechlm.worker import free_port
@@ -96,17 +96,17 @@ def router(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     def has_answered() -> bool:
         try:
             body = BY_NAME["text"].body() | {"max_tokens": 1}
-            response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+            response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=SECONDS, trust_env=False)
         except httpx.HTTPError:
             return False
         return response.status_code == 200
 
     try:
-        assert wait_for(has_answered, 90)
+        assert wait_for(has_answered)
         yield f"http://127.0.0.1:{metrics_port}/metrics"
     finally:
         running.terminate()
-        running.wait(30)
+        running.wait(SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def scraped(server: Server, router: str) -> Exported:
             client.chat(BY_NAME[case].body())
         client.chat(BY_NAME["given text"].body(cfg=3.0))
         worker = client.http.get("/metrics").text
-    routers = httpx.get(router, timeout=30, trust_env=False).text
+    routers = httpx.get(router, timeout=SECONDS, trust_env=False).text
     return exported(worker) | exported(routers) | {"up": set()}
 
 

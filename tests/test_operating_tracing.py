@@ -80,7 +80,7 @@ def test_a_trace_goes_on_in_every_stage(
     def begun() -> int:
         return sum(span[:2] == (trace, PARENT) and span[2].strip().startswith("Req ") for span in spans[1])
 
-    assert wait_for(lambda: begun() == stages, 30)
+    assert wait_for(lambda: begun() == stages)
 
 
 def test_the_lock_is_sorted_and_agrees_with_the_profiles() -> None:

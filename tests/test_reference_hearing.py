@@ -53,7 +53,7 @@ def test_what_lies_beyond_thirty_seconds_is_cut() -> None:
     assert torch.equal(mel_frames(clip, 128, "bagpiper"), mel_frames(clip[: 30 * 16000], 128, "bagpiper"))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from([50, 100]), st.integers(1, 700))
 def test_number_of_outputs_follows_the_formula(n_window: int, frames: int) -> None:
     def conv(length: int) -> int:

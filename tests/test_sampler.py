@@ -125,7 +125,7 @@ def test_noise_is_standard_gumbel() -> None:
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=4, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_is_finite_for_any_integers(arguments: list[int]) -> None:
     assert gumbel_noise(*(torch.tensor(argument) for argument in arguments)).isfinite()
 
@@ -146,7 +146,7 @@ def test_noise_differs_by_step_stream_and_id() -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 900), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_row_draws_the_same_alone_and_in_any_batch(rows: int, top_k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     text, codec, eos = logits_of(rows, IDS.vocab_size, seed=seed), logits_of(rows, 8, 65, seed=seed), logits_of(rows)

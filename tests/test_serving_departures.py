@@ -1,20 +1,27 @@
 """Clients that leave and a codec that dies: nothing is left running, and the next answer is exact."""
 
-import json
 import random
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
 import pytest
-from server import BY_NAME, Case, Client, Judge, Server, message_of, samples_of, wait_for
+from server import (
+    BY_NAME,
+    Case,
+    Client,
+    Judge,
+    Server,
+    command_of,
+    leave_open,
+    message_of,
+    samples_of,
+    wait_for,
+)
 
-SECONDS = 60
 ENDLESS: dict[str, dict[str, Any]] = {
     "text": {"logit_bias": {"2": -100, "3": -100}},
     "audio": {"speechlm": {"mode": "text_audio", "text": "On and on.", "audio_min_frames": 3900}},
@@ -26,18 +33,6 @@ ENDLESS: dict[str, dict[str, Any]] = {
 
 def body_of(kind: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"Never end: {kind}."}], **ENDLESS[kind]}
-
-
-def leave_open(server: Server, body: dict[str, Any], sent: float = 1.0) -> socket.socket:
-    """A connection on which a request, or the first part of it, was sent."""
-    content = json.dumps(body).encode()
-    address = urlsplit(server.url)
-    assert address.hostname is not None
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
-    whole = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
-    connection = socket.create_connection((address.hostname, address.port))
-    connection.sendall(whole[: round(len(whole) * sent)])
-    return connection
 
 
 def still_held(client: Client) -> dict[str, float]:
@@ -54,8 +49,8 @@ def nothing_is_left(client: Client, judge: Judge) -> Iterator[None]:
     """Afterwards nobody has anything to do, no KV cache is taken, and an answer is exact."""
     yield
     client.forget()  # which waits until the scheduler is idle
-    assert client.load()["num_used_tokens"] == 0
-    assert wait_for(lambda: not still_held(client), SECONDS), still_held(client)
+    assert wait_for(lambda: client.load()["num_used_tokens"] == 0)
+    assert wait_for(lambda: not still_held(client)), still_held(client)
     case = BY_NAME["spoken answer to audio"]
     judge.compare([case], [client.chat(case.body())])
 
@@ -64,9 +59,9 @@ def nothing_is_left(client: Client, judge: Judge) -> Iterator[None]:
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_client_that_leaves_while_its_answer_is_made(kind: str, stream: bool, server: Server, client: Client) -> None:
     streamed = {"stream": True, "audio": {"format": "pcm16"}} if stream else {}
-    connections = [leave_open(server, {**body_of(kind), **streamed}) for _ in range(3)]
+    connections = [leave_open(server.url, {**body_of(kind), **streamed}) for _ in range(3)]
     in_the_codec = "speechlm_codec_slots" if "audio" in kind else "speechlm_stages_running"
-    assert wait_for(lambda: client.metrics()[in_the_codec, ()] >= 1, SECONDS)
+    assert wait_for(lambda: client.metrics()[in_the_codec, ()] >= 1)
     for connection in connections:
         connection.close()
 
@@ -78,7 +73,7 @@ def test_clients_that_leave_at_random_moments(server: Server, client: Client) ->
     def come_and_go(number: int) -> None:
         time.sleep(moments.random())
         sent = 1.0 if number % 4 else moments.random()
-        with leave_open(server, body_of([*ENDLESS][number % len(ENDLESS)]), sent):
+        with leave_open(server.url, body_of([*ENDLESS][number % len(ENDLESS)]), sent=sent):
             time.sleep(moments.random() * 1.5)
 
     with ThreadPoolExecutor(24) as threads:
@@ -91,14 +86,15 @@ def test_clients_that_leave_at_random_moments(server: Server, client: Client) ->
 def codec_workers(server: Server) -> list[psutil.Process]:
     """The codec's processes."""
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "sglang_speechlm.codec.worker" in child.cmdline()]
+    return [child for child in children if "sglang_speechlm.codec.worker" in command_of(child)]
 
 
 def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, client: Client, judge: Judge) -> None:
     with ThreadPoolExecutor(2) as threads:
         speaking = threads.submit(client.http.post, "/v1/chat/completions", json=body_of("audio"))
         writing = threads.submit(client.chat, {**body_of("text"), "max_tokens": 600})
-        assert wait_for(lambda: client.load()["num_running_reqs"] >= 2, SECONDS)
+        assert wait_for(lambda: client.load()["num_running_reqs"] >= 2)
+        assert wait_for(lambda: client.metrics()["speechlm_codec_slots", ()] >= 1)
         (worker,) = codec_workers(server)
         worker.kill()
         refused = speaking.result()

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from server import launching
+from server import SECONDS, launching
 from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX
 from sglang_speechlm.server.options import refuse_unsupported
 
-SECONDS = 240
 REFUSED: dict[str, Any] = {
     "enable_mixed_chunk": True,
     "speculative_algorithm": "EAGLE",
@@ -57,6 +56,7 @@ def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_ch
         assert server.process.wait(SECONDS) == 2
     assert "--enable-mixed-chunk" in server.output()
     assert "--page-size" in server.output()
+    assert "Traceback" not in server.output()
 
 
 def several(tensors: Tensors) -> None:

@@ -12,12 +12,11 @@ import openai
 import pytest
 import soundfile
 from reference import Request
-from server import Case, Client, Judge, Server, clip, wav
+from server import SECONDS, Case, Client, Judge, Server, clip, wav
 
 ROUTE = "/v1/audio/transcriptions"
 INSTRUCTION = "Transcribe the speech in this audio, word for word."
 CLIP = clip(21, 1.2)
-SECONDS = 60
 
 
 def file(samples: np.ndarray = CLIP) -> bytes:

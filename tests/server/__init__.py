@@ -3,21 +3,24 @@
 import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
 
 from .cases import BY_NAME, CASES, Case, clip, wav
-from .client import Client, deltas_of, events_of, message_of, pcm_of, samples_of
+from .client import Client, deltas_of, events_of, leave_open, message_of, pcm_of, samples_of
 from .judge import Judge
-from .process import Server, launching, serving, wait_for
+from .process import SECONDS, Server, command_of, launching, serving, wait_for
 
 __all__ = [
     "BY_NAME",
     "CASES",
+    "SECONDS",
     "Case",
     "Client",
     "Judge",
     "Server",
     "clip",
+    "command_of",
     "deltas_of",
     "events_of",
     "launching",
+    "leave_open",
     "message_of",
     "pcm_of",
     "samples_of",

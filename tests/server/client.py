@@ -5,21 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from .process import wait_for
+from .process import SECONDS, wait_for
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 
-ANSWER_SECONDS = 300
-IDLE_SECONDS = 60
 AT_ONCE = 64
 CHAT = "/v1/chat/completions"
 
@@ -29,7 +29,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         limits = httpx.Limits(max_connections=AT_ONCE)
-        self.http = httpx.Client(base_url=url, timeout=ANSWER_SECONDS, limits=limits, trust_env=False)
+        self.http = httpx.Client(base_url=url, timeout=SECONDS, limits=limits, trust_env=False)
 
     def __enter__(self) -> Client:
         return self
@@ -80,7 +80,7 @@ class Client:
 
     def forget(self) -> None:
         """Wait until the scheduler has nothing left to do, then empty its radix cache."""
-        assert wait_for(lambda: self.http.post("/flush_cache").status_code == 200, IDLE_SECONDS), "it never got idle"
+        assert wait_for(lambda: self.http.post("/flush_cache").status_code == 200), "it never got idle"
 
     def load(self) -> dict[str, Any]:
         """SGLang's load figures."""
@@ -98,6 +98,18 @@ class Client:
             for sample in samples
             if sample.name.startswith("speechlm_")
         }
+
+
+def leave_open(url: str, body: dict[str, Any], path: str = CHAT, sent: float = 1.0) -> socket.socket:
+    """A connection on which a request, or the first part of it, was sent."""
+    content = json.dumps(body).encode()
+    address = urlsplit(url)
+    assert address.hostname is not None
+    head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    whole = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    connection = socket.create_connection((address.hostname, address.port))
+    connection.sendall(whole[: round(len(whole) * sent)])
+    return connection
 
 
 def events_of(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import httpx
 import psutil
 
 from .client import Client
-from .process import Server, serving
+from .process import Server, command_of, serving
 
 OPTIONS = ("--dp", "2", "--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
 
@@ -52,12 +52,12 @@ class Fleet:
     def part(self, url: str, name: str) -> psutil.Process:
         """A process of a worker's, by a word of its command line."""
         family = self.keeper(url).children(recursive=True)
-        return next(process for process in reversed(family) if name in " ".join(process.cmdline()))
+        return next(process for process in reversed(family) if name in command_of(process))
 
     def router(self) -> psutil.Process:
         """The router's process."""
         children = psutil.Process(self.server.process.pid).children()
-        return next(process for process in children if "router_process" in " ".join(process.cmdline()))
+        return next(process for process in children if "router_process" in command_of(process))
 
 
 @contextlib.contextmanager

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
+
 from sglang_speechlm.worker import Worker as Server
 from sglang_speechlm.worker import free_port, running
 
-__all__ = ["Server", "free_port", "launching", "serving", "wait_for"]
+__all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "serving", "wait_for"]
 
+SECONDS = 300
+"""That a test waits at most for what takes a moment on a machine that does nothing else."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -32,7 +36,14 @@ def serving(model: Path, log: Path, *options: str, environment: Mapping[str, str
         yield server
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+def command_of(process: psutil.Process) -> str:
+    """A process's command line; nothing if it has ended, as short-lived ones do at any moment."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
     """Whether ``condition`` came true within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
