@@ -6,164 +6,21 @@ import contextlib
 import itertools
 import json
 import re
-import shutil
 import signal
-import socket
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from server import SECONDS, Server, command_of, wait_for
+from server import wait_for
+from server.client import CHAT
+from server.life import ENDLESS, ENDLESS_SOUND, LONG, TEXT, asking, assert_dies_with, error_of, http_of, living, ready
 
 from sglang_speechlm.worker import ExitStatus
 
-POOL = ("--max-total-tokens", "16384")
-CHAT = "/v1/chat/completions"
-TEXT = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}
 SPOKEN = {**TEXT, "max_tokens": 1200, "speechlm": {"mode": "text_audio", "text": "Hi.", "audio_min_frames": 1000}}
-LONG = {"messages": TEXT["messages"], "max_tokens": 2500, "logit_bias": {"2": -100, "3": -100}}
-ENDLESS = {**LONG, "max_tokens": 3900}
-ENDLESS_SOUND = {
-    **TEXT,
-    "max_tokens": 3950,
-    "speechlm": {"mode": "text_audio", "text": "On.", "audio_min_frames": 3900},
-}
-
-
-class Mute(Server):
-    """Writes its log to a full disk."""
-
-    def __init__(self, model: Path, options: Sequence[str], environment: Mapping[str, str]) -> None:
-        super().__init__(model, Path("/dev/full"), options, environment=environment)
-
-    def output(self) -> str:
-        return "(nothing could be written)"  # reading the device would not end
-
-
-@dataclass
-class Life:
-    """A server, what it has made by now, and what it answered to requests that were under way."""
-
-    server: Server
-    folder: Path
-    family: list[psutil.Process] = field(default_factory=list)
-    segments: set[str] = field(default_factory=set)
-
-    def look(self) -> None:
-        """Take note of its processes and of the shared memory that they use."""
-        keeper = psutil.Process(self.server.process.pid)
-        self.family = [keeper, *keeper.children(recursive=True)]
-        for process in self.family:
-            with contextlib.suppress(OSError):
-                self.segments |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text()))
-
-    def part(self, name: str) -> psutil.Process:
-        """One of its processes, the last one of that name."""
-        if name == "keeper":
-            return self.family[0]
-        if name == "http":
-            return self.family[1]
-        return [process for process in self.family if name in command_of(process)][-1]
-
-    def ended(self) -> int:
-        """Its exit status; fails if anything is left of it."""
-        status = self.server.process.wait(SECONDS)
-        _, alive = psutil.wait_procs(self.family, timeout=SECONDS)
-        assert alive == []
-        assert wait_for(lambda: not any(self.folder.iterdir())), list(self.folder.iterdir())
-        assert wait_for(lambda: not any(Path(path).exists() for path in self.segments)), self.segments
-        port = int(self.server.url.rpartition(":")[2])
-        socket.create_server(("127.0.0.1", port)).close()
-        return status
-
-
-@contextlib.contextmanager
-def living(model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[Life]:
-    """A server that is being started, with a folder for temporary files of its own. Without a log its disk is full."""
-    folder = Path(tempfile.mkdtemp(prefix="life-", dir="/tmp"))  # short: the names of sockets are bounded
-    environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), **(variables or {})}
-    options = (*POOL, *options)
-    server = Server(model, log, options, environment=environment) if log else Mute(model, options, environment)
-    try:
-        yield Life(server, folder)
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)  # of a server that failed its test, something may be left
-
-
-@contextlib.contextmanager
-def ready(model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[Life]:
-    """A server that is ready."""
-    with living(model, log, *options, variables=variables) as life:
-        life.server.wait_until_ready()
-        life.look()
-        assert life.segments
-        assert any(life.folder.iterdir())
-        yield life
-
-
-def http_of(life: Life) -> httpx.Client:
-    return httpx.Client(base_url=life.server.url, timeout=SECONDS, trust_env=False)
-
-
-@dataclass
-class Streamed:
-    """What came of a streamed answer."""
-
-    begun: threading.Event = field(default_factory=threading.Event)
-    received: str = ""
-    is_whole: bool = False
-
-
-@dataclass
-class Asked:
-    """Requests that are under way: whole answers (or what was raised), and a stream."""
-
-    whole: list[Future[httpx.Response]]
-    stream: Streamed
-
-
-@contextlib.contextmanager
-def asking(life: Life, *bodies: dict[str, Any]) -> Iterator[Asked]:
-    """Ask for whole answers and for a stream of the first, all of which are being made when this is entered."""
-    stream = Streamed()
-
-    def read() -> None:
-        with (
-            contextlib.suppress(httpx.HTTPError),
-            http_of(life) as client,
-            client.stream("POST", CHAT, json={**bodies[0], "stream": True}) as response,
-        ):
-            for text in response.iter_text():
-                stream.received += text
-                stream.begun.set()
-            stream.is_whole = True
-
-    def running() -> int:
-        with http_of(life) as client:
-            return int(client.get("/v1/loads", params={"include": "core"}).json()["loads"][0]["num_running_reqs"])
-
-    with ThreadPoolExecutor(8) as threads, http_of(life) as client:
-        whole = [threads.submit(client.post, CHAT, json=body) for body in bodies]
-        threads.submit(read)
-        assert stream.begun.wait(SECONDS)
-        assert wait_for(lambda: running() > len(bodies))
-        yield Asked(whole, stream)
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    """Of an answer that failed through no fault of the request."""
-    assert response.status_code == 503, response.text
-    error: dict[str, Any] = response.json()["error"]
-    return error
 
 
 def assert_not_begun(response: httpx.Response, message: str) -> None:
@@ -250,21 +107,9 @@ def test_a_part_that_is_killed_takes_all_others_with_it(part: str, served_checkp
         assert life.ended() == (-signal.SIGKILL if part == "keeper" else ExitStatus.PART_DIED)
 
 
-@pytest.mark.parametrize("part", ["scheduler", "detokenizer"])
-def test_requests_in_a_server_whose_part_is_killed_get_an_error(
-    part: str, served_checkpoint: Path, tmp_path: Path
-) -> None:
-    """One of two ranks, in the scheduler's case."""
-    ranks = ("--tensor-parallel-size", "2") if part == "scheduler" else ()
-    variables = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"} if ranks else None
-    with ready(served_checkpoint, tmp_path / "log", *ranks, variables=variables) as life:
-        with asking(life, ENDLESS, ENDLESS_SOUND) as asked:
-            life.part(f"sglang::{part}").kill()
-            for each in asked.whole:
-                assert error_of(each.result())["message"] == "a process of this server died"
-        *_, last = asked.stream.received.strip().split("\n\n")
-        assert "a process of this server died" in json.loads(last.removeprefix("data: "))["error"]["message"]
-        assert life.ended() == ExitStatus.PART_DIED
+def test_requests_in_a_server_whose_detokenizer_is_killed_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
+    with ready(served_checkpoint, tmp_path / "log") as life:
+        assert_dies_with(life, "sglang::detokenizer")
 
 
 def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:

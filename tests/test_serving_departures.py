@@ -1,5 +1,6 @@
 """Clients that leave and a codec that dies: nothing is left running, and the next answer is exact."""
 
+import json
 import random
 import time
 from collections.abc import Iterator

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import POOL
-from server import BY_NAME, CASES, Client, Judge, message_of, serving
+from server import BY_NAME, CASES, Client, Judge, message_of
+from server.life import Life, assert_dies_with, ready
 
 TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 """One core each; SGLang wants a NUMA node for each rank otherwise."""
@@ -13,12 +13,15 @@ SAMPLED = ("text", "spoken", "guided", "spoken answer to audio")
 
 
 @pytest.fixture(scope="module")
-def parallel(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def life(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     log = tmp_path_factory.mktemp("parallel") / "log"
-    with (
-        serving(served_checkpoint, log, *POOL, "--tp-size", "2", environment=TWO_RANKS) as server,
-        Client(server.url) as client,
-    ):
+    with ready(served_checkpoint, log, "--tp-size", "2", variables=TWO_RANKS) as living:
+        yield living
+
+
+@pytest.fixture
+def parallel(life: Life) -> Iterator[Client]:
+    with Client(life.server.url) as client:
         yield client
 
 
@@ -35,3 +38,8 @@ def test_sampled_answers_are_those_of_one_rank(parallel: Client, client: Client)
     for alone, shared in zip(client.chat_at_once(bodies), parallel.chat_at_once(bodies), strict=True):
         assert message_of(shared)["speechlm"]["text_ids"] == message_of(alone)["speechlm"]["text_ids"]
         assert message_of(shared)["speechlm"]["codes"] == message_of(alone)["speechlm"]["codes"]
+
+
+def test_requests_in_a_server_whose_rank_is_killed_get_an_error(life: Life) -> None:
+    """Last, for it ends the server of all tests here."""
+    assert_dies_with(life, "sglang::scheduler")
