@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
-from server import Server
+from server import SECONDS, Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = (
@@ -32,9 +32,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), timeout=1000 * SECONDS)
         context = browser.new_context(permissions=["microphone", "clipboard-read", "clipboard-write"])
         page = context.new_page()
+        page.set_default_timeout(1000 * SECONDS)
         page.on("request", lambda request: asked.add(request.url.split("/")[2]))
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(server.url)
@@ -44,7 +45,7 @@ def page(server: Server) -> Iterator[Page]:
 
 def _ask(page: Page) -> None:
     page.click("#send")
-    page.wait_for_function("!document.getElementById('send').disabled", timeout=60_000)
+    page.wait_for_function("!document.getElementById('send').disabled")
 
 
 def _shows(page: Page, canvas: str) -> int:
