@@ -4,7 +4,8 @@
 
 N answers at once of so many text tokens and frames, on one checkpoint, on one core, taking turns in one run: the
 server as users run it, over HTTP, and `benchmarks/fork.py` as a loop in this process, which has no HTTP to pay for.
-The sound is left out of both. The ratio is the median over rounds of ratios within a round.
+The sound is left out of both. What counts is the processor time of all the server's processes and of the loop; the
+ratio is the median over rounds of ratios within a round.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ import asyncio
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
+from matplotlib.figure import Figure
 
+from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.fork import TEMPERATURE, TOP_K, Fork
-from benchmarks.machine import record
+from benchmarks.machine import record, title
 from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
-from sglang_speechlm.worker import running
+from sglang_speechlm.worker import Worker, running
 
 SCALE = 3.0
 PROMPT = 40
+MUST_HOLD = 0.6
+"""What the server may take of the loop's time, at most."""
 
 
 def _prompt(number: int) -> list[int]:
@@ -53,49 +59,63 @@ async def _answer(client: httpx.AsyncClient, number: int, text: int, frames: int
     assert len(spoken.json()["meta_info"]["frames"]) == frames
 
 
-async def _serve(url: str, numbers: range, text: int, frames: int) -> float:
-    """Seconds that the server takes."""
-    async with httpx.AsyncClient(base_url=url, timeout=3600, trust_env=False) as client:
-        begin = time.perf_counter()
+async def _serve(worker: Worker, numbers: range, text: int, frames: int) -> float:
+    """Seconds of processor time that the server takes."""
+    async with httpx.AsyncClient(base_url=worker.url, timeout=3600, trust_env=False) as client:
+        begin = processor.seconds(worker)
         await asyncio.gather(*(_answer(client, number, text, frames) for number in numbers))
-        return time.perf_counter() - begin
+        return processor.seconds(worker) - begin
 
 
 def _loop(fork: Fork, numbers: range, text: int, frames: int) -> float:
-    """Seconds that the fork's algorithm takes."""
-    begin = time.perf_counter()
+    """Seconds of processor time that the fork's algorithm takes."""
+    begin = time.process_time()
     spoken = fork.answers([_prompt(number) for number in numbers], text, frames, SCALE)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     assert all(len(answer) == frames for answer in spoken)
     return seconds
 
 
+def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar([str(row["answers"]) for row in table], [row["server_by_fork"] for row in table], 0.5)
+    axes.bar_label(bars, fmt="%.2f")
+    axes.axhline(1, color="grey", linestyle=":", label="the fork's algorithm")
+    axes.axhline(MUST_HOLD, color="black", label="at most")
+    axes.set(xlabel="guided answers at once", ylabel="server, by the fork's algorithm", ylim=(0, 1.1))
+    axes.legend(fontsize=8)
+    figure.suptitle(shown, fontsize=9)
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
-    """Measure, print a table, and write it with the machine that it is of."""
+    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)")
     parser.add_argument("--text", type=int, default=50, help="tokens of the text (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=150, help="frames (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
     args = parser.parse_args()
     model = built(args.model, WIDE)
     table = []
     torch.set_num_threads(1)
     options = ["--max-total-tokens", "16384"]
-    with running(model, model / "server.log", options, environment={"OMP_NUM_THREADS": "1"}, cores={0}) as worker:
-        os.sched_setaffinity(0, {0})  # the same core: one of them waits while the other works
+    core = processor.one_core()
+    with running(model, model / "server.log", options, environment=processor.ONE_THREAD, cores=core) as worker:
+        os.sched_setaffinity(0, core)  # the same core: one of them waits while the other works
         fork = Fork(model)
         _loop(fork, range(1), 2, 2)
-        asyncio.run(_serve(worker.url, range(1), 2, 2))
+        asyncio.run(_serve(worker, range(1), 2, 2))
         number = 0
         for count in args.answers:
             seconds: dict[str, list[float]] = {"server": [], "fork": []}
             for _ in range(args.rounds):
                 numbers = range(number, number := number + count)
                 seconds["fork"].append(_loop(fork, numbers, args.text, args.frames))
-                seconds["server"].append(asyncio.run(_serve(worker.url, numbers, args.text, args.frames)))
+                seconds["server"].append(asyncio.run(_serve(worker, numbers, args.text, args.frames)))
             ratios = [ours / theirs for ours, theirs in zip(seconds["server"], seconds["fork"], strict=True)]
             row = {
                 "answers": count,
@@ -106,7 +126,9 @@ def main() -> None:
             table.append(row)
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if args.output:
-        record(args.output, {"text": args.text, "frames": args.frames, "table": table})
+        machine = record(args.output, {"text": args.text, "frames": args.frames, "table": table})
+        of = f"{args.text} tokens of text and {args.frames} guided frames, 8 layers, hidden 512"
+        _draw(table, title(of, machine), args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.config import SpeechLMConfig
 
 WIDE = CheckpointSpec(
     hidden_size=512,
@@ -23,6 +24,17 @@ SMALL = CheckpointSpec(max_position_embeddings=16384)
 """The one of `make serve`: what a step costs here is mostly what surrounds the model."""
 FULL_CODEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
 """A small language model with the released model's Xcodec sizes, 161 M parameters."""
+
+
+_SHELL = CheckpointSpec(hidden_size=16, text_vocab_size=151936, codec_layer_size=1025, codec_storage="directory")
+"""The released vocabulary and codec layout around next to no weights."""
+
+
+def released_sizes(directory: Path) -> Path:
+    """A directory that says it holds the released model, for servers that make their own weights of its sizes up."""
+    built(directory, _SHELL)
+    SpeechLMConfig(xcodec_hf_model_tag=_SHELL.config().xcodec_hf_model_tag, dtype="bfloat16").save_pretrained(directory)
+    return directory
 
 
 def built(directory: Path, spec: CheckpointSpec) -> Path:

@@ -1,9 +1,9 @@
-"""Whether a server's memory grows with what it has answered: after 200 mixed requests, and after 2,000.
+"""Whether a server's memory grows with what it has answered: after every 200 of 2,000 mixed requests.
 
     python -m benchmarks.memory --output benchmarks/results/memory.json
 
 Texts, spoken and guided answers, answers to clips, whole and streamed, sixteen at a time, all of different prompts.
-What is counted is the proportional set size of the server's processes, the codec's included.
+What is counted is the proportional set size of the server's processes, the codec's included, once it is idle.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import base64
 import io
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ import httpx
 import numpy as np
 import psutil
 import soundfile
+from matplotlib.figure import Figure
 
+from benchmarks import processor
 from benchmarks.checkpoints import SMALL, built
-from benchmarks.machine import record
+from benchmarks.machine import record, title
 from sglang_speechlm.worker import Worker, running
 
 RATE = 16000
 AT_ONCE = 16
 MIB = 1 << 20
+MAY_GROW = 1.05
+"""What the server may hold in the end, at most, by what it holds at the first look."""
 
 
 def _clip(number: int) -> dict[str, Any]:
@@ -77,29 +81,42 @@ def _mebibytes(worker: Worker) -> dict[str, float]:
     return {"all": round(sum(sizes.values()), 1), **{name: round(size, 1) for name, size in sizes.items()}}
 
 
+def _draw(table: Sequence[dict[str, float]], shown: str, file: Path) -> None:
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    answered = [row["requests"] for row in table]
+    for name in table[0].keys() - {"requests"}:
+        style = "ko-" if name == "all" else "-"
+        axes.plot(answered, [row.get(name, 0) for row in table], style, label=name.removeprefix("sglang::"))
+    axes.axhline(MAY_GROW * table[0]["all"], color="grey", linestyle=":", label=f"{MAY_GROW:g} times the first")
+    axes.set(xlabel="requests answered", ylabel="MiB", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=3, loc="lower center")
+    figure.suptitle(shown, fontsize=9)
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
-    """Measure, print, and write the figures with the machine that they are of."""
+    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--early", type=int, default=200, help="requests before the first look (default: %(default)s)")
-    parser.add_argument("--late", type=int, default=2000, help="requests before the last look (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=2000, help="in all (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=200, help="requests between two looks (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=Path(".checkpoints/serving"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
     args = parser.parse_args()
     model = built(args.model, SMALL)
     options = ["--max-total-tokens", "32768"]
-    with running(model, model / "server.log", options, environment={"OMP_NUM_THREADS": "1"}) as worker:
-        asyncio.run(_ask(worker.url, 0, args.early))
-        early = _mebibytes(worker)
-        asyncio.run(_ask(worker.url, args.early, args.late))
-        late = _mebibytes(worker)
-    figures = {
-        f"mib_after_{args.early}": early,
-        f"mib_after_{args.late}": late,
-        "ratio": round(late["all"] / early["all"], 4),
-    }
-    print(json.dumps(figures, indent=2))
+    table = []
+    with running(model, model / "server.log", options, environment=processor.ONE_THREAD) as worker:
+        for first in range(0, args.requests, args.every):
+            asyncio.run(_ask(worker.url, first, first + args.every))
+            table.append({"requests": first + args.every, **_mebibytes(worker)})
+            print(", ".join(f"{name} {value:g}" for name, value in table[-1].items()), flush=True)
+    ratio = round(table[-1]["all"] / table[0]["all"], 4)
+    print(f"after {table[-1]['requests']} requests, by after {table[0]['requests']}: {ratio}")
     if args.output:
-        record(args.output, figures)
+        machine = record(args.output, {"table": table, "ratio": ratio})
+        _draw(table, title("mixed requests, sixteen at once", machine), args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

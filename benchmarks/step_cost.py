@@ -2,12 +2,12 @@
 
     python -m benchmarks.step_cost --output benchmarks/results/step_cost.json
 
-The server runs as users run it, in a process of its own on one core. The cost of a step is the difference between a
-long and a short run of N equal requests, divided by the steps between them, so that prefill, HTTP and start-up cancel
-out. Where all N answers are spoken, the ratio is that of two steps. In a mixed step every other answer is a text; half
-of a step of N texts is taken off, and what is left is compared with the other half. Kinds of step take turns, round by
-round, and the ratio is the median over rounds of ratios within a round: the machine's speed may drift, the comparison
-does not.
+The server runs as users run it, on one core, and what counts is the processor time of all its processes. The cost of a
+step is the difference between a long and a short run of N equal requests, divided by the steps between them, so that
+prefill, HTTP and start-up cancel out. Where all N answers are spoken, the ratio is that of two steps. In a mixed step
+every other answer is a text; half of a step of N texts is taken off, and what is left is compared with the other half.
+Kinds of step take turns, round by round, and the ratio is the median over rounds of ratios within a round: the
+machine's speed may drift, the comparison does not.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+from matplotlib.figure import Figure
 
+from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
-from benchmarks.machine import record
+from benchmarks.machine import record, title
 from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.worker import running
 
@@ -35,6 +38,13 @@ STEPS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of step: what its answers are, in turn."""
 SHORT = 8
+PROMPT = 36
+"""Positions of a request's prompt."""
+MUST_HOLD = {"audio": 0.8, "guided": 1.6, "mixed_audio": 1.15, "mixed_guided": 2.1}
+"""What each kind may cost at most, in tokens of text."""
+
+Clock = Callable[[], float]
+"""Seconds so far."""
 
 
 def body(kind: str, steps: int, row: int) -> dict[str, Any]:
@@ -50,30 +60,36 @@ def body(kind: str, steps: int, row: int) -> dict[str, Any]:
     return {"input_ids": prompt, "sampling_params": params}
 
 
-async def _run(client: httpx.AsyncClient, kinds: tuple[str, ...], rows: int, steps: int) -> float:
+async def _run(client: httpx.AsyncClient, clock: Clock, kinds: tuple[str, ...], rows: int, steps: int) -> float:
     """Seconds for ``rows`` answers of ``steps`` steps, all at once."""
     bodies = [body(kinds[row % len(kinds)], steps, row) for row in range(rows)]
-    begin = time.perf_counter()
-    answers = await asyncio.gather(*(client.post("/generate", json=each, timeout=600) for each in bodies))
-    seconds = time.perf_counter() - begin
+    begin = clock()
+    answers = await asyncio.gather(*(client.post("/generate", json=each) for each in bodies))
+    seconds = clock() - begin
     for answer in answers:
         answer.raise_for_status()
         assert answer.json()["meta_info"]["completion_tokens"] == steps
     return seconds
 
 
-async def _measure(url: str, rows: int, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds per step by its kind, one figure a round; there is no mixed step of a single row."""
+async def measure(url: str, clock: Clock, rows: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Of each kind of step, milliseconds and its cost in tokens of text; there is no mixed step of a single row."""
     costs: dict[str, list[float]] = {kind: [] for kind, answers in STEPS.items() if len(answers) <= rows}
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    limits = httpx.Limits(max_connections=rows)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=600, trust_env=False) as client:
         for kind in costs:
-            await _run(client, STEPS[kind], rows, SHORT)
+            await _run(client, clock, STEPS[kind], rows, SHORT)
         for _ in range(rounds):
             for kind in costs:
-                short = await _run(client, STEPS[kind], rows, SHORT)
-                long = await _run(client, STEPS[kind], rows, SHORT + steps)
+                short = await _run(client, clock, STEPS[kind], rows, SHORT)
+                long = await _run(client, clock, STEPS[kind], rows, SHORT + steps)
                 costs[kind].append(1000 * (long - short) / steps)
-    return costs
+    row: dict[str, Any] = {"rows": rows}
+    for kind in costs:
+        row[f"{kind}_ms"] = round(statistics.median(costs[kind]), 3)
+        ratios = [_per_text(kind, *pair) for pair in zip(costs[kind], costs["text"], strict=True)]
+        row[f"{kind}_per_text"] = round(statistics.median(ratios), 3)
+    return row
 
 
 def _per_text(kind: str, step: float, text_step: float) -> float:
@@ -82,32 +98,48 @@ def _per_text(kind: str, step: float, text_step: float) -> float:
     return (step - (1 - share) * text_step) / (share * text_step)
 
 
+def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(table)
+    for place, row in enumerate(table):
+        kinds = [kind for kind in MUST_HOLD if f"{kind}_per_text" in row]
+        left = [list(MUST_HOLD).index(kind) - 0.4 + width * (place + 0.5) for kind in kinds]
+        bars = axes.bar(left, [row[f"{kind}_per_text"] for kind in kinds], width, label=f"{row['rows']} at once")
+        axes.bar_label(bars, fmt="%.2f", fontsize=7)
+    for place, limit in enumerate(MUST_HOLD.values()):
+        axes.hlines(limit, place - 0.45, place + 0.45, colors="black", label="at most" if place == 0 else None)
+    axes.set_xticks(range(len(MUST_HOLD)), ["frames", "guided frames", "frames beside texts", "guided beside texts"])
+    axes.set(ylabel="cost, in tokens of text")
+    axes.legend(fontsize=8)
+    figure.suptitle(shown, fontsize=9)
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
-    """Measure, print a table, and write it with the machine that it is of."""
+    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16], help="batch sizes (default: 1 4 16)")
     parser.add_argument("--steps", type=int, default=48, help="steps that are counted (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
     args = parser.parse_args()
     table = []
     model = built(args.model, WIDE)
-    one_core = {"OMP_NUM_THREADS": "1"}
     options = ["--max-total-tokens", "16384"]
-    with running(model, model / "server.log", options, environment=one_core, cores={0}) as worker:
+    with running(
+        model, model / "server.log", options, environment=processor.ONE_THREAD, cores=processor.one_core()
+    ) as worker:
+        clock = partial(processor.seconds, worker)
         for rows in args.rows:
-            costs = asyncio.run(_measure(worker.url, rows, args.steps, args.rounds))
-            row: dict[str, Any] = {"rows": rows}
-            for kind in costs:
-                row[f"{kind}_ms"] = round(statistics.median(costs[kind]), 3)
-                ratios = [_per_text(kind, *pair) for pair in zip(costs[kind], costs["text"], strict=True)]
-                row[f"{kind}_per_text"] = round(statistics.median(ratios), 3)
+            row = asyncio.run(measure(worker.url, clock, rows, args.steps, args.rounds))
             table.append(row)
-            shown = ", ".join(f"{kind} {row[f'{kind}_per_text']:.2f}" for kind in costs if kind != "text")
-            print(f"N = {rows:3d}: {row['text_ms']:8.2f} ms a step of text; by that: {shown}", flush=True)
+            ratios = [f"{kind} {row[f'{kind}_per_text']:.2f}" for kind in MUST_HOLD if f"{kind}_per_text" in row]
+            print(f"N = {rows:3d}: {row['text_ms']:8.2f} ms a step of text; by that: {', '.join(ratios)}", flush=True)
     if args.output:
-        record(args.output, {"steps": args.steps, "table": table})
+        machine = record(args.output, {"steps": args.steps, "must_hold": MUST_HOLD, "table": table})
+        _draw(table, title("8 layers, hidden 512, 160,392 ids, bfloat16", machine), args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

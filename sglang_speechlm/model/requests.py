@@ -124,15 +124,17 @@ class BatchView:
         slots: int64 [N], SGLang's request slots.
         text: int64 [n] rows that continue in text, or None for all rows of the batch.
         audio: int64 [m] rows that draw a frame, or None for all rows of the batch.
+        spoken: int64 [s] rows that continue in frames, those of shadows included, or None for all rows of the batch.
         text_top_k, audio_top_k: the largest top-k among those rows; 0 where there are none.
         pairs: the guided requests, or None. Their shadows draw nothing and take their leaders' frames.
         replay: frames inside the prefill, or None.
-        compact: nothing but the codec slice and eos of the logits is needed.
+        compact: of the logits of spoken rows, nothing but the codec slice and eos is needed.
     """
 
     slots: torch.Tensor
     text: torch.Tensor | None
     audio: torch.Tensor | None
+    spoken: torch.Tensor | None
     text_top_k: int
     audio_top_k: int
     pairs: Pairs | None = None
@@ -155,12 +157,12 @@ class BatchView:
         slots_on_host: torch.Tensor,
         *,
         replay: Replay | None = None,
-        may_be_compact: bool = False,
+        compact: bool = False,
     ) -> BatchView:
         """Split the batch in ``slots`` [N] by what its rows do; all on the host, so that no step waits for the device.
 
         Args:
-            may_be_compact: nothing but the phases looks at the logits.
+            compact: nothing but the phases looks at the logits.
         """
         leader = table.leader[slots_on_host]
         text = ~table.audio[slots_on_host]
@@ -177,11 +179,12 @@ class BatchView:
             slots,
             rows(text),
             rows(draws_frame),
+            rows(~text),
             largest_top_k(text),
             largest_top_k(draws_frame),
             _pairs(table, slots, slots_on_host, leader, draws_frame),
             replay,
-            may_be_compact and not bool(text.any()),
+            compact,
         )
 
 

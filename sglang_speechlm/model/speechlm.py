@@ -24,7 +24,7 @@ from sglang_speechlm.model.requests import BatchView, RequestTable
 class CodecHead(nn.Module):
     """The rows of lm_head that a frame can need: the codec slice, then eos.
 
-    Batches in which every row speaks use it in place of the whole head; it holds a copy of those rows.
+    Rows that speak are multiplied by it in place of the whole head; it holds a copy of those rows.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -93,9 +93,34 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             else:
                 input_embeds = self._embed_prompts(input_ids, forward_batch, view)
         hidden = self.model(input_ids, positions, forward_batch, input_embeds)
-        compact = view is not None and view.compact and self.codec_head is not None
-        head = self.codec_head if compact else self.lm_head
+        head = self.lm_head
+        if view is not None and view.compact and view.has_audio and self.codec_head is not None:
+            if not view.has_text:
+                head = self.codec_head
+            elif forward_batch.forward_mode.is_decode():  # else a row of the batch is many hidden states
+                return self._mixed_logits(input_ids, hidden, view, forward_batch)
         return self.logits_processor(input_ids, hidden, head, forward_batch)
+
+    def _mixed_logits(
+        self, input_ids: torch.Tensor, hidden: torch.Tensor, view: BatchView, forward_batch: ForwardBatch
+    ) -> LogitsProcessorOutput:
+        """Logits of a step of texts and frames: only a text's row is multiplied by the whole head.
+
+        Args:
+            hidden: [N, hidden].
+
+        Returns:
+            next_token_logits [N, vocab_size]; -inf where a spoken row has none.
+        """
+        output = self.logits_processor(input_ids, hidden[view.text], self.lm_head, forward_batch)
+        spoken = self.logits_processor(input_ids, hidden[view.spoken], self.codec_head, forward_batch)
+        written, codec = output.next_token_logits, spoken.next_token_logits
+        logits = written.new_full((len(hidden), written.shape[1]), float("-inf"))
+        logits[view.text] = written
+        logits[view.spoken, self.ids.codec_begin : self.ids.codec_end] = codec[:, :-1]
+        logits[view.spoken, self.ids.eos] = codec[:, -1]
+        output.next_token_logits = logits
+        return output
 
     def _embed_frames(self, stream0: torch.Tensor, streams: torch.Tensor) -> torch.Tensor:
         """Sum of the embeddings of a frame's ids; a 0 in streams 1.. adds nothing, a 0 in stream 0 is the pad's row.

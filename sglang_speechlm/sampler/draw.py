@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import torch
 
-_MASK = 0xFFFFFFFF
+
+def _int64(bits: int) -> int:
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """The 32-bit finalizer of MurmurHash3 (Austin Appleby, public domain) on int64 tensors that hold 32-bit values."""
-    bits = bits ^ (bits >> 16)
-    bits = (bits * 0x85EBCA6B) & _MASK
-    bits = bits ^ (bits >> 13)
-    bits = (bits * 0xC2B2AE35) & _MASK
-    return bits ^ (bits >> 16)
+_SEED, _STEP, _STREAM, _ID = map(
+    _int64, (0xA0761D6478BD642F, 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0x8CB92BA72F3D8DD7)
+)
+"""Odd numbers that spread the four integers of a draw over 64 bits; int64 products wrap."""
+_FIRST, _SECOND = map(_int64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""Of SplitMix64's finalizer."""
+
+
+def _shifted(bits: torch.Tensor, places: int) -> torch.Tensor:
+    """The logical shift to the right; int64 tensors have the arithmetic one."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
 def gumbel_noise(seed: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise as a pure function of four integers (counter-based, cf. Salmon et al., SC 2011).
+
+    SplitMix64's finalizer (Steele et al., OOPSLA 2014) on a sum of the four.
 
     Args:
         seed, step, stream, ids: int64 tensors that broadcast against each other; ``seed`` may use all 64 bits.
@@ -30,14 +38,12 @@ def gumbel_noise(seed: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, i
     Returns:
         float64 tensor of the broadcast shape.
     """
-    state = _mix((seed & _MASK) ^ 0x9E3779B9)
-    state = _mix(state ^ ((seed >> 32) & _MASK))
-    state = _mix((state + step * 0x9E3779B1) & _MASK)
-    state = _mix((state + (stream + 1) * 0x85EBCA77) & _MASK)
-    high = _mix((state + (ids + 1) * 0xC2B2AE3D) & _MASK)
-    low = _mix(high ^ 0x27D4EB2F)
-    uniform = (high.double() * 2.0**32 + low.double() + 0.5) * 2.0**-64
-    return -torch.log(-torch.log(uniform.clamp_max(1.0 - 2.0**-53)))
+    bits = seed * _SEED + step * _STEP + stream * _STREAM + ids * _ID
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    bits = bits ^ _shifted(bits, 31)
+    uniform = (_shifted(bits, 12).double() + 0.5) * 2.0**-52  # never 0 and never 1
+    return -torch.log(-torch.log(uniform))
 
 
 def draw(

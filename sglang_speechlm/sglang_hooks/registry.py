@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from sglang.srt.layers.attention.attention_registry import register_attention_backend
 from sglang.srt.layers.sampler import register_sampler_backend
 from sglang.srt.mem_cache.registry import register_radix_cache_backend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -48,6 +50,8 @@ def register_all() -> None:
     for backend in ("pytorch", "flashinfer"):  # the names that SGLang itself chooses on a CPU and on a GPU
         register_sampler_backend(backend, _sampler)
     register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
+    if not torch.cuda.is_available():
+        register_attention_backend("torch_native")(_cpu_attention)  # under the name that SGLang knows to be plain torch
     for target, hook, kind in HOOKS:
         HookRegistry.register(target, hook, kind)
 
@@ -61,6 +65,12 @@ def refuse_missing_hooks() -> None:
     missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
     if missing:
         raise RuntimeError(f"SGLang internals that SpeechLM hooks were not found (wrong SGLang version?): {missing}")
+
+
+def _cpu_attention(runner: Any) -> Any:
+    from sglang_speechlm.platform.attention import CpuAttention
+
+    return CpuAttention(runner)
 
 
 def _sampler() -> Any:

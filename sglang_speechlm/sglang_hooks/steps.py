@@ -46,7 +46,7 @@ def view_batch(forward_batch: Any, _cls: Any, batch: Any, runner: Any, *_args: A
         forward_batch.req_pool_indices,
         batch.req_pool_indices_cpu,
         replay=replay,
-        may_be_compact=not batch.return_logprob and not _biased(batch.sampling_info),
+        compact=not batch.return_logprob and not _biased(batch.sampling_info),
     )
 
 
