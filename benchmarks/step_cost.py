@@ -104,14 +104,15 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
     width = 0.8 / len(table)
     for place, row in enumerate(table):
         kinds = [kind for kind in MUST_HOLD if f"{kind}_per_text" in row]
-        left = [list(MUST_HOLD).index(kind) - 0.4 + width * (place + 0.5) for kind in kinds]
-        bars = axes.bar(left, [row[f"{kind}_per_text"] for kind in kinds], width, label=f"{row['rows']} at once")
+        middle = [list(MUST_HOLD).index(kind) - 0.4 + width * (place + 0.5) for kind in kinds]
+        bars = axes.bar(middle, [row[f"{kind}_per_text"] for kind in kinds], width, label=f"{row['rows']} at once")
         axes.bar_label(bars, fmt="%.2f", fontsize=7)
-    for place, limit in enumerate(MUST_HOLD.values()):
-        axes.hlines(limit, place - 0.45, place + 0.45, colors="black", label="at most" if place == 0 else None)
-    axes.set_xticks(range(len(MUST_HOLD)), ["frames", "guided frames", "frames beside texts", "guided beside texts"])
+    places = range(len(MUST_HOLD))
+    left, right = ([place + side for place in places] for side in (-0.45, 0.45))
+    axes.hlines(list(MUST_HOLD.values()), left, right, colors="black", label="at most")
+    axes.set_xticks(places, ["frames", "guided frames", "frames beside texts", "guided beside texts"])
     axes.set(ylabel="cost, in tokens of text")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
     figure.suptitle(shown, fontsize=9)
     figure.savefig(file, dpi=120)
 

@@ -57,7 +57,7 @@ def attended(lengths: list[int], new: list[int], dtype: torch.dtype) -> tuple[Te
     attention.init_forward_metadata(batch)
     forward = attention.forward_decode if decoding else attention.forward_extend
     given = forward(query, key[:, : KV_HEADS * SIZE], value[:, : KV_HEADS * SIZE], LAYER, batch)
-    expected = []
+    expected: list[Tensor] = []
     for places, count in zip(order, new, strict=False):
         for position in range(len(places) - count, len(places)):
             seen = places[: position + 1]
