@@ -37,7 +37,7 @@ $(SMALL)/config.json: | setup
 
 # Two files of tests at a time: while one waits for a server to start, the other has one to ask.
 test: setup lint ## Check the style and the types, then run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
 	@PYTHONPATH=tests:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)

@@ -21,15 +21,6 @@ hypothesis.settings.load_profile("patient")
 SPEC = CheckpointSpec(seed=0)
 """Answers that end by themselves, after about 30 ids of text and 40 frames."""
 POOL = ("--max-total-tokens", "8192")
-TOGETHER = dict.fromkeys(("test_frontend", "test_http_streams", "test_metrics"), "metered")
-"""Files that share a server, which one process of pytest-xdist starts for all of them."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads what this writes
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file is run by one process (--dist loadgroup)."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
 
 
 @pytest.fixture(scope="session")
