@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from sglang_speechlm.checkpoint.shards import INDEX_FILE, plan_shards, write_index, write_shard
+from sglang_speechlm.checkpoint.shards import INDEX_FILE, plan_shards, stored_dtype, write_index, write_shard
 
 
 @given(sizes=st.lists(st.integers(0, 100), min_size=1, max_size=30), limit=st.integers(1, 120))
@@ -47,3 +47,11 @@ def test_a_file_under_its_name_is_whole(tmp_path: Path) -> None:
     write_shard(path, {"a": torch.arange(6.0).reshape(2, 3).T})
     assert torch.equal(load_file(path)["a"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_embeddings_say_in_what_a_checkpoint_is_stored(dtype: torch.dtype, tmp_path: Path) -> None:
+    assert stored_dtype(tmp_path) == torch.bfloat16
+    write_shard(tmp_path / "a.safetensors", {"stream_emb.weight": torch.ones(2, dtype=torch.float64)})
+    write_shard(tmp_path / "b.safetensors", {"model.embed_tokens.weight": torch.ones(3, 2, dtype=dtype)})
+    assert stored_dtype(tmp_path) == dtype

@@ -37,6 +37,12 @@ def test_exactly_the_expected_tensors_pass_with_or_without_a_codec() -> None:
     check_tensors({**shapes, CODEC_PREFIX + "fc2.weight": (1, 1)}, CONFIG)
 
 
+def test_a_tied_head_may_be_stored_all_the_same() -> None:
+    tied = CheckpointSpec(tie_word_embeddings=True).config()
+    shapes = expected_tensors(tied)
+    check_tensors({**shapes, "lm_head.weight": shapes["model.embed_tokens.weight"]}, tied)
+
+
 def test_a_missing_tensor_is_named() -> None:
     shapes = expected_tensors(CONFIG)
     del shapes["stream_emb.weight"]

@@ -7,9 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_speechlm.server.command_line import build_parser, read
+from sglang_speechlm.checkpoint import CheckpointSpec
+from sglang_speechlm.checkpoint.vocabulary import write_raw_tokenizer
+from sglang_speechlm.server.command_line import build_parser, read, served_tokenizer
 from sglang_speechlm.server.guide_options import CPU_CORES, LONGER_CONTEXT, OVERRIDDEN_BY, Machine, choose, fit
 from sglang_speechlm.server.options import refuse_missing_gpus
+from sglang_speechlm.tokenizer import TextTokenizer
 from sglang_speechlm.worker import ExitStatus
 
 LAUNCH = Path(__file__).parent.parent / "launch"
@@ -256,3 +259,15 @@ def test_our_options_and_sglangs_are_told_apart(served_checkpoint: Path) -> None
     assert asked.others == ["--port", "1"]
     assert asked.own.drain_seconds == 0
     assert [choice.value for choice in asked.choices.values()] == [2]
+
+
+def test_a_raw_tokenizer_is_served_with_the_checkpoints_ids(tmp_path: Path) -> None:
+    spec = CheckpointSpec()
+    config = spec.config()
+    with pytest.raises(ValueError, match=r"--model-path .*: no tokenizer\.json"):
+        served_tokenizer(tmp_path, config)
+    write_raw_tokenizer(tmp_path, spec.text_vocab_size)
+    folder = served_tokenizer(tmp_path, config)
+    assert folder != tmp_path
+    assert TextTokenizer.fits(folder, config)
+    assert served_tokenizer(folder, config) == folder

@@ -184,6 +184,7 @@ def test_added_tokens_of_a_vocabulary_of_qwen3s_size_move_with_the_offset(raw_di
 def test_a_tokenizer_with_raw_ids_is_refused(raw_directory: Path) -> None:
     with pytest.raises(ValueError, match=r"<\|pad\|> the id None; expected 0"):
         TextTokenizer.from_pretrained(raw_directory, CONFIG)
+    assert not TextTokenizer.fits(raw_directory, CONFIG)
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -191,9 +192,22 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         TextTokenizer.from_pretrained(tmp_path, CONFIG)
 
 
-def test_an_offset_tokenizer_cannot_be_offset_again(served: Path) -> None:
-    with pytest.raises(ValueError, match="reserved names"):
-        offset_tokenizer(served, SpeechLMConfig())
+def test_an_offset_tokenizer_stays_as_it_is(served: Path) -> None:
+    again = json.loads(offset_tokenizer(served, CONFIG)["tokenizer.json"])
+    assert again == json.loads((served / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def test_other_names_of_reserved_ids_give_way(served: Path, tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    content = json.loads((served / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = {f"<{index}>" if index < 256 else name: index for name, index in content["model"]["vocab"].items()}
+    added = [token for token in content["added_tokens"] if token["id"] >= 256]
+    changed(served, tmp_path, added_tokens=added, model=content["model"] | {"vocab": vocabulary})
+    assert not TextTokenizer.fits(tmp_path, CONFIG)
+    for name, text in offset_tokenizer(tmp_path, CONFIG).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert TextTokenizer.fits(tmp_path, CONFIG)
+    renamed = TextTokenizer.from_pretrained(tmp_path, CONFIG)
+    assert renamed.encode("What is machine learning?") == tokenizer.encode("What is machine learning?")
 
 
 def test_a_vocabulary_beyond_the_text_range_is_refused(raw_directory: Path) -> None:

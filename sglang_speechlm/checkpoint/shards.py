@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 INDEX_FILE = "model.safetensors.index.json"
+_EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, list[str]]:
@@ -58,6 +60,16 @@ def write_index(directory: Path, shards: Mapping[str, list[str]], sizes: Mapping
         "weight_map": {name: file for file, names in shards.items() for name in names},
     }
     write_text(directory / INDEX_FILE, json.dumps(index, indent=2) + "\n")
+
+
+def stored_dtype(directory: Path) -> torch.dtype:
+    """What the embeddings of a served directory are stored in; bfloat16 where there are none."""
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if _EMBEDDINGS in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                dtype: torch.dtype = tensors.get_slice(_EMBEDDINGS)[:0].dtype
+                return dtype
+    return torch.bfloat16
 
 
 def write_text(path: Path, text: str) -> None:

@@ -37,7 +37,8 @@ def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) ->
     """Refuse a checkpoint that is not exactly what its config describes.
 
     Args:
-        found: name and shape of each tensor in the checkpoint; those of the codec are not looked at.
+        found: name and shape of each tensor in the checkpoint; those of the codec, and a head that is stored though it
+            is tied to the embeddings, are not looked at.
         config: the checkpoint's config.
 
     Raises:
@@ -45,6 +46,8 @@ def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) ->
     """
     expected = expected_tensors(config)
     own = {name: tuple(shape) for name, shape in found.items() if not name.startswith(CODEC_PREFIX)}
+    if config.text_config.tie_word_embeddings:
+        own.pop("lm_head.weight", None)
     complaints = [
         _listed("missing", sorted(expected.keys() - own.keys())),
         _listed("unexpected", sorted(own.keys() - expected.keys())),

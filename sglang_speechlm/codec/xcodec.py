@@ -26,7 +26,8 @@ def load_xcodec(checkpoint: Path, config: SpeechLMConfig, device: str | torch.de
     """Load the decoding half of the checkpoint's codec in float32.
 
     Its weights are the checkpoint's own tensors where it holds any, described by ``xcodec/config.json`` in the
-    checkpoint or else by the config of ``xcodec_hf_model_tag``. Otherwise all comes from ``xcodec_hf_model_tag``:
+    checkpoint or else by the config of ``xcodec_hf_model_tag``, and where that is not to be had, as the released codec.
+    Otherwise all comes from ``xcodec_hf_model_tag``:
     a directory (a relative one is looked for in the checkpoint's folder) or a name on the hub.
 
     Returns:
@@ -101,6 +102,8 @@ def _codec_config(checkpoint: Path, config: SpeechLMConfig, *, own_tensors: bool
     try:
         return XcodecConfig.from_pretrained(source)
     except OSError as error:
+        if own_tensors:
+            return XcodecConfig()  # of the released codec; tensors of another one will not fit
         raise OSError(
             f"no codec config in xcodec_hf_model_tag {config.xcodec_hf_model_tag!r}, taken as {source!r}: {error}"
         ) from error

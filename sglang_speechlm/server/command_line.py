@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sglang_speechlm.config import SpeechLMConfig
@@ -22,6 +24,7 @@ from sglang_speechlm.server.guide_options import (
 )
 from sglang_speechlm.server.options import checkpoint_config, defaults_from, refuse_missing_gpus, refuse_unsupported
 from sglang_speechlm.server.own_options import OwnOptions, add_own_options
+from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
 from sglang_speechlm.worker.status import ExitStatus
 
 MAX_QUEUED = 1024
@@ -105,7 +108,8 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     # An idle scheduler would spin a core.
     settled = ["--model-path", asked.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
-    for name, value in defaults_from(asked.config, on_cpu=not machine.gpus).items():
+    settled += ["--tokenizer-path", str(served_tokenizer(Path(asked.model_path), asked.config))]
+    for name, value in defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
     sglangs = [*settled, *translated, *asked.others]
     # SGLang's own parser would print the names of hundreds of options above what is wrong.
@@ -116,6 +120,24 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)
     return server_args, said
+
+
+def served_tokenizer(model_path: Path, config: SpeechLMConfig) -> Path:
+    """The directory of the tokenizer to serve: the checkpoint's, or one with the same texts and the config's ids.
+
+    Raises:
+        ValueError: if there is none, or it is of another kind.
+    """
+    try:
+        if TextTokenizer.fits(model_path, config):
+            return model_path
+        files = offset_tokenizer(model_path, config)
+    except FileNotFoundError as error:
+        raise ValueError(f"--model-path {model_path}: {error}") from error
+    folder = Path(tempfile.mkdtemp(prefix="tokenizer-"))
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
 
 
 class _SGLangHelp(argparse.Action):

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from sglang_speechlm.checkpoint.shards import stored_dtype
 from sglang_speechlm.config import SpeechLMConfig
 
 _CPU_CACHE_SHARE = 0.25
@@ -96,13 +97,13 @@ def checkpoint_config(model_path: str) -> SpeechLMConfig:
     return SpeechLMConfig(**fields)
 
 
-def defaults_from(config: SpeechLMConfig, *, on_cpu: bool) -> dict[str, Any]:
+def defaults_from(model_path: str, config: SpeechLMConfig, *, on_cpu: bool) -> dict[str, Any]:
     """What the checkpoint and the machine settle of SGLang's options, where the command line does not.
 
-    A float32 checkpoint is served in float32. On a CPU the KV cache takes a bounded part of the memory that is free;
-    SGLang by itself would take most of it.
+    A float32 checkpoint is served in float32, whether its config says so or its tensors alone. On a CPU the KV cache
+    takes a bounded part of the memory that is free; SGLang by itself would take most of it.
     """
-    dtype = str(config.dtype or config.text_config.dtype or "bfloat16").removeprefix("torch.")
+    dtype = str(config.dtype or config.text_config.dtype or stored_dtype(Path(model_path))).removeprefix("torch.")
     settled: dict[str, Any] = {"dtype": dtype}
     if on_cpu:
         text = config.text_config

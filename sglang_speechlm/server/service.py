@@ -41,7 +41,7 @@ class Service:
         manager = state.tokenizer_manager
         path = Path(manager.model_path)
         self.config: SpeechLMConfig = manager.model_config.hf_config
-        self.tokenizer = TextTokenizer.from_pretrained(path, self.config)
+        self.tokenizer = TextTokenizer.from_pretrained(manager.server_args.tokenizer_path, self.config)
         self._codec = CodecService(
             path, self.config, device=options.codec_device, threads=options.codec_threads, spawned=codec
         )

@@ -1,7 +1,7 @@
-"""A Qwen tokenizer file rewritten so that its ids are SpeechLM ids.
+"""A Qwen tokenizer file rewritten so that its ids are SpeechLM ids, with a name for each of the reserved ones.
 
-The served directory holds this file, so that SGLang, which loads a tokenizer of its own with AutoTokenizer,
-counts and decodes the same ids as the model.
+SGLang, which loads a tokenizer of its own with AutoTokenizer, must count and decode the same ids as the model, and
+end at none but the model's own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
 from sglang_speechlm.config import SpeechLMConfig
+
+_BYTES = frozenset(bytes_to_unicode().values())
 
 _UNNAMED_BY_CONFIG = {9: "<|image|>", 10: "<|video|>", 11: "<|toolcall|>"}
 
@@ -28,7 +32,8 @@ def offset_tokenizer(source: Path, config: SpeechLMConfig) -> dict[str, str]:
     """The tokenizer files of a served directory: name to content.
 
     Args:
-        source: a directory with the ``tokenizer.json`` of a byte-level BPE with raw ids, such as Qwen3's.
+        source: a directory with the ``tokenizer.json`` of a byte-level BPE, such as Qwen3's, with raw ids or with
+            ids that are SpeechLM's already.
         config: gives the offset and the end of the text range.
 
     Raises:
@@ -76,9 +81,15 @@ def _offset(raw: dict[str, Any], config: SpeechLMConfig) -> dict[str, Any]:
             f"tokenizer.json has post_processor {raw['post_processor']['type']!r}, which could add ids of its own; "
             "allowed: none or ByteLevel"
         )
+    # Ids that are offset already lose what they have at the reserved places.
+    first = (
+        0 if min(model["vocab"][byte] for byte in _BYTES & model["vocab"].keys()) < ids.text_begin else ids.text_begin
+    )
+    raw_added = [{**token, "id": token["id"] - first} for token in raw["added_tokens"] if token["id"] >= first]
     # Added tokens stand in the vocabulary too: the tokenizers library takes the id of an added token from there,
     # and numbers it anew if it is missing.
-    raw_vocabulary = model["vocab"] | {token["content"]: token["id"] for token in raw["added_tokens"]}
+    raw_vocabulary = {name: index - first for name, index in model["vocab"].items() if index >= first}
+    raw_vocabulary |= {token["content"]: token["id"] for token in raw_added}
     highest = max(raw_vocabulary.values()) + ids.text_begin
     if highest >= ids.text_end:
         raise ValueError(
@@ -93,5 +104,5 @@ def _offset(raw: dict[str, Any], config: SpeechLMConfig) -> dict[str, Any]:
     vocabulary |= {name: index + ids.text_begin for name, index in raw_vocabulary.items()}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [{"id": index, "content": name, **plain, "special": True} for index, name in enumerate(reserved)]
-    added += [{**token, "id": token["id"] + ids.text_begin} for token in raw["added_tokens"]]
+    added += [{**token, "id": token["id"] + ids.text_begin} for token in raw_added]
     return {**raw, "truncation": None, "padding": None, "added_tokens": added, "model": {**model, "vocab": vocabulary}}

@@ -60,6 +60,19 @@ class TextTokenizer:
             raise FileNotFoundError(f"no tokenizer.json in {path}")
         return cls(Tokenizer.from_file(str(file)), config)
 
+    @classmethod
+    def fits(cls, path: str | Path, config: SpeechLMConfig) -> bool:
+        """Whether a directory's tokenizer has the config's ids, under the names that we give them.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        try:
+            cls.from_pretrained(path, config)
+        except ValueError:
+            return False
+        return True
+
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """SpeechLM ids of ``text``; never a control id, except pad for the raw id 0 where the config says so.
 
