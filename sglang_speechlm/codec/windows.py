@@ -27,7 +27,7 @@ class PiecePolicy:
     first sound leaves early, then larger, because each piece also costs a decode of its context. If more can be
     emitted by the time the decoder is free, a piece grows to the next size of ``sizes``: a decoder that falls behind
     gets cheaper pieces by itself. With the default ramp, a client that starts to play at the first piece never
-    waits if codes come at 1.5 times real time or faster, plus what decoding takes.
+    waits if codes come at 1.5 times real time or faster, or at 1.25 times eight at a time, plus what decoding takes.
 
     Sizes are few, so that windows of several streams have equal lengths and share a decode.
 
@@ -35,7 +35,7 @@ class PiecePolicy:
         ValueError: if the ramp is empty or a size is below 1 or above ``largest``.
     """
 
-    ramp: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 32)
+    ramp: tuple[int, ...] = (4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 32)
     largest: int = 128
 
     def __post_init__(self) -> None:
