@@ -60,7 +60,7 @@ def _answer(worker: Worker, log: Path, kind: str, steps: int) -> list[Point]:
             now = processor.seconds(worker)
             rows, positions = map(int, lines[-1])
             assert rows == KINDS[kind], f"{rows} rows where one answer takes {KINDS[kind]}"
-            if last is not None:
+            if last is not None and positions:  # none are left in the last line of an answer
                 points.append((positions, 1000 * (now - last) / (INTERVAL * len(lines))))
             last = now
         answer.result().raise_for_status()
@@ -122,7 +122,7 @@ def main() -> None:
     for row in table:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if args.output:
-        machine = record(args.output, {"steps": args.steps, "table": table})
+        machine = record(args.output, {"steps": args.steps, "table": table, "positions_and_ms": curves})
         _draw(curves, title("the small checkpoint", machine), args.output.with_suffix(".png"))
 
 
