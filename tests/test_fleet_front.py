@@ -256,7 +256,8 @@ def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) 
 
 
 def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) -> None:
-    with fronting("--worker-urls", server.url) as front, ThreadPoolExecutor(1) as threads:
+    patient = ("--drain-timeout", str(SECONDS))
+    with fronting("--worker-urls", server.url, *patient) as front, ThreadPoolExecutor(1) as threads:
         family = front.family()
         body = {**ENDLESS, "max_tokens": 1500}
         running = threads.submit(

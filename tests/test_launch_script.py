@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from server import CASES, Client, Judge, wait_for
+from server import CASES, SECONDS, Client, Judge, wait_for
 
 from sglang_speechlm.worker import ExitStatus, free_port
 
@@ -43,7 +43,7 @@ def scripted(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
         yield Scripted(process, port, log.read_text())
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == ExitStatus.STOPPED
+        assert process.wait(SECONDS) == ExitStatus.STOPPED
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from server import wait_for
+from server import SECONDS, wait_for
 from server.client import CHAT
 from server.life import ENDLESS, ENDLESS_SOUND, LONG, TEXT, asking, assert_dies_with, error_of, http_of, living, ready
 
@@ -31,7 +31,8 @@ def assert_not_begun(response: httpx.Response, message: str) -> None:
 
 def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Path, tmp_path: Path) -> None:
     """And then it drains: what runs is finished, what comes is refused."""
-    with living(served_checkpoint, tmp_path / "log") as life, http_of(life) as client:
+    patient = ("--drain-timeout", str(SECONDS))
+    with living(served_checkpoint, tmp_path / "log", *patient) as life, http_of(life) as client:
 
         def early(method: str, path: str, **more: Any) -> httpx.Response | None:
             with contextlib.suppress(httpx.TransportError):
