@@ -35,7 +35,7 @@ class PiecePolicy:
         ValueError: if the ramp is empty or a size is below 1 or above ``largest``.
     """
 
-    ramp: tuple[int, ...] = (4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 32)
+    ramp: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16, 16, 32)
     largest: int = 128
 
     def __post_init__(self) -> None:

@@ -45,7 +45,8 @@ class CpuAttention(AttentionBackend):
         """What each position of the coming step sees; all layers see the same."""
         slots, lengths = forward_batch.req_pool_indices, forward_batch.seq_lens
         if forward_batch.forward_mode.is_decode_or_idle():
-            self._spans = [self._decoding(rows, slots, lengths) for rows in _alike(lengths)]
+            on_host = lengths.tolist()
+            self._spans = [self._decoding(rows, slots, [on_host[row] for row in rows]) for rows in _alike(on_host)]
         else:
             starts = forward_batch.extend_seq_lens.cumsum(0) - forward_batch.extend_seq_lens
             steps = zip(slots, lengths.tolist(), starts.tolist(), forward_batch.extend_seq_lens.tolist(), strict=True)
@@ -59,18 +60,13 @@ class CpuAttention(AttentionBackend):
             self._cache.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         keys, values = self._cache.get_key_buffer(layer.layer_id), self._cache.get_value_buffer(layer.layer_id)
         query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        if len(self._spans) == 1:  # all positions, in their order
+            (span,) = self._spans
+            alone = query.view(*span.queries.shape, *query.shape[1:])
+            return _attended(span, alone, keys, values, layer.scaling).reshape(q.shape)
         seen = torch.empty_like(query)
         for span in self._spans:
-            attended = scaled_dot_product_attention(
-                query[span.queries].transpose(1, 2).float(),
-                keys[span.places].transpose(1, 2).float(),
-                values[span.places].transpose(1, 2).float(),
-                attn_mask=span.mask,
-                is_causal=span.causal,
-                scale=layer.scaling,
-                enable_gqa=True,
-            )
-            seen[span.queries] = attended.transpose(1, 2).to(seen.dtype)
+            seen[span.queries] = _attended(span, query[span.queries], keys, values, layer.scaling)
         return seen.view(q.shape)
 
     forward_extend = forward_decode
@@ -79,13 +75,15 @@ class CpuAttention(AttentionBackend):
         """No: SGLang must not launch kernels of its own around this."""
         return False
 
-    def _decoding(self, rows: torch.Tensor, slots: torch.Tensor, lengths: torch.Tensor) -> Span:
-        lengths = lengths[rows]
-        longest = int(lengths.max())
-        mask = torch.arange(longest) < lengths.unsqueeze(1)
-        places = self._tokens.req_to_token[slots[rows], :longest].long()
+    def _decoding(self, rows: list[int], slots: torch.Tensor, lengths: list[int]) -> Span:
+        queries = torch.tensor(rows).unsqueeze(1)
+        longest = max(lengths)
+        places = self._tokens.req_to_token[slots[queries[:, 0]], :longest].long()
+        if min(lengths) == longest:
+            return Span(queries, places, None, False)
+        mask = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
         places.masked_fill_(~mask, 0)  # what an earlier request left there may be no place at all
-        return Span(rows.unsqueeze(1), places, None if mask.all() else mask[:, None, None], False)
+        return Span(queries, places, mask[:, None, None], False)
 
     def _prefilling(self, slot: torch.Tensor, length: int, start: int, new: int) -> Span:
         positions = torch.arange(length)
@@ -95,7 +93,25 @@ class CpuAttention(AttentionBackend):
         return Span(torch.arange(start, start + new)[None], places[None], mask, causal)
 
 
-def _alike(lengths: torch.Tensor) -> list[torch.Tensor]:
-    """Rows by their length, none more than twice another of its group's: that bounds what padding costs."""
-    doublings = lengths.float().log2().floor()
-    return [(doublings == each).nonzero().squeeze(1) for each in doublings.unique()]
+def _alike(lengths: list[int]) -> list[list[int]]:
+    """Rows by their length, none twice another of its group's: that bounds what padding costs."""
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(length.bit_length(), []).append(row)
+    return list(groups.values())
+
+
+def _attended(
+    span: Span, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """What [n, m, heads, head_dim] queries see, of the same shape and type."""
+    seen = scaled_dot_product_attention(
+        query.transpose(1, 2).float(),
+        keys[span.places].transpose(1, 2).float(),
+        values[span.places].transpose(1, 2).float(),
+        attn_mask=span.mask,
+        is_causal=span.causal,
+        scale=scaling,
+        enable_gqa=True,
+    )
+    return seen.transpose(1, 2).to(query.dtype)
