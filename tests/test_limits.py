@@ -357,3 +357,10 @@ def test_a_key_that_no_header_can_hold_is_refused() -> None:
     refuse_unsupported(SimpleNamespace(**settings))
     with pytest.raises(ValueError, match="--api-key"):
         refuse_unsupported(SimpleNamespace(**settings | {"api_key": "s\xe9same"}))
+
+
+def test_prefills_too_small_for_a_pair_are_refused() -> None:
+    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
+    settings |= {"api_key": None, "admin_api_key": None, "prefill_max_requests": 1}
+    with pytest.raises(ValueError, match="--prefill-max-requests"):
+        refuse_unsupported(SimpleNamespace(**settings))

@@ -32,6 +32,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_http2": (False, "its server could not be told to stop without cutting answers off"),
     "enable_pdmux": (False, "a step that prefills and decodes at once would mix up frames"),
     "dllm_algorithm": (None, "frames are decoded from left to right"),
+    "prefill_max_requests": (None, "both branches of a guided answer are prefilled in one step, or never"),
 }
 """Field of SGLang's ServerArgs: the value that it must have, and why."""
 
