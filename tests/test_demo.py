@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 import soundfile
 from server import SECONDS, wait_for
+
+from sglang_speechlm.demo.player import play
 
 
 @contextmanager
@@ -30,14 +33,40 @@ def test_it_writes_speaks_listens_and_stops(served_checkpoint: Path, tmp_path: P
     with demo(served_checkpoint, tmp_path) as process:
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, printed
-    sound = soundfile.info(tmp_path / "answer.wav")
-    assert sound.samplerate == 16000
-    assert sound.duration >= 1.8
-    assert f"answer.wav: {sound.duration:.2f} s" in printed
-    for word in ("writes", "speaks", "listens", "stopping", "done"):
+    for name in ("unguided.wav", "guided.wav", "answer.wav"):
+        sound = soundfile.info(tmp_path / name)
+        assert sound.samplerate == 16000
+        assert sound.duration >= 0.8
+        assert f"{name}: {sound.duration:.2f} s" in printed
+    assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+    for word in (
+        "writes",
+        "speaks, without guidance",
+        "with guidance 3",
+        "listens",
+        "stopping",
+        "done",
+        "s of sound in",
+    ):
         assert word in printed
     assert len(printed.splitlines()) <= 40
     assert "SIGTERM received" in (tmp_path / "server.log").read_text()
+
+
+def test_sounds_are_played_by_the_first_player_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = tmp_path / "heard"
+    for name, script in (("aplay", "exit 1"), ("play", f'printf "%s" "$2" > {heard}')):
+        player = tmp_path / name
+        player.write_text(f"#!/bin/sh\n{script}\n")
+        player.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert play(tmp_path / "some.wav")
+    assert heard.read_text() == str(tmp_path / "some.wav")
+
+
+def test_without_a_player_nothing_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not play(tmp_path / "some.wav")
 
 
 def test_an_interruption_stops_its_server(served_checkpoint: Path, tmp_path: Path) -> None:

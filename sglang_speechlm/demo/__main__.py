@@ -1,4 +1,4 @@
-"""``python -m sglang_speechlm.demo``: see it write, speak and listen."""
+"""``python -m sglang_speechlm.demo``: a small conversation, written, spoken and heard."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from types import FrameType
 import openai
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.demo.player import play
 from sglang_speechlm.demo.progress import Progress
-from sglang_speechlm.demo.questions import listen, speak, write
+from sglang_speechlm.demo.questions import QUESTION, Conversation
+from sglang_speechlm.demo.spectrogram import draw
 from sglang_speechlm.worker import Worker, WorkerFailed
 
 SMALL = Path(".checkpoints/small")
 CONTEXT = 16384
 """Positions that a request may take: as many as the usage guide's payloads ask for."""
+GUIDANCE = 3.0
 _START_SECONDS = 600
 
 
@@ -42,17 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 http_client=openai.DefaultHttpxClient(trust_env=False),
             ) as client,
         ):
-            name = client.models.list().data[0].id
-            write(client, name, progress)
-            file = speak(client, name, progress, options.output / "answer.wav")
-            listen(client, name, progress)
+            conversation = Conversation(client, client.models.list().data[0].id, options.output, progress)
+            conversation.write("What can you do?")
+            conversation.speak("Say: The green bird sits near the bridge.", "unguided.wav", 1.0)
+            conversation.speak("Say: The green bird sits near the bridge.", "guided.wav", GUIDANCE)
+            conversation.listen(QUESTION, "answer.wav", GUIDANCE)
     except KeyboardInterrupt:
         progress.step("interrupted")
         return 130
     except (WorkerFailed, openai.APIError, OSError, ValueError) as error:
         progress.step(f"failed: {error}")
         return 1
-    progress.step(f"done; listen to {file}")
+    sounds = conversation.sounds
+    picture = options.output / "spectrograms.png"
+    draw([sound.file for sound in sounds], picture)
+    seconds = sum(sound.duration for sound in sounds)
+    progress.step(f"done: {seconds:.1f} s of sound in {sum(sound.made_in for sound in sounds):.1f} s")
+    played = play(sounds[-1].file)
+    progress.note(f"{'played' if played else 'listen to'} {sounds[-1].file}; see {picture}")
     if options.model is None:
         progress.note("The weights are random: nonsense and noise are what they should give.")
     return 0

@@ -1,79 +1,88 @@
-"""The three things that the demonstration asks, with the stock openai client."""
+"""The conversation of the demonstration, with the stock openai client."""
 
 from __future__ import annotations
 
 import base64
 import io
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import openai
 import soundfile
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionContentPartInputAudioParam, ChatCompletionMessageParam
 
-from sglang_speechlm.codec import encode_wav
 from sglang_speechlm.demo.progress import Progress
 
-_RATE = 16000
+QUESTION = Path(__file__).parent / "question.wav"
+"""A spoken question: "What is the capital of France?" """
 _SEED = 1
+_FEWEST_FRAMES = 50
+"""A second of sound at the least, so that there is something to hear whatever the model is."""
 
 
-def write(client: openai.OpenAI, model: str, progress: Progress) -> None:
-    """Ask for text."""
-    question = "What is machine learning?"
-    progress.step("it writes")
-    progress.quote("you", question)
-    answer = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], max_tokens=60, seed=_SEED
-    )
-    progress.quote("it", answer.choices[0].message.content or "")
+@dataclass(frozen=True)
+class Sound:
+    """A spoken answer: its file, how long it is and how long it took, in seconds."""
+
+    file: Path
+    duration: float
+    made_in: float
 
 
-def speak(client: openai.OpenAI, model: str, progress: Progress, file: Path) -> Path:
-    """Ask for text and sound, and write the sound to ``file``.
+class Conversation:
+    """Asks one server, says what it asked and what came of it, and keeps the sounds."""
 
-    Raises:
-        ValueError: if the answer has no sound.
-    """
-    question = "Tell me a story in a calm voice."
-    progress.step("it speaks")
-    progress.quote("you", question)
-    start = time.monotonic()
-    answer = client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": question}],
-        modalities=["text", "audio"],
-        audio={"voice": "alloy", "format": "wav"},
-        max_tokens=1000,
-        seed=_SEED,
-        # Two seconds at the least, so that there is something to hear whatever the model thinks.
-        extra_body={"speechlm": {"audio_min_frames": 100}},
-    )
-    seconds = time.monotonic() - start
-    message = answer.choices[0].message
-    progress.quote("it", message.content or "")
-    if message.audio is None:
-        raise ValueError("the answer has no sound")
-    data = base64.b64decode(message.audio.data)
-    file.write_bytes(data)
-    sound = soundfile.info(io.BytesIO(data))
-    progress.note(f"{file}: {sound.duration:.2f} s of sound at {sound.samplerate} Hz, made in {seconds:.2f} s")
-    return file
+    def __init__(self, client: openai.OpenAI, model: str, output: Path, progress: Progress) -> None:
+        self._client, self._model, self._output, self._progress = client, model, output, progress
+        self.sounds: list[Sound] = []
 
+    def write(self, question: str) -> None:
+        """Ask for text."""
+        self._progress.step("it writes")
+        self._progress.quote("you", question)
+        answer = self._client.chat.completions.create(
+            model=self._model, messages=[{"role": "user", "content": question}], max_tokens=60, seed=_SEED
+        )
+        self._progress.quote("it", answer.choices[0].message.content or "")
 
-def listen(client: openai.OpenAI, model: str, progress: Progress) -> None:
-    """Ask about a clip: a second of a tone."""
-    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(_RATE) / _RATE)
-    clip = base64.b64encode(encode_wav(tone.astype(np.float32), _RATE)).decode()
-    question = "What sound is in this audio?"
-    messages: list[ChatCompletionMessageParam] = [
-        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": clip, "format": "wav"}}]},
-        {"role": "user", "content": question},
-    ]
-    progress.step("it listens, to a second of a tone of 440 Hz")
-    progress.quote("you", question)
-    answer = client.chat.completions.create(model=model, messages=messages, max_tokens=60, seed=_SEED)
-    progress.quote("it", answer.choices[0].message.content or "")
-    details = answer.usage.prompt_tokens_details if answer.usage else None
-    progress.note(f"the clip took {details.audio_tokens if details else 0} of the model's positions")
+    def speak(self, question: str, name: str, cfg: float) -> None:
+        """Ask for text and sound; the sound goes to the file ``name``."""
+        how = f"with guidance {cfg:g}" if cfg > 1 else "without guidance"
+        self._progress.step(f"it speaks, {how}")
+        self._progress.quote("you", question)
+        self._hear({"role": "user", "content": question}, name, cfg)
+
+    def listen(self, clip: Path, name: str, cfg: float) -> None:
+        """Ask aloud, and have it answer aloud."""
+        self._progress.step(f"it listens, and answers aloud; {soundfile.info(clip).duration:.1f} s of speech")
+        self._progress.quote("you", f"({clip})")
+        data = base64.b64encode(clip.read_bytes()).decode()
+        part: ChatCompletionContentPartInputAudioParam = {
+            "type": "input_audio",
+            "input_audio": {"data": data, "format": "wav"},
+        }
+        self._hear({"role": "user", "content": [part]}, name, cfg)
+
+    def _hear(self, message: ChatCompletionMessageParam, name: str, cfg: float) -> None:
+        begin = time.monotonic()
+        answer = self._client.chat.completions.create(
+            model=self._model,
+            messages=[message],
+            modalities=["text", "audio"],
+            audio={"voice": "alloy", "format": "wav"},
+            max_tokens=1000,
+            seed=_SEED,
+            extra_body={"speechlm": {"cfg": cfg, "audio_min_frames": _FEWEST_FRAMES}},
+        )
+        seconds = time.monotonic() - begin
+        said = answer.choices[0].message
+        self._progress.quote("it", said.content or "")
+        if said.audio is None:
+            raise ValueError("the answer has no sound")
+        data = base64.b64decode(said.audio.data)
+        file = self._output / name
+        file.write_bytes(data)
+        duration = soundfile.info(io.BytesIO(data)).duration
+        self._progress.note(f"{file}: {duration:.2f} s of sound, made in {seconds:.2f} s")
+        self.sounds.append(Sound(file, duration, seconds))

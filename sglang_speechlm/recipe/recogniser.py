@@ -1,0 +1,86 @@
+"""An independent ear: pocketsphinx with its own English model, and language models over the corpus's words."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pocketsphinx import Decoder, get_model_path
+
+_DISCOUNT = 0.5
+_END_PROBABILITY = 0.1
+"""Of the uniform model: that no further word follows."""
+_SILENCE_SECONDS = 0.2
+
+
+def spoken_words(text: str) -> list[str]:
+    """The words of a text as they are counted: lower case, no punctuation."""
+    return re.findall(r"[a-z']+", text.lower())
+
+
+class Recogniser:
+    """Hears which words of a vocabulary were said.
+
+    Args:
+        language: the text of an ARPA language model, as :func:`unigram` and :func:`bigram` give it.
+    """
+
+    def __init__(self, language: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "words.lm"
+            file.write_text(language)
+            self._decoder = Decoder(
+                hmm=get_model_path("en-us/en-us"),
+                dict=get_model_path("en-us/cmudict-en-us.dict"),
+                lm=str(file),
+                loglevel="FATAL",
+            )
+
+    def hear(self, samples: npt.NDArray[np.int16]) -> str:
+        """The words in 16 kHz samples [n], separated by blanks."""
+        silence = np.zeros(int(_SILENCE_SECONDS * 16_000), np.int16)
+        self._decoder.start_utt()
+        self._decoder.process_raw(np.concatenate([silence, samples, silence]).tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        found = self._decoder.hyp()
+        return found.hypstr if found else ""
+
+
+def unigram(words: Iterable[str]) -> str:
+    """All words equally likely at any place: nothing but the sound tells them apart. In ARPA's format."""
+    vocabulary = sorted(set(words))
+    each = math.log10((1 - _END_PROBABILITY) / len(vocabulary))
+    lines = [f"{math.log10(_END_PROBABILITY):.4f} </s>", "-99 <s>", *(f"{each:.4f} {word}" for word in vocabulary)]
+    return "\n".join(["\\data\\", f"ngram 1={len(lines)}", "", "\\1-grams:", *lines, "", "\\end\\", ""])
+
+
+def bigram(sentences: Sequence[Sequence[str]]) -> str:
+    """Which word follows which in sentences, with absolute discounting (Ney, Essen, Kneser 1994). In ARPA's format."""
+    pairs = Counter(pair for words in sentences for pair in zip(("<s>", *words), (*words, "</s>"), strict=True))
+    singles = Counter(second for _, second in pairs.elements())
+    total = singles.total()
+    followers = Counter(first for first, _ in pairs)
+    firsts: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for (first, second), count in pairs.items():
+        firsts[first] += count
+        seen[first] += singles[second]
+    ones, twos = [], []
+    for word in ["<s>", *sorted(singles)]:
+        probability = "-99" if word == "<s>" else f"{math.log10(singles[word] / total):.4f}"
+        if word not in firsts:
+            ones.append(f"{probability} {word}")
+            continue
+        left = _DISCOUNT * followers[word] / firsts[word]
+        unseen = 1 - seen[word] / total
+        ones.append(f"{probability} {word} {math.log10(left / max(unseen, 1e-9)):.4f}")
+    for (first, second), count in sorted(pairs.items()):
+        twos.append(f"{math.log10((count - _DISCOUNT) / firsts[first]):.4f} {first} {second}")
+    counts = [f"ngram 1={len(ones)}", f"ngram 2={len(twos)}"]
+    return "\n".join(["\\data\\", *counts, "", "\\1-grams:", *ones, "", "\\2-grams:", *twos, "", "\\end\\", ""])

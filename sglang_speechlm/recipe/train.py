@@ -1,0 +1,149 @@
+"""The recipe's last stage: the language model, trained on turns that are written, spoken and heard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sglang_speechlm.recipe.clips import Clips
+from sglang_speechlm.recipe.examples import Batch, Example, Layout, Voiced, collate
+from sglang_speechlm.recipe.language_model import Trainee
+from sglang_speechlm.recipe.requests import Requests
+
+_UNCONDITIONAL = 0.1
+_FIXED = 0.25
+"""Of what is spoken, since each fixed answer is one text among thousands."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how much."""
+
+    steps: int = 3000
+    spoken: int = 20
+    written: int = 32
+    heard: int = 12
+    rate: float = 1.5e-3
+    warm_up: int = 40
+    seed: int = 0
+
+
+class Supply:
+    """Batches without end."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        said: Sequence[Voiced],
+        fixed: int,
+        requests: Requests,
+        clips: Clips,
+        plan: Plan,
+        streams: int,
+    ) -> None:
+        self._layout, self._said, self._fixed, self._requests, self._clips = layout, said, fixed, requests, clips
+        self._plan, self._streams = plan, streams
+        self._random = np.random.default_rng(plan.seed)
+
+    def spoken(self) -> tuple[Batch, torch.Tensor]:
+        """A batch of spoken turns, and which of its positions are hidden."""
+        random = self._random
+        chosen = []
+        for _ in range(self._plan.spoken * 10):
+            pool = self._fixed if random.random() < _FIXED else len(self._said)
+            chosen.append(self._said[int(random.integers(pool))])
+        # Neighbours in length, so that little is padded.
+        chosen.sort(key=lambda one: len(one.codes))
+        begin = int(random.integers(10)) * self._plan.spoken
+        examples = [self._spoken(one) for one in chosen[begin : begin + self._plan.spoken]]
+        batch = collate(examples)
+        self._spoil(batch.frames)
+        return batch, self._hide(batch)
+
+    def written(self) -> Batch:
+        """A batch of turns in text."""
+        return collate([self._written() for _ in range(self._plan.written)])
+
+    def heard(self) -> Batch:
+        """A batch of turns about clips, answered in text."""
+        examples = []
+        for _ in range(self._plan.heard):
+            asked, mel, first = self._clips.any()
+            examples.append(self._layout.written(self._layout.turn(asked, mel, text_first=first), asked.reply))
+        return collate(examples)
+
+    def _written(self) -> Example:
+        asked = self._requests.any()
+        return self._layout.written(self._layout.turn(asked), asked.reply)
+
+    def _spoken(self, said: Voiced) -> Example:
+        prompt = self._layout.turn(self._requests.answered(said.text))
+        return self._layout.spoken(prompt, said, unconditional=self._random.random() < _UNCONDITIONAL)
+
+    def _spoil(self, frames: torch.Tensor) -> None:
+        """Put codes of other frames in place of some, as sampling does."""
+        random = torch.Generator().manual_seed(int(self._random.integers(2**62)))
+        is_frame = frames[..., 1] != 0
+        rows = frames[is_frame]
+        others = rows[torch.randint(len(rows), (len(rows), 1), generator=random), torch.arange(self._streams)]
+        others = torch.stack(
+            [rows[torch.randint(len(rows), (len(rows),), generator=random), s] for s in range(self._streams)], 1
+        )
+        rate = torch.rand(len(frames), generator=random) * 0.2 * (torch.rand(len(frames), generator=random) < 0.6)
+        rates = rate[:, None].expand(frames.shape[:2])[is_frame]
+        wrong = torch.rand(rows.shape, generator=random) < rates[:, None]
+        frames[is_frame] = torch.where(wrong, others, rows)
+
+    def _hide(self, batch: Batch) -> torch.Tensor:
+        """bool [batch, length]: 10 to 50 % of the stretches of four frames, in 70 % of the examples."""
+        random = self._random
+        rows, length = batch.frames.shape[:2]
+        rate = random.uniform(0.1, 0.5, rows) * (random.random(rows) < 0.7)
+        stretches = random.random((rows, -(-length // 4))) < rate[:, None]
+        hidden = np.repeat(stretches, 4, axis=1)[:, :length]
+        return torch.from_numpy(hidden) & (batch.frames[..., 1] != 0)
+
+
+def train(model: Trainee, supply: Supply, plan: Plan, state: Path, minutes: float = math.inf) -> None:
+    """Train until the plan is done, going on from ``state`` where it exists."""
+    optimizer = torch.optim.AdamW(model.parameters(), plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
+    first = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    shown: dict[str, str] = {}
+    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc="Language model", unit="step")
+    for step in progress:
+        share = min((step + 1) / plan.warm_up, 0.02 + 0.98 * min(1.0, (plan.steps - step) / (0.6 * plan.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate * share
+        optimizer.zero_grad()
+        batch, hide = supply.spoken()
+        losses = model(batch, hide)
+        losses.total.backward()
+        other = "written" if step % 2 else "heard"
+        text = model(supply.written() if step % 2 else supply.heard()).text
+        text.backward()
+        shown[other] = f"{text.item():.3f}"
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        progress.set_postfix(
+            sound=f"{losses.sound.item():.2f}",
+            s0=f"{losses.by_stream[0].item():.2f}",
+            align=f"{losses.alignment.item():.2f}",
+            told=f"{losses.told.item():.2f}",
+            **shown,
+            refresh=False,
+        )
+        if (step + 1) % 100 == 0 or step + 1 == plan.steps:
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(saved, state.with_suffix(".partial"))
+            state.with_suffix(".partial").replace(state)

@@ -1,0 +1,116 @@
+"""Training examples hold what the server will read, and ask for what it will want."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from sglang_speechlm.codec.delay import deinterleave
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.recipe.examples import IGNORED, Layout, Voiced, collate, voiced
+from sglang_speechlm.recipe.requests import Asked
+from sglang_speechlm.recipe.synthesis import Utterance
+from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+from sglang_speechlm.tokenizer import TextTokenizer
+
+TEXT = "The green bird sits near the bridge."
+ASKED = Asked("Be brief.", f"Say: {TEXT}", TEXT)
+PHONES = ["b", "dh", "pau"]
+
+
+@pytest.fixture(scope="module")
+def config() -> SpeechLMConfig:
+    return new_config()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, config: SpeechLMConfig) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, config, [TEXT, ASKED.user, "The number is 347."] * 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path, config: SpeechLMConfig) -> TextTokenizer:
+    return TextTokenizer.from_pretrained(folder, config)
+
+
+@pytest.fixture(scope="module")
+def layout(folder: Path, config: SpeechLMConfig, tokenizer: TextTokenizer) -> Layout:
+    return Layout(config, tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json")), len(PHONES))
+
+
+@pytest.fixture(scope="module")
+def said(config: SpeechLMConfig) -> Voiced:
+    """Two frames for each of the seven words."""
+    codes = np.random.default_rng(0).integers(config.ids.codebook_size, size=(14, config.num_stream))
+    return Voiced(TEXT, codes, np.zeros(14, np.int64), np.repeat(np.arange(7), 2))
+
+
+def test_frames_get_the_phone_and_the_word_of_their_middle() -> None:
+    phones = [("pau", 0.02), ("dh", 0.06), ("pau", 0.08), ("b", 0.12), ("pau", 0.14)]
+    utterance = Utterance("the bird", np.zeros(2240, np.int16), phones, [-1, 0, -1, 1, -1])
+    made = voiced(utterance, np.zeros((7, 8), np.int64), PHONES)
+    assert [PHONES[phone] for phone in made.phones] == ["pau", "dh", "dh", "pau", "b", "b", "pau"]
+    assert made.words.tolist() == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_digits_are_read_one_by_one(tokenizer: TextTokenizer) -> None:
+    assert len(tokenizer.encode("347")) == 3
+    assert tokenizer.decode(tokenizer.encode("Say: 347 größer")) == "Say: 347 größer"
+
+
+def test_what_is_predicted_is_what_stands_next(layout: Layout, said: Voiced, config: SpeechLMConfig) -> None:
+    ids = config.ids
+    example = layout.spoken(layout.turn(ASKED), said, unconditional=False)
+    following = np.concatenate([example.frames[1:], np.zeros((1, ids.num_stream), np.int64)])
+    following[-1, 0] = ids.eos
+    is_text, is_frame = example.text != IGNORED, example.codes[:, 0] != IGNORED
+    assert (example.text[is_text] == following[is_text, 0]).all()
+    assert not (is_text & is_frame).any()
+    streams = example.codes[is_frame]
+    assert (streams[:-1] == following[is_frame][:-1]).all()
+    assert streams[-1].tolist() == [ids.eos, *[IGNORED] * (ids.num_stream - 1)]
+    assert (deinterleave(streams[:-1], ids) == said.codes).all()
+
+
+def test_text_is_predicted_from_the_reply_on_and_nothing_that_is_forced(layout: Layout, said: Voiced) -> None:
+    prompt = layout.turn(ASKED)
+    example = layout.spoken(prompt, said, unconditional=False)
+    first = np.flatnonzero(example.text != IGNORED)[0]
+    assert first == len(prompt.ids)  # at <text>, which itself is forced
+
+
+def test_a_word_points_at_its_own_tokens(layout: Layout, said: Voiced, tokenizer: TextTokenizer) -> None:
+    example = layout.spoken(layout.turn(ASKED), said, unconditional=False)
+    places = example.word[example.codes[:, 0] != IGNORED]
+    words = ["The", " green", " bird", " sits", " near", " the", " bridge"]
+    for frame, word in enumerate(np.repeat(words, 2)):
+        first, last = places[frame]
+        assert tokenizer.decode(example.frames[first : last + 1, 0].tolist()) == word
+    assert (example.frames[places[14:, 0], 0] == new_config().ids.eot).all()
+
+
+def test_the_unconditional_example_has_pads_up_to_audio_and_the_same_frames(
+    layout: Layout, said: Voiced, config: SpeechLMConfig
+) -> None:
+    plain = layout.spoken(layout.turn(ASKED), said, unconditional=False)
+    bare = layout.spoken(layout.turn(ASKED), said, unconditional=True)
+    at = int(np.flatnonzero(plain.frames[:, 0] == config.ids.audio)[-1])
+    assert not bare.frames[:at].any()
+    assert (bare.frames[at:] == plain.frames[at:]).all()
+    assert (bare.codes == plain.codes).all()
+    assert (bare.text == IGNORED).all()
+    assert (bare.word == IGNORED).all()
+
+
+def test_shorter_examples_are_padded_at_their_end(layout: Layout, said: Voiced) -> None:
+    examples = [
+        layout.written(layout.turn(ASKED), "Yes."),
+        layout.spoken(layout.turn(ASKED), said, unconditional=False),
+    ]
+    batch = collate(examples)
+    assert batch.frames.shape == (2, len(examples[1]), 8)
+    assert (batch.frames[0, : len(examples[0])].numpy() == examples[0].frames).all()
+    assert (batch.text[0, len(examples[0]) :] == IGNORED).all()

@@ -1,0 +1,133 @@
+"""What is trained is what is served: the trainee's losses are those of the exported checkpoint's reference."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import Reference, Request
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+from transformers import XcodecConfig, XcodecModel
+
+from sglang_speechlm.audio.mel import mel_features
+from sglang_speechlm.codec.delay import interleave
+from sglang_speechlm.recipe.codec import HOP, Quantizer, log_mel, new_codec, spectral_loss
+from sglang_speechlm.recipe.examples import Layout, Voiced, collate
+from sglang_speechlm.recipe.export import export
+from sglang_speechlm.recipe.language_model import Trainee
+from sglang_speechlm.recipe.requests import Asked
+from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+
+TEXT = "A dog says woof."
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def trainee() -> Trainee:
+    torch.manual_seed(0)
+    model = Trainee(new_config(), phones=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def directory(trainee: Trainee, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("exported")
+    write_tokenizer(directory, trainee.config, [TEXT, "What does a dog say?"] * 10)
+    return export(trainee, new_codec(), directory)
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["text", "clip"])
+@torch.no_grad()
+def test_the_losses_of_frames_are_the_served_models(heard: bool, trainee: Trainee, directory: Path) -> None:
+    reference = Reference.load(directory)
+    config, ids = trainee.config, trainee.ids
+    random = np.random.default_rng(1)
+    clip = random.normal(size=20_000).astype(np.float32)
+    said = Voiced(
+        TEXT,
+        random.integers(ids.codebook_size, size=(FRAMES, ids.num_stream)),
+        np.zeros(FRAMES, np.int64),
+        np.repeat(np.arange(4), FRAMES // 4),
+    )
+    from sglang_speechlm.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.from_pretrained(directory, config)
+    layout = Layout(config, tokenizer, Tokenizer.from_file(str(directory / "tokenizer.json")), 3)
+    asked = Asked("", "" if heard else "What does a dog say?", TEXT)
+    prompt = layout.turn(asked, mel_features(clip, config) if heard else None)
+    losses = trainee(collate([layout.spoken(prompt, said, unconditional=False)]))
+
+    message = ("user", [("audio", clip)]) if heard else ("user", [("text", asked.user)])
+    request = Request([message], speak=True, text=TEXT, audio_min_frames=0)  # type: ignore[list-item]
+    frames = interleave(said.codes, ids)
+    forced = reference.teacher_forced_logits(request, [*tokenizer.encode(TEXT), ids.eot], frames)
+    assert forced.audio_logits is not None
+    for stream in range(1, ids.num_stream):
+        wanted = torch.from_numpy(frames[:, stream] - ids.codec_pad(stream))
+        served = cross_entropy(forced.audio_logits[:-1, stream, 1:], wanted)
+        assert losses.by_stream[stream].item() == pytest.approx(served.item(), rel=1e-4)
+
+
+def test_files_are_half_as_wide_as_what_is_served(directory: Path) -> None:
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert set(kinds.values()) == {torch.bfloat16, torch.float16}
+    assert "lm_head.weight" not in kinds
+
+
+def test_transformers_takes_the_codec(directory: Path) -> None:
+    codec = XcodecModel(XcodecConfig.from_pretrained(directory / "xcodec"))
+    assert codec.config.hop_length == HOP
+    assert codec.config.num_quantizers == 8
+
+
+def test_hidden_frames_are_not_read(trainee: Trainee, directory: Path) -> None:
+    from sglang_speechlm.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.from_pretrained(directory, trainee.config)
+    layout = Layout(trainee.config, tokenizer, Tokenizer.from_file(str(directory / "tokenizer.json")), 3)
+    batches = []
+    for seed in (0, 1):
+        codes = np.random.default_rng(seed).integers(trainee.ids.codebook_size, size=(FRAMES, 8))
+        said = Voiced(TEXT, codes, np.zeros(FRAMES, np.int64), np.zeros(FRAMES, np.int64))
+        batches.append(collate([layout.spoken(layout.turn(Asked("", "Woof?", TEXT)), said, unconditional=False)]))
+    hide = batches[0].frames[..., 1] != 0
+    with torch.no_grad():
+        told = [trainee(batch, hide).told.item() for batch in batches]
+        seen = [trainee(batch).told.item() for batch in batches]
+    assert told[0] == told[1]
+    assert seen[0] != seen[1]
+
+
+def test_mel_frames_stand_at_the_samples_of_their_codes() -> None:
+    sound = np.zeros(HOP * 10 + 5, np.int16)
+    sound[HOP * 6 : HOP * 7] = 8000
+    mel = log_mel(sound)
+    assert mel.shape == (11, 80)
+    assert int(mel.sum(1).argmax()) == 6
+
+
+def test_the_quantizer_comes_closer_with_every_stream() -> None:
+    torch.manual_seed(0)
+    codec = new_codec()
+    mels = torch.randn(3000, 80) @ torch.randn(80, 80)
+    quantizer = Quantizer.fit(mels, codec)
+    codes = quantizer.codes(mels[:200])
+    wanted = quantizer.components(mels[:200])
+    left, distances = wanted, []
+    for stream, book in enumerate(codec.quantizer.quantizers):
+        left = left - book.codebook.embed[codes[:, stream]]
+        distances.append(float(left.norm()))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.5 * float(wanted.norm())
+
+
+def test_a_sound_is_closest_to_itself() -> None:
+    torch.manual_seed(0)
+    sound = torch.randn(2, 6400) * 0.1
+    assert float(spectral_loss(sound, sound)) < 1e-4 < float(spectral_loss(sound, sound.flip(1)))
