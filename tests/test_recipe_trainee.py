@@ -19,6 +19,7 @@ from sglang_speechlm.recipe.export import export
 from sglang_speechlm.recipe.language_model import Trainee
 from sglang_speechlm.recipe.requests import Asked
 from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+from sglang_speechlm.tokenizer import TextTokenizer
 
 TEXT = "A dog says woof."
 FRAMES = 12
@@ -54,8 +55,6 @@ def test_the_losses_of_frames_are_the_served_models(heard: bool, trainee: Traine
         np.zeros(FRAMES, np.int64),
         np.repeat(np.arange(4), FRAMES // 4),
     )
-    from sglang_speechlm.tokenizer import TextTokenizer
-
     tokenizer = TextTokenizer.from_pretrained(directory, config)
     layout = Layout(config, tokenizer, Tokenizer.from_file(str(directory / "tokenizer.json")), 3)
     asked = Asked("", "" if heard else "What does a dog say?", TEXT)
@@ -87,8 +86,6 @@ def test_transformers_takes_the_codec(directory: Path) -> None:
 
 
 def test_hidden_frames_are_not_read(trainee: Trainee, directory: Path) -> None:
-    from sglang_speechlm.tokenizer import TextTokenizer
-
     tokenizer = TextTokenizer.from_pretrained(directory, trainee.config)
     layout = Layout(trainee.config, tokenizer, Tokenizer.from_file(str(directory / "tokenizer.json")), 3)
     batches = []

@@ -1,7 +1,7 @@
 """``python -m sglang_speechlm.recipe``: make the demonstration's model, from nothing but flite's voices.
 
 Every stage leaves its result in the work folder, and what is there is not made again, so that an interrupted run goes
-on where it was. Two hours on two cores.
+on where it was. Most of the time goes to the language model.
 """
 
 from __future__ import annotations

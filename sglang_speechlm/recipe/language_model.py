@@ -16,6 +16,7 @@ from transformers import Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
 
+from sglang_speechlm.audio import encoder_length
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.recipe.examples import IGNORED, Batch
 
@@ -43,7 +44,7 @@ class Losses:
 
 
 class Trainee(nn.Module):
-    """A SpeechLM in training; ``named_served_tensors`` are its checkpoint's."""
+    """A SpeechLM in training, with two heads and a vector for hidden frames that are not exported."""
 
     def __init__(self, config: SpeechLMConfig, phones: int) -> None:
         super().__init__()
@@ -69,21 +70,25 @@ class Trainee(nn.Module):
         """
         embeds = self.embed(batch)
         if hide is not None:
-            embeds = torch.where(hide[..., None], self.hidden_frame.to(embeds.dtype), embeds)
+            embeds = torch.where(hide[..., None], self.hidden_frame, embeds)
         hidden, told, alignment = self._run(embeds, batch.word)
         is_text = batch.text != IGNORED
         is_frame = batch.codes[..., 0] != IGNORED
-        zero = embeds.new_zeros((), dtype=torch.float32)
+        zero = embeds.new_zeros(())
         text = self._text_loss(hidden[is_text], batch.text[is_text]) if is_text.any() else zero
-        by_stream = self._sound_losses(hidden[is_frame], batch.codes[is_frame]) if is_frame.any() else zero.expand(8)
+        by_stream = (
+            self._sound_losses(hidden[is_frame], batch.codes[is_frame])
+            if is_frame.any()
+            else zero.expand(self.ids.num_stream)
+        )
         weights = torch.tensor(STREAM_WEIGHTS)
         told_loss = zero
         is_said = batch.phone != IGNORED
         if is_said.any():
             state = told[is_said]
             word = batch.frames[..., 0].gather(1, batch.word[..., 0].clamp_min(0))[is_said]
-            told_loss = functional.cross_entropy(self.word_head(state).float(), word)
-            told_loss = told_loss + functional.cross_entropy(self.phone_head(state).float(), batch.phone[is_said])
+            told_loss = functional.cross_entropy(self.word_head(state), word)
+            told_loss = told_loss + functional.cross_entropy(self.phone_head(state), batch.phone[is_said])
         return Losses(text, (by_stream * weights).sum() / weights.sum(), alignment, told_loss, by_stream.detach())
 
     def embed(self, batch: Batch) -> torch.Tensor:
@@ -102,16 +107,15 @@ class Trainee(nn.Module):
             places = [
                 torch.arange(first, first + len(one)) for (_, first, _), one in zip(batch.mels, heard, strict=True)
             ]
-            embeds = embeds.index_put((rows_at, torch.cat(places)), torch.cat(heard).to(embeds.dtype))
+            embeds = embeds.index_put((rows_at, torch.cat(places)), torch.cat(heard))
         return embeds
 
     def _hear(self, mels: list[torch.Tensor]) -> list[torch.Tensor]:
         lengths = torch.tensor([mel.shape[1] for mel in mels])
         features = self.audio_tower(input_features=torch.cat(mels, 1), feature_lens=lengths).last_hidden_state
         adapted = self.adaptor(features)
-        chunk = 2 * self.config.audio_config.n_window
-        counts = [(n // chunk) * 13 + ((n % chunk + 7) // 8) for n in lengths.tolist()]
-        return list(adapted.split(counts))
+        window = self.config.audio_config.n_window
+        return list(adapted.split([encoder_length(frames, window) for frames in lengths.tolist()]))
 
     def _run(self, hidden: torch.Tensor, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Hidden states at the end and half-way, and how far the aligned heads look from the words being said."""
@@ -147,7 +151,7 @@ class Trainee(nn.Module):
         query = attention.q_norm(functional.linear(state, attention.q_proj.weight[rows]))[:, None]
         key = attention.k_norm(functional.linear(state, attention.k_proj.weight[shared]))[:, None]
         query, key = apply_rotary_pos_emb(query, key, *rotary)
-        scores = (query[:, 0] @ key[:, 0].transpose(1, 2)).float() * attention.scaling
+        scores = query[:, 0] @ key[:, 0].transpose(1, 2) * attention.scaling
         length = scores.shape[1]
         places = torch.arange(length)
         scores = scores.masked_fill(places[None, :] > places[:, None], -torch.inf)
@@ -164,7 +168,7 @@ class Trainee(nn.Module):
         allowed = torch.zeros(ids.text_end, dtype=torch.bool)
         allowed[ids.text_begin :] = True
         allowed[[ids.pad, ids.eot, ids.eos]] = True
-        logits = (hidden @ table.T.to(hidden.dtype)).float().masked_fill(~allowed, -torch.inf)
+        logits = (hidden @ table.T).masked_fill(~allowed, -torch.inf)
         return functional.cross_entropy(logits, target)
 
     def _sound_losses(self, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -174,19 +178,14 @@ class Trainee(nn.Module):
         losses = []
         for stream in range(ids.num_stream):
             begin = ids.codec_pad(stream)
-            rows = table[begin : begin + ids.codec_layer_size]
-            wanted = target[:, stream]
-            state = hidden
+            rows, wanted, weight, state = table[begin : begin + ids.codec_layer_size], target[:, stream], None, hidden
+            local = torch.where(wanted == IGNORED, IGNORED, wanted - begin)
             if stream == 0:
                 rows = torch.cat([rows, table[ids.eos : ids.eos + 1]])
-                local = torch.where(wanted == ids.eos, ids.codec_layer_size, wanted - begin)
+                local = torch.where(wanted == ids.eos, ids.codec_layer_size, local)
                 weight = torch.ones(len(rows))
                 weight[-1] = _EOS_WEIGHT
-                logits = (state @ rows.T.to(state.dtype)).float()
-                losses.append(functional.cross_entropy(logits, local, weight))
-                continue
-            state = state + self.stream_emb.weight[stream].to(state.dtype)
-            logits = (state @ rows.T.to(state.dtype)).float()
-            local = torch.where(wanted == IGNORED, IGNORED, wanted - begin)
-            losses.append(functional.cross_entropy(logits, local, ignore_index=IGNORED))
+            else:
+                state = hidden + self.stream_emb.weight[stream]
+            losses.append(functional.cross_entropy(state @ rows.T, local, weight, ignore_index=IGNORED))
         return torch.stack(losses)

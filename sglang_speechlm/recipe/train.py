@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +90,6 @@ class Supply:
         random = torch.Generator().manual_seed(int(self._random.integers(2**62)))
         is_frame = frames[..., 1] != 0
         rows = frames[is_frame]
-        others = rows[torch.randint(len(rows), (len(rows), 1), generator=random), torch.arange(self._streams)]
         others = torch.stack(
             [rows[torch.randint(len(rows), (len(rows),), generator=random), s] for s in range(self._streams)], 1
         )
@@ -110,7 +108,7 @@ class Supply:
         return torch.from_numpy(hidden) & (batch.frames[..., 1] != 0)
 
 
-def train(model: Trainee, supply: Supply, plan: Plan, state: Path, minutes: float = math.inf) -> None:
+def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
     """Train until the plan is done, going on from ``state`` where it exists."""
     optimizer = torch.optim.AdamW(model.parameters(), plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
     first = 0
