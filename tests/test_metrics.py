@@ -14,7 +14,8 @@ from sglang_speechlm.metrics.metric import METRICS, Counter, Histogram, Metric
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 SPOKEN = BY_NAME["given text"]
-HALF_THE_POOL = "word " * 4200
+HALF_THE_POOL = "\x01" * 4085
+"""An id each: a request may take as many, but not a pair."""
 
 
 @pytest.fixture

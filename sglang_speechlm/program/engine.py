@@ -74,7 +74,7 @@ class Engine:
         return self._manager.server_args.max_running_requests != 1
 
     def abort(self, stage_id: str) -> None:
-        """End a stage, and all whose ids begin with its id, wherever they are; unknown ones are left alone."""
+        """End a stage, wherever it is; an unknown one is left alone."""
         self._manager.abort_request(stage_id)
 
     async def run(
