@@ -13,7 +13,7 @@ from transformers import XcodecConfig, XcodecModel
 
 from sglang_speechlm.audio.mel import mel_features
 from sglang_speechlm.codec.delay import interleave
-from sglang_speechlm.recipe.codec import HOP, Quantizer, log_mel, new_codec, spectral_loss
+from sglang_speechlm.recipe.codec import HOP, Quantizer, log_mel, new_codec, spectral_loss, train_encoder
 from sglang_speechlm.recipe.examples import Layout, Voiced, collate
 from sglang_speechlm.recipe.export import export
 from sglang_speechlm.recipe.language_model import Trainee
@@ -128,3 +128,14 @@ def test_a_sound_is_closest_to_itself() -> None:
     torch.manual_seed(0)
     sound = torch.randn(2, 6400) * 0.1
     assert float(spectral_loss(sound, sound)) < 1e-4 < float(spectral_loss(sound, sound.flip(1)))
+
+
+def test_the_encoder_learns_and_reads_no_untrained_half() -> None:
+    torch.manual_seed(0)
+    codec = new_codec()
+    sounds = [np.random.default_rng(0).integers(-3000, 3000, HOP * 45).astype(np.int16)]
+    before = codec.fc.weight[:, :16].clone()
+    train_encoder(codec, [torch.randn(45, 64)], sounds, steps=3, batch=2)
+    assert not torch.equal(codec.fc.weight[:, :16], before)
+    assert not codec.fc.weight[:, -16:].any()
+    assert all(parameter.isfinite().all() for parameter in codec.acoustic_encoder.parameters())

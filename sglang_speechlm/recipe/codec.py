@@ -59,7 +59,8 @@ def new_codec() -> XcodecModel:
         },
     )
     model = XcodecModel(config)
-    for module in model.acoustic_decoder.modules():
+    # transformers' own start is so small that nothing is heard for hundreds of steps.
+    for module in (*model.acoustic_encoder.modules(), *model.acoustic_decoder.modules()):
         if isinstance(module, torch.nn.Conv1d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     return model
@@ -170,9 +171,6 @@ def train_encoder(
     """Fit the acoustic encoder and ``fc`` to the components [frames, components] that the quantizer was made for."""
     random = torch.Generator().manual_seed(seed)
     parameters = [*codec.acoustic_encoder.parameters(), *codec.fc.parameters()]
-    for parameter in parameters:
-        if parameter.ndim == 3:
-            torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
     optimizer = torch.optim.AdamW(parameters, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05)
     usable = [index for index, each in enumerate(components) if len(each) >= _STRETCH + 2]
