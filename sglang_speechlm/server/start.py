@@ -46,6 +46,9 @@ def _serve(asked: CommandLine) -> int:
         # SGLang compiles its repetition penalty when it is first asked for: 40 s in which nobody is served, and the
         # end of the scheduler where there is no C++ compiler.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        from sglang_speechlm.sglang_hooks.registry import fork_parts
+
+        fork_parts()
     from sglang.srt.plugins import load_plugins
 
     load_plugins()

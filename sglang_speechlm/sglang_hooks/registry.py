@@ -13,7 +13,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from transformers import AutoConfig
 
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.sglang_hooks import pairs, results, steps
+from sglang_speechlm.sglang_hooks import pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
 
 HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
@@ -42,6 +42,15 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
         HookType.BEFORE,
     ),
 ]
+
+
+FORKING = ("sglang.srt.entrypoints.engine._set_envs_and_config", processes.fork_parts, HookType.AFTER)
+"""Of a server without a GPU. Any other process that loads the plugins may have threads that a fork would hurt."""
+
+
+def fork_parts() -> None:
+    """Have the processes that this one is going to start begin as its copies. Before ``load_plugins``."""
+    HookRegistry.register(*FORKING)
 
 
 def register_all() -> None:
