@@ -8,7 +8,6 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 import soxr
-from tqdm import tqdm
 
 from sglang_speechlm.audio.mel import mel_features
 from sglang_speechlm.config import SpeechLMConfig
@@ -16,50 +15,71 @@ from sglang_speechlm.recipe import corpus
 from sglang_speechlm.recipe.requests import ABOUT_A_CLIP, SYSTEMS, TRANSCRIBE, Asked
 from sglang_speechlm.recipe.speech import load_speech
 from sglang_speechlm.recipe.synthesis import RATE, VOICE, VOICES
+from sglang_speechlm.recipe.words import NAMEABLE
 
 Samples = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
-_VARIANTS = {VOICE: 6}
-_OTHER_VARIANTS = 2
-_SOUND_VARIANTS = 150
-_SENTENCES = 1000
+_SOUNDS = 0.2
+_SENTENCES = 0.2
+_OTHER_VOICES = 0.4
+_TRANSCRIBED = 0.25
+"""Shares: of tones, noise and silence; of sentences in speech; of other voices, and of what is written down, in words
+and questions."""
 
 
 class Clips:
-    """Clips as mel frames, each with the turns that may be had about it."""
+    """Clips as mel frames, no two the same, each with the turns that may be had about it."""
 
     def __init__(self, folder: Path, config: SpeechLMConfig, seed: int) -> None:
+        self._config = config
         self._random = Random(seed)
+        self._noise = np.random.default_rng(seed)
         self._questions = corpus.fixed_answers()
-        noise = np.random.default_rng(seed)
-        heard: list[tuple[str, Samples]] = []
-        for voice in VOICES:
-            for utterance in load_speech(folder / f"heard-{voice}.npz"):
-                count = _VARIANTS.get(voice, _OTHER_VARIANTS)
-                heard += [(utterance.text, varied(utterance.sound, noise)) for _ in range(count)]
-        for utterance in load_speech(folder / "spoken.npz")[-_SENTENCES:]:
-            heard.append((utterance.text, varied(utterance.sound, noise)))
-        self._speech = [(text, mel_features(sound, config)) for text, sound in tqdm(heard, desc="Clips", unit="clip")]
-        self._sounds = [
-            (kind, mel_features(make(noise), config))
-            for kind, make in SOUND_MAKERS.items()
-            for _ in range(_SOUND_VARIANTS)
-        ]
+        self._sentences = {spoken.text: spoken for spoken in load_speech(folder / "spoken.npz")}
+        self._voices = {
+            voice: {spoken.text: spoken for spoken in load_speech(folder / f"heard-{voice}.npz")} for voice in VOICES
+        }
+        answers = [*self._questions.items(), *((word, corpus.named(word)) for word in NAMEABLE), *corpus.SOUNDS.items()]
+        self._answered = {reply: said for said, reply in answers}
 
-    def any(self) -> tuple[Asked, Mel, bool]:
-        """A turn with its clip, and whether the user's text stands before the clip."""
+    def one(self) -> tuple[str, Mel]:
+        """A clip, and what is said in it or what kind of sound it is."""
+        if self._random.random() < _SOUNDS:
+            said = self._random.choice(list(SOUND_MAKERS))
+        else:
+            said = self._random.choice(
+                list(self._sentences if self._random.random() < _SENTENCES else self._voices[VOICE])
+            )
+        return said, self._clip(said)
+
+    def any(self) -> tuple[Asked, str, Mel, bool]:
+        """A turn, what :meth:`one` says of its clip, the clip, and whether the user's text stands before the clip."""
         random = self._random
-        kind, mel = random.choice(self._sounds if random.random() < 0.2 else self._speech)
-        system = random.choice(SYSTEMS) if random.random() < 0.4 else ""
-        first = random.random() < 0.3
-        if kind in corpus.SOUNDS:
-            return Asked(system, random.choice(ABOUT_A_CLIP), corpus.named(kind)), mel, first
-        is_sentence = " " in kind
-        if kind in self._questions and random.random() < 0.7:
-            return Asked(system, "", self._questions[kind]), mel, False
-        if is_sentence or random.random() < 0.2:
-            return Asked("", TRANSCRIBE, kind), mel, False
-        return Asked(system, random.choice(ABOUT_A_CLIP), corpus.named(kind)), mel, first
+        said, mel = self.one()
+        if said not in corpus.SOUNDS and (said in self._sentences or random.random() < _TRANSCRIBED):
+            return Asked("", TRANSCRIBE, said), said, mel, False
+        if said in self._questions:
+            return Asked(self._system(), "", self._questions[said]), said, mel, False
+        return Asked(self._system(), random.choice(ABOUT_A_CLIP), corpus.named(said)), said, mel, random.random() < 0.3
+
+    def answered(self, reply: str) -> tuple[Asked, str, Mel] | None:
+        """A turn whose clip is answered by ``reply``, as :meth:`any` gives it; None if no clip is."""
+        said = self._answered.get(reply)
+        if said is None:
+            return None
+        user = "" if said in self._questions else self._random.choice(ABOUT_A_CLIP)
+        return Asked(self._system(), user, reply), said, self._clip(said)
+
+    def _system(self) -> str:
+        return self._random.choice(SYSTEMS) if self._random.random() < 0.4 else ""
+
+    def _clip(self, said: str) -> Mel:
+        if said in SOUND_MAKERS:
+            return mel_features(SOUND_MAKERS[said](self._noise), self._config)
+        others = [voice for voice in VOICES if voice != VOICE]
+        voice = self._random.choice(others) if self._random.random() < _OTHER_VOICES else VOICE
+        spoken = self._voices[voice].get(said) or self._sentences[said]
+        return mel_features(varied(spoken.sound, self._noise), self._config)
 
 
 def varied(sound: Samples, random: np.random.Generator) -> Samples:

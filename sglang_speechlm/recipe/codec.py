@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.cluster import KMeans
+from scipy.cluster.vq import kmeans2
 from tqdm import tqdm
 from transformers import XcodecConfig, XcodecModel
 from transformers.audio_utils import mel_filter_bank
@@ -28,6 +28,7 @@ _COMPONENTS = 64
 _SEMANTIC = 16
 _FLOOR = 1e-4
 _KMEANS_FRAMES = 100_000
+_KMEANS_TURNS = 25
 _LEAST_STREAMS = 3
 """The decoder is trained on the first 3 to 8 codes of each stretch, since those after them are the least certain."""
 _STRETCH = 40
@@ -97,11 +98,11 @@ class Quantizer:
         chosen = torch.randperm(len(mels), generator=torch.Generator().manual_seed(seed))[:_KMEANS_FRAMES]
         residual = (mels[chosen] - mean) @ basis
         for level, quantizer in enumerate(tqdm(codec.quantizer.quantizers, desc="Codebooks", unit="book")):
-            fitted = KMeans(CODEBOOK_SIZE, n_init=1, max_iter=25, random_state=seed + level).fit(residual.numpy())
-            centers = torch.from_numpy(fitted.cluster_centers_).float()
+            found, labels = kmeans2(residual.numpy(), CODEBOOK_SIZE, _KMEANS_TURNS, minit="points", rng=seed + level)
+            centers = torch.from_numpy(found).float()
             quantizer.codebook.embed.copy_(centers)
             quantizer.codebook.embed_avg.copy_(centers)
-            residual = residual - centers[torch.from_numpy(fitted.labels_).long()]
+            residual = residual - centers[torch.from_numpy(labels).long()]
         return cls(mean, basis, codec)
 
     @torch.no_grad()

@@ -61,6 +61,7 @@ class Example:
         word: first and last token position of the word that is being said, [n, 2]; IGNORED where nothing is.
         phone: the phone that is being said, or IGNORED, [n].
         mels: the clips that stand in it and their first positions.
+        said: ids of what is said in its clip, or of the kind of sound that it is, [n]; empty without a clip.
     """
 
     frames: npt.NDArray[np.int64]
@@ -69,6 +70,7 @@ class Example:
     word: npt.NDArray[np.int64]
     phone: npt.NDArray[np.int64]
     mels: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
+    said: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -89,15 +91,22 @@ class Layout:
             user.insert(len(user) if text_first else 0, Message("user", Heard(mel)))
         return lay_out([*messages, *user], self._config)
 
-    def written(self, prompt: Prompt, reply: str) -> Example:
-        """The reply as text only; either end may close it."""
+    def written(self, prompt: Prompt, reply: str, said: str = "") -> Example:
+        """The reply as text only; ``said`` is what its clip says."""
         ids = self._ids
-        return self._example(prompt, [ids.text, *self._tokenizer.encode(reply), ids.eot])
+        example = self._example(prompt, [ids.text, *self._tokenizer.encode(reply), ids.eot])
+        example.said = self.said(said)
+        return example
 
-    def spoken(self, prompt: Prompt, said: Voiced, *, unconditional: bool) -> Example:
+    def said(self, text: str) -> list[int]:
+        """Ids of what a clip says; a word that is said alone has the id that it has within a sentence."""
+        return self._tokenizer.encode(text.rstrip(".?!") if " " in text else f" {text}") if text else []
+
+    def spoken(self, prompt: Prompt, said: Voiced, heard: str = "", *, unconditional: bool) -> Example:
         """The reply as text and then as sound.
 
         Args:
+            heard: what the prompt's clip says.
             unconditional: with nothing but pads before the sound, as guidance's unconditional branch has it.
         """
         ids = self._ids
@@ -111,13 +120,13 @@ class Layout:
         example = _empty(n + 1 + m, ids.num_stream)
         example.frames[:n], example.frames[n:] = before.frames, sound
         example.text[:n] = before.text
-        example.mels = before.mels
+        example.mels, example.said = before.mels, self.said(heard)
         example.codes[n : n + m] = delayed
         example.codes[n + m, 0] = ids.eos
         if unconditional:
             example.frames[:n] = 0
             example.text[:n] = IGNORED
-            example.mels = []
+            example.mels, example.said = [], ()
             return example
         spans = self._spans(said.text)
         tail = np.full(m - len(said.words), len(spans) - 1)
@@ -176,6 +185,8 @@ class Batch:
     phone: torch.Tensor
     mels: list[tuple[int, int, torch.Tensor]]
     """Row, first position and mel of each clip."""
+    said: list[torch.Tensor]
+    """What each clip says, [ids]; none at all where the examples do not tell."""
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -196,4 +207,5 @@ def collate(examples: Sequence[Example]) -> Batch:
         padded("word", IGNORED),
         padded("phone", IGNORED),
         [(row, first, torch.from_numpy(mel)) for row, example in enumerate(examples) for first, mel in example.mels],
+        [torch.tensor(example.said) for example in examples if example.said],
     )

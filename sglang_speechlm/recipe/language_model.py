@@ -7,6 +7,7 @@ which word is being said, and that word and the phone are to be told from the hi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.recipe.examples import IGNORED, Batch
 
 STREAM_WEIGHTS = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.5, 0.5)
+HEARING = ("audio_tower.", "adaptor.", "nothing_new")
+"""Beginnings of the names of what turns clips into embeddings."""
 _EOS_WEIGHT = 5.0
 _ALIGNED = ((1, 0), (2, 0))
 """Layer and query head that are to look at the word that is being said."""
@@ -36,15 +39,16 @@ class Losses:
     sound: torch.Tensor
     alignment: torch.Tensor
     told: torch.Tensor
+    recognition: torch.Tensor
     by_stream: torch.Tensor
 
     @property
     def total(self) -> torch.Tensor:
-        return self.text + self.sound + 0.3 * self.alignment + 0.3 * self.told
+        return self.text + self.sound + 0.3 * (self.alignment + self.told + self.recognition)
 
 
 class Trainee(nn.Module):
-    """A SpeechLM in training, with two heads and a vector for hidden frames that are not exported."""
+    """A SpeechLM in training, with two heads and two vectors that are not exported."""
 
     def __init__(self, config: SpeechLMConfig, phones: int) -> None:
         super().__init__()
@@ -57,10 +61,16 @@ class Trainee(nn.Module):
         self.adaptor = nn.Linear(config.adaptor_input_dim, hidden)
         self.stream_emb = nn.Embedding(config.num_stream, hidden)
         self.hidden_frame = nn.Parameter(torch.zeros(hidden))
+        self.nothing_new = nn.Parameter(torch.zeros(hidden))
         self.word_head = nn.Linear(hidden, config.text_token_end)
         self.phone_head = nn.Linear(hidden, phones + 1)
+        # transformers' own start is so small that a clip is drowned by the positions that are added to it.
+        for module in self.audio_tower.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if module.weight.ndim > 2 else "linear")
         nn.init.normal_(self.model.embed_tokens.weight, std=0.05)
         nn.init.normal_(self.stream_emb.weight, std=0.05)
+        nn.init.normal_(self.adaptor.weight, std=0.005)  # features are 3 wide: they come in like embeddings
 
     def forward(self, batch: Batch, hide: torch.Tensor | None = None) -> Losses:
         """Losses of a batch.
@@ -68,7 +78,8 @@ class Trainee(nn.Module):
         Args:
             hide: bool [batch, length], positions whose frames are not to be read.
         """
-        embeds = self.embed(batch)
+        heard = self.hear([mel for _, _, mel in batch.mels]) if batch.mels else []
+        embeds = self.embed(batch, heard)
         if hide is not None:
             embeds = torch.where(hide[..., None], self.hidden_frame, embeds)
         hidden, told, alignment = self._run(embeds, batch.word)
@@ -89,9 +100,11 @@ class Trainee(nn.Module):
             word = batch.frames[..., 0].gather(1, batch.word[..., 0].clamp_min(0))[is_said]
             told_loss = functional.cross_entropy(self.word_head(state), word)
             told_loss = told_loss + functional.cross_entropy(self.phone_head(state), batch.phone[is_said])
-        return Losses(text, (by_stream * weights).sum() / weights.sum(), alignment, told_loss, by_stream.detach())
+        sound = (by_stream * weights).sum() / weights.sum()
+        recognition = self.recognition_loss(heard, batch.said) if batch.said else zero
+        return Losses(text, sound, alignment, told_loss, recognition, by_stream.detach())
 
-    def embed(self, batch: Batch) -> torch.Tensor:
+    def embed(self, batch: Batch, heard: Sequence[torch.Tensor]) -> torch.Tensor:
         """[batch, length, hidden]: the sum of a position's embeddings, or what was heard there."""
         table = self.model.embed_tokens.weight
         embeds = functional.embedding(batch.frames[..., 0], table)
@@ -100,22 +113,36 @@ class Trainee(nn.Module):
         if rows.any():
             embeds = embeds.index_put((rows,), functional.embedding(later[rows], table).sum(1), accumulate=True)
         if batch.mels:
-            heard = self._hear([mel for _, _, mel in batch.mels])
             rows_at = torch.cat(
                 [torch.full((len(one),), row) for (row, _, _), one in zip(batch.mels, heard, strict=True)]
             )
             places = [
                 torch.arange(first, first + len(one)) for (_, first, _), one in zip(batch.mels, heard, strict=True)
             ]
-            embeds = embeds.index_put((rows_at, torch.cat(places)), torch.cat(heard))
+            embeds = embeds.index_put((rows_at, torch.cat(places)), torch.cat([*heard]))
         return embeds
 
-    def _hear(self, mels: list[torch.Tensor]) -> list[torch.Tensor]:
+    def hear(self, mels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What the language model is given of each clip [bins, frames]: [features, hidden]."""
         lengths = torch.tensor([mel.shape[1] for mel in mels])
-        features = self.audio_tower(input_features=torch.cat(mels, 1), feature_lens=lengths).last_hidden_state
-        adapted = self.adaptor(features)
+        features = self.audio_tower(input_features=torch.cat([*mels], 1), feature_lens=lengths).last_hidden_state
         window = self.config.audio_config.n_window
-        return list(adapted.split([encoder_length(frames, window) for frames in lengths.tolist()]))
+        return self.adaptor(features).split([encoder_length(frames, window) for frames in lengths.tolist()])
+
+    def recognition_loss(self, heard: Sequence[torch.Tensor], said: Sequence[torch.Tensor]) -> torch.Tensor:
+        """CTC (Graves et al. 2006) of what was heard, [features, hidden], by the embeddings of what was said, ids [n].
+
+        A clip then looks to the language model like the text that is said in it, which it can read already.
+        """
+        first, last = self.ids.text_begin, self.ids.text_end
+        table = torch.cat([self.nothing_new[None], self.model.embed_tokens.weight[first:last].detach()])
+        return functional.ctc_loss(
+            nn.utils.rnn.pad_sequence([each @ table.T for each in heard]).log_softmax(-1),
+            torch.cat([*said]) - first + 1,
+            torch.tensor([len(each) for each in heard]),
+            torch.tensor([len(each) for each in said]),
+            zero_infinity=True,
+        )
 
     def _run(self, hidden: torch.Tensor, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Hidden states at the end and half-way, and how far the aligned heads look from the words being said."""

@@ -34,7 +34,7 @@ def write_speech(folder: Path, sentences: int) -> None:
     }
     for name, (texts, voice) in wanted.items():
         if not (folder / f"{name}.npz").exists():
-            _save(folder / f"{name}.npz", list(synthesize(texts, voice)))
+            save_speech(folder / f"{name}.npz", list(synthesize(texts, voice)))
 
 
 def load_speech(file: Path) -> list[Utterance]:
@@ -48,7 +48,8 @@ def load_speech(file: Path) -> list[Utterance]:
     ]
 
 
-def _save(file: Path, utterances: list[Utterance]) -> None:
+def save_speech(file: Path, utterances: Sequence[Utterance]) -> None:
+    """Write utterances for :func:`load_speech`."""
     described = [{"text": one.text, "phones": one.phones, "words": one.word_of_phone} for one in utterances]
     partial = file.with_suffix(".partial.npz")
     np.savez(

@@ -15,6 +15,7 @@ from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.codec import Quantizer, log_mel, new_codec, train_decoder, train_encoder
 from sglang_speechlm.recipe.examples import Layout, voiced
 from sglang_speechlm.recipe.export import export
+from sglang_speechlm.recipe.hearing import train_hearing
 from sglang_speechlm.recipe.language_model import Trainee
 from sglang_speechlm.recipe.requests import Requests
 from sglang_speechlm.recipe.speech import load_speech, spoken_texts, write_speech
@@ -34,15 +35,17 @@ class Recipe:
         output: the served directory.
         sentences: how many are spoken, held-out ones not counted.
         decoder_steps, encoder_steps: of the codec's two halves.
+        hearing_steps: of the audio encoder, before the language model.
         steps: of the language model.
     """
 
     work: Path
     output: Path
     sentences: int = 8000
-    decoder_steps: int = 500
+    decoder_steps: int = 900
     encoder_steps: int = 300
-    steps: int = 2400
+    hearing_steps: int = 1500
+    steps: int = 2260
     seed: int = 0
 
     def make(self) -> Path:
@@ -89,6 +92,7 @@ class Recipe:
         plan = Plan(steps=self.steps, seed=self.seed)
         fixed = len(spoken_texts([]))
         clips = Clips(self.work, config, self.seed)
+        train_hearing(model, clips, layout, self.hearing_steps, self.work / "hearing.pt")
         train(
             model, Supply(layout, said, fixed, requests, clips, plan, config.num_stream), plan, self.work / "model.pt"
         )

@@ -12,10 +12,16 @@ from tqdm import tqdm
 
 from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.examples import Batch, Example, Layout, Voiced, collate
-from sglang_speechlm.recipe.language_model import Trainee
+from sglang_speechlm.recipe.language_model import HEARING, Trainee
 from sglang_speechlm.recipe.requests import Requests
 
 _UNCONDITIONAL = 0.1
+_HEARING_SHARE = 0.1
+"""Of the rate for what was trained before: faster, it is lost in the language model's noise."""
+_WRITTEN = 4
+"""One turn in four is written, three are heard: hearing is harder to learn."""
+_ASKED_ALOUD = 0.3
+"""Of those spoken turns that a clip can ask for."""
 _FIXED = 0.25
 """Of what is spoken, since each fixed answer is one text among thousands."""
 
@@ -73,8 +79,8 @@ class Supply:
         """A batch of turns about clips, answered in text."""
         examples = []
         for _ in range(self._plan.heard):
-            asked, mel, first = self._clips.any()
-            examples.append(self._layout.written(self._layout.turn(asked, mel, text_first=first), asked.reply))
+            asked, said, mel, first = self._clips.any()
+            examples.append(self._layout.written(self._layout.turn(asked, mel, text_first=first), asked.reply, said))
         return collate(examples)
 
     def _written(self) -> Example:
@@ -82,8 +88,13 @@ class Supply:
         return self._layout.written(self._layout.turn(asked), asked.reply)
 
     def _spoken(self, said: Voiced) -> Example:
-        prompt = self._layout.turn(self._requests.answered(said.text))
-        return self._layout.spoken(prompt, said, unconditional=self._random.random() < _UNCONDITIONAL)
+        unconditional = self._random.random() < _UNCONDITIONAL
+        clip = self._clips.answered(said.text) if self._random.random() < _ASKED_ALOUD else None
+        if clip is None:
+            prompt = self._layout.turn(self._requests.answered(said.text))
+            return self._layout.spoken(prompt, said, unconditional=unconditional)
+        asked, heard, mel = clip
+        return self._layout.spoken(self._layout.turn(asked, mel), said, heard, unconditional=unconditional)
 
     def _spoil(self, frames: torch.Tensor) -> None:
         """Put codes of other frames in place of some, as sampling does."""
@@ -110,7 +121,10 @@ class Supply:
 
 def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
     """Train until the plan is done, going on from ``state`` where it exists."""
-    optimizer = torch.optim.AdamW(model.parameters(), plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
+    hearing = [parameter for name, parameter in model.named_parameters() if name.startswith(HEARING)]
+    others = [parameter for name, parameter in model.named_parameters() if not name.startswith(HEARING)]
+    groups = [{"params": others, "share": 1.0}, {"params": hearing, "share": _HEARING_SHARE}]
+    optimizer = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
     first = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -122,15 +136,15 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
     for step in progress:
         share = min((step + 1) / plan.warm_up, 0.02 + 0.98 * min(1.0, (plan.steps - step) / (0.6 * plan.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate * share
+            group["lr"] = plan.rate * share * group["share"]
         optimizer.zero_grad()
         batch, hide = supply.spoken()
         losses = model(batch, hide)
         losses.total.backward()
-        other = "written" if step % 2 else "heard"
-        text = model(supply.written() if step % 2 else supply.heard()).text
-        text.backward()
-        shown[other] = f"{text.item():.3f}"
+        other = "heard" if step % _WRITTEN else "written"
+        answers = model(supply.heard() if step % _WRITTEN else supply.written())
+        answers.total.backward()
+        shown[other] = f"{answers.text.item():.3f}"
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         progress.set_postfix(

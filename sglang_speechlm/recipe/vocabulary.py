@@ -33,7 +33,7 @@ def new_config() -> SpeechLMConfig:
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 16_384,
             "tie_word_embeddings": True,
-            "dtype": "bfloat16",
+            "dtype": "float32",
         },
         audio_config={
             "num_mel_bins": 128,
@@ -47,7 +47,7 @@ def new_config() -> SpeechLMConfig:
             "downsample_hidden_size": 24,
             "conv_chunksize": 500,
             "max_source_positions": 1500,
-            "dtype": "bfloat16",
+            "dtype": "float32",
         },
         num_stream=STREAMS,
         adaptor_input_dim=128,
@@ -58,7 +58,7 @@ def new_config() -> SpeechLMConfig:
         text_token_end=text_end,
         xcodec_hf_model_tag="xcodec",
         tie_word_embeddings=True,
-        dtype="bfloat16",
+        dtype="float32",
     )
 
 

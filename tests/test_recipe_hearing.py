@@ -1,0 +1,104 @@
+"""What the demonstration's model is taught to hear, and that the teaching is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from sglang_speechlm.recipe import corpus
+from sglang_speechlm.recipe.clips import Clips
+from sglang_speechlm.recipe.examples import Layout, collate
+from sglang_speechlm.recipe.hearing import train_hearing
+from sglang_speechlm.recipe.language_model import HEARING, Trainee
+from sglang_speechlm.recipe.requests import ABOUT_A_CLIP, TRANSCRIBE
+from sglang_speechlm.recipe.speech import save_speech
+from sglang_speechlm.recipe.synthesis import VOICES, Utterance
+from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+
+WORD, QUESTION, SENTENCE = "bird", "What is the capital of France?", "The bird sits near the bridge."
+
+
+def utterance(text: str) -> Utterance:
+    samples = np.random.default_rng(len(text)).integers(-3000, 3000, 500 * len(text)).astype(np.int16)
+    return Utterance(text, samples, [("pau", 1.0)], [-1])
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Clips:
+    save_speech(tmp_path / "spoken.npz", [utterance(SENTENCE)])
+    for voice in VOICES:
+        save_speech(tmp_path / f"heard-{voice}.npz", [utterance(WORD), utterance(QUESTION)])
+    return Clips(tmp_path, new_config(), seed=0)
+
+
+@pytest.fixture
+def trainee() -> Trainee:
+    torch.manual_seed(0)
+    return Trainee(new_config(), phones=3)
+
+
+@pytest.fixture
+def layout(trainee: Trainee, tmp_path: Path) -> Layout:
+    tokenizer = write_tokenizer(tmp_path, trainee.config, [WORD, QUESTION, SENTENCE] * 10)
+    return Layout(trainee.config, tokenizer, Tokenizer.from_file(str(tmp_path / "tokenizer.json")), 3)
+
+
+def test_no_two_clips_are_the_same(clips: Clips) -> None:
+    mels = [mel for text, mel in (clips.one() for _ in range(60)) if text == WORD]
+    assert len(mels) > 10
+    assert len({mel.tobytes() for mel in mels}) == len(mels)
+
+
+def test_each_clip_is_answered_by_what_is_in_it(clips: Clips) -> None:
+    wanted = {
+        WORD: {(about, corpus.named(WORD)) for about in ABOUT_A_CLIP} | {(TRANSCRIBE, WORD)},
+        QUESTION: {("", "The capital of France is Paris."), (TRANSCRIBE, QUESTION)},
+        SENTENCE: {(TRANSCRIBE, SENTENCE)},
+        **{kind: {(about, said) for about in ABOUT_A_CLIP} for kind, said in corpus.SOUNDS.items()},
+    }
+    turns = [clips.any() for _ in range(400)]
+    assert {said for _, said, _, _ in turns} == set(wanted)
+    assert all((asked.user, asked.reply) in wanted[said] for asked, said, _, _ in turns)
+
+
+def test_a_reply_is_asked_for_by_a_clip_where_one_can(clips: Clips) -> None:
+    asked = clips.answered("The capital of France is Paris.")
+    assert asked is not None
+    assert (asked[0].user, asked[1]) == ("", QUESTION)
+    named = clips.answered(corpus.named(WORD))
+    assert named is not None
+    assert (named[0].user in ABOUT_A_CLIP, named[1]) == (True, WORD)
+    assert clips.answered(SENTENCE) is None
+
+
+def test_what_looks_like_its_text_is_recognised(trainee: Trainee) -> None:
+    said = torch.tensor([trainee.ids.text_begin + 40, trainee.ids.text_begin + 300])
+    heard = trainee.model.embed_tokens.weight[said].detach() * 1000
+    assert trainee.recognition_loss([heard], [said]).item() < 0.01
+    assert trainee.recognition_loss([heard], [said.flip(0)]).item() > 10
+
+
+def test_a_clips_position_holds_what_was_heard(trainee: Trainee, layout: Layout, clips: Clips) -> None:
+    asked, said, mel, first = clips.any()
+    batch = collate([layout.written(layout.turn(asked, mel, text_first=first), asked.reply, said)])
+    heard = trainee.hear([each for _, _, each in batch.mels])
+    embeds = trainee.embed(batch, heard)
+    (_, begin, _), (features,) = batch.mels[0], heard
+    torch.testing.assert_close(embeds[0, begin : begin + len(features)], features)
+
+
+def test_hearing_is_taught_once_and_kept(trainee: Trainee, layout: Layout, clips: Clips, tmp_path: Path) -> None:
+    file = tmp_path / "hearing.pt"
+    before = {name: tensor.clone() for name, tensor in trainee.state_dict().items()}
+    train_hearing(trainee, clips, layout, 2, file)
+    after = trainee.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith(HEARING) for name in changed)
+    torch.manual_seed(1)
+    other = Trainee(new_config(), phones=3)
+    train_hearing(other, clips, layout, 2, file)
+    for name in changed:
+        assert torch.equal(other.state_dict()[name], after[name])
