@@ -4,8 +4,7 @@ SHELL := /bin/sh
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
-SMALL := .checkpoints/small
-MODEL ?= $(SMALL)
+MODEL ?= sglang_speechlm/demo/model
 ARGS ?=
 MINUTES ?= 10
 
@@ -24,16 +23,11 @@ setup: ## Make .venv, for a GPU if there is one (PROFILE=cpu or PROFILE=cuda dec
 	exit 1
 
 demo: setup ## Start a small server and have it write, speak and listen
-	@exec $(BIN)/python -m sglang_speechlm.demo $(if $(filter $(SMALL),$(MODEL)),,--model '$(MODEL)') $(ARGS)
+	@exec $(BIN)/python -m sglang_speechlm.demo --model '$(MODEL)' $(ARGS)
 
-serve: setup $(if $(filter $(SMALL),$(MODEL)),$(SMALL)/config.json) ## Serve MODEL=directory (a small random one without it) on port 9000; ARGS="--port 30000 ..."
+serve: setup ## Serve MODEL=directory (the small one of the demo without it) on port 9000; ARGS="--port 30000 ..."
 	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' \
 		--served-model-name speechlm-qwen3-8b --host 127.0.0.1 --port 9000 $(ARGS)
-
-# The builder writes config.json last and wants an empty directory.
-$(SMALL)/config.json: | setup
-	@rm -rf $(SMALL)
-	$(BIN)/python -m sglang_speechlm.checkpoint --output $(SMALL) --max-position-embeddings 16384
 
 # Two files of tests at a time: while one waits for a server to start, the other has one to ask.
 test: setup lint ## Check the style and the types, then run the tests

@@ -32,6 +32,7 @@ from benchmarks.machine import record, title
 from sglang_speechlm.codec import encode_wav
 from sglang_speechlm.codec.xcodec import load_xcodec
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.demo import MODEL
 from sglang_speechlm.recipe import corpus
 from sglang_speechlm.recipe.clips import SOUND_MAKERS, varied
 from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words, unigram
@@ -242,7 +243,7 @@ def _draw(file: Path, figures: dict[str, Any], scales: Sequence[float], sounds: 
 def main() -> None:
     """Measure, print the table, and write JSON, picture and a WAV to play."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.voice", description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/voice"))
+    parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--work", type=Path, default=Path(".recipe"))
     parser.add_argument("--sentences", type=int, default=8000, help="as in the recipe (default: %(default)s)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])

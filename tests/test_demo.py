@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from server import SECONDS, wait_for
 
+from sglang_speechlm.demo import GUIDANCE, MODEL
 from sglang_speechlm.demo.player import play
 
 
@@ -29,8 +30,8 @@ def demo(model: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_it_writes_speaks_listens_and_stops(served_checkpoint: Path, tmp_path: Path) -> None:
-    with demo(served_checkpoint, tmp_path) as process:
+def test_it_writes_speaks_listens_and_stops(tmp_path: Path) -> None:
+    with demo(MODEL, tmp_path) as process:
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, printed
     for name in ("unguided.wav", "guided.wav", "answer.wav"):
@@ -40,9 +41,12 @@ def test_it_writes_speaks_listens_and_stops(served_checkpoint: Path, tmp_path: P
         assert f"{name}: {sound.duration:.2f} s" in printed
     assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     for word in (
+        "I can write, speak and listen.",
+        "The green bird sits near the bridge.",
+        "The capital of France is Paris.",
         "writes",
         "speaks, without guidance",
-        "with guidance 3",
+        f"with guidance {GUIDANCE:g}",
         "listens",
         "stopping",
         "done",

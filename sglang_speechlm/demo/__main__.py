@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 import time
@@ -14,17 +13,15 @@ from types import FrameType
 
 import openai
 
-from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.demo import GUIDANCE, MODEL
 from sglang_speechlm.demo.player import play
 from sglang_speechlm.demo.progress import Progress
 from sglang_speechlm.demo.questions import QUESTION, Conversation
 from sglang_speechlm.demo.spectrogram import draw
 from sglang_speechlm.worker import Worker, WorkerFailed
 
-SMALL = Path(".checkpoints/small")
 CONTEXT = 16384
 """Positions that a request may take: as many as the usage guide's payloads ask for."""
-GUIDANCE = 3.0
 _START_SECONDS = 600
 
 
@@ -35,9 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Progress()
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        model = options.model or _small_checkpoint(progress)
         with (
-            _server(model, options.output / "server.log", progress) as url,
+            _server(options.model, options.output / "server.log", progress) as url,
             openai.OpenAI(
                 base_url=f"{url}/v1",
                 api_key="none",
@@ -63,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress.step(f"done: {seconds:.1f} s of sound in {sum(sound.made_in for sound in sounds):.1f} s")
     played = play(sounds[-1].file)
     progress.note(f"{'played' if played else 'listen to'} {sounds[-1].file}; see {picture}")
-    if options.model is None:
-        progress.note("The weights are random: nonsense and noise are what they should give.")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sglang_speechlm.demo", description=__doc__)
-    parser.add_argument("--model", type=Path, help=f"a served directory (default: a small random one, in {SMALL})")
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, help="a served directory (default: the one that is shipped)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("demo-output"), help="where the WAV and the log go (default: %(default)s)"
     )
@@ -79,15 +75,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _small_checkpoint(progress: Progress) -> Path:
-    """The small random checkpoint; the builder writes its config.json last, so one without it is half built."""
-    if not (SMALL / "config.json").is_file():
-        progress.step(f"building a small model with random weights in {SMALL}")
-        shutil.rmtree(SMALL, ignore_errors=True)
-        build_checkpoint(SMALL, spec=CheckpointSpec(max_position_embeddings=CONTEXT))
-    return SMALL
 
 
 @contextmanager

@@ -17,8 +17,6 @@ from sglang_speechlm.demo.progress import Progress
 QUESTION = Path(__file__).parent / "question.wav"
 """A spoken question: "What is the capital of France?" """
 _SEED = 1
-_FEWEST_FRAMES = 50
-"""A second of sound at the least, so that there is something to hear whatever the model is."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Conversation:
             audio={"voice": "alloy", "format": "wav"},
             max_tokens=1000,
             seed=_SEED,
-            extra_body={"speechlm": {"cfg": cfg, "audio_min_frames": _FEWEST_FRAMES}},
+            extra_body={"speechlm": {"cfg": cfg}},
         )
         seconds = time.monotonic() - begin
         said = answer.choices[0].message

@@ -19,14 +19,14 @@ comparison of ids is ever too close to call; a checkpoint that has a smaller one
 class Judge:
     """Compares with one reference, which answers each case once."""
 
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
+    def __init__(self, reference: Reference, margin: float = MARGIN) -> None:
+        self.reference, self._margin = reference, margin
         self._answers: dict[str, Answer] = {}
 
     @classmethod
-    def load(cls, checkpoint: Path) -> Judge:
+    def load(cls, checkpoint: Path, margin: float = MARGIN) -> Judge:
         """A judge with the reference of a served directory."""
-        return cls(Reference.load(checkpoint))
+        return cls(Reference.load(checkpoint), margin)
 
     def answer(self, case: Case) -> Answer:
         """The reference's answer."""
@@ -44,7 +44,7 @@ class Judge:
         message, usage = choice["message"], response["usage"]
         said = message["speechlm"]
         place = f"in {case.name!r}"
-        assert answer.margin > MARGIN, place
+        assert answer.margin > self._margin, place
 
         assert said["text_ids"] == answer.text_ids, f"text {place}"
         content = case.request.text or self.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True)

@@ -1,0 +1,161 @@
+"""The shipped model: small, plain to transformers, exact in a server, and it knows what it was taught."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+from conftest import POOL
+from reference import Message, Request
+from safetensors.torch import load_file
+from server import Case, Client, Judge, Server, message_of, samples_of, serving, wav
+from torch import tensor
+from transformers import Qwen3ForCausalLM, XcodecConfig, XcodecModel
+
+from sglang_speechlm.codec.xcodec import CODEC_PREFIX
+from sglang_speechlm.demo import GUIDANCE, MODEL
+from sglang_speechlm.demo.questions import QUESTION
+from sglang_speechlm.recipe import corpus
+from sglang_speechlm.recipe.clips import SOUND_MAKERS
+from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words
+
+MARGIN = 1e-4
+"""Twice what float32 rounds. A trained model is nearly undecided at times; these are cases in which it is not."""
+SPOKEN = (
+    "My brother buys the red boat.",
+    "Seven plus eight makes fifteen.",
+    "Please put the big lamp near the window.",
+    "Emma finds this little ring.",
+)
+GIVEN = "The green bird sits near the bridge."
+
+
+def question(text: str) -> list[Message]:
+    return [("user", [("text", text)])]
+
+
+def spoken(text: str, cfg: float = 1.0) -> Case:
+    return Case(f"{text} (cfg {cfg:g})", Request(question(f"Say: {text}"), speak=True, cfg=cfg, max_tokens=600))
+
+
+def asked_aloud() -> np.ndarray:
+    samples, rate = soundfile.read(QUESTION, dtype="float32")
+    assert rate == 16_000
+    return np.asarray(samples)
+
+
+CASES = [
+    *(spoken(text, cfg) for text in SPOKEN for cfg in (1.0, 1.5, 3.0)),
+    *(Case(text, Request(question(text), max_tokens=60)) for text in list(corpus.fixed_answers())[:8]),
+    Case("asked aloud", Request([("user", [("audio", asked_aloud())])], speak=True, cfg=1.5, max_tokens=600)),
+    Case("text given", Request(question("Read this."), speak=True, text=GIVEN, cfg=2.0, max_tokens=600)),
+    Case("not known", Request(question("Why do volcanoes erupt?"), speak=True, max_tokens=600)),
+]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge.load(MODEL, MARGIN)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(MODEL, tmp_path_factory.mktemp("voice") / "log", *POOL) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def harried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that takes prompts in small pieces, and rows back now and then."""
+    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
+    options = ("--chunked-prefill-size", "64", *POOL)
+    with serving(MODEL, tmp_path_factory.mktemp("harried") / "log", *options, environment=environment) as running:
+        yield running
+
+
+def test_it_is_small() -> None:
+    assert sum(file.stat().st_size for file in MODEL.rglob("*") if file.is_file()) <= 15_000_000
+
+
+def test_transformers_own_qwen3_answers_a_question(judge: Judge) -> None:
+    reference = judge.reference
+    ids = reference.ids
+    config = reference.config.text_config
+    config.vocab_size = reference.config.vocab_size
+    model = Qwen3ForCausalLM.from_pretrained(MODEL, config=config, dtype="float32").eval()
+    rows = reference.prompt(question("What is the capital of France?"))
+    prompt = tensor([[*(int(row[0]) for row in rows), ids.text]])
+    answer = model.generate(prompt, max_new_tokens=40, do_sample=False, eos_token_id=ids.eot, pad_token_id=ids.pad)
+    written = reference.tokenizer.decode(answer[0, prompt.shape[1] : -1], skip_special_tokens=True)
+    assert written == "The capital of France is Paris."
+
+
+def test_transformers_own_xcodec_holds_its_codec() -> None:
+    stored = load_file(MODEL / "model.safetensors")
+    codec = XcodecModel(XcodecConfig.from_pretrained(MODEL / "xcodec"))
+    codec.load_state_dict({name.removeprefix(CODEC_PREFIX): stored[name] for name in stored if CODEC_PREFIX in name})
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_answer_alone_is_the_references_and_ends_by_itself(case: Case, client: Client, judge: Judge) -> None:
+    client.forget()
+    judge.compare([case], [client.chat(case.body())])
+    assert judge.answer(case).end == "stop"
+
+
+def test_answers_at_once_are_the_references_in_pieces_and_after_retractions(harried: Server, judge: Judge) -> None:
+    with Client(harried.url) as client:
+        assert judge.compare(CASES, client.chat_at_once([case.body() for case in CASES])) > 10_000
+    assert "#retracted_reqs" in harried.output()
+
+
+def test_fixed_questions_have_their_answers(client: Client) -> None:
+    questions = corpus.fixed_answers()
+    bodies: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": text}], "max_tokens": 60, "temperature": 0} for text in questions
+    ]
+    written = [message_of(response)["content"] for response in client.chat_at_once(bodies)]
+    assert sum(ours == answer for ours, answer in zip(written, questions.values(), strict=True)) >= 95
+
+
+def test_it_says_what_it_does_not_know(client: Client) -> None:
+    case = CASES[-1]
+    assert message_of(client.chat(case.body()))["content"] == corpus.UNKNOWN[0]
+
+
+@pytest.mark.parametrize("kind", SOUND_MAKERS)
+def test_it_hears_what_is_no_speech(kind: str, client: Client) -> None:
+    sound = wav(SOUND_MAKERS[kind](np.random.default_rng(7)))
+    part = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+    content = [part, {"type": "text", "text": "What sound is in this audio?"}]
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 40, "temperature": 0}
+    assert message_of(client.chat(body))["content"] == corpus.named(kind)
+
+
+def test_a_spoken_question_is_answered_aloud(client: Client, judge: Judge) -> None:
+    case = next(case for case in CASES if case.name == "asked aloud")
+    message = message_of(client.chat(case.body()))
+    assert message["content"] == "The capital of France is Paris."
+    assert len(samples_of(message)) == len(message["speechlm"]["codes"]) * 320 > 16_000
+
+
+def test_sampled_speech_is_understood(client: Client) -> None:
+    train, held_out = corpus.split(2000)
+    ear = Recogniser(bigram([spoken_words(sentence.text) for sentence in train]))
+    wanted = [sentence.text for sentence in held_out[:12]]
+    bodies = [
+        {
+            "messages": [{"role": "user", "content": f"Say: {text}"}],
+            "max_tokens": 600,
+            "speechlm": {"mode": "text_audio", "cfg": GUIDANCE, "seed": 1},
+        }
+        for text in wanted
+    ]
+    heard = [ear.hear(pcm(message_of(response))) for response in client.chat_at_once(bodies)]
+    assert jiwer.wer([" ".join(spoken_words(text)) for text in wanted], heard) < 0.15
+
+
+def pcm(message: Any) -> np.ndarray:
+    return (samples_of(message) * 32767).astype(np.int16)
