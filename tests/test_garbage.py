@@ -28,10 +28,12 @@ def test_what_is_imported_stays_and_the_rest_is_collected() -> None:
     ("run", "sglangs"),
     [(parts.run_scheduler, "run_scheduler_process"), (parts.run_detokenizer, "run_detokenizer_process")],
 )
-def test_sglangs_processes_collect_it(run: Callable[[], None], sglangs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sglangs_processes_collect_it(
+    run: Callable[[Any], None], sglangs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collects: list[bool] = []
     monkeypatch.setattr(parts, "forgive_failing_writes", lambda: None)
-    monkeypatch.setattr(parts, sglangs, lambda: collects.append(gc.isenabled()))
+    monkeypatch.setattr(parts, sglangs, lambda _: collects.append(gc.isenabled()))
     collect_no_garbage()
-    run()
+    run(SimpleNamespace(tp_size=1))
     assert collects == [True]

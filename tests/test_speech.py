@@ -72,7 +72,8 @@ def test_the_speech_is_what_a_chat_says_that_is_told_the_same(client: Client, wh
         }
     )
     slow = samples(spoken(client, response_format="wav", instructions="Slowly.").content)
-    np.testing.assert_array_equal(slow, np.rint(samples_of(message_of(chat)) * 32768))
+    # The codec's sums depend on what it decodes together: a sample may round the other way.
+    np.testing.assert_allclose(slow, np.rint(samples_of(message_of(chat)) * 32768), rtol=0, atol=1)
     assert len(slow) == len(whole) == (40 - 7) * 320
     assert not np.array_equal(slow, whole)
 

@@ -13,13 +13,13 @@ from sglang_speechlm.worker.garbage import collect_garbage
 from sglang_speechlm.worker.streams import forgive_failing_writes
 
 
-def run_scheduler(*arguments: Any, **named: Any) -> None:
-    """One rank; the first argument is its ``ServerArgs``."""
+def run_scheduler(server_args: Any, *arguments: Any, **named: Any) -> None:
+    """One rank."""
     collect_garbage()
     forgive_failing_writes()
     if not torch.cuda.is_available():
-        _leave_a_core(arguments[0].tp_size)
-    run_scheduler_process(*arguments, **named)
+        _leave_a_core(server_args.tp_size)
+    run_scheduler_process(server_args, *arguments, **named)
 
 
 def run_detokenizer(*arguments: Any, **named: Any) -> None:
