@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
