@@ -39,39 +39,33 @@ class Clips:
         self._voices = {
             voice: {spoken.text: spoken for spoken in load_speech(folder / f"heard-{voice}.npz")} for voice in VOICES
         }
-        answers = [*self._questions.items(), *((word, corpus.named(word)) for word in NAMEABLE), *corpus.SOUNDS.items()]
-        self._answered = {reply: said for said, reply in answers}
+        self._draws = [list(SOUND_MAKERS), list(self._sentences), list(self._voices[VOICE])]
+        self._reply = {**self._questions, **{word: corpus.named(word) for word in NAMEABLE}, **corpus.SOUNDS}
+        self._answered = {reply: said for said, reply in self._reply.items()}
 
     def one(self) -> tuple[str, Mel]:
         """A clip, and what is said in it or what kind of sound it is."""
-        if self._random.random() < _SOUNDS:
-            said = self._random.choice(list(SOUND_MAKERS))
-        else:
-            said = self._random.choice(
-                list(self._sentences if self._random.random() < _SENTENCES else self._voices[VOICE])
-            )
+        sounds, sentences, words = self._draws
+        speech = sentences if self._random.random() < _SENTENCES else words
+        said = self._random.choice(sounds if self._random.random() < _SOUNDS else speech)
         return said, self._clip(said)
 
     def any(self) -> tuple[Asked, str, Mel, bool]:
         """A turn, what :meth:`one` says of its clip, the clip, and whether the user's text stands before the clip."""
-        random = self._random
         said, mel = self.one()
-        if said not in corpus.SOUNDS and (said in self._sentences or random.random() < _TRANSCRIBED):
+        is_speech = said not in corpus.SOUNDS
+        if is_speech and (said in self._sentences or self._random.random() < _TRANSCRIBED):
             return Asked("", TRANSCRIBE, said), said, mel, False
-        if said in self._questions:
-            return Asked(self._system(), "", self._questions[said]), said, mel, False
-        return Asked(self._system(), random.choice(ABOUT_A_CLIP), corpus.named(said)), said, mel, random.random() < 0.3
+        return self._about(said), said, mel, self._random.random() < 0.3
 
     def answered(self, reply: str) -> tuple[Asked, str, Mel] | None:
         """A turn whose clip is answered by ``reply``, as :meth:`any` gives it; None if no clip is."""
         said = self._answered.get(reply)
-        if said is None:
-            return None
-        user = "" if said in self._questions else self._random.choice(ABOUT_A_CLIP)
-        return Asked(self._system(), user, reply), said, self._clip(said)
+        return None if said is None else (self._about(said), said, self._clip(said))
 
-    def _system(self) -> str:
-        return self._random.choice(SYSTEMS) if self._random.random() < 0.4 else ""
+    def _about(self, said: str) -> Asked:
+        user = "" if said in self._questions else self._random.choice(ABOUT_A_CLIP)
+        return Asked(self._random.choice(SYSTEMS) if self._random.random() < 0.4 else "", user, self._reply[said])
 
     def _clip(self, said: str) -> Mel:
         if said in SOUND_MAKERS:

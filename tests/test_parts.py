@@ -1,0 +1,52 @@
+"""How SGLang's processes begin where there is no GPU."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sglang_speechlm.server.parts import _leave_a_core
+from sglang_speechlm.sglang_hooks.processes import fork_parts
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    threads, method = torch.get_num_threads(), multiprocessing.get_start_method(allow_none=True)
+    yield
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(method, force=True)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody said how many threads there shall be."""
+    for name in ("OMP_NUM_THREADS", "SGLANG_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("free")
+@pytest.mark.parametrize(("cores", "ranks", "threads"), [(1, 1, 1), (2, 1, 1), (8, 1, 7), (8, 2, 3), (2, 4, 1)])
+def test_ranks_compute_on_all_cores_but_one(
+    cores: int, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    torch.set_num_threads(5)
+    _leave_a_core(ranks)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("free")
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SGLANG_CPU_OMP_THREADS_BIND"])
+def test_threads_that_somebody_chose_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "5")
+    torch.set_num_threads(5)
+    _leave_a_core(1)
+    assert torch.get_num_threads() == 5
+
+
+def test_parts_begin_as_copies() -> None:
+    multiprocessing.set_start_method("spawn", force=True)
+    fork_parts()
+    assert multiprocessing.get_start_method() == "fork"
