@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from sglang_speechlm.recipe import corpus
 from sglang_speechlm.recipe.clips import Clips
-from sglang_speechlm.recipe.examples import Layout, collate
+from sglang_speechlm.recipe.examples import Layout, Voiced, collate
 from sglang_speechlm.recipe.hearing import train_hearing
 from sglang_speechlm.recipe.language_model import HEARING, Trainee
 from sglang_speechlm.recipe.requests import ABOUT_A_CLIP, TRANSCRIBE
@@ -73,6 +73,12 @@ def test_a_reply_is_asked_for_by_a_clip_where_one_can(clips: Clips) -> None:
     assert clips.answered(SENTENCE) is None
 
 
+def test_a_clip_is_not_drowned_by_its_positions(trainee: Trainee) -> None:
+    sounds = torch.randn(2, 128, 150, generator=torch.Generator().manual_seed(0)) * 0.5
+    first, second = trainee.hear(list(sounds))
+    assert (first - second).norm() > 0.1 * first.norm()
+
+
 def test_what_looks_like_its_text_is_recognised(trainee: Trainee) -> None:
     said = torch.tensor([trainee.ids.text_begin + 40, trainee.ids.text_begin + 300])
     heard = trainee.model.embed_tokens.weight[said].detach() * 1000
@@ -87,6 +93,17 @@ def test_a_clips_position_holds_what_was_heard(trainee: Trainee, layout: Layout,
     embeds = trainee.embed(batch, heard)
     (_, begin, _), (features,) = batch.mels[0], heard
     torch.testing.assert_close(embeds[0, begin : begin + len(features)], features)
+
+
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_a_clip_and_what_it_says_come_and_go_together(unconditional: bool, layout: Layout, clips: Clips) -> None:
+    turn = clips.answered("The capital of France is Paris.")
+    assert turn is not None
+    asked, heard, mel = turn
+    codes, frames = np.zeros((9, 8), np.int64), np.zeros(9, np.int64)
+    said = Voiced(asked.reply, codes, frames, frames)
+    batch = collate([layout.spoken(layout.turn(asked, mel), said, heard, unconditional=unconditional)])
+    assert len(batch.mels) == len(batch.said) == (0 if unconditional else 1)
 
 
 def test_hearing_is_taught_once_and_kept(trainee: Trainee, layout: Layout, clips: Clips, tmp_path: Path) -> None:
