@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from server import Server, command_of
 
 from sglang_speechlm.server.parts import _leave_a_core
 from sglang_speechlm.sglang_hooks.processes import fork_parts
@@ -50,3 +53,19 @@ def test_parts_begin_as_copies() -> None:
     multiprocessing.set_start_method("spawn", force=True)
     fork_parts()
     assert multiprocessing.get_start_method() == "fork"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's processes are not copies")
+@pytest.mark.parametrize("part", ["sglang::scheduler", "sglang::detokenizer"])
+def test_a_part_of_a_server_is_a_copy_of_the_http_process(part: str, server: Server) -> None:
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    copy = next(process for process in family if part in command_of(process))
+    parent = copy.parent()
+    assert parent
+    assert _libraries(copy) >= _libraries(parent) != set()
+
+
+def _libraries(process: psutil.Process) -> set[str]:
+    """Where torch's libraries lie in memory: elsewhere in each process that begins by itself."""
+    lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    return {line for line in lines if "libtorch_cpu" in line and " r-x" in line}

@@ -42,10 +42,10 @@ class Recipe:
     work: Path
     output: Path
     sentences: int = 8000
-    decoder_steps: int = 900
+    decoder_steps: int = 1500
     encoder_steps: int = 300
     hearing_steps: int = 1500
-    steps: int = 2260
+    steps: int = 3000
     seed: int = 0
 
     def make(self) -> Path:
@@ -90,12 +90,12 @@ class Recipe:
         layout = Layout(config, tokenizer, Tokenizer.from_file(str(self.output / "tokenizer.json")), len(phones))
         model = Trainee(config, len(phones))
         plan = Plan(steps=self.steps, seed=self.seed)
-        fixed = len(spoken_texts([]))
+        fixed, others = len(corpus.fixed_answers()), len(spoken_texts([]))
+        by_kind = (said[:fixed], said[fixed:others], said[others:])
         clips = Clips(self.work, config, self.seed)
         train_hearing(model, clips, layout, self.hearing_steps, self.work / "hearing.pt")
-        train(
-            model, Supply(layout, said, fixed, requests, clips, plan, config.num_stream), plan, self.work / "model.pt"
-        )
+        supply = Supply(layout, by_kind, requests, clips, plan, config.num_stream)
+        train(model, supply, plan, self.work / "model.pt")
         return model
 
 

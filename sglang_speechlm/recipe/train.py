@@ -22,15 +22,16 @@ _WRITTEN = 4
 """One turn in four is written, three are heard: hearing is harder to learn."""
 _ASKED_ALOUD = 0.3
 """Of those spoken turns that a clip can ask for."""
-_FIXED = 0.25
-"""Of what is spoken, since each fixed answer is one text among thousands."""
+_SPOKEN_OF = (0.4, 0.1, 0.5)
+"""Shares of fixed answers, of answers about clips and of sentences: each fixed answer is one text among thousands, and
+many a word is in no other."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How long and how much."""
 
-    steps: int = 3000
+    steps: int
     spoken: int = 20
     written: int = 32
     heard: int = 12
@@ -40,19 +41,22 @@ class Plan:
 
 
 class Supply:
-    """Batches without end."""
+    """Batches without end.
+
+    Args:
+        said: what can be spoken: fixed answers, answers about clips, and sentences.
+    """
 
     def __init__(
         self,
         layout: Layout,
-        said: Sequence[Voiced],
-        fixed: int,
+        said: Sequence[Sequence[Voiced]],
         requests: Requests,
         clips: Clips,
         plan: Plan,
         streams: int,
     ) -> None:
-        self._layout, self._said, self._fixed, self._requests, self._clips = layout, said, fixed, requests, clips
+        self._layout, self._said, self._requests, self._clips = layout, said, requests, clips
         self._plan, self._streams = plan, streams
         self._random = np.random.default_rng(plan.seed)
 
@@ -60,9 +64,9 @@ class Supply:
         """A batch of spoken turns, and which of its positions are hidden."""
         random = self._random
         chosen = []
-        for _ in range(self._plan.spoken * 10):
-            pool = self._fixed if random.random() < _FIXED else len(self._said)
-            chosen.append(self._said[int(random.integers(pool))])
+        for kind in random.choice(len(_SPOKEN_OF), self._plan.spoken * 10, p=_SPOKEN_OF):
+            pool = self._said[kind]
+            chosen.append(pool[int(random.integers(len(pool)))])
         # Neighbours in length, so that little is padded.
         chosen.sort(key=lambda one: len(one.codes))
         begin = int(random.integers(10)) * self._plan.spoken

@@ -57,6 +57,7 @@ def new_config() -> SpeechLMConfig:
         text_token_offset=_TEXT_BEGIN,
         text_token_end=text_end,
         xcodec_hf_model_tag="xcodec",
+        audio_temperature=0.5,  # so small a model is less sure of what is wrong than the released one is
         tie_word_embeddings=True,
         dtype="float32",
     )
