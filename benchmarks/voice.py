@@ -62,12 +62,18 @@ class Ears:
 
 
 class Errors:
-    """Wrong words by sentence, and how many there should have been."""
+    """Wrong words by sentence, and how many there should have been.
 
-    def __init__(self, wanted: Sequence[str], heard: Sequence[str]) -> None:
+    Args:
+        wanted, heard: all sentences once, then all of them again, and so on.
+        takes: how often each sentence comes.
+    """
+
+    def __init__(self, wanted: Sequence[str], heard: Sequence[str], takes: int = 1) -> None:
         found = [jiwer.process_words(want, hear) for want, hear in zip(wanted, heard, strict=True)]
-        self.wrong = np.array([one.substitutions + one.deletions + one.insertions for one in found])
-        self.words = np.array([len(want.split()) for want in wanted])
+        wrong = np.array([one.substitutions + one.deletions + one.insertions for one in found])
+        words = np.array([len(want.split()) for want in wanted])
+        self.wrong, self.words = (each.reshape(takes, -1).sum(0) for each in (wrong, words))
 
     @property
     def rate(self) -> float:
@@ -108,11 +114,11 @@ def _spoken(client: httpx.Client, asked: Sequence[str], cfg: float) -> list[tupl
 
 
 def _row(
-    speech: str, wanted: Sequence[str], sounds: Sequence[Sound], ears: Ears, texts: Sequence[str]
+    speech: str, wanted: Sequence[str], sounds: Sequence[Sound], ears: Ears, texts: Sequence[str], takes: int = 1
 ) -> dict[str, Any]:
     words = [" ".join(spoken_words(text)) for text in wanted]
     by = {
-        name: Errors(words, [ear.hear(sound) for sound in tqdm(sounds, desc=f"{speech}, {name}", unit="answer")])
+        name: Errors(words, [ear.hear(sound) for sound in tqdm(sounds, desc=f"{speech}, {name}", unit="answer")], takes)
         for name, ear in (("bigram", ears.bigram), ("unigram", ears.unigram))
     }
     low, high = np.percentile(by["bigram"].resampled(), (2.5, 97.5))
@@ -185,7 +191,9 @@ def _real_time(client: httpx.Client, asked: Sequence[str], cfg: float) -> float:
     return round(sound / seconds, 2)
 
 
-def _measure(url: str, work: Path, model: Path, sentences: int, scales: Sequence[float], ears: Ears) -> dict[str, Any]:
+def _measure(
+    url: str, work: Path, model: Path, sentences: int, scales: Sequence[float], takes: int, ears: Ears
+) -> dict[str, Any]:
     _, held_out = corpus.split(sentences)
     wanted = [sentence.text for sentence in held_out]
     voice = [one.samples for one in load_speech(work / "held_out.npz")]
@@ -198,9 +206,10 @@ def _measure(url: str, work: Path, model: Path, sentences: int, scales: Sequence
     generated: dict[float, list[Sound]] = {}
     with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
         for cfg in scales:
-            answers = _spoken(client, asked, cfg)
+            answers = _spoken(client, asked * takes, cfg)
             generated[cfg] = [sound for _, sound in answers]
-            rows.append(_row(f"cfg {cfg:g}", wanted, generated[cfg], ears, [text for text, _ in answers]))
+            written = [text for text, _ in answers]
+            rows.append(_row(f"cfg {cfg:g}", wanted * takes, generated[cfg], ears, written, takes))
         best = min(range(len(scales)), key=lambda index: rows[2 + index]["bigram"])
         errors: list[Errors] = [row.pop("_errors") for row in rows]
         saved = 1 - errors[2 + best].resampled() / errors[2].resampled()
@@ -247,13 +256,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".recipe"))
     parser.add_argument("--sentences", type=int, default=8000, help="as in the recipe (default: %(default)s)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
+    parser.add_argument("--takes", type=int, default=1, help="of each sentence at each scale (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/voice.json"))
     options = parser.parse_args()
     train, _ = corpus.split(options.sentences)
     log = options.work / "judge-server.log"
     with running(options.model, log, ("--max-total-tokens", "16384")) as server:
         ears = Ears.of(train)
-        figures = _measure(server.url, options.work, options.model, options.sentences, options.scales, ears)
+        figures = _measure(
+            server.url, options.work, options.model, options.sentences, options.scales, options.takes, ears
+        )
     sounds = figures.pop("_sounds")
     machine = record(options.output, figures)
     _draw(options.output.with_suffix(".png"), figures, options.scales, sounds, title("spoken answers", machine))

@@ -42,10 +42,10 @@ class Recipe:
     work: Path
     output: Path
     sentences: int = 8000
-    decoder_steps: int = 1500
+    decoder_steps: int = 1200
     encoder_steps: int = 300
     hearing_steps: int = 1500
-    steps: int = 3000
+    steps: int = 2600
     seed: int = 0
 
     def make(self) -> Path:
