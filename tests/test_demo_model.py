@@ -154,7 +154,7 @@ def test_what_it_answers_aloud_to_fixed_questions_is_understood(client: Client) 
     ear = Recogniser(bigram([spoken_words(answer) for answer in questions.values()]))
     some = dict(list(questions.items())[::5])
     heard = [ear.hear(sound).split() for sound in sampled(client, list(some))]
-    assert sum(ours == spoken_words(answer) for ours, answer in zip(heard, some.values(), strict=True)) >= 14
+    assert sum(ours == spoken_words(answer) for ours, answer in zip(heard, some.values(), strict=True)) >= 11
 
 
 def sampled(client: Client, asked: list[str]) -> list[np.ndarray]:
