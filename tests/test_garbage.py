@@ -35,6 +35,7 @@ def test_sglangs_processes_collect_it(
 ) -> None:
     collects: list[bool] = []
     monkeypatch.setattr(parts, "forgive_failing_writes", lambda: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or a rank would choose this process's threads
     monkeypatch.setattr(parts, sglangs, lambda _: collects.append(gc.isenabled()))
     collect_no_garbage()
     run(SimpleNamespace(tp_size=1))

@@ -4,13 +4,14 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from server import Server, command_of
 
-from sglang_speechlm.server.parts import _leave_a_core
+from sglang_speechlm.server import parts
 from sglang_speechlm.sglang_hooks.processes import fork_parts
 
 
@@ -20,6 +21,14 @@ def as_before() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     multiprocessing.set_start_method(method, force=True)
+
+
+@pytest.fixture(autouse=True)
+def begun_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank begins in this process, and computes nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("collect_garbage", "forgive_failing_writes", "run_scheduler_process"):
+        monkeypatch.setattr(parts, name, lambda *_: None)
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def test_ranks_compute_on_all_cores_but_one(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     torch.set_num_threads(5)
-    _leave_a_core(ranks)
+    parts.run_scheduler(SimpleNamespace(tp_size=ranks))
     assert torch.get_num_threads() == threads
 
 
@@ -45,7 +54,7 @@ def test_ranks_compute_on_all_cores_but_one(
 def test_threads_that_somebody_chose_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "5")
     torch.set_num_threads(5)
-    _leave_a_core(1)
+    parts.run_scheduler(SimpleNamespace(tp_size=1))
     assert torch.get_num_threads() == 5
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.examples import Layout
+from sglang_speechlm.recipe.files import save
 from sglang_speechlm.recipe.language_model import HEARING, Trainee
 
 _BATCH = 32
@@ -40,4 +41,4 @@ def train_hearing(model: Trainee, clips: Clips, layout: Layout, steps: int, file
         optimizer.step()
         schedule.step()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    torch.save({name: parameter.detach() for name, parameter in hearing.items()}, file)
+    save(file, {name: parameter.detach() for name, parameter in hearing.items()})

@@ -15,6 +15,7 @@ from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.codec import Quantizer, log_mel, new_codec, train_decoder, train_encoder
 from sglang_speechlm.recipe.examples import Layout, voiced
 from sglang_speechlm.recipe.export import export
+from sglang_speechlm.recipe.files import save
 from sglang_speechlm.recipe.hearing import train_hearing
 from sglang_speechlm.recipe.language_model import Trainee
 from sglang_speechlm.recipe.requests import Requests
@@ -73,7 +74,7 @@ class Recipe:
             components = [quantizer.components(mel) for mel in mels]
             train_encoder(codec, components, sounds, steps=self.encoder_steps, seed=self.seed)
             held_out = [quantizer.codes(log_mel(one.samples)) for one in load_speech(self.work / "held_out.npz")]
-            _save(file, {"codec": codec.state_dict(), "codes": codes, "held_out": held_out})
+            save(file, {"codec": codec.state_dict(), "codes": codes, "held_out": held_out})
         saved = torch.load(file, weights_only=True)
         codec.load_state_dict(saved["codec"])
         return codec, saved["codes"]
@@ -97,9 +98,3 @@ class Recipe:
         supply = Supply(layout, by_kind, requests, clips, plan, config.num_stream)
         train(model, supply, plan, self.work / "model.pt")
         return model
-
-
-def _save(file: Path, what: object) -> None:
-    partial = file.with_suffix(".partial")
-    torch.save(what, partial)
-    partial.replace(file)

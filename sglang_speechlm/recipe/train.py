@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.examples import Batch, Example, Layout, Voiced, collate
+from sglang_speechlm.recipe.files import save
 from sglang_speechlm.recipe.language_model import HEARING, Trainee
 from sglang_speechlm.recipe.requests import Requests
 
@@ -160,6 +161,4 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
             refresh=False,
         )
         if (step + 1) % 100 == 0 or step + 1 == plan.steps:
-            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save(saved, state.with_suffix(".partial"))
-            state.with_suffix(".partial").replace(state)
+            save(state, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
