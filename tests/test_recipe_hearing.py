@@ -5,32 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
+from recipe_tiny import QUESTION, SENTENCE, WORD, tiny_clips, tiny_layout
 
 from sglang_speechlm.recipe import corpus
 from sglang_speechlm.recipe.clips import Clips
+from sglang_speechlm.recipe.draws import Draws
 from sglang_speechlm.recipe.examples import Layout, Voiced, collate
 from sglang_speechlm.recipe.hearing import train_hearing
 from sglang_speechlm.recipe.language_model import HEARING, Trainee
 from sglang_speechlm.recipe.requests import ABOUT_A_CLIP, TRANSCRIBE
-from sglang_speechlm.recipe.speech import save_speech
-from sglang_speechlm.recipe.synthesis import VOICES, Utterance
-from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
-
-WORD, QUESTION, SENTENCE = "bird", "What is the capital of France?", "The bird sits near the bridge."
-
-
-def utterance(text: str) -> Utterance:
-    samples = np.random.default_rng(len(text)).integers(-3000, 3000, 500 * len(text)).astype(np.int16)
-    return Utterance(text, samples, [("pau", 1.0)], [-1])
+from sglang_speechlm.recipe.vocabulary import new_config
 
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Clips:
-    save_speech(tmp_path / "spoken.npz", [utterance(SENTENCE)])
-    for voice in VOICES:
-        save_speech(tmp_path / f"heard-{voice}.npz", [utterance(WORD), utterance(QUESTION)])
-    return Clips(tmp_path, new_config(), seed=0)
+    return tiny_clips(tmp_path, Draws(0))
 
 
 @pytest.fixture
@@ -40,9 +29,8 @@ def trainee() -> Trainee:
 
 
 @pytest.fixture
-def layout(trainee: Trainee, tmp_path: Path) -> Layout:
-    tokenizer = write_tokenizer(tmp_path, trainee.config, [WORD, QUESTION, SENTENCE] * 10)
-    return Layout(trainee.config, tokenizer, Tokenizer.from_file(str(tmp_path / "tokenizer.json")), 3)
+def layout(tmp_path: Path) -> Layout:
+    return tiny_layout(tmp_path)
 
 
 def test_no_two_clips_are_the_same(clips: Clips) -> None:

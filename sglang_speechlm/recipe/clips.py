@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import soxr
 from sglang_speechlm.audio.mel import mel_features
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.recipe import corpus
+from sglang_speechlm.recipe.draws import Draws
 from sglang_speechlm.recipe.requests import ABOUT_A_CLIP, SYSTEMS, TRANSCRIBE, Asked
 from sglang_speechlm.recipe.speech import load_speech
 from sglang_speechlm.recipe.synthesis import RATE, VOICE, VOICES
@@ -30,10 +30,9 @@ and questions."""
 class Clips:
     """Clips as mel frames, no two the same, each with the turns that may be had about it."""
 
-    def __init__(self, folder: Path, config: SpeechLMConfig, seed: int) -> None:
+    def __init__(self, folder: Path, config: SpeechLMConfig, draws: Draws) -> None:
         self._config = config
-        self._random = Random(seed)
-        self._noise = np.random.default_rng(seed)
+        self._random, self._noise = draws.choices, draws.numbers
         self._questions = corpus.fixed_answers()
         self._sentences = {spoken.text: spoken for spoken in load_speech(folder / "spoken.npz")}
         self._voices = {

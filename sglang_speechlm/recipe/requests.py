@@ -46,8 +46,8 @@ class Asked:
 class Requests:
     """An endless supply of turns; what is held out is never among them."""
 
-    def __init__(self, held_out: Sequence[corpus.Sentence], seed: int) -> None:
-        self._random = Random(seed)
+    def __init__(self, held_out: Sequence[corpus.Sentence], random: Random) -> None:
+        self._random = random
         self._held_out = {sentence.text for sentence in held_out}
         self._fixed = list(corpus.fixed_answers().items())
         self._question_of = {answer: question for question, answer in self._fixed}

@@ -13,6 +13,7 @@ from transformers import XcodecModel
 from sglang_speechlm.recipe import corpus
 from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.codec import Quantizer, log_mel, new_codec, train_decoder, train_encoder
+from sglang_speechlm.recipe.draws import Draws
 from sglang_speechlm.recipe.examples import Layout, voiced
 from sglang_speechlm.recipe.export import export
 from sglang_speechlm.recipe.files import save
@@ -83,18 +84,19 @@ class Recipe:
         phones = sorted({name for utterance in self._spoken for name, _ in utterance.phones})
         said = [voiced(one, code.numpy(), phones) for one, code in zip(self._spoken, codes, strict=True)]
         sentences, held_out = corpus.split(self.sentences)
-        requests = Requests(held_out, self.seed)
+        draws = Draws(self.seed)
+        requests = Requests(held_out, draws.choices)
         config = new_config()
         turns = [requests.any() for _ in range(_TOKENIZER_TURNS)]
         texts = [text for turn in turns for text in (turn.user, turn.reply)] + spoken_texts(sentences)
         tokenizer = write_tokenizer(self.output, config, texts)
         layout = Layout(config, tokenizer, Tokenizer.from_file(str(self.output / "tokenizer.json")), len(phones))
         model = Trainee(config, len(phones))
-        plan = Plan(steps=self.steps, seed=self.seed)
+        plan = Plan(steps=self.steps)
         fixed, others = len(corpus.fixed_answers()), len(spoken_texts([]))
         by_kind = (said[:fixed], said[fixed:others], said[others:])
-        clips = Clips(self.work, config, self.seed)
+        clips = Clips(self.work, config, draws)
         train_hearing(model, clips, layout, self.hearing_steps, self.work / "hearing.pt")
-        supply = Supply(layout, by_kind, requests, clips, plan, config.num_stream)
+        supply = Supply(layout, by_kind, requests, clips, draws, plan, config.num_stream)
         train(model, supply, plan, self.work / "model.pt")
         return model

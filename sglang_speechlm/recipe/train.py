@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from sglang_speechlm.recipe.clips import Clips
+from sglang_speechlm.recipe.draws import Draws
 from sglang_speechlm.recipe.examples import Batch, Example, Layout, Voiced, collate
 from sglang_speechlm.recipe.files import save
 from sglang_speechlm.recipe.language_model import HEARING, Trainee
@@ -27,6 +28,9 @@ _SPOKEN_OF = (0.4, 0.1, 0.5)
 """Shares of fixed answers, of answers about clips and of sentences: each fixed answer is one text among thousands, and
 many a word is in no other."""
 
+_SAVED = 100
+"""Steps that an interruption may cost."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,7 +42,6 @@ class Plan:
     heard: int = 12
     rate: float = 1.5e-3
     warm_up: int = 40
-    seed: int = 0
 
 
 class Supply:
@@ -46,6 +49,7 @@ class Supply:
 
     Args:
         said: what can be spoken: fixed answers, answers about clips, and sentences.
+        draws: what ``requests`` and ``clips`` draw from, and this too.
     """
 
     def __init__(
@@ -54,12 +58,13 @@ class Supply:
         said: Sequence[Sequence[Voiced]],
         requests: Requests,
         clips: Clips,
+        draws: Draws,
         plan: Plan,
         streams: int,
     ) -> None:
         self._layout, self._said, self._requests, self._clips = layout, said, requests, clips
-        self._plan, self._streams = plan, streams
-        self._random = np.random.default_rng(plan.seed)
+        self.draws, self._plan, self._streams = draws, plan, streams
+        self._random = draws.numbers
 
     def spoken(self) -> tuple[Batch, torch.Tensor]:
         """A batch of spoken turns, and which of its positions are hidden."""
@@ -135,7 +140,7 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
+        supply.draws.state, first = saved["draws"], saved["step"]
     shown: dict[str, str] = {}
     progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc="Language model", unit="step")
     for step in progress:
@@ -160,5 +165,6 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
             **shown,
             refresh=False,
         )
-        if (step + 1) % 100 == 0 or step + 1 == plan.steps:
-            save(state, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
+        if (step + 1) % _SAVED == 0 or step + 1 == plan.steps:
+            learned = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save(state, {**learned, "draws": supply.draws.state, "step": step + 1})

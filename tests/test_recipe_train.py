@@ -1,0 +1,74 @@
+"""What the language model is given to learn, and that it may be interrupted."""
+
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recipe_tiny import tiny_clips, tiny_layout
+
+from sglang_speechlm.recipe import train as training
+from sglang_speechlm.recipe.draws import Draws
+from sglang_speechlm.recipe.examples import Batch, Voiced
+from sglang_speechlm.recipe.language_model import Trainee
+from sglang_speechlm.recipe.requests import Requests
+from sglang_speechlm.recipe.train import Plan, Supply, train
+from sglang_speechlm.recipe.vocabulary import new_config
+
+FIXED, NAMED, SENTENCE = "The capital of France is Paris.", 'I hear the word "bird".', "The bird sits near the bridge."
+PLAN = Plan(steps=4, spoken=3, written=2, heard=2)
+
+
+def voiced(text: str, frames: int = 12) -> Voiced:
+    codes = np.random.default_rng(len(text)).integers(256, size=(frames, 8))
+    return Voiced(text, codes, np.zeros(frames, np.int64), np.zeros(frames, np.int64))
+
+
+def new_supply(folder: Path, plan: Plan = PLAN) -> Supply:
+    folder.mkdir(exist_ok=True)
+    draws = Draws(0)
+    said = [[voiced(text)] for text in (FIXED, NAMED, SENTENCE)]
+    clips = tiny_clips(folder, draws)
+    return Supply(tiny_layout(folder), said, Requests([], draws.choices), clips, draws, plan, 8)
+
+
+def new_trainee() -> Trainee:
+    torch.manual_seed(0)
+    return Trainee(new_config(), phones=3)
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_SAVED", 2)
+    whole, resumed = new_trainee(), new_trainee()
+    train(whole, new_supply(tmp_path), PLAN, tmp_path / "whole.pt")
+
+    supply, calls = new_supply(tmp_path), count()
+
+    def heard() -> Batch:
+        if next(calls):
+            raise KeyboardInterrupt
+        return Supply.heard(supply)
+
+    monkeypatch.setattr(supply, "heard", heard)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_trainee(), supply, PLAN, tmp_path / "model.pt")
+    assert torch.load(tmp_path / "model.pt")["step"] == 2
+    train(resumed, new_supply(tmp_path), PLAN, tmp_path / "model.pt")
+
+    wanted = whole.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in resumed.state_dict().items())
+
+
+def test_fixed_answers_have_a_share_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supply = new_supply(tmp_path, Plan(steps=1, spoken=100))
+    said = Counter[str]()
+    answered = supply._requests.answered
+    monkeypatch.setattr(supply._requests, "answered", lambda text: said.update([text]) or answered(text))
+    monkeypatch.setattr(supply._clips, "answered", lambda _: None)
+    for _ in range(5):
+        supply.spoken()
+    shares = [said[text] / said.total() for text in (FIXED, NAMED, SENTENCE)]
+    assert said.total() == 500
+    assert shares == pytest.approx([0.4, 0.1, 0.5], abs=0.07)
