@@ -24,7 +24,7 @@ _WRITTEN = 4
 """One turn in four is written, three are heard: hearing is harder to learn."""
 _ASKED_ALOUD = 0.3
 """Of those spoken turns that a clip can ask for."""
-_SPOKEN_OF = (0.4, 0.1, 0.5)
+_SPOKEN_OF = (0.35, 0.1, 0.55)
 """Shares of fixed answers, of answers about clips and of sentences: each fixed answer is one text among thousands, and
 many a word is in no other."""
 
@@ -38,8 +38,8 @@ class Plan:
 
     steps: int
     spoken: int = 20
-    written: int = 32
-    heard: int = 12
+    written: int = 20
+    heard: int = 8
     rate: float = 1.5e-3
     warm_up: int = 40
 
