@@ -16,7 +16,20 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.sglang_hooks import pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
 
+
+def refuse_missing_hooks(runner: Any, *_args: Any, **_kwargs: Any) -> None:
+    """BEFORE ModelRunner.alloc_memory_pool: SGLang only logs a hook that it could not apply; the audio would be wrong.
+
+    Raises:
+        RuntimeError: naming the places that are not hooked.
+    """
+    missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
+    if missing and steps.is_speechlm(runner.model):
+        raise RuntimeError(f"SGLang internals that SpeechLM hooks were not found (wrong SGLang version?): {missing}")
+
+
 HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
+    ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", refuse_missing_hooks, HookType.BEFORE),
     ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", steps.attach_requests, HookType.AFTER),
     ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", steps.view_batch, HookType.AFTER),
     ("sglang.srt.managers.utils.GenerationBatchResult.copy_to_cpu", results.copy_frames, HookType.BEFORE),
@@ -63,17 +76,6 @@ def register_all() -> None:
         register_attention_backend("torch_native")(_cpu_attention)  # under the name that SGLang knows to be plain torch
     for target, hook, kind in HOOKS:
         HookRegistry.register(target, hook, kind)
-
-
-def refuse_missing_hooks() -> None:
-    """SGLang only logs a hook that it could not apply; served without it, the audio would be wrong.
-
-    Raises:
-        RuntimeError: naming the places that are not hooked.
-    """
-    missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
-    if missing:
-        raise RuntimeError(f"SGLang internals that SpeechLM hooks were not found (wrong SGLang version?): {missing}")
 
 
 def _cpu_attention(runner: Any) -> Any:

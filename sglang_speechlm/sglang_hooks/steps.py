@@ -12,15 +12,18 @@ from sglang_speechlm.sampler.backend import SpeechLMSampler
 from sglang_speechlm.sglang_hooks.requests import entry, is_audio, spoken_frames
 
 
+def is_speechlm(model: Any) -> bool:
+    """Whether the model is ours; SGLang may serve others beside an installed plugin."""
+    from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
+
+    return isinstance(model, SpeechLMForConditionalGeneration)
+
+
 def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
     """AFTER ModelRunner.alloc_memory_pool: the state exists before any CUDA graph is captured."""
-    from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
-    from sglang_speechlm.sglang_hooks.registry import refuse_missing_hooks
-
     model = runner.model
-    if not isinstance(model, SpeechLMForConditionalGeneration):
+    if not is_speechlm(model):
         return
-    refuse_missing_hooks()
     assert isinstance(runner.sampler, SpeechLMSampler)
     slots = runner.req_to_token_pool.req_to_token.shape[0]
     requests = RequestTable(slots, model.ids.num_stream, runner.device)
