@@ -8,10 +8,12 @@ from tokenizers import Tokenizer
 
 from sglang_speechlm.codec.delay import deinterleave
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.recipe import corpus
 from sglang_speechlm.recipe.examples import IGNORED, Layout, Voiced, collate, voiced
 from sglang_speechlm.recipe.requests import Asked
 from sglang_speechlm.recipe.synthesis import Utterance
 from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+from sglang_speechlm.recipe.words import NAMEABLE
 from sglang_speechlm.tokenizer import TextTokenizer
 
 TEXT = "The green bird sits near the bridge."
@@ -54,6 +56,12 @@ def test_frames_get_the_phone_and_the_word_of_their_middle() -> None:
     made = voiced(utterance, np.zeros((7, 8), np.int64), PHONES)
     assert [PHONES[phone] for phone in made.phones] == ["pau", "dh", "dh", "pau", "b", "b", "pau"]
     assert made.words.tolist() == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_what_a_clip_says_has_text_ids_alone(layout: Layout, config: SpeechLMConfig) -> None:
+    said = [layout.said(text) for text in (*corpus.fixed_answers(), *NAMEABLE, TEXT)]
+    assert all(said)
+    assert all(config.ids.text_begin <= index < config.ids.text_end for ids in said for index in ids)
 
 
 def test_digits_are_read_one_by_one(tokenizer: TextTokenizer) -> None:

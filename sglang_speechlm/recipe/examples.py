@@ -100,7 +100,8 @@ class Layout:
 
     def said(self, text: str) -> list[int]:
         """Ids of what a clip says; a word that is said alone has the id that it has within a sentence."""
-        return self._tokenizer.encode(text.rstrip(".?!") if " " in text else f" {text}") if text else []
+        words = text.rstrip(".?!")
+        return self._tokenizer.encode(words if " " in words else f" {words}") if words else []
 
     def spoken(self, prompt: Prompt, said: Voiced, heard: str = "", *, unconditional: bool) -> Example:
         """The reply as text and then as sound.
