@@ -19,8 +19,6 @@ from sglang_speechlm.recipe.language_model import HEARING, Trainee
 
 _BATCH = 32
 _RATE = 2e-3
-_UNORDERED = 0.4
-"""Share of the steps in which it learns what is in a clip, but not when; CTC alone gets nowhere for a thousand."""
 
 
 def train_hearing(model: Trainee, clips: Clips, layout: Layout, steps: int, file: Path) -> None:
@@ -33,11 +31,10 @@ def train_hearing(model: Trainee, clips: Clips, layout: Layout, steps: int, file
     optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.1)
     progress = tqdm(range(steps), desc="Hearing", unit="step")
-    for step in progress:
+    for _ in progress:
         chosen = [clips.one() for _ in range(_BATCH)]
         heard = model.hear([torch.from_numpy(mel) for _, mel in chosen])
-        lesson = model.presence_loss if step < _UNORDERED * steps else model.recognition_loss
-        loss = lesson(heard, [torch.tensor(layout.said(text)) for text, _ in chosen])
+        loss = model.recognition_loss(heard, [torch.tensor(layout.said(text)) for text, _ in chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -134,25 +134,15 @@ class Trainee(nn.Module):
 
         A clip then looks to the language model like the text that is said in it, which it can read already.
         """
-        table = torch.cat([self.nothing_new[None], self._text_embeddings()])
+        first, last = self.ids.text_begin, self.ids.text_end
+        table = torch.cat([self.nothing_new[None], self.model.embed_tokens.weight[first:last].detach()])
         return functional.ctc_loss(
             nn.utils.rnn.pad_sequence([each @ table.T for each in heard]).log_softmax(-1),
-            torch.cat([*said]) - self.ids.text_begin + 1,
+            torch.cat([*said]) - first + 1,
             torch.tensor([len(each) for each in heard]),
             torch.tensor([len(each) for each in said]),
             zero_infinity=True,
         )
-
-    def presence_loss(self, heard: Sequence[torch.Tensor], said: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Cross entropy of which ids are said, in whatever order, by the mean of what was heard; shapes as above."""
-        means = torch.stack([each.mean(0) for each in heard])
-        likely = (means @ self._text_embeddings().T).log_softmax(-1)
-        each = [row[ids - self.ids.text_begin].mean() for row, ids in zip(likely, said, strict=True)]
-        return -torch.stack(each).mean()
-
-    def _text_embeddings(self) -> torch.Tensor:
-        """[text ids, hidden], for what is heard to come close to, not the other way round."""
-        return self.model.embed_tokens.weight[self.ids.text_begin : self.ids.text_end].detach()
 
     def _run(self, hidden: torch.Tensor, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Hidden states at the end and half-way, and how far the aligned heads look from the words being said."""
