@@ -23,12 +23,14 @@ from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words
 
 MARGIN = 1e-4
 """Twice what float32 rounds. A trained model is nearly undecided at times; these are cases in which it is not."""
-SPOKEN = (
-    "Sunday evening will be cold and windy.",
-    "Seven plus eight makes fifteen.",
-    "Please put the big lamp near the window.",
-    "Emma finds this little ring.",
-)
+SPOKEN = {
+    "Sunday evening will be cold and windy.": (1.0, 1.5, 3.0),
+    "Seven plus eight makes fifteen.": (1.5, 2.0),
+    "Emma finds this little ring.": (1.0, 1.5, 2.0),
+    "My brother buys the red boat.": (1.0, 2.0, 3.0),
+    "Anna met Peter behind the station.": (1.0,),
+}
+"""Sentences, each with the guidance scales at which it is said."""
 GIVEN = "The green bird sits near the bridge."
 
 
@@ -36,7 +38,7 @@ def question(text: str) -> list[Message]:
     return [("user", [("text", text)])]
 
 
-def spoken(text: str, cfg: float = 1.0) -> Case:
+def spoken(text: str, cfg: float) -> Case:
     return Case(f"{text} (cfg {cfg:g})", Request(question(f"Say: {text}"), speak=True, cfg=cfg, max_tokens=600))
 
 
@@ -47,11 +49,11 @@ def asked_aloud() -> np.ndarray:
 
 
 CASES = [
-    *(spoken(text, cfg) for text in SPOKEN for cfg in (1.0, 1.5, 2.0)),
+    *(spoken(text, cfg) for text, scales in SPOKEN.items() for cfg in scales),
     *(Case(text, Request(question(text), max_tokens=60)) for text in list(corpus.fixed_answers())[:8]),
-    Case("asked aloud", Request([("user", [("audio", asked_aloud())])], speak=True, cfg=2.5, max_tokens=600)),
+    Case("asked aloud", Request([("user", [("audio", asked_aloud())])], speak=True, cfg=3.0, max_tokens=600)),
     Case("text given", Request(question("Read this."), speak=True, text=GIVEN, cfg=3.0, max_tokens=600)),
-    Case("not known", Request(question("Who invented the telephone?"), speak=True, max_tokens=600)),
+    Case("not known", Request(question("Who invented the telephone?"), speak=True, cfg=1.5, max_tokens=600)),
 ]
 
 

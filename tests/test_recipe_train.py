@@ -1,6 +1,7 @@
 """What the language model is given to learn, and that it may be interrupted."""
 
 from collections import Counter
+from copy import deepcopy
 from itertools import count
 from pathlib import Path
 
@@ -39,10 +40,14 @@ def new_trainee() -> Trainee:
     return Trainee(new_config(), phones=3)
 
 
+def no_hearing() -> None:
+    pass
+
+
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_SAVED", 2)
     whole, resumed = new_trainee(), new_trainee()
-    train(whole, new_supply(tmp_path), PLAN, tmp_path / "whole.pt")
+    train(whole, new_supply(tmp_path), PLAN, tmp_path / "whole.pt", no_hearing)
 
     supply, calls = new_supply(tmp_path), count()
 
@@ -53,12 +58,20 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(supply, "heard", heard)
     with pytest.raises(KeyboardInterrupt):
-        train(new_trainee(), supply, PLAN, tmp_path / "model.pt")
+        train(new_trainee(), supply, PLAN, tmp_path / "model.pt", no_hearing)
     assert torch.load(tmp_path / "model.pt")["step"] == 2
-    train(resumed, new_supply(tmp_path), PLAN, tmp_path / "model.pt")
+    train(resumed, new_supply(tmp_path), PLAN, tmp_path / "model.pt", no_hearing)
 
     wanted = whole.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in resumed.state_dict().items())
+
+
+def test_hearing_is_taught_once_half_way(tmp_path: Path) -> None:
+    model, taught = new_trainee(), []
+    train(model, new_supply(tmp_path), PLAN, tmp_path / "model.pt", lambda: taught.append(deepcopy(model.model.norm)))
+    (half_way,) = taught
+    for other in (new_trainee().model.norm, model.model.norm):
+        assert not torch.equal(half_way.weight, other.weight)
 
 
 def test_fixed_answers_have_a_share_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""The audio tower, taught to tell what is said before the language model reads what it hears.
+"""The audio tower, taught to tell what is said once the language model can read.
 
 Without that, the language model's own loss teaches it what is said in clips, and never what is said in this one: the
-tower is far from the loss, and what comes out of it is noise at first.
+tower is far from the loss.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ class Recipe:
         output: the served directory.
         sentences: how many are spoken, held-out ones not counted.
         decoder_steps, encoder_steps: of the codec's two halves.
-        hearing_steps: of the audio encoder, before the language model.
+        hearing_steps: of the audio encoder, in the middle of the language model's.
         steps: of the language model.
     """
 
@@ -96,7 +96,7 @@ class Recipe:
         fixed, others = len(corpus.fixed_answers()), len(spoken_texts([]))
         by_kind = (said[:fixed], said[fixed:others], said[others:])
         clips = Clips(self.work, config, draws)
-        train_hearing(model, clips, layout, self.hearing_steps, self.work / "hearing.pt")
         supply = Supply(layout, by_kind, requests, clips, draws, plan, config.num_stream)
-        train(model, supply, plan, self.work / "model.pt")
+        hearing = partial(train_hearing, model, clips, layout, self.hearing_steps, self.work / "hearing.pt")
+        train(model, supply, plan, self.work / "model.pt", hearing)
         return model

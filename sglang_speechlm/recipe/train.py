@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sglang_speechlm.recipe.requests import Requests
 
 _UNCONDITIONAL = 0.1
 _HEARING_SHARE = 0.1
-"""Of the rate for what was trained before: faster, it is lost in the language model's noise."""
+"""Of the rate, for what has been taught to hear: faster, it is lost in the language model's noise."""
 _WRITTEN = 4
 """One turn in four is written, three are heard: hearing is harder to learn."""
 _ASKED_ALOUD = 0.3
@@ -129,12 +129,18 @@ class Supply:
         return torch.from_numpy(hidden) & (batch.frames[..., 1] != 0)
 
 
-def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
-    """Train until the plan is done, going on from ``state`` where it exists."""
+def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing: Callable[[], None]) -> None:
+    """Train until the plan is done, going on from ``state`` where it exists.
+
+    Args:
+        teach_hearing: done half-way. What the audio tower has learned by then is no hearing, but a start, without
+            which the teaching takes several times as long.
+    """
     hearing = [parameter for name, parameter in model.named_parameters() if name.startswith(HEARING)]
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith(HEARING)]
-    groups = [{"params": others, "share": 1.0}, {"params": hearing, "share": _HEARING_SHARE}]
-    optimizer = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": others}, {"params": hearing}], plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True
+    )
     first = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -144,9 +150,13 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path) -> None:
     shown: dict[str, str] = {}
     progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc="Language model", unit="step")
     for step in progress:
+        if step == plan.steps // 2:
+            teach_hearing()
         share = min((step + 1) / plan.warm_up, 0.02 + 0.98 * min(1.0, (plan.steps - step) / (0.6 * plan.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate * share * group["share"]
+            group["lr"] = plan.rate * share
+        if step >= plan.steps // 2:
+            optimizer.param_groups[1]["lr"] *= _HEARING_SHARE
         optimizer.zero_grad()
         batch, hide = supply.spoken()
         losses = model(batch, hide)
