@@ -141,7 +141,7 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
     optimizer = torch.optim.AdamW(
         [{"params": others}, {"params": hearing}], plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True
     )
-    first = 0
+    first, half_way = 0, plan.steps // 2
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
@@ -150,12 +150,12 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
     shown: dict[str, str] = {}
     progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc="Language model", unit="step")
     for step in progress:
-        if step == plan.steps // 2:
+        if step == half_way:
             teach_hearing()
         share = min((step + 1) / plan.warm_up, 0.02 + 0.98 * min(1.0, (plan.steps - step) / (0.6 * plan.steps)))
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * share
-        if step >= plan.steps // 2:
+        if step >= half_way:
             optimizer.param_groups[1]["lr"] *= _HEARING_SHARE
         optimizer.zero_grad()
         batch, hide = supply.spoken()
