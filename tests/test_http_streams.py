@@ -11,10 +11,19 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 import pytest
-from server import SECONDS, Client, Server, deltas_of, events_of, message_of, pcm_of, samples_of, wait_for
+from server import (
+    SECONDS,
+    Client,
+    Server,
+    assert_same_sound,
+    deltas_of,
+    events_of,
+    message_of,
+    pcm_of,
+    samples_of,
+    wait_for,
+)
 
-STEP = 1
-"""Of 16 bits, that a streamed sample may be off; the last bit of a float32 decode may round to either side."""
 UNREAD = {"n": 5, "frames": 1400}
 """6 MB of sound as base64: more than the buffers between the server and its reader hold, 4 MB on Linux at most."""
 
@@ -27,13 +36,6 @@ def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> di
     return {"messages": [{"role": "user", "content": f"Say sentence {number}."}], "speechlm": ours}
 
 
-def assert_equal(streamed: np.ndarray, whole: np.ndarray) -> None:
-    """A stream's samples are the file's."""
-    expected = np.rint(whole * 32768).astype(np.int32)
-    assert streamed.shape == expected.shape
-    assert int(np.abs(streamed - expected).max(initial=0)) <= STEP
-
-
 def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> None:
     """Streams that run at once against the files of the same requests."""
     for body, chunks in zip(bodies, client.stream_at_once(bodies), strict=True):
@@ -41,7 +43,7 @@ def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> None:
         deltas = deltas_of(chunks)
         assert deltas[-1]["speechlm"]["codes"] == message["speechlm"]["codes"]
         assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
-        assert_equal(pcm_of(chunks), samples_of(message))
+        assert_same_sound(pcm_of(chunks), samples_of(message))
 
 
 @pytest.mark.parametrize("streams", [1, 4, 16])
@@ -87,7 +89,7 @@ def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
         streamed = retracting.stream_at_once(bodies)
     for expected, message, chunks in zip(alone, whole, streamed, strict=True):
         assert message["speechlm"]["codes"] == expected["speechlm"]["codes"]
-        assert_equal(pcm_of(chunks), samples_of(expected))
+        assert_same_sound(pcm_of(chunks), samples_of(expected))
 
 
 def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, client: Client) -> None:
@@ -103,7 +105,9 @@ def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, clien
     *chunks, done = events_of(unchunked(content).decode())
     assert done == "[DONE]"
     for choice in client.chat(body)["choices"]:
-        assert_equal(pcm_of([json.loads(chunk) for chunk in chunks], choice["index"]), samples_of(choice["message"]))
+        assert_same_sound(
+            pcm_of([json.loads(chunk) for chunk in chunks], choice["index"]), samples_of(choice["message"])
+        )
     assert wait_for(lambda: not client.metrics()["speechlm_codec_slots", ()])
 
 
@@ -169,4 +173,4 @@ def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Cl
     text, sound = asyncio.run(play())
     message = message_of(client.chat(body))
     assert text == message["content"]
-    assert_equal(np.frombuffer(sound, "<i2"), samples_of(message))
+    assert_same_sound(np.frombuffer(sound, "<i2"), samples_of(message))

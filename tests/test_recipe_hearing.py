@@ -74,6 +74,13 @@ def test_what_looks_like_its_text_is_recognised(trainee: Trainee) -> None:
     assert trainee.recognition_loss([heard], [said.flip(0)]).item() > 10
 
 
+def test_what_is_said_must_be_text(trainee: Trainee) -> None:
+    first, last = trainee.ids.text_begin, trainee.ids.text_end
+    heard = torch.zeros(4, trainee.model.config.hidden_size)
+    with pytest.raises(ValueError, match=rf"ids \[{first - 1}, {last}\]; text has ids {first}\.\.{last - 1}"):
+        trainee.recognition_loss([heard], [torch.tensor([first, first - 1, last])])
+
+
 def test_a_clips_position_holds_what_was_heard(trainee: Trainee, layout: Layout, clips: Clips) -> None:
     asked, said, mel, first = clips.any()
     batch = collate([layout.written(layout.turn(asked, mel, text_first=first), asked.reply, said)])

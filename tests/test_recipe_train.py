@@ -76,7 +76,7 @@ def test_hearing_is_taught_once_half_way_and_moves_little_after(tmp_path: Path) 
 
 def distances(first: Trainee, second: Trainee) -> dict[str, float]:
     others = dict(second.named_parameters())
-    return {name: float((others[name] - one).norm()) for name, one in first.named_parameters()}
+    return {name: float((others[name] - one).detach().norm()) for name, one in first.named_parameters()}
 
 
 def test_fixed_answers_have_a_share_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

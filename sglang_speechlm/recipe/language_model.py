@@ -133,12 +133,19 @@ class Trainee(nn.Module):
         """CTC (Graves et al. 2006) of what was heard, [features, hidden], by the embeddings of what was said, ids [n].
 
         A clip then looks to the language model like the text that is said in it, which it can read already.
+
+        Raises:
+            ValueError: for an id that is no text's, which CTC would read out of bounds.
         """
         first, last = self.ids.text_begin, self.ids.text_end
+        targets = torch.cat([*said])
+        strange = targets[(targets < first) | (targets >= last)].unique().tolist()
+        if strange:
+            raise ValueError(f"what is said holds ids {strange}; text has ids {first}..{last - 1}")
         table = torch.cat([self.nothing_new[None], self.model.embed_tokens.weight[first:last].detach()])
         return functional.ctc_loss(
             nn.utils.rnn.pad_sequence([each @ table.T for each in heard]).log_softmax(-1),
-            torch.cat([*said]) - first + 1,
+            targets - first + 1,
             torch.tensor([len(each) for each in heard]),
             torch.tensor([len(each) for each in said]),
             zero_infinity=True,

@@ -3,7 +3,7 @@
 import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
 
 from .cases import BY_NAME, CASES, Case, clip, wav
-from .client import Client, deltas_of, events_of, leave_open, message_of, pcm_of, samples_of
+from .client import Client, assert_same_sound, deltas_of, events_of, leave_open, message_of, pcm_of, samples_of
 from .judge import Judge
 from .process import SECONDS, Server, command_of, launching, serving, wait_for
 
@@ -15,6 +15,7 @@ __all__ = [
     "Client",
     "Judge",
     "Server",
+    "assert_same_sound",
     "clip",
     "command_of",
     "deltas_of",
