@@ -24,11 +24,12 @@ from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words
 MARGIN = 1e-4
 """Twice what float32 rounds. A trained model is nearly undecided at times; these are cases in which it is not."""
 SPOKEN = {
-    "Sunday evening will be cold and windy.": (1.0, 1.5, 3.0),
-    "Seven plus eight makes fifteen.": (1.5, 2.0),
-    "Emma finds this little ring.": (1.0, 1.5, 2.0),
-    "My brother buys the red boat.": (1.0, 2.0, 3.0),
-    "Anna met Peter behind the station.": (1.0,),
+    "Sunday evening will be cold and windy.": (1.0, 2.0, 3.0),
+    "The number is seven.": (1.5, 2.0),
+    "Emma finds this little ring.": (1.5,),
+    "My brother buys the red boat.": (1.0, 1.5, 3.0),
+    "Anna met Peter behind the station.": (1.5, 2.0),
+    "Two plus three makes five.": (2.0,),
 }
 """Sentences, each with the guidance scales at which it is said."""
 GIVEN = "The green bird sits near the bridge."
@@ -52,7 +53,7 @@ CASES = [
     *(spoken(text, cfg) for text, scales in SPOKEN.items() for cfg in scales),
     *(Case(text, Request(question(text), max_tokens=60)) for text in list(corpus.fixed_answers())[:8]),
     Case("asked aloud", Request([("user", [("audio", asked_aloud())])], speak=True, cfg=3.0, max_tokens=600)),
-    Case("text given", Request(question("Read this."), speak=True, text=GIVEN, cfg=3.0, max_tokens=600)),
+    Case("text given", Request(question("Read this."), speak=True, text=GIVEN, cfg=2.0, max_tokens=600)),
     Case("not known", Request(question("Who invented the telephone?"), speak=True, cfg=1.5, max_tokens=600)),
 ]
 

@@ -24,6 +24,8 @@ from sglang_speechlm.recipe.examples import IGNORED, Batch
 STREAM_WEIGHTS = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.5, 0.5)
 HEARING = ("audio_tower.", "adaptor.", "nothing_new")
 """Beginnings of the names of what turns clips into embeddings."""
+LAYERS = "model.layers."
+"""Beginning of the names of the language model's layers."""
 _EOS_WEIGHT = 5.0
 _ALIGNED = ((1, 0), (2, 0))
 """Layer and query head that are to look at the word that is being said."""

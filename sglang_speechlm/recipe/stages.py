@@ -47,7 +47,7 @@ class Recipe:
     decoder_steps: int = 1200
     encoder_steps: int = 300
     hearing_steps: int = 1500
-    steps: int = 2900
+    steps: int = 2500
     seed: int = 0
 
     def make(self) -> Path:

@@ -14,12 +14,13 @@ from sglang_speechlm.recipe.clips import Clips
 from sglang_speechlm.recipe.draws import Draws
 from sglang_speechlm.recipe.examples import Batch, Example, Layout, Voiced, collate
 from sglang_speechlm.recipe.files import save
-from sglang_speechlm.recipe.language_model import HEARING, Trainee
+from sglang_speechlm.recipe.language_model import HEARING, LAYERS, Trainee
+from sglang_speechlm.recipe.muon import Muon
 from sglang_speechlm.recipe.requests import Requests
 
 _UNCONDITIONAL = 0.1
-_HEARING_SHARE = 0.1
-"""Of the rate, for what has been taught to hear: faster, it is lost in the language model's noise."""
+_HEARING_SHARES = (0.3, 0.03)
+"""Of the rate, for what hears, before and after it is taught: faster, that is lost in the language model's noise."""
 _WRITTEN = 4
 """One turn in four is written, three are heard: hearing is harder to learn."""
 _ASKED_ALOUD = 0.3
@@ -40,7 +41,7 @@ class Plan:
     spoken: int = 20
     written: int = 20
     heard: int = 8
-    rate: float = 1.5e-3
+    rate: float = 5e-3
     warm_up: int = 40
 
 
@@ -136,16 +137,19 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
         teach_hearing: done half-way. What the audio tower has learned by then is no hearing, but a start, without
             which the teaching takes several times as long.
     """
-    hearing = [parameter for name, parameter in model.named_parameters() if name.startswith(HEARING)]
-    others = [parameter for name, parameter in model.named_parameters() if not name.startswith(HEARING)]
-    optimizer = torch.optim.AdamW(
-        [{"params": others}, {"params": hearing}], plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True
-    )
+    by_kind: dict[str, list[torch.nn.Parameter]] = {"hearing": [], "matrices": [], "others": []}
+    for name, parameter in model.named_parameters():
+        is_matrix = name.startswith(LAYERS) and parameter.ndim == 2
+        by_kind["hearing" if name.startswith(HEARING) else "matrices" if is_matrix else "others"].append(parameter)
+    adam_groups = [{"params": by_kind["others"]}, {"params": by_kind["hearing"]}]
+    adam = torch.optim.AdamW(adam_groups, plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
+    optimizers = (Muon(by_kind["matrices"], plan.rate), adam)
     first, half_way = 0, plan.steps // 2
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, learned in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(learned)
         supply.draws.state, first = saved["draws"], saved["step"]
     shown: dict[str, str] = {}
     progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc="Language model", unit="step")
@@ -153,11 +157,11 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
         if step == half_way:
             teach_hearing()
         share = min((step + 1) / plan.warm_up, 0.02 + 0.98 * min(1.0, (plan.steps - step) / (0.6 * plan.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate * share
-        if step >= half_way:
-            optimizer.param_groups[1]["lr"] *= _HEARING_SHARE
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate * share
+        adam.param_groups[1]["lr"] *= _HEARING_SHARES[step >= half_way]
+        model.zero_grad()
         batch, hide = supply.spoken()
         losses = model(batch, hide)
         losses.total.backward()
@@ -166,7 +170,8 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
         answers.total.backward()
         shown[other] = f"{answers.text.item():.3f}"
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         progress.set_postfix(
             sound=f"{losses.sound.item():.2f}",
             s0=f"{losses.by_stream[0].item():.2f}",
@@ -176,5 +181,5 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
             refresh=False,
         )
         if (step + 1) % _SAVED == 0 or step + 1 == plan.steps:
-            learned = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            learned = {"model": model.state_dict(), "optimizers": [each.state_dict() for each in optimizers]}
             save(state, {**learned, "draws": supply.draws.state, "step": step + 1})
