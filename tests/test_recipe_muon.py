@@ -12,7 +12,7 @@ def test_steps_are_those_of_torch(shape: tuple[int, int]) -> None:
     start = torch.randn(shape)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     optimizers = (
-        Muon([ours], lr=0.05),
+        Muon([ours], lr=0.05, weight_decay=0.02),
         torch.optim.Muon([theirs], lr=0.05, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
     )
     for _ in range(5):
@@ -33,5 +33,5 @@ def test_a_matrix_comes_out_nearly_orthogonal() -> None:
 
 def test_a_parameter_without_a_gradient_stays() -> None:
     parameter = torch.nn.Parameter(torch.ones(2, 3))
-    Muon([parameter], lr=0.05).step()
+    Muon([parameter], lr=0.05, weight_decay=0.02).step()
     assert torch.equal(parameter, torch.ones(2, 3))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def test_hearing_is_taught_once_half_way_and_moves_little_after(tmp_path: Path) 
     before, after = distances(new_trainee(), half_way), distances(half_way, model)
     assert 0 < before["model.norm.weight"] < after["model.norm.weight"]  # the rate is still rising
     assert 0 < after["adaptor.weight"] < before["adaptor.weight"]
+
+
+def test_the_matrices_of_layers_move_as_far_in_all_directions(tmp_path: Path) -> None:
+    model, name = new_trainee(), "model.layers.2.self_attn.k_proj.weight"
+    train(model, new_supply(tmp_path), replace(PLAN, steps=1), tmp_path / "model.pt", no_hearing)
+    moved = model.get_parameter(name) - new_trainee().get_parameter(name)
+    step = PLAN.rate / PLAN.warm_up * 0.2 * max(moved.shape) ** 0.5
+    farthest = float(torch.linalg.matrix_norm(moved.detach(), 2))
+    assert 0.5 * step < farthest < 1.3 * step  # Adam's first step, by signs, is four times as long at least
 
 
 def distances(first: Trainee, second: Trainee) -> dict[str, float]:

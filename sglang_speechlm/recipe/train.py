@@ -28,6 +28,7 @@ _ASKED_ALOUD = 0.3
 _SPOKEN_OF = (0.35, 0.1, 0.55)
 """Shares of fixed answers, of answers about clips and of sentences: each fixed answer is one text among thousands, and
 many a word is in no other."""
+_WEIGHT_DECAY = 0.02
 
 _SAVED = 100
 """Steps that an interruption may cost."""
@@ -142,8 +143,8 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
         is_matrix = name.startswith(LAYERS) and parameter.ndim == 2
         by_kind["hearing" if name.startswith(HEARING) else "matrices" if is_matrix else "others"].append(parameter)
     adam_groups = [{"params": by_kind["others"]}, {"params": by_kind["hearing"]}]
-    adam = torch.optim.AdamW(adam_groups, plan.rate, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
-    optimizers = (Muon(by_kind["matrices"], plan.rate), adam)
+    adam = torch.optim.AdamW(adam_groups, plan.rate, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY, fused=True)
+    optimizers = (Muon(by_kind["matrices"], plan.rate, _WEIGHT_DECAY), adam)
     first, half_way = 0, plan.steps // 2
     if state.exists():
         saved = torch.load(state, weights_only=True)
