@@ -27,8 +27,8 @@ from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.fork import TEMPERATURE, TOP_K, Fork
 from benchmarks.machine import record, title
-from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
-from sglang_speechlm.worker import Worker, running
+from sglang_speechlm.model.slots import AUDIO, CFG, MIN_FRAMES
+from sglang_speechlm.process import Worker, running
 
 SCALE = 3.0
 PROMPT = 40

@@ -21,7 +21,7 @@ import httpx
 
 from benchmarks.checkpoints import FULL_CODEC, built
 from benchmarks.machine import record
-from sglang_speechlm.worker import running
+from sglang_speechlm.process import running
 
 
 async def _text_rate(client: httpx.AsyncClient, tokens: int) -> float:

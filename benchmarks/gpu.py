@@ -25,7 +25,7 @@ from benchmarks.floor import cache_bytes, floor_ms, nominal_bandwidth, weight_by
 from benchmarks.machine import record, title
 from benchmarks.step_cost import PROMPT, SHORT, STEPS, measure
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.worker import running
+from sglang_speechlm.process import running
 
 ROWS_OF = {"text": 1.0, "audio": 1.0, "guided": 2.0, "mixed_audio": 1.0, "mixed_guided": 1.5}
 """Rows of a batch that an answer of each kind of step takes."""

@@ -28,7 +28,7 @@ from benchmarks import processor
 from benchmarks.checkpoints import SMALL, built
 from benchmarks.machine import record, title
 from benchmarks.step_cost import body
-from sglang_speechlm.worker import Worker, running
+from sglang_speechlm.process import Worker, running
 
 KINDS = {"text": 1, "audio": 1, "guided": 2}
 """Kinds of answer, and the rows of a batch that each takes."""

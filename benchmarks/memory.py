@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks import processor
 from benchmarks.checkpoints import SMALL, built
 from benchmarks.machine import record, title
-from sglang_speechlm.worker import Worker, running
+from sglang_speechlm.process import Worker, running
 
 RATE = 16000
 AT_ONCE = 16

@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from sglang_speechlm.worker import Worker
+from sglang_speechlm.process import Worker
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Environment of a server that is measured on one core."""

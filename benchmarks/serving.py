@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks.checkpoints import SMALL, built
 from benchmarks.machine import record, title
 from benchmarks.playback import Playback, play
-from sglang_speechlm.worker import running
+from sglang_speechlm.process import running
 
 KEPT_UP = 0.99
 """Share of streams that must never be late for a concurrency to count as kept up with."""

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.machine import record, title
-from sglang_speechlm.model.requests import AUDIO, CFG, MIN_FRAMES
-from sglang_speechlm.worker import running
+from sglang_speechlm.model.slots import AUDIO, CFG, MIN_FRAMES
+from sglang_speechlm.process import running
 
 STEPS: dict[str, tuple[str, ...]] = {
     "text": ("text",),

@@ -30,15 +30,15 @@ from tqdm import tqdm
 
 from benchmarks.machine import record, title
 from sglang_speechlm.codec import encode_wav
-from sglang_speechlm.codec.xcodec import load_xcodec
+from sglang_speechlm.codec.worker.xcodec import load_xcodec
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.demo import MODEL
-from sglang_speechlm.recipe import corpus
-from sglang_speechlm.recipe.clips import SOUND_MAKERS, varied
-from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words, unigram
-from sglang_speechlm.recipe.speech import load_speech
-from sglang_speechlm.recipe.words import NAMEABLE
-from sglang_speechlm.worker import running
+from sglang_speechlm.demo.recipe import corpus
+from sglang_speechlm.demo.recipe.clips import SOUND_MAKERS, varied
+from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_words, unigram
+from sglang_speechlm.demo.recipe.speech import load_speech
+from sglang_speechlm.demo.recipe.words import NAMEABLE
+from sglang_speechlm.process import running
 
 RATE = 16_000
 Sound = npt.NDArray[np.int16]

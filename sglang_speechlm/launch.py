@@ -6,12 +6,12 @@ of SGLang's (multiprocessing does not re-import a ``__main__.py``).
 
 import sys
 
-from sglang_speechlm.worker.garbage import collect_garbage, collect_no_garbage
+from sglang_speechlm.process.gc import collect_garbage, collect_no_garbage
 
 collect_no_garbage()
 
 if __name__ == "__main__":
-    from sglang_speechlm.fleet.options import is_fleet
+    from sglang_speechlm.options.fleet import is_fleet
 
     arguments = sys.argv[1:]
     if is_fleet(arguments):
@@ -20,6 +20,6 @@ if __name__ == "__main__":
         collect_garbage()
         sys.exit(main(arguments))
     else:
-        from sglang_speechlm.server.start import main
+        from sglang_speechlm.server.lifetime.start import main
 
         sys.exit(main(arguments))

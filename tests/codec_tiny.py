@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
-from sglang_speechlm.codec.xcodec import CODEC_CONFIG_FOLDER, CODEC_PREFIX
+from sglang_speechlm.codec.worker.xcodec import CODEC_CONFIG_FOLDER, CODEC_PREFIX
 from sglang_speechlm.config import SpeechLMConfig
 
 NUM_STREAM = 3

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from sglang_speechlm.recipe.clips import Clips
-from sglang_speechlm.recipe.draws import Draws
-from sglang_speechlm.recipe.examples import Layout
-from sglang_speechlm.recipe.speech import save_speech
-from sglang_speechlm.recipe.synthesis import VOICES, Utterance
-from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+from sglang_speechlm.demo.recipe.clips import Clips
+from sglang_speechlm.demo.recipe.draws import Draws
+from sglang_speechlm.demo.recipe.examples import Layout
+from sglang_speechlm.demo.recipe.speech import save_speech
+from sglang_speechlm.demo.recipe.synthesis import VOICES, Utterance
+from sglang_speechlm.demo.recipe.vocabulary import new_config, write_tokenizer
 
 WORD, QUESTION, SENTENCE = "bird", "What is the capital of France?", "The bird sits near the bridge."
 

@@ -27,7 +27,7 @@ from server import BY_NAME, clip, wait_for, wav
 from server.fleet import Fleet, fleet_of_two
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
-from sglang_speechlm.worker import ExitStatus
+from sglang_speechlm.process import ExitStatus
 
 CHAT = "/v1/chat/completions"
 ANSWER_SECONDS = 300
@@ -73,7 +73,7 @@ PARTS: dict[str, Callable[[Fleet, str], psutil.Process]] = {
     "worker": lambda fleet, url: fleet.keeper(url),
     "http process": lambda fleet, url: fleet.keeper(url).children()[0],
     "scheduler": lambda fleet, url: fleet.part(url, "sglang::scheduler"),
-    "codec": lambda fleet, url: fleet.part(url, "sglang_speechlm.codec.worker"),
+    "codec": lambda fleet, url: fleet.part(url, "sglang_speechlm.codec.worker.main"),
     "router": lambda fleet, _: fleet.router(),
 }
 

@@ -10,7 +10,7 @@ from reference import Request, undelay
 from reference.prompt import control, prompt_rows
 from server import Client, Judge, deltas_of, message_of
 
-from sglang_speechlm.server.store import KEPT_SECONDS, AnswerStore
+from sglang_speechlm.server.reading.store import KEPT_SECONDS, AnswerStore
 
 CHAT = "/v1/chat/completions"
 FIRST = {"role": "user", "content": "Say something."}

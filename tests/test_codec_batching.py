@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sglang_speechlm.codec.batching import SlotTable
 from sglang_speechlm.codec.windows import Context, PiecePolicy
+from sglang_speechlm.codec.worker.batching import SlotTable
 
 POLICY = PiecePolicy(ramp=(2,), largest=4)
 LONGEST = 1 + 4 + 1

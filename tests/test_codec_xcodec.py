@@ -8,7 +8,7 @@ from codec_tiny import HOP, NUM_STREAM, random_codes, tiny_codec, tiny_config, w
 from safetensors.torch import load_file, save_file
 
 from sglang_speechlm.codec.windows import Context, PiecePolicy, WindowPlanner
-from sglang_speechlm.codec.xcodec import CODEC_PREFIX, decoder_context, load_xcodec
+from sglang_speechlm.codec.worker.xcodec import CODEC_PREFIX, decoder_context, load_xcodec
 
 CODES = random_codes(30)
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX, CheckpointSpec, build_checkpoint
-from sglang_speechlm.checkpoint.vocabulary import write_raw_tokenizer
-from sglang_speechlm.codec.xcodec import load_xcodec
+from sglang_speechlm.checkpoint.convert import ConversionSettings, convert
+from sglang_speechlm.checkpoint.convert.codec import check_codec, codec_config
+from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
+from sglang_speechlm.codec.worker.xcodec import load_xcodec
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.convert import ConversionSettings, convert
-from sglang_speechlm.convert.__main__ import main
-from sglang_speechlm.convert.codec import check_codec, codec_config
+from sglang_speechlm.convert import main
 
 SPEC = CheckpointSpec()
 TRAIN_CONFIG = {
@@ -185,8 +185,8 @@ def killed(native: Native) -> list[Path]:
 import os, signal
 from pathlib import Path
 from sglang_speechlm.checkpoint import shards
-from sglang_speechlm.convert.__main__ import main
-from sglang_speechlm.convert.codec import check_codec, codec_config
+from sglang_speechlm.convert import main
+from sglang_speechlm.checkpoint.convert.codec import check_codec, codec_config
 save_file, calls = shards.save_file, []
 def save_and_die(tensors, path, **options):
     calls.append(path)

@@ -14,12 +14,12 @@ from server import Case, Client, Judge, Server, message_of, samples_of, serving,
 from torch import tensor
 from transformers import Qwen3ForCausalLM, XcodecConfig, XcodecModel
 
-from sglang_speechlm.codec.xcodec import CODEC_PREFIX
+from sglang_speechlm.codec.worker.xcodec import CODEC_PREFIX
 from sglang_speechlm.demo import GUIDANCE, MODEL
 from sglang_speechlm.demo.questions import QUESTION
-from sglang_speechlm.recipe import corpus
-from sglang_speechlm.recipe.clips import SOUND_MAKERS
-from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words
+from sglang_speechlm.demo.recipe import corpus
+from sglang_speechlm.demo.recipe.clips import SOUND_MAKERS
+from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_words
 
 MARGIN = 1e-4
 """Twice what float32 rounds. A trained model is nearly undecided at times; these are cases in which it is not."""

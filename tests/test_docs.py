@@ -31,7 +31,7 @@ def test_every_hook_is_in_the_table() -> None:
 
 
 def test_every_field_is_in_the_readmes_table() -> None:
-    from sglang_speechlm.server.schema import SpeechLM, VllmXargs
+    from sglang_speechlm.server.reading.schema import SpeechLM, VllmXargs
 
     fields = re.findall(r"^\| `(\w+)` \| (both|`speechlm`) \|", README, re.MULTILINE)
     both = {name for name, where in fields if where == "both"}

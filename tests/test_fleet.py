@@ -291,7 +291,7 @@ def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
     assert wait_for(fleet.is_whole)
     family = fleet.family()
     segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
-    codecs = [process for process in family if "sglang_speechlm.codec.worker" in command_of(process)]
+    codecs = [process for process in family if "sglang_speechlm.codec.worker.main" in command_of(process)]
     folders = [Path(process.environ()["TMPDIR"]) for process in codecs]
     assert segments
     assert len(folders) == 2

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from server import SECONDS, Client, Server, command_of, leave_open, wait_for
 
-from sglang_speechlm.worker import ExitStatus, free_port
+from sglang_speechlm.process import ExitStatus, free_port
 
 CHAT = "/v1/chat/completions"
 TEXT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}

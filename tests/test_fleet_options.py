@@ -2,7 +2,7 @@
 
 import pytest
 
-from sglang_speechlm.fleet.options import is_fleet, read
+from sglang_speechlm.options.fleet import is_fleet, read
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sglang_speechlm.server import parts
-from sglang_speechlm.worker.garbage import collect_garbage, collect_no_garbage
+from sglang_speechlm.process.gc import collect_garbage, collect_no_garbage
+from sglang_speechlm.server.lifetime import parts
 
 
 @pytest.fixture(autouse=True)

@@ -414,8 +414,8 @@ def test_a_loopback_url_is_not_fetched(client: Client) -> None:
 def test_a_missing_or_wrong_key_is_refused_in_the_same_shape() -> None:
     from sglang.srt.utils.auth import add_api_key_middleware
 
+    from sglang_speechlm.options.server import OwnOptions
     from sglang_speechlm.server.app import install
-    from sglang_speechlm.server.own_options import OwnOptions
 
     app = FastAPI()
     install(app, lambda: None, OwnOptions())

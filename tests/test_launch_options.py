@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_speechlm.checkpoint import CheckpointSpec
-from sglang_speechlm.checkpoint.vocabulary import write_raw_tokenizer
-from sglang_speechlm.server.command_line import build_parser, read, served_tokenizer
-from sglang_speechlm.server.guide_options import CPU_CORES, LONGER_CONTEXT, OVERRIDDEN_BY, Machine, choose, fit
-from sglang_speechlm.server.options import refuse_missing_gpus
+from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
+from sglang_speechlm.options.command_line import build_parser, read, served_tokenizer
+from sglang_speechlm.options.sglang_args import refuse_missing_gpus
+from sglang_speechlm.options.vllm_names import CPU_CORES, LONGER_CONTEXT, OVERRIDDEN_BY, Machine, choose, fit
+from sglang_speechlm.process import ExitStatus
 from sglang_speechlm.tokenizer import TextTokenizer
-from sglang_speechlm.worker import ExitStatus
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 GPUS = Machine(gpus=4, numa_nodes=2, environment={})

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from server import CASES, SECONDS, Client, Judge, wait_for
 
-from sglang_speechlm.worker import ExitStatus, free_port
+from sglang_speechlm.process import ExitStatus, free_port
 
 SCRIPT = Path(__file__).parent.parent / "launch" / "serve_cfg.sh"
 GIBIBYTE = 1 << 30

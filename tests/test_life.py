@@ -18,7 +18,7 @@ from server import SECONDS, wait_for
 from server.client import CHAT
 from server.life import ENDLESS, ENDLESS_SOUND, LONG, TEXT, asking, assert_dies_with, error_of, http_of, living, ready
 
-from sglang_speechlm.worker import ExitStatus
+from sglang_speechlm.process import ExitStatus
 
 SPOKEN = {**TEXT, "max_tokens": 1200, "speechlm": {"mode": "text_audio", "text": "Hi.", "audio_min_frames": 1000}}
 

@@ -20,8 +20,8 @@ import pytest
 import soundfile
 from server import SECONDS, Server, clip, serving, wait_for, wav
 
-from sglang_speechlm.server.options import _REFUSED, refuse_unsupported
-from sglang_speechlm.server.own_options import add_own_options
+from sglang_speechlm.options.server import add_own_options
+from sglang_speechlm.options.sglang_args import _REFUSED, refuse_unsupported
 
 KEY = "sesame"
 TIME_LIMIT = 12

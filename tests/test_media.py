@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_speechlm.audio import AudioError
-from sglang_speechlm.server.media import AllowedMedia, PublicResolver, is_public, parse_hosts
+from sglang_speechlm.audio.fetch import AllowedMedia, PublicResolver, is_public, parse_hosts
 
 LIMIT = 1000
 DATA = b"some bytes"

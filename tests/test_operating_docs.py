@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from server import Client, Server
 
-from sglang_speechlm.fleet.options import add_fleet_options
 from sglang_speechlm.fleet.router import _router_seconds
-from sglang_speechlm.server.own_options import OwnOptions
+from sglang_speechlm.options.fleet import add_fleet_options
+from sglang_speechlm.options.server import OwnOptions
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "docs" / name for name in ("operating.md", "troubleshooting.md")]
@@ -25,7 +25,7 @@ def quoted(document: Path) -> list[str]:
 
 def known_options() -> set[str]:
     """Of the launcher: ours, a fleet's and SGLang's."""
-    from sglang_speechlm.server.command_line import build_parser
+    from sglang_speechlm.options.command_line import build_parser
 
     parser = build_parser()
     fleet = argparse.ArgumentParser(add_help=False)

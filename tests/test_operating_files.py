@@ -14,7 +14,7 @@ import yaml
 from server import Server
 
 from launch import setup
-from sglang_speechlm.fleet.options import read
+from sglang_speechlm.options.fleet import read
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -166,7 +166,7 @@ def test_both_sides_take_the_same_key() -> None:
 
 
 def test_the_worker_takes_its_options() -> None:
-    from sglang_speechlm.server.command_line import build_parser
+    from sglang_speechlm.options.command_line import build_parser
 
     arguments = [*entrypoint("cuda"), *container("speechlm-worker")["args"]]
     _, others = build_parser().parse_known_args(arguments)

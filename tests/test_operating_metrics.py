@@ -19,8 +19,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from server import BY_NAME, SECONDS, Client, Server, clip, wait_for, wav
 
-from sglang_speechlm.platform.parent import end_with_parent
-from sglang_speechlm.worker import free_port
+from sglang_speechlm.process import free_port
+from sglang_speechlm.process.parent import end_with_parent
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 DASHBOARD: dict[str, Any] = json.loads((LAUNCH / "grafana" / "speechlm.json").read_text())

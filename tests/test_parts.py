@@ -11,7 +11,7 @@ import pytest
 import torch
 from server import Server, command_of
 
-from sglang_speechlm.server import parts
+from sglang_speechlm.server.lifetime import parts
 from sglang_speechlm.sglang_hooks.processes import fork_parts
 
 

@@ -7,10 +7,10 @@ from random import Random
 import pytest
 from pocketsphinx import get_model_path
 
-from sglang_speechlm.recipe import corpus
-from sglang_speechlm.recipe.requests import Requests
-from sglang_speechlm.recipe.speech import spoken_texts
-from sglang_speechlm.recipe.words import clock, ordinal, spelled
+from sglang_speechlm.demo.recipe import corpus
+from sglang_speechlm.demo.recipe.requests import Requests
+from sglang_speechlm.demo.recipe.speech import spoken_texts
+from sglang_speechlm.demo.recipe.words import clock, ordinal, spelled
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from tokenizers import Tokenizer
 
 from sglang_speechlm.codec.delay import deinterleave
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.recipe import corpus
-from sglang_speechlm.recipe.examples import IGNORED, Layout, Voiced, collate, voiced
-from sglang_speechlm.recipe.requests import Asked
-from sglang_speechlm.recipe.synthesis import Utterance
-from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
-from sglang_speechlm.recipe.words import NAMEABLE
+from sglang_speechlm.demo.recipe import corpus
+from sglang_speechlm.demo.recipe.examples import IGNORED, Layout, Voiced, collate, voiced
+from sglang_speechlm.demo.recipe.requests import Asked
+from sglang_speechlm.demo.recipe.synthesis import Utterance
+from sglang_speechlm.demo.recipe.vocabulary import new_config, write_tokenizer
+from sglang_speechlm.demo.recipe.words import NAMEABLE
 from sglang_speechlm.tokenizer import TextTokenizer
 
 TEXT = "The green bird sits near the bridge."

@@ -7,14 +7,14 @@ import pytest
 import torch
 from recipe_tiny import QUESTION, SENTENCE, WORD, tiny_clips, tiny_layout
 
-from sglang_speechlm.recipe import corpus
-from sglang_speechlm.recipe.clips import Clips
-from sglang_speechlm.recipe.draws import Draws
-from sglang_speechlm.recipe.examples import Layout, Voiced, collate
-from sglang_speechlm.recipe.hearing import train_hearing
-from sglang_speechlm.recipe.language_model import HEARING, Trainee
-from sglang_speechlm.recipe.requests import ABOUT_A_CLIP, TRANSCRIBE
-from sglang_speechlm.recipe.vocabulary import new_config
+from sglang_speechlm.demo.recipe import corpus
+from sglang_speechlm.demo.recipe.clips import Clips
+from sglang_speechlm.demo.recipe.draws import Draws
+from sglang_speechlm.demo.recipe.examples import Layout, Voiced, collate
+from sglang_speechlm.demo.recipe.hearing import train_hearing
+from sglang_speechlm.demo.recipe.language_model import HEARING, Trainee
+from sglang_speechlm.demo.recipe.requests import ABOUT_A_CLIP, TRANSCRIBE
+from sglang_speechlm.demo.recipe.vocabulary import new_config
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sglang_speechlm.recipe.muon import Muon, orthogonal
+from sglang_speechlm.demo.recipe.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 9), (5, 5)])

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from sglang_speechlm.demo.questions import QUESTION
-from sglang_speechlm.recipe.recogniser import Recogniser, bigram, spoken_words, unigram
+from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_words, unigram
 
 SENTENCES = [["one", "two", "three"], ["two", "one"], ["three", "two", "one", "two"]]
 

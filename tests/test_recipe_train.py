@@ -11,13 +11,13 @@ import pytest
 import torch
 from recipe_tiny import tiny_clips, tiny_layout
 
-from sglang_speechlm.recipe import train as training
-from sglang_speechlm.recipe.draws import Draws
-from sglang_speechlm.recipe.examples import Batch, Voiced
-from sglang_speechlm.recipe.language_model import Trainee
-from sglang_speechlm.recipe.requests import Requests
-from sglang_speechlm.recipe.train import Plan, Supply, train
-from sglang_speechlm.recipe.vocabulary import new_config
+from sglang_speechlm.demo.recipe import train as training
+from sglang_speechlm.demo.recipe.draws import Draws
+from sglang_speechlm.demo.recipe.examples import Batch, Voiced
+from sglang_speechlm.demo.recipe.language_model import Trainee
+from sglang_speechlm.demo.recipe.requests import Requests
+from sglang_speechlm.demo.recipe.train import Plan, Supply, train
+from sglang_speechlm.demo.recipe.vocabulary import new_config
 
 FIXED, NAMED, SENTENCE = "The capital of France is Paris.", 'I hear the word "bird".', "The bird sits near the bridge."
 PLAN = Plan(steps=4, spoken=3, written=2, heard=2)

@@ -13,12 +13,12 @@ from transformers import XcodecConfig, XcodecModel
 
 from sglang_speechlm.audio.mel import mel_features
 from sglang_speechlm.codec.delay import interleave
-from sglang_speechlm.recipe.codec import HOP, Quantizer, log_mel, new_codec, spectral_loss, train_encoder
-from sglang_speechlm.recipe.examples import Layout, Voiced, collate
-from sglang_speechlm.recipe.export import export
-from sglang_speechlm.recipe.language_model import Trainee
-from sglang_speechlm.recipe.requests import Asked
-from sglang_speechlm.recipe.vocabulary import new_config, write_tokenizer
+from sglang_speechlm.demo.recipe.codec import HOP, Quantizer, log_mel, new_codec, spectral_loss, train_encoder
+from sglang_speechlm.demo.recipe.examples import Layout, Voiced, collate
+from sglang_speechlm.demo.recipe.export import export
+from sglang_speechlm.demo.recipe.language_model import Trainee
+from sglang_speechlm.demo.recipe.requests import Asked
+from sglang_speechlm.demo.recipe.vocabulary import new_config, write_tokenizer
 from sglang_speechlm.tokenizer import TextTokenizer
 
 TEXT = "A dog says woof."

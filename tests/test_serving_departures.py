@@ -87,7 +87,7 @@ def test_clients_that_leave_at_random_moments(server: Server, client: Client) ->
 def codec_workers(server: Server) -> list[psutil.Process]:
     """The codec's processes."""
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "sglang_speechlm.codec.worker" in command_of(child)]
+    return [child for child in children if "sglang_speechlm.codec.worker.main" in command_of(child)]
 
 
 def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, client: Client, judge: Judge) -> None:

@@ -16,7 +16,7 @@ from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX
-from sglang_speechlm.server.options import refuse_unsupported
+from sglang_speechlm.options.sglang_args import refuse_unsupported
 
 REFUSED: dict[str, Any] = {
     "enable_mixed_chunk": True,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from sglang_speechlm.server.errors import ApiError
-from sglang_speechlm.server.streams import DeadlineStream, merged
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.routes.streams import DeadlineStream, merged
 
 FOREVER = 1e9
 SCOPE: dict[str, Any] = {"type": "http", "asgi": {"spec_version": "2.3"}}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sglang_speechlm.prompt.layout import Heard, Text
-from sglang_speechlm.server.templates import Template, load_speech_template, load_transcription_template
+from sglang_speechlm.prompt.templates import Template, load_speech_template, load_transcription_template
 
 
 def encode(text: str) -> list[int]:

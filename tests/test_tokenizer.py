@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from sglang_speechlm.checkpoint.spec import CheckpointSpec
-from sglang_speechlm.checkpoint.vocabulary import write_raw_tokenizer
+from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
+from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer, reserved_names
 

@@ -3,8 +3,8 @@
 ``python -m sglang_speechlm.checkpoint`` builds a random checkpoint.
 """
 
-from sglang_speechlm.checkpoint.builder import build_checkpoint
-from sglang_speechlm.checkpoint.spec import CheckpointSpec
+from sglang_speechlm.checkpoint.random.builder import build_checkpoint
+from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
 from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, CODEC_PREFIX, check_tensors, expected_tensors
 
 __all__ = [

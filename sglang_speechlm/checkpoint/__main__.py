@@ -7,8 +7,8 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
-from sglang_speechlm.checkpoint.builder import build_checkpoint
-from sglang_speechlm.checkpoint.spec import CheckpointSpec
+from sglang_speechlm.checkpoint.random.builder import build_checkpoint
+from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,7 +52,7 @@ def spawn() -> Spawned:
     """
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "sglang_speechlm.codec.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", "sglang_speechlm.codec.worker.main", str(theirs.fileno())]
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     return Spawned(process, ours)
 

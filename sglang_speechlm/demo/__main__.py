@@ -18,7 +18,7 @@ from sglang_speechlm.demo.player import play
 from sglang_speechlm.demo.progress import Progress
 from sglang_speechlm.demo.questions import QUESTION, Conversation
 from sglang_speechlm.demo.spectrogram import draw
-from sglang_speechlm.worker import Worker, WorkerFailed
+from sglang_speechlm.process import Worker, WorkerFailed
 
 CONTEXT = 16384
 """Positions that a request may take: as many as the usage guide's payloads ask for."""

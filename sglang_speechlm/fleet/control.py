@@ -14,10 +14,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.fleet.options import checked_url
 from sglang_speechlm.fleet.router import Member, Router
-from sglang_speechlm.server.body import check_media_type
-from sglang_speechlm.server.errors import ApiError, bad_field
+from sglang_speechlm.options.fleet import checked_url
+from sglang_speechlm.server.edge.body import check_media_type
+from sglang_speechlm.server.edge.errors import ApiError, bad_field
 
 _PROXIES = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")

@@ -15,7 +15,7 @@ from yarl import URL
 
 from sglang_speechlm import logs
 from sglang_speechlm.fleet.events import EventRelay
-from sglang_speechlm.server.errors import ApiError
+from sglang_speechlm.server.edge.errors import ApiError
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from sglang_speechlm.fleet.control import Control
 from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, unreachable
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
-from sglang_speechlm.server.errors import ApiError
+from sglang_speechlm.server.edge.errors import ApiError
 
 logger = logging.getLogger(__name__)
 

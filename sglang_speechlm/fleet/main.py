@@ -17,12 +17,12 @@ from sglang_speechlm import logs
 from sglang_speechlm.fleet.control import Control
 from sglang_speechlm.fleet.forward import new_session
 from sglang_speechlm.fleet.front import Front
-from sglang_speechlm.fleet.options import FleetOptions, read
 from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.fleet.supervisor import FleetFailed, Supervisor
-from sglang_speechlm.server.keys import KeyCheck
-from sglang_speechlm.server.limits import BodyLimit
-from sglang_speechlm.worker import ExitStatus
+from sglang_speechlm.options.fleet import FleetOptions, read
+from sglang_speechlm.process import ExitStatus
+from sglang_speechlm.server.edge.keys import KeyCheck
+from sglang_speechlm.server.edge.limits import BodyLimit
 
 logger = logging.getLogger(__name__)
 

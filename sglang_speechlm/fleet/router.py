@@ -17,10 +17,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-from sglang_speechlm.fleet.options import ROUTER_MAX_BYTES
 from sglang_speechlm.fleet.router_process import KEY_VARIABLE
-from sglang_speechlm.platform.parent import end_with_parent
-from sglang_speechlm.worker import free_port
+from sglang_speechlm.options.fleet import ROUTER_MAX_BYTES
+from sglang_speechlm.process import free_port
+from sglang_speechlm.process.parent import end_with_parent
 
 logger = logging.getLogger(__name__)
 

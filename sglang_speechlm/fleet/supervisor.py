@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from sglang_speechlm.fleet.options import FleetOptions
 from sglang_speechlm.fleet.router import Router
-from sglang_speechlm.worker import ExitStatus, Worker, WorkerFailed
+from sglang_speechlm.options.fleet import FleetOptions
+from sglang_speechlm.process import ExitStatus, Worker, WorkerFailed
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from sglang_speechlm import metrics
 from sglang_speechlm.audio.encoder import AudioEncoder
 from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, check_tensors
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.model.requests import BatchView, RequestTable
+from sglang_speechlm.model.slots import BatchView, RequestTable
 
 
 class CodecHead(nn.Module):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
-from sglang_speechlm.model.requests import AUDIO, CFG, CONTINUES, MIN_FRAMES
+from sglang_speechlm.model.slots import AUDIO, CFG, CONTINUES, MIN_FRAMES
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
-from sglang_speechlm.program.settings import Request
+from sglang_speechlm.program.request import Request
 
 AUDIO_INTERVAL = 8
 """Frames between two outputs of the audio stage: 0.16 s of sound."""

@@ -10,7 +10,7 @@ from sglang.srt.layers.sampler import Sampler
 from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
 from sglang_speechlm.config import Ids
-from sglang_speechlm.model.requests import BatchView, RequestTable
+from sglang_speechlm.model.slots import BatchView, RequestTable
 from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
 
 FRAMES = "frames"

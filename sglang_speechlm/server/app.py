@@ -13,17 +13,17 @@ from starlette.middleware import Middleware
 
 from sglang_speechlm.codec import Spawned
 from sglang_speechlm.logs import RequestLog
-from sglang_speechlm.page import page_routes
-from sglang_speechlm.server.chat import chat_completions
-from sglang_speechlm.server.generate import generate
-from sglang_speechlm.server.identity import worker_id
-from sglang_speechlm.server.keys import KeyCheck, without_secrets
-from sglang_speechlm.server.limits import BodyLimit
-from sglang_speechlm.server.own_options import OwnOptions
-from sglang_speechlm.server.refusals import answer_in_one_shape
+from sglang_speechlm.options.server import OwnOptions
+from sglang_speechlm.server.edge.keys import KeyCheck, without_secrets
+from sglang_speechlm.server.edge.limits import BodyLimit
+from sglang_speechlm.server.edge.refusals import answer_in_one_shape
+from sglang_speechlm.server.page import page_routes
+from sglang_speechlm.server.routes.chat import chat_completions
+from sglang_speechlm.server.routes.generate import generate
+from sglang_speechlm.server.routes.identity import worker_id
+from sglang_speechlm.server.routes.speech import speech
+from sglang_speechlm.server.routes.transcriptions import transcriptions
 from sglang_speechlm.server.service import Service
-from sglang_speechlm.server.speech import speech
-from sglang_speechlm.server.transcriptions import transcriptions
 
 _KEPT = (
     "/health", "/health_generate", "/model_info", "/get_model_info", "/v1/models",

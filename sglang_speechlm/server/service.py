@@ -7,14 +7,14 @@ from typing import Any
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService, Spawned
+from sglang_speechlm.codec.files import SoundFiles
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.program.engine import Engine
-from sglang_speechlm.server.errors import ApiError, shown
-from sglang_speechlm.server.formats import SoundFiles
-from sglang_speechlm.server.messages import MessageReader
-from sglang_speechlm.server.own_options import OwnOptions
-from sglang_speechlm.server.reply import Reply, Voice
-from sglang_speechlm.server.store import AnswerStore
+from sglang_speechlm.program.reply import Reply, Voice
+from sglang_speechlm.server.edge.errors import ApiError, shown
+from sglang_speechlm.server.reading.messages import MessageReader
+from sglang_speechlm.server.reading.store import AnswerStore
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "default")

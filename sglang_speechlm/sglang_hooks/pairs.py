@@ -17,7 +17,7 @@ from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResul
 
 from sglang_speechlm import metrics
 from sglang_speechlm.program.engine import PAIR_MARGIN
-from sglang_speechlm.sglang_hooks.requests import complaint, continues, guidance, leader_of, shadow_of
+from sglang_speechlm.sglang_hooks.req import complaint, continues, guidance, leader_of, shadow_of
 
 SHADOW_SUFFIX = "::u"
 """What a shadow's id adds to its leader's: SGLang aborts by the beginning of ids, and so finds both."""

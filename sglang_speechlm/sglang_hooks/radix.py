@@ -13,7 +13,7 @@ from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
 
-from sglang_speechlm.sglang_hooks.requests import is_audio
+from sglang_speechlm.sglang_hooks.req import is_audio
 
 RADIX_BACKEND = "speechlm"
 """Value of --radix-cache-backend."""

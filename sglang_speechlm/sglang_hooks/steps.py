@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from sglang_speechlm import metrics
-from sglang_speechlm.model.requests import BatchView, Replay, RequestTable
+from sglang_speechlm.model.slots import BatchView, Replay, RequestTable
 from sglang_speechlm.sampler.backend import SpeechLMSampler
-from sglang_speechlm.sglang_hooks.requests import entry, is_audio, spoken_frames
+from sglang_speechlm.sglang_hooks.req import entry, is_audio, spoken_frames
 
 
 def is_speechlm(model: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from sglang_speechlm.worker import ExitStatus
+from sglang_speechlm.process import ExitStatus
 
 from .client import CHAT
 from .process import SECONDS, Server, command_of, wait_for

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from sglang_speechlm.worker import Worker as Server
-from sglang_speechlm.worker import free_port, running
+from sglang_speechlm.process import Worker as Server
+from sglang_speechlm.process import free_port, running
 
 __all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "serving", "wait_for"]
 

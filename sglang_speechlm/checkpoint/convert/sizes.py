@@ -1,0 +1,129 @@
+"""The served config, from the shapes of the tensors and the little that shapes do not say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import XcodecConfig
+
+from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
+from sglang_speechlm.checkpoint.convert.train_config import TrainConfig
+from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, CODEC_PREFIX
+from sglang_speechlm.config import SpeechLMConfig
+
+_TEXT_BEGIN = 256
+_QWEN3 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 40960}
+_QWEN3_OMNI_HEAD_DIM = 64
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def served_config(
+    shapes: Shapes, train_config: TrainConfig, tokenizer: Path, settings: ConversionSettings, dtype: str
+) -> SpeechLMConfig:
+    """The config.json of the served directory.
+
+    Args:
+        shapes: name and shape of every tensor.
+        train_config: the training config.
+        tokenizer: the Qwen3 directory; its config.json, where there is one, gives what shapes do not say of the
+            backbone (rope_theta, rms_norm_eps, max_position_embeddings), else Qwen3's values are taken.
+        settings: the rest.
+        dtype: name of the dtype that the tensors will have.
+
+    Raises:
+        ValueError: if a tensor that a size is taken from is missing, or sizes contradict each other.
+    """
+    qwen = _qwen_config(tokenizer)
+    vocab_size, hidden_size = _shape(shapes, "model.embed_tokens.weight")
+    num_stream = _shape(shapes, "stream_emb.weight")[0]
+    layer_size = _codebook_size(shapes) + 1
+    text_end = vocab_size - num_stream * layer_size
+    text_size = qwen.get("vocab_size", text_end - _TEXT_BEGIN)
+    if text_end - _TEXT_BEGIN != text_size:
+        raise ValueError(
+            f"model.embed_tokens.weight has {vocab_size} rows, but {_TEXT_BEGIN} reserved ids, {text_size} text ids "
+            f"(vocab_size in {tokenizer / 'config.json'}) and {num_stream} streams of {layer_size} ids are "
+            f"{_TEXT_BEGIN + text_size + num_stream * layer_size}"
+        )
+    audio_config = _audio_config(shapes, settings) | {"dtype": dtype}
+    codec_tag = {"xcodec_hf_model_tag": train_config.xcodec_hf_model_tag} if train_config.xcodec_hf_model_tag else {}
+    options: dict[str, Any] = {"audio_frontend": settings.audio_frontend, "dtype": dtype, **codec_tag}
+    return SpeechLMConfig(
+        text_config=_text_config(shapes, qwen) | {"hidden_size": hidden_size, "dtype": dtype},
+        audio_config=audio_config,
+        num_stream=num_stream,
+        adaptor_input_dim=audio_config["output_dim"],
+        vocab_size=vocab_size,
+        codec_base_offset=text_end,
+        codec_layer_size=layer_size,
+        text_token_offset=_TEXT_BEGIN,
+        text_token_end=text_end,
+        tie_word_embeddings="lm_head.weight" not in shapes,
+        **options,
+    )
+
+
+def _qwen_config(tokenizer: Path) -> dict[str, Any]:
+    file = tokenizer / "config.json"
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if content.get("model_type", "qwen3") != "qwen3":
+        raise ValueError(f"{file}: model_type is {content['model_type']!r}; allowed: 'qwen3'")
+    rope = content.get("rope_parameters") or {}
+    return content | {name: rope[name] for name in ("rope_theta",) if name in rope}
+
+
+def _text_config(shapes: Shapes, qwen: Mapping[str, Any]) -> dict[str, Any]:
+    layer = "model.layers.0."
+    head_dim = _shape(shapes, layer + "self_attn.q_norm.weight")[0]
+    return {
+        "intermediate_size": _shape(shapes, layer + "mlp.gate_proj.weight")[0],
+        "num_hidden_layers": _count(shapes, "model.layers."),
+        "num_attention_heads": _shape(shapes, layer + "self_attn.q_proj.weight")[0] // head_dim,
+        "num_key_value_heads": _shape(shapes, layer + "self_attn.k_proj.weight")[0] // head_dim,
+        "head_dim": head_dim,
+        "tie_word_embeddings": "lm_head.weight" not in shapes,
+        **{name: qwen.get(name, usual) for name, usual in _QWEN3.items()},
+    }
+
+
+def _audio_config(shapes: Shapes, settings: ConversionSettings) -> dict[str, Any]:
+    def shape(name: str) -> tuple[int, ...]:
+        return _shape(shapes, AUDIO_TOWER_PREFIX + name)
+
+    d_model, convolved = shape("conv_out.weight")
+    channels = shape("conv2d1.weight")[0]
+    return {
+        # Three convolutions of stride 2 leave an eighth of the mel bins.
+        "num_mel_bins": convolved // channels * 8,
+        "encoder_layers": _count(shapes, AUDIO_TOWER_PREFIX + "layers."),
+        "encoder_attention_heads": settings.audio_heads or d_model // _QWEN3_OMNI_HEAD_DIM,
+        "encoder_ffn_dim": shape("layers.0.fc1.weight")[0],
+        "d_model": d_model,
+        "n_window": settings.n_window,
+        "n_window_infer": settings.n_window_infer,
+        "output_dim": shape("proj2.weight")[0],
+        "downsample_hidden_size": channels,
+        "conv_chunksize": 500,
+        "max_source_positions": 1500,
+    }
+
+
+def _codebook_size(shapes: Shapes) -> int:
+    embed = shapes.get(CODEC_PREFIX + "quantizer.quantizers.0.codebook.embed")
+    return embed[0] if embed else XcodecConfig().codebook_size
+
+
+def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
+    if name not in shapes:
+        raise ValueError(f"the checkpoint has no tensor {name}")
+    return shapes[name]
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    numbers = [int(match[1]) for name in shapes if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))]
+    return max(numbers, default=-1) + 1

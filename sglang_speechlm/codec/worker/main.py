@@ -1,0 +1,142 @@
+"""The codec worker: a process that turns codes into samples, so that decoding tokens never waits for sound.
+
+Run as ``python -m sglang_speechlm.codec.worker.main FD`` by ``sglang_speechlm.codec.process``; FD is its end of a
+socket pair. It ends when the other end is closed or its parent dies.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+
+import numpy as np
+import torch
+
+from sglang_speechlm.codec.protocol import (
+    Close,
+    Delivered,
+    End,
+    Finish,
+    MessageReader,
+    Open,
+    Piece,
+    Push,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    Slots,
+    StartFailed,
+    WorkerOptions,
+    encode,
+)
+from sglang_speechlm.codec.worker.batching import SlotTable
+from sglang_speechlm.codec.worker.xcodec import decoder_context, load_xcodec
+from sglang_speechlm.process.parent import end_with_parent
+
+_RECEIVE_BYTES = 1 << 18
+
+
+class Worker:
+    """Serves streams over a socket until it is closed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = MessageReader()
+
+    def run(self) -> int:
+        """Load the codec, serve, and return the exit status."""
+        options = self._receive_options()
+        if options is None:
+            return 0
+        os.nice(options.nice)
+        torch.set_num_threads(options.threads)
+        torch.backends.cudnn.allow_tf32 = False  # 1e-3 off the float32 decode otherwise
+        try:
+            self._model = load_xcodec(options.checkpoint, options.config, options.device)
+        except Exception as error:
+            self._send(StartFailed(f"{type(error).__name__}: {error}"))
+            return 1
+        self._hop = options.config.xcodec_hop_length
+        self._table = SlotTable(
+            decoder_context(self._model),
+            options.policy,
+            options.config.num_stream,
+            options.config.ids.codebook_size,
+        )
+        self._send(Ready())
+        busy = False
+        slots = 0
+        while True:
+            if select.select([self._connection], [], [], 0 if busy else None)[0]:
+                data = self._connection.recv(_RECEIVE_BYTES)
+                if not data:
+                    return 0
+                for message in self._reader.feed(data):
+                    self._handle(message)
+            busy = self._decode_batch(options.batch_codes)
+            for stream in self._table.pop_done():
+                self._send(End(stream))
+            if len(self._table) != slots:
+                slots = len(self._table)
+                self._send(Slots(slots))
+
+    def _receive_options(self) -> WorkerOptions | None:
+        while data := self._connection.recv(_RECEIVE_BYTES):
+            for message in self._reader.feed(data):
+                if isinstance(message, WorkerOptions):
+                    return message
+        return None
+
+    def _handle(self, message: Request | Reply) -> None:
+        match message:
+            case Open(stream, undelivered_limit):
+                self._table.open(stream, undelivered_limit)
+            case Push(stream) | Finish(stream) | Delivered(stream) | Close(stream) if stream not in self._table:
+                pass  # it was on its way when the stream ended
+            case Push(stream, codes):
+                try:
+                    self._table.push(stream, codes)
+                except ValueError as error:
+                    self._table.close(stream)
+                    self._send(Refused(stream, str(error)))
+            case Finish(stream):
+                self._table.finish(stream)
+            case Delivered(stream):
+                self._table.delivered(stream)
+            case Close(stream):
+                self._table.close(stream)
+
+    @torch.inference_mode()
+    def _decode_batch(self, code_limit: int) -> bool:
+        """Decode one batch of windows and send its pieces; False if there was nothing to decode."""
+        batch = self._table.next_batch(code_limit)
+        if not batch:
+            return False
+        codes = torch.from_numpy(np.stack([codes for _, _, codes in batch])).to(self._model.device)
+        audio = self._model.decode(codes.transpose(1, 2), return_dict=False)[:, 0].cpu().numpy()
+        for (stream, window, _), samples in zip(batch, audio, strict=True):
+            first, last = (self._hop * (edge - window.start) for edge in (window.emit_start, window.emit_stop))
+            self._send(Piece(stream, samples[first:last]))
+        return True
+
+    def _send(self, message: Reply) -> None:
+        self._connection.sendall(encode(message))
+
+
+def main() -> int:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
+    end_with_parent(signal.SIGKILL)
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        try:
+            return Worker(connection).run()
+        except (BrokenPipeError, ConnectionResetError):
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

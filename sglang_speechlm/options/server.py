@@ -1,0 +1,160 @@
+"""The launcher's options that are not SGLang's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sglang_speechlm import logs
+from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
+from sglang_speechlm.prompt.templates import Template, load_speech_template, load_transcription_template
+
+Value = TypeVar("Value")
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """What an operator decided.
+
+    Attributes:
+        codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
+        codec_threads: its CPU threads.
+        speech_template, transcription_template: what the model is told by these routes.
+        media: from where clips are fetched.
+        max_body_bytes: of a request's body, and again of all clips that it has fetched.
+        max_clips: in one request.
+        request_seconds: for one request, from its first byte to its answer's last.
+        max_kept_answers, max_kept_bytes: of the store of spoken answers.
+        drain_seconds: that running answers have once the server is told to stop.
+        log_format: how lines of the log look.
+    """
+
+    codec_device: str = "auto"
+    codec_threads: int = 1
+    speech_template: Template = field(default_factory=load_speech_template)
+    transcription_template: Template = field(default_factory=load_transcription_template)
+    media: AllowedMedia = field(default_factory=AllowedMedia)
+    max_body_bytes: int = 128 * MEBIBYTE
+    max_clips: int = 16
+    request_seconds: float = 3600
+    max_kept_answers: int = 10_000
+    max_kept_bytes: int = 128 * MEBIBYTE
+    drain_seconds: float = 30
+    log_format: str = "text"
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace) -> OwnOptions:
+        """Out of what a parser with ``add_own_options`` found."""
+        return cls(
+            codec_device=parsed.codec_device,
+            codec_threads=parsed.codec_threads,
+            speech_template=parsed.speech_template,
+            transcription_template=parsed.transcription_template,
+            media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
+            max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
+            max_clips=parsed.max_clips,
+            request_seconds=parsed.request_timeout_secs,
+            max_kept_answers=parsed.max_kept_answers,
+            max_kept_bytes=round(parsed.max_kept_mib * MEBIBYTE),
+            drain_seconds=parsed.drain_timeout,
+            log_format=parsed.log_format,
+        )
+
+
+def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options of ``OwnOptions``."""
+    own = OwnOptions()
+
+    def add(name: str, kind: Callable[[str], Any], default: Any, said: str, **more: Any) -> None:
+        parser.add_argument(name, type=kind, default=default, help=said, **more)
+
+    said = "where the audio decoder runs, as torch names it (default: %(default)s, a GPU where there is one)"
+    add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
+    said = "CPU threads of the audio decoder (default: %(default)s)"
+    add("--codec-threads", _count, own.codec_threads, said, metavar="N")
+    for route, template, load in (
+        ("speech", own.speech_template, load_speech_template),
+        ("transcription", own.transcription_template, load_transcription_template),
+    ):
+        said = f"what the model is told for a {route}, in place of the {route}.json that comes with the server"
+        add(f"--{route}-template", _from_path(load), template, said, metavar="FILE")
+    add(
+        "--allowed-media-domains",
+        _complaining(parse_hosts),
+        own.media.hosts,
+        "hosts that audio_url parts may name with http: or https: (default: none); private addresses only where "
+        "they are listed as such",
+        metavar="HOST[:PORT],...",
+    )
+    said = "directory whose files audio_url parts may name with file: (default: none)"
+    add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
+    mebibytes = own.max_body_bytes // MEBIBYTE
+    add(
+        "--max-body-mib", _positive, mebibytes, "MiB that a request's body may have (default: %(default)s)", metavar="N"
+    )
+    add("--max-clips", _count, own.max_clips, "clips that a request may bring (default: %(default)s)", metavar="N")
+    said = "seconds after which a request is given up (default: %(default)s)"
+    add("--request-timeout-secs", _positive, own.request_seconds, said, metavar="SECONDS")
+    said = "spoken answers that later messages can refer to, for an hour (default: %(default)s)"
+    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said, metavar="N")
+    mebibytes = own.max_kept_bytes // MEBIBYTE
+    said = "MiB that these answers may take together (default: %(default)s)"
+    add("--max-kept-mib", _positive, mebibytes, said, metavar="N")
+    said = "seconds that running answers have to finish once the server is told to stop (default: %(default)s)"
+    add("--drain-timeout", _zero_or_positive, own.drain_seconds, said, metavar="SECONDS")
+    said = "how lines of the log look, one for every request among them (default: %(default)s)"
+    add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
+
+
+def _complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
+    """Have argparse tell what was wrong."""
+
+    def reading(text: str) -> Value:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return reading
+
+
+def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
+    return _complaining(lambda text: read(Path(text)))
+
+
+def _directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"{path} is no directory")
+    return path.resolve()
+
+
+@_complaining
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError(f"must be above 0; got {text}")
+    return value
+
+
+@_complaining
+def _zero_or_positive(text: str) -> float:
+    return 0.0 if text == "0" else _positive(text)
+
+
+@_complaining
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
+
+
+@_complaining
+def _count_or_zero(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"must be a whole number of at least 0; got {text}")
+    return int(text)

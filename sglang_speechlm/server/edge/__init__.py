@@ -1,0 +1,1 @@
+"""What meets every request before and after its route: keys, limits, errors."""

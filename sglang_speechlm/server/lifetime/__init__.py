@@ -1,0 +1,1 @@
+"""Starting, warming up, serving and stopping."""

@@ -1,0 +1,58 @@
+"""Lets requests in while the server serves, and has each of them end in an answer or an error."""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.lifetime.life import Life
+from sglang_speechlm.server.routes.streams import event
+
+PASS_HEADER = "x-speechlm-warm-up"
+PASS = secrets.token_hex()
+"""Lets the requests of the warm-up in."""
+
+_HEALTH = ("/health", "/health_generate")
+
+
+class Gate:
+    """Around the application. What only asks (GET) is answered at all times, but for how the server is."""
+
+    def __init__(self, app: ASGIApp, life: Life) -> None:
+        self._app = app
+        self._life = life
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] in ("GET", "HEAD", "OPTIONS") and scope["path"].rstrip("/") not in _HEALTH:
+            await self._app(scope, receive, send)
+        elif (refusal := self._life.refusal()) and Headers(scope=scope).get(PASS_HEADER) != PASS:
+            await refusal.response()(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun: Message | None = None
+        ended = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun, ended
+            if message["type"] == "http.response.start":
+                begun = message
+            else:
+                ended = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._life.run(self._app(scope, receive, noting))
+        except ApiError as error:
+            if begun is None:
+                await error.response()(scope, receive, send)
+            elif not ended and Headers(raw=begun["headers"]).get("content-type", "").startswith("text/event-stream"):
+                await send({"type": "http.response.body", "body": event(error.body()), "more_body": False})
+            # Anything else that has begun is closed by the HTTP server before its end, which clients notice.

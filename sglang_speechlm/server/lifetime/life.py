@@ -1,0 +1,206 @@
+"""The life of the serving process: starting, serving, stopping, and the exit status that it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from enum import Enum, auto
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from fastapi import FastAPI
+from sglang.srt.entrypoints.engine import init_tokenizer_manager
+from sglang.srt.managers.load_snapshot import shm_path_for
+
+from sglang_speechlm.process.exit_status import ExitStatus
+from sglang_speechlm.process.keeper import mark_up, remove_in_the_end
+from sglang_speechlm.server.edge.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+"""From the last answer to the end of the process, at most."""
+
+_TOLD_SECONDS = 3.0
+"""In which answers that are cut off may tell their clients so."""
+_RETRY_SECONDS = 5
+
+
+class _State(Enum):
+    STARTING = auto()
+    SERVING = auto()
+    STOPPING = auto()
+
+
+class Life:
+    """Says who is served, and ends the process in the end.
+
+    Attributes:
+        status: the exit status that it comes to.
+        has_served: whether it has been ready.
+    """
+
+    def __init__(self, drain_seconds: float) -> None:
+        """Take how long running answers may take once it is told to stop."""
+        self.status = ExitStatus.STOPPED
+        self.has_served = False
+        self._drain_seconds = drain_seconds
+        self._state = _State.STARTING
+        self._running: set[asyncio.Task[None]] = set()
+        self._cut_off: str | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._announcement = _Announcement()
+
+    # What a request meets
+
+    def refusal(self) -> ApiError | None:
+        """Why nobody is served at present: a 503."""
+        if self._state is _State.STARTING:
+            return ApiError(503, "the server is warming up", code="starting", retry_after=_RETRY_SECONDS)
+        if self._state is _State.STOPPING:
+            return ApiError(503, "the server is stopping", code="stopping", retry_after=_RETRY_SECONDS)
+        return None
+
+    async def run(self, answering: Awaitable[None]) -> None:
+        """Await an answer that must be finished before the process ends.
+
+        Raises:
+            ApiError: 503 if it was cut off.
+        """
+        work = asyncio.ensure_future(answering)
+        self._running.add(work)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if self._cut_off is None:
+                raise
+            raise ApiError(503, self._cut_off, code="stopping") from None
+        finally:
+            self._running.discard(work)
+
+    # What happens to the process
+
+    def install(self, app: FastAPI) -> None:
+        """Take over the signals when the application starts."""
+        lifespan = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def with_signals(app: FastAPI) -> AsyncIterator[Any]:
+            self._loop = asyncio.get_running_loop()
+            self._of_http_server = signal.getsignal(signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self.stop)
+            self._loop.add_signal_handler(signal.SIGQUIT, self.part_died)
+            original: AbstractAsyncContextManager[Any] = lifespan(app)
+            async with original as state:
+                yield state
+
+        app.router.lifespan_context = with_signals
+
+    def make_tokenizer_manager(self, server_args: Any, port_args: Any) -> Any:
+        """SGLang's TokenizerManager with our signal handlers in place of its own, which drain without an end."""
+        signal.signal(signal.SIGQUIT, _could_not_start)
+        remove_in_the_end(shm_path_for(port_args.instance_id))
+        manager, templates = init_tokenizer_manager(server_args, port_args)
+        handlers = SimpleNamespace(sigterm_handler=self.stop, running_phase_sigquit_handler=self.part_died)
+        manager.signal_handler_class = lambda _manager: handlers
+        return manager, templates
+
+    def up(self) -> None:
+        """Serve; called in another thread."""
+        self._loop.call_soon_threadsafe(self._up)
+
+    def warm_up_failed(self) -> None:
+        """End, unless it was told to, which fails them too; called in another thread."""
+        self._loop.call_soon_threadsafe(self._warm_up_failed)
+
+    def stop(self) -> None:
+        """Finish the answers that are running, and end."""
+        was_serving = self._state is _State.SERVING
+        if self._state is not _State.STOPPING:
+            self._state = _State.STOPPING
+            left = f"{len(self._running)} running, {self._drain_seconds:g} s to finish" if was_serving else "at once"
+            logger.warning("SIGTERM received, stopping: %s", left)
+            self._stopping = self._loop.create_task(self._drain(self._drain_seconds if was_serving else 0.0))
+
+    def part_died(self) -> None:
+        """End: SGLang's watchdog says that a scheduler or the detokenizer is gone."""
+        self._end(ExitStatus.PART_DIED, "a process of this server died")
+
+    def _up(self) -> None:
+        if self._state is _State.STARTING:
+            mark_up()
+            self.has_served = True
+            self._state = _State.SERVING
+            self._announcement.release()
+
+    def _warm_up_failed(self) -> None:
+        if self._state is _State.STARTING:
+            self._end(ExitStatus.WARM_UP_FAILED, "a warm-up answer failed")
+
+    def _end(self, status: ExitStatus, reason: str) -> None:
+        """End without waiting for answers."""
+        if self.status is ExitStatus.STOPPED:
+            self.status = status
+            logger.error("Stopping: %s", reason)
+            if self._stopping is not None:
+                self._stopping.cancel()
+            self._state = _State.STOPPING
+            self._stopping = self._loop.create_task(self._finish(reason))
+
+    async def _drain(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running:
+                    await asyncio.wait(self._running)
+        if self._running and self.has_served:
+            self.status = ExitStatus.CUT_OFF
+            logger.error("Cutting off %d answers: not finished within %g s", len(self._running), seconds)
+        await self._finish("the server has stopped before this answer was complete")
+
+    async def _finish(self, reason: str) -> None:
+        self._cut_off = reason
+        running = list(self._running)
+        for work in running:
+            work.cancel()
+        if running:
+            await asyncio.wait(running, timeout=_TOLD_SECONDS)
+        last_resort = threading.Timer(STOP_SECONDS - _TOLD_SECONDS, os._exit, (self.status,))
+        last_resort.daemon = True
+        last_resort.start()
+        # The HTTP server has a handler of its own that sends what is buffered, closes and returns.
+        self._loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._of_http_server)
+        signal.raise_signal(signal.SIGINT)
+
+
+class _Announcement(logging.Filter):
+    """Holds back the line by which operators know that it serves: uvicorn prints it when it listens."""
+
+    _LOGGER = logging.getLogger("uvicorn.error")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: logging.LogRecord | None = None
+        self._LOGGER.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("Uvicorn running on"):
+            return True
+        self._held = record
+        return False
+
+    def release(self) -> None:
+        self._LOGGER.removeFilter(self)
+        if self._held is not None:
+            self._LOGGER.info(self._held.msg, *(self._held.args or ()))
+
+
+def _could_not_start(*_: Any) -> NoReturn:
+    logger.error("Stopping: a process of this server died while the model was loaded")
+    os._exit(ExitStatus.NOT_STARTED)

@@ -1,0 +1,1 @@
+"""The routes: what is asked, answered whole or as a stream."""

@@ -1,0 +1,126 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+import uuid
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sglang_speechlm.codec.files import RATE_HEADER
+from sglang_speechlm.program.reply import AudioDelta, Reply
+from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.server.edge.body import read_json
+from sglang_speechlm.server.edge.connection import unless_gone
+from sglang_speechlm.server.edge.errors import bad_field
+from sglang_speechlm.server.reading.resolve import resolve, wants_audio
+from sglang_speechlm.server.reading.schema import ChatRequest
+from sglang_speechlm.server.routes.chat_events import ChatStream, audio_id, told, usage
+from sglang_speechlm.server.routes.route import REFUSALS, Refused, route
+from sglang_speechlm.server.routes.streams import DeadlineStream, merged
+from sglang_speechlm.server.service import Service
+
+
+@route
+async def chat_completions(http: Request, service: Service, deadline: float) -> Response:
+    """Answer one chat request, whole or as a stream of server-sent events."""
+    body = await read_json(http, ChatRequest)
+    service.check_model(body.model)
+    if body.audio is not None:
+        service.sound_files.check("audio.format", body.audio.format)
+    if body.stream:
+        return await _streamed(http, service, body, deadline)
+    return await unless_gone(http, _whole(service, body))
+
+
+async def _prepare(service: Service, body: ChatRequest) -> tuple[list[Asked], tuple[str, ...]]:
+    """One program request for each of the n choices, and the warnings that the messages gave."""
+    prompt, warnings = await service.messages.read(body.messages)
+    request_id = f"chatcmpl-{uuid.uuid4().hex}"
+    first = await asyncio.to_thread(
+        resolve, body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity()
+    )
+    # The choices' seeds follow from the first one's, so that a seed fixes all of them.
+    choices = [
+        replace(first, id=f"{request_id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63)
+        for i in range(body.n or 1)
+    ]
+    return choices, warnings
+
+
+async def _whole(service: Service, body: ChatRequest) -> Response:
+    requests, warnings = await _prepare(service, body)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_choice(service, body, i, asked, warnings)) for i, asked in enumerate(requests)]
+    outcomes = [task.result() for task in tasks]
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    choices, replies = zip(*outcomes, strict=True)
+    answer = {
+        "id": requests[0].id.rpartition("-")[0],
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.model or service.model_name,
+        "choices": choices,
+        "usage": usage(requests[0], replies),
+    }
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+async def _choice(
+    service: Service, body: ChatRequest, index: int, asked: Asked, warnings: tuple[str, ...]
+) -> tuple[dict[str, Any], Reply] | Refused:
+    reply = Reply()
+    samples: list[Any] = []
+    try:
+        async with aclosing(service.voice.reply(asked, reply)) as pieces:
+            samples = [piece.samples async for piece in pieces if isinstance(piece, AudioDelta)]
+    except REFUSALS as error:
+        return error
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if asked.audio is not None:
+        message["audio"] = None
+        if samples:
+            name = (body.audio.format if body.audio is not None else None) or "wav"
+            data = await asyncio.to_thread(service.sound_files.encode, np.concatenate(samples), name)
+            message["audio"] = {
+                "id": audio_id(asked),
+                "data": base64.b64encode(data).decode(),
+                "expires_at": service.keep(audio_id(asked), reply),
+                "transcript": reply.text,
+                "sample_rate": service.sample_rate,
+            }
+    if ours := told(body, asked, reply, warnings, has_sounded=bool(samples)):
+        message["speechlm"] = ours
+    assert reply.finish is not None
+    return {"index": index, "message": message, "finish_reason": reply.finish.reason}, reply
+
+
+async def _streamed(http: Request, service: Service, body: ChatRequest, deadline: float) -> Response:
+    headers = {}
+    if wants_audio(body):
+        if body.audio is not None and body.audio.format not in (None, "pcm16"):
+            raise bad_field("audio.format", f'a stream carries "pcm16"; got {body.audio.format!r}')
+        headers[RATE_HEADER] = str(service.sample_rate)
+    requests, warnings = await _prepare(service, body)
+    replies = [Reply() for _ in requests]
+    pieces = merged(
+        [service.voice.reply(asked, reply) for asked, reply in zip(requests, replies, strict=True)], deadline
+    )
+    try:
+        # What is refused is refused before the stream begins, with a status of its own.
+        first = await unless_gone(http, anext(pieces, None))
+    except BaseException:
+        await pieces.aclose()
+        raise
+    stream = ChatStream(service, body, requests, replies, warnings)
+    return DeadlineStream(stream.events(first, pieces), pieces, "text/event-stream", deadline, headers)

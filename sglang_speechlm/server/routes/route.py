@@ -1,0 +1,66 @@
+"""What all routes have in common: how they fail, and when they give up."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from sglang_speechlm import logs
+from sglang_speechlm.codec import CodecError
+from sglang_speechlm.program.engine import StageRefused
+from sglang_speechlm.server.edge.connection import ClientGone
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.service import Service
+
+logger = logging.getLogger(__name__)
+
+Refused = ApiError | StageRefused | CodecError
+REFUSALS = (ApiError, StageRefused, CodecError)
+"""What may go wrong with an answer through no fault of ours."""
+
+Handler = Callable[[Request, Service, float], Awaitable[Response]]
+"""Takes the request, the service, and the time of the event loop at which to give up."""
+
+
+def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint: whatever the handler raises becomes an answer, and it is cancelled when its time is over."""
+
+    @functools.wraps(handler)
+    async def endpoint(http: Request) -> Response:
+        service: Service = http.app.state.speechlm
+        deadline = asyncio.get_running_loop().time() + service.options.request_seconds
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                return await handler(http, service, deadline)
+        except REFUSALS as error:
+            return refusal(error).response()
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=499)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                return too_late().response()
+            logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
+            return ApiError(500, "the server failed to answer; its log says why").response()
+
+    return endpoint
+
+
+def refusal(error: Refused) -> ApiError:
+    """As clients are told: when to come again only where nothing was generated that would be generated twice."""
+    match error:
+        case ApiError():
+            return error
+        case StageRefused(status=status, begun=begun):
+            return ApiError(status, str(error), retry_after=None if status == 400 or begun else 1)
+        case _:
+            return ApiError(503, str(error))
+
+
+def too_late() -> ApiError:
+    """The answer to a request whose time is over."""
+    return ApiError(504, "the answer was not complete within the time that this server gives a request")

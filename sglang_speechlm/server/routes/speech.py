@@ -1,0 +1,134 @@
+"""POST /v1/audio/speech: a text, spoken."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import numpy as np
+import numpy.typing as npt
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, endless_wav_header, pcm16_bytes
+from sglang_speechlm.program.reply import AudioDelta, Reply
+from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.prompt.layout import lay_out
+from sglang_speechlm.server.edge.body import read_json
+from sglang_speechlm.server.edge.connection import unless_gone
+from sglang_speechlm.server.edge.errors import ApiError, bad_field
+from sglang_speechlm.server.reading.resolve import resolve
+from sglang_speechlm.server.reading.schema import Asking, SpeechLM, SpeechRequest
+from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
+from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event, merged
+from sglang_speechlm.server.service import Service
+
+
+@route
+async def speech(http: Request, service: Service, deadline: float) -> Response:
+    """Speak a text: a whole file, raw audio in chunks while it is made, or server-sent events."""
+    body = await read_json(http, SpeechRequest)
+    service.check_model(body.model)
+    name = body.response_format or "mp3"
+    service.sound_files.check("response_format", name)
+    asked = await asyncio.to_thread(_prepare, service, body)
+    reply = Reply()
+    sound = _sound(service, asked, reply, deadline)
+    # A WAV file begins with its length: only where it was asked for as it comes is that left open.
+    if name == "pcm" or (name == "wav" and body.stream_format is not None):
+        pieces = _sliced(sound, endless_wav_header(service.sample_rate) if name == "wav" else b"")
+    else:
+        pieces = _whole(sound, service, name)
+    try:
+        first = await unless_gone(http, anext(pieces))
+    except BaseException:
+        await pieces.aclose()
+        raise
+    headers = {RATE_HEADER: str(service.sample_rate)}
+    if body.stream_format == "sse":
+        events = _events(first, pieces, asked, reply)
+        return DeadlineStream(events, pieces, "text/event-stream", deadline, headers)
+    return DeadlineStream(chained(first, pieces), pieces, MEDIA_TYPES[name], deadline, headers)
+
+
+def _prepare(service: Service, body: SpeechRequest) -> Asked:
+    ours = body.speechlm or SpeechLM()
+    if ours.text is not None:
+        raise bad_field("speechlm.text", "does not go with speech: the input is what is spoken")
+    if ours.return_ids:
+        raise bad_field("speechlm.return_ids", "does not go with speech: a sound file holds no ids")
+    asking = Asking(
+        stream=True,
+        modalities=["text", "audio"],
+        vllm_xargs=body.vllm_xargs,
+        speechlm=ours.model_copy(update={"text": body.input}),
+    )
+    values = {"input": body.input, "instructions": body.instructions}
+    prompt = lay_out(service.options.speech_template.fill(values, service.encode), service.config)
+    engine = service.voice.engine
+    request_id = f"speech-{uuid.uuid4().hex}"
+    asked = resolve(asking, request_id, prompt, service.config, service.tokenizer, engine.capacity())
+    assert asked.audio is not None
+    capacity = engine.capacity(guided=asked.audio.cfg > 1)
+    # <text>, the input, <assistant> <audio>, and the frames that a first sound takes.
+    needed = _input_tokens(asked) + 2 + service.config.num_stream
+    if needed > capacity:
+        raise bad_field("input", f"takes {needed} positions with its first sound; a request may take {capacity} in all")
+    return asked
+
+
+def _input_tokens(asked: Asked) -> int:
+    """Positions of the prompt and of the text that is spoken."""
+    assert asked.given_text is not None
+    return len(asked.prompt.ids) + 1 + len(asked.given_text.ids)
+
+
+async def _sound(
+    service: Service, asked: Asked, reply: Reply, deadline: float
+) -> AsyncGenerator[npt.NDArray[np.float32]]:
+    """The samples as they come; at least one piece.
+
+    Raises:
+        ApiError: 400 if there is no sound, 504 at the deadline.
+        StageRefused, CodecError: as the reply does.
+    """
+    has_sounded = False
+    async with aclosing(merged([service.voice.reply(asked, reply)], deadline)) as arrivals:
+        async for _, piece in arrivals:
+            if isinstance(piece, AudioDelta):
+                has_sounded = True
+                yield piece.samples
+    if not has_sounded:
+        raise ApiError(400, "no audio: too few frames (speechlm.audio_min_frames, audio_max_frames) to give a sound")
+
+
+async def _sliced(sound: AsyncGenerator[npt.NDArray[np.float32]], head: bytes) -> AsyncGenerator[bytes]:
+    """A file in pieces, as they are made."""
+    async with aclosing(sound):
+        async for samples in sound:
+            yield head + pcm16_bytes(samples)
+            head = b""
+
+
+async def _whole(sound: AsyncGenerator[npt.NDArray[np.float32]], service: Service, name: str) -> AsyncGenerator[bytes]:
+    """A file in one piece, once all of it is there."""
+    async with aclosing(sound):
+        samples = np.concatenate([samples async for samples in sound])
+    yield await asyncio.to_thread(service.sound_files.encode, samples, name)
+
+
+async def _events(first: bytes, rest: AsyncGenerator[bytes], asked: Asked, reply: Reply) -> AsyncGenerator[bytes]:
+    """OpenAI's events, whose audio, put together, is the file; or an error midway."""
+    try:
+        async for piece in chained(first, rest):
+            yield event({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})
+    except REFUSALS as error:
+        yield event(refusal(error).body())
+        return
+    assert reply.finish is not None
+    read, made = _input_tokens(asked), reply.finish.tokens
+    usage = {"input_tokens": read, "output_tokens": made, "total_tokens": read + made}
+    yield event({"type": "speech.audio.done", "usage": usage})

@@ -1,0 +1,108 @@
+"""Answers that are sent while they are made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import orjson
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from sglang_speechlm import logs
+from sglang_speechlm.server.routes.route import REFUSALS, too_late
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+_GRACE_SECONDS = 5.0
+"""After its deadline, in which a stream may still say so to a client that reads."""
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+class DeadlineStream(StreamingResponse):
+    """Chunks as they come. However it ends, what makes them is closed; a client that does not read is cut off."""
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes],
+        source: AsyncGenerator[Any],
+        media_type: str,
+        deadline: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what makes the chunks, what it makes them from, and the time of the event loop at which it is over."""
+        super().__init__(chunks, media_type=media_type, headers=headers)
+        self._chunks = chunks
+        self._source = source
+        self._deadline = deadline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The source as well: chunks that nobody has begun to take would not close it.
+        async with aclosing(self._source), aclosing(self._chunks):
+            try:
+                async with asyncio.timeout_at(self._deadline + _GRACE_SECONDS):
+                    await super().__call__(scope, receive, send)
+            except (TimeoutError, *REFUSALS) as error:
+                # Left without its last chunk, the connection is closed: clients see that something is missing.
+                reason = error or "its time was over"
+                logger.warning("The stream of request %s was cut off: %s", logs.current_id(), reason)
+
+
+async def merged(sources: Sequence[AsyncGenerator[Item]], deadline: float) -> AsyncGenerator[tuple[int, Item | None]]:
+    """Items of several iterators in the order in which they come, each with its iterator's index, and None at its end.
+
+    Each of them waits while an item of its own has not been taken. Closing this one closes all of them.
+
+    Raises:
+        ApiError: 504 at the deadline.
+        Exception: whatever one of them raises.
+    """
+    arrivals: asyncio.Queue[tuple[int, Item | None] | Exception] = asyncio.Queue()
+    # A place for one item of each source; one queue with a single place would let a quick source pass the others.
+    places = [asyncio.Semaphore(1) for _ in sources]
+
+    async def pump(index: int, source: AsyncGenerator[Item]) -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    await places[index].acquire()
+                    arrivals.put_nowait((index, item))
+            arrivals.put_nowait((index, None))
+        except Exception as error:
+            arrivals.put_nowait(error)
+
+    pumps = [asyncio.create_task(pump(i, source)) for i, source in enumerate(sources)]
+    running = len(pumps)
+    try:
+        while running:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    arrival = await arrivals.get()
+            except TimeoutError:
+                raise too_late() from None
+            if isinstance(arrival, Exception):
+                raise arrival
+            places[arrival[0]].release()
+            running -= arrival[1] is None
+            yield arrival
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def chained(first: Item | None, rest: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
+    """``first``, unless it is None, and then the rest."""
+    if first is not None:
+        yield first
+    async for item in rest:
+        yield item

@@ -1,0 +1,171 @@
+"""POST /v1/audio/transcriptions: a clip, written down."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from sglang_speechlm.audio import Clip
+from sglang_speechlm.program.reply import Reply, TextDelta
+from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.prompt.layout import lay_out
+from sglang_speechlm.server.edge.body import check_media_type
+from sglang_speechlm.server.edge.connection import unless_gone
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
+from sglang_speechlm.server.reading.resolve import resolve
+from sglang_speechlm.server.reading.schema import Asking, TranscriptionRequest
+from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
+from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event, merged
+from sglang_speechlm.server.service import Service
+
+_MAX_FIELDS = 100
+_MAX_FIELD_BYTES = 1 << 20
+_CANNOT = ("timestamp_granularities[]", "timestamp_granularities", "include[]", "include")
+"""Fields that ask for what the model does not give."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Upload:
+    data: bytes
+    format: str | None
+
+
+@route
+async def transcriptions(http: Request, service: Service, deadline: float) -> Response:
+    """Write down what a clip says, as JSON, as text, or as server-sent events."""
+    body, upload = await _read_form(http)
+    service.check_model(body.model)
+    if body.stream and body.response_format == "verbose_json":
+        raise bad_field("response_format", "a stream goes with 'json' or 'text'; got 'verbose_json'")
+    asked, clip = await asyncio.to_thread(_prepare, service, body, upload)
+    reply = Reply()
+    pieces = _text(service, asked, reply, deadline)
+    if not body.stream:
+        await unless_gone(http, _drained(pieces))
+        return _answer(body, asked, reply, clip)
+    try:
+        first = await unless_gone(http, anext(pieces, None))
+    except BaseException:
+        await pieces.aclose()
+        raise
+    events = _events(first, pieces, asked, reply, clip)
+    return DeadlineStream(events, pieces, "text/event-stream", deadline)
+
+
+async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
+    check_media_type(http, "multipart/form-data")
+    try:
+        async with http.form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
+            fields = dict(form)
+            file = fields.pop("file", None)
+            if not isinstance(file, UploadFile):
+                raise bad_field("file", f"must be an uploaded file; got {'nothing' if file is None else 'text'}")
+            format = (file.filename or "").rpartition(".")[2].lower() or None
+            upload = _Upload(await file.read(), format)
+        "".join(value for value in fields.values() if isinstance(value, str)).encode()
+    except HTTPException as error:
+        raise ApiError(400, f"the form cannot be read: {error.detail}") from error
+    except UnicodeError as error:
+        raise ApiError(400, f"the form's text cannot be read: {error}") from error
+    for name in _CANNOT:
+        if name in fields:
+            raise bad_field(name, "the model gives no times and no probabilities; leave it out")
+    try:
+        return TranscriptionRequest.model_validate(fields), upload
+    except ValidationError as error:
+        raise from_validation(error, fields) from error
+
+
+def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload) -> tuple[Asked, Clip]:
+    heard, clip = service.messages.hear(upload.data, upload.format, "file")
+    values = {"language": body.language, "prompt": body.prompt}
+    template = service.options.transcription_template
+    prompt = lay_out(template.fill(values, service.encode, heard), service.config)
+    capacity = service.voice.engine.capacity()
+    if len(prompt.ids) + 1 >= capacity:
+        raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")
+    asking = Asking(temperature=body.temperature, stream=body.stream)
+    request_id = f"transcription-{uuid.uuid4().hex}"
+    return resolve(asking, request_id, prompt, service.config, service.tokenizer, capacity), clip
+
+
+async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -> AsyncGenerator[str]:
+    """The text as it comes.
+
+    Raises:
+        ApiError: 504 at the deadline.
+        StageRefused: as the reply does.
+    """
+    async with aclosing(merged([service.voice.reply(asked, reply)], deadline)) as arrivals:
+        async for _, piece in arrivals:
+            if isinstance(piece, TextDelta):
+                yield piece.text
+
+
+async def _drained(pieces: AsyncGenerator[str]) -> None:
+    async with aclosing(pieces):
+        async for _ in pieces:
+            pass
+
+
+def _answer(body: TranscriptionRequest, asked: Asked, reply: Reply, clip: Clip) -> Response:
+    if body.response_format == "text":
+        return PlainTextResponse(reply.text)
+    answer: dict[str, Any] = {"text": reply.text}
+    if body.response_format == "verbose_json":
+        answer |= {
+            "task": "transcribe",
+            "language": body.language or "",
+            "duration": clip.seconds,
+            "usage": {"type": "duration", "seconds": clip.seconds},
+        }
+    else:
+        answer["usage"] = _usage(asked, reply)
+    return Response(orjson.dumps(answer | _told(reply, clip)), media_type="application/json")
+
+
+async def _events(
+    first: str | None, rest: AsyncGenerator[str], asked: Asked, reply: Reply, clip: Clip
+) -> AsyncGenerator[bytes]:
+    """OpenAI's events; or an error midway."""
+    try:
+        async for piece in chained(first, rest):
+            yield event({"type": "transcript.text.delta", "delta": piece})
+    except REFUSALS as error:
+        yield event(refusal(error).body())
+        return
+    done = {"type": "transcript.text.done", "text": reply.text, "usage": _usage(asked, reply)}
+    yield event(done | _told(reply, clip))
+
+
+def _usage(asked: Asked, reply: Reply) -> dict[str, Any]:
+    assert reply.finish is not None
+    read, made = len(asked.prompt.ids) + 1, reply.finish.tokens
+    heard = asked.prompt.audio_positions
+    return {
+        "type": "tokens",
+        "input_tokens": read,
+        "output_tokens": made,
+        "total_tokens": read + made,
+        "input_token_details": {"audio_tokens": heard, "text_tokens": read - heard},
+    }
+
+
+def _told(reply: Reply, clip: Clip) -> dict[str, Any]:
+    """Under ``speechlm``, what the caller should know: that the clip was cut, or the text."""
+    assert reply.finish is not None
+    warnings = list(clip.warnings)
+    if reply.finish.reason == "length":
+        warnings.append("the text was cut: it used all of the context")
+    return {"speechlm": {"warnings": warnings}} if warnings else {}
