@@ -14,6 +14,7 @@ from sglang_speechlm.codec import interleave
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, lay_out
 from sglang_speechlm.server.edge.errors import bad_field
+from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import AudioUrlPart, ChatMessage, InputAudioPart, TextPart
 from sglang_speechlm.server.reading.store import AnswerStore, KeptAnswer
 from sglang_speechlm.tokenizer import TextTokenizer
@@ -44,8 +45,8 @@ class MessageReader:
     max_clips: int
     max_fetched_bytes: int
 
-    async def read(self, messages: Sequence[ChatMessage]) -> tuple[Prompt, tuple[str, ...]]:
-        """The prompt, and what the caller should know of it, such as that a clip was cut.
+    async def read(self, messages: Sequence[ChatMessage], warnings: Warnings) -> Prompt:
+        """The prompt. What was not heard, such as the end of a clip that was cut, is added to ``warnings``.
 
         Raises:
             ApiError: for a message that cannot be read, by its place in the body.
@@ -53,7 +54,7 @@ class MessageReader:
         self._check_count(messages)
         kept = {i: self._earlier(i, message) for i, message in enumerate(messages) if message.audio is not None}
         fetched = await self._fetch(messages)
-        return await asyncio.to_thread(self._lay_out, messages, kept, fetched)
+        return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
         clips = 0
@@ -102,9 +103,9 @@ class MessageReader:
         messages: Sequence[ChatMessage],
         kept: Mapping[int, KeptAnswer],
         fetched: Mapping[tuple[int, int], Bytes],
-    ) -> tuple[Prompt, tuple[str, ...]]:
+        warnings: Warnings,
+    ) -> Prompt:
         contents: list[Message] = []
-        warnings: list[str] = []
         written = 0
         for i, message in enumerate(messages):
             if i in kept:
@@ -128,8 +129,8 @@ class MessageReader:
                     place += ".audio_url.url"
                     heard, clip = self.hear(*fetched[i, j], place)
                 contents.append(Message(message.role, heard))
-                warnings.extend(f"{place}: {warning}" for warning in clip.warnings)
-        return lay_out(contents, self.config), tuple(warnings)
+                warnings.add(*(f"{place}: {warning}" for warning in clip.warnings))
+        return lay_out(contents, self.config)
 
     def _encode(self, text: str, place: str) -> list[int]:
         try:

@@ -21,6 +21,7 @@ from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
+from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import resolve, wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.chat_events import ChatStream, audio_id, told, usage
@@ -38,33 +39,35 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
         service.sound_files.check("audio.format", body.audio.format)
     if body.stream:
         return await _streamed(http, service, body, deadline)
-    return await unless_gone(http, _whole(service, body))
+    return await unless_gone(http, _whole(service, body, Warnings.of(http)))
 
 
-async def _prepare(service: Service, body: ChatRequest) -> tuple[list[Asked], tuple[str, ...]]:
-    """One program request for each of the n choices, and the warnings that the messages gave."""
-    prompt, warnings = await service.messages.read(body.messages)
+async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> list[Asked]:
+    """One program request for each of the n choices."""
+    prompt = await service.messages.read(body.messages, warnings)
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
     first = await asyncio.to_thread(
         resolve, body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity()
     )
     # The choices' seeds follow from the first one's, so that a seed fixes all of them.
-    choices = [
+    return [
         replace(first, id=f"{request_id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63)
         for i in range(body.n or 1)
     ]
-    return choices, warnings
 
 
-async def _whole(service: Service, body: ChatRequest) -> Response:
-    requests, warnings = await _prepare(service, body)
+async def _whole(service: Service, body: ChatRequest, warnings: Warnings) -> Response:
+    requests = await _prepare(service, body, warnings)
+    known = tuple(warnings)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_choice(service, body, i, asked, warnings)) for i, asked in enumerate(requests)]
+        tasks = [group.create_task(_choice(service, body, i, asked, known)) for i, asked in enumerate(requests)]
     outcomes = [task.result() for task in tasks]
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
     choices, replies = zip(*outcomes, strict=True)
+    for choice in choices:
+        warnings.add(*choice["message"].get("speechlm", {}).get("warnings", ()))
     answer = {
         "id": requests[0].id.rpartition("-")[0],
         "object": "chat.completion",
@@ -111,7 +114,8 @@ async def _streamed(http: Request, service: Service, body: ChatRequest, deadline
         if body.audio is not None and body.audio.format not in (None, "pcm16"):
             raise bad_field("audio.format", f'a stream carries "pcm16"; got {body.audio.format!r}')
         headers[RATE_HEADER] = str(service.sample_rate)
-    requests, warnings = await _prepare(service, body)
+    warnings = Warnings.of(http)
+    requests = await _prepare(service, body, warnings)
     replies = [Reply() for _ in requests]
     pieces = merged(
         [service.voice.reply(asked, reply) for asked, reply in zip(requests, replies, strict=True)], deadline
@@ -122,5 +126,5 @@ async def _streamed(http: Request, service: Service, body: ChatRequest, deadline
     except BaseException:
         await pieces.aclose()
         raise
-    stream = ChatStream(service, body, requests, replies, warnings)
+    stream = ChatStream(service, body, requests, replies, tuple(warnings))
     return DeadlineStream(stream.events(first, pieces), pieces, "text/event-stream", deadline, headers)

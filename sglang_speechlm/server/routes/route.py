@@ -15,6 +15,7 @@ from sglang_speechlm.codec import CodecError
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.server.edge.connection import ClientGone
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,10 @@ Handler = Callable[[Request, Service, float], Awaitable[Response]]
 
 
 def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint: whatever the handler raises becomes an answer, and it is cancelled when its time is over."""
+    """An endpoint: whatever the handler raises becomes an answer, and it is cancelled when its time is over.
+
+    The request's ``Warnings`` are put into a header of the answer.
+    """
 
     @functools.wraps(handler)
     async def endpoint(http: Request) -> Response:
@@ -36,7 +40,9 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         deadline = asyncio.get_running_loop().time() + service.options.request_seconds
         try:
             async with asyncio.timeout_at(deadline) as limit:
-                return await handler(http, service, deadline)
+                response = await handler(http, service, deadline)
+                response.headers.update(Warnings.of(http).headers())
+                return response
         except REFUSALS as error:
             return refusal(error).response()
         except (ClientGone, ClientDisconnect):

@@ -23,6 +23,7 @@ from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.server.edge.body import check_media_type
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
+from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import resolve
 from sglang_speechlm.server.reading.schema import Asking, TranscriptionRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
@@ -49,17 +50,19 @@ async def transcriptions(http: Request, service: Service, deadline: float) -> Re
     if body.stream and body.response_format == "verbose_json":
         raise bad_field("response_format", "a stream goes with 'json' or 'text'; got 'verbose_json'")
     asked, clip = await asyncio.to_thread(_prepare, service, body, upload)
+    warnings = Warnings.of(http)
+    warnings.add(*(f"file: {warning}" for warning in clip.warnings))
     reply = Reply()
     pieces = _text(service, asked, reply, deadline)
     if not body.stream:
         await unless_gone(http, _drained(pieces))
-        return _answer(body, asked, reply, clip)
+        return _answer(body, asked, reply, clip, warnings)
     try:
         first = await unless_gone(http, anext(pieces, None))
     except BaseException:
         await pieces.aclose()
         raise
-    events = _events(first, pieces, asked, reply, clip)
+    events = _events(first, pieces, asked, reply, warnings)
     return DeadlineStream(events, pieces, "text/event-stream", deadline)
 
 
@@ -119,7 +122,8 @@ async def _drained(pieces: AsyncGenerator[str]) -> None:
             pass
 
 
-def _answer(body: TranscriptionRequest, asked: Asked, reply: Reply, clip: Clip) -> Response:
+def _answer(body: TranscriptionRequest, asked: Asked, reply: Reply, clip: Clip, warnings: Warnings) -> Response:
+    _warn(reply, warnings)
     if body.response_format == "text":
         return PlainTextResponse(reply.text)
     answer: dict[str, Any] = {"text": reply.text}
@@ -132,11 +136,11 @@ def _answer(body: TranscriptionRequest, asked: Asked, reply: Reply, clip: Clip) 
         }
     else:
         answer["usage"] = _usage(asked, reply)
-    return Response(orjson.dumps(answer | _told(reply, clip)), media_type="application/json")
+    return Response(orjson.dumps(answer | warnings.member()), media_type="application/json")
 
 
 async def _events(
-    first: str | None, rest: AsyncGenerator[str], asked: Asked, reply: Reply, clip: Clip
+    first: str | None, rest: AsyncGenerator[str], asked: Asked, reply: Reply, warnings: Warnings
 ) -> AsyncGenerator[bytes]:
     """OpenAI's events; or an error midway."""
     try:
@@ -146,7 +150,8 @@ async def _events(
         yield event(refusal(error).body())
         return
     done = {"type": "transcript.text.done", "text": reply.text, "usage": _usage(asked, reply)}
-    yield event(done | _told(reply, clip))
+    _warn(reply, warnings)
+    yield event(done | warnings.member())
 
 
 def _usage(asked: Asked, reply: Reply) -> dict[str, Any]:
@@ -162,10 +167,7 @@ def _usage(asked: Asked, reply: Reply) -> dict[str, Any]:
     }
 
 
-def _told(reply: Reply, clip: Clip) -> dict[str, Any]:
-    """Under ``speechlm``, what the caller should know: that the clip was cut, or the text."""
+def _warn(reply: Reply, warnings: Warnings) -> None:
     assert reply.finish is not None
-    warnings = list(clip.warnings)
     if reply.finish.reason == "length":
-        warnings.append("the text was cut: it used all of the context")
-    return {"speechlm": {"warnings": warnings}} if warnings else {}
+        warnings.add("the text was cut: it used all of the context")
