@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def service(checkpoint: Path, spawned: Spawned, run: Run) -> Iterator[CodecServi
         tiny_config(),
         undelivered_pieces=UNDELIVERED,
         policy=PiecePolicy(largest=LARGEST_PIECE),
+        restart_seconds=SECONDS,
         spawned=spawned,
     )
     run(service.start())
@@ -244,6 +246,52 @@ async def failure(stream: CodecStream) -> Exception | None:
     return None
 
 
+def test_a_worker_that_hangs_is_replaced_and_what_was_in_it_fails(
+    service: CodecService, run: Run, codec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sglang_speechlm.codec.process.HUNG_SECONDS", 2.0)
+
+    async def scenario() -> None:
+        before = await service.stats()
+        os.kill(before.worker_pid, signal.SIGKILL)  # the next one is watched with the patience of this test
+        while (hanging := (await service.stats()).worker_pid) == before.worker_pid:
+            await asyncio.sleep(0)
+        os.kill(hanging, signal.SIGSTOP)
+        with pytest.raises(CodecError, match="was killed by SIGKILL"):
+            await service.decode(random_codes(50))
+        codes = random_codes(70)
+        samples = await service.decode(codes)
+        assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
+        await assert_idle(service)
+
+    run(scenario())
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_while_requests_fail_at_once(
+    service: CodecService, run: Run
+) -> None:
+    """No more files may be opened for a while, so that not even a process can be started."""
+
+    async def scenario() -> None:
+        pid = (await service.stats()).worker_pid
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            os.kill(pid, signal.SIGKILL)
+            while (reason := service.trouble()) is None:
+                await asyncio.sleep(0.01)
+            assert reason == "the audio decoder is being restarted"
+            with pytest.raises(CodecError, match="Too many open files"):
+                await service.decode(random_codes(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        while service.trouble() is not None:
+            await asyncio.sleep(0.01)
+        assert (await service.decode(random_codes(10))).shape == (10 * HOP,)
+
+    run(scenario())
+
+
 def test_an_interrupt_from_the_terminal_does_not_end_the_worker(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
         pid = (await service.stats()).worker_pid
@@ -318,6 +366,7 @@ def test_stopping_fails_open_requests_and_ends_the_worker(service: CodecService,
                 await anext(stream)
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+        assert service.trouble() == "the audio decoder is not supervised"
         with pytest.raises(CodecError, match="not running"):
             await service.decode(random_codes(1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from sglang_speechlm.codec.protocol import WorkerOptions
 from sglang_speechlm.codec.stream import CodecError, CodecStream
 from sglang_speechlm.codec.windows import PiecePolicy
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.process.heartbeat import LATE_SECONDS
+from sglang_speechlm.process.supervision import Backoff, repeat
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class CodecService:
         nice: added to the worker's niceness, so that on a CPU the language model goes first.
         batch_codes: codes in one decode, at most (or one window), which bounds how long others wait for it.
         undelivered_pieces: pieces of a stream that may wait for a slow reader.
-        restart_seconds: how long a request waits for a worker that is being restarted.
+        restart_seconds: how long a request waits for a worker that is being restarted, if nothing goes wrong with that.
         policy: the sizes of a stream's pieces.
         spawned: the first worker's process, where it is there already.
     """
@@ -71,7 +74,7 @@ class CodecService:
         nice: int = 10,
         batch_codes: int = 320,
         undelivered_pieces: int = 4,
-        restart_seconds: float = 60.0,
+        restart_seconds: float = 10.0,
         policy: PiecePolicy | None = None,
         spawned: Spawned | None = None,
     ) -> None:
@@ -83,6 +86,9 @@ class CodecService:
         self._worker: WorkerProcess | None = None
         self._changed = asyncio.Condition()
         self._supervisor: asyncio.Task[None] | None = None
+        self._backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
+        self._away_since = 0.0
+        self._failure: str | None = None
         self._restarts = 0
 
     async def start(self) -> None:
@@ -93,22 +99,36 @@ class CodecService:
         """
         spawned, self._spawned = self._spawned, None
         self._worker = await WorkerProcess.launch(self._options, spawned)
-        self._supervisor = asyncio.create_task(self._supervise(self._worker))
+        self._supervisor = asyncio.create_task(repeat(self._live, self._backoff, expected=CodecError))
 
     async def stop(self) -> None:
-        """End the worker; requests in it fail. Idempotent."""
+        """End the worker; requests in it fail. Idempotent, and never fails."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
         supervisor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await supervisor
-        async with self._changed:
-            worker, self._worker = self._worker, None
-            self._changed.notify_all()
+        await asyncio.gather(supervisor, return_exceptions=True)
+        worker, self._worker = self._worker, None
+        await self._tell()
         if worker is not None:
             worker.fail_all(_STOPPED)  # the supervisor may never have run
             await worker.stop()
+
+    def trouble(self) -> str | None:
+        """Why no sound is decoded at present; None if all is well, or has been a few seconds ago."""
+        if self._supervisor is None or self._supervisor.done():
+            return "the audio decoder is not supervised"
+        if self._worker is not None:
+            return "the audio decoder does not respond" if self._worker.silent_seconds > LATE_SECONDS else None
+        is_away = self._failure is not None or time.monotonic() - self._away_since > LATE_SECONDS
+        return "the audio decoder is being restarted" if is_away else None
+
+    def check(self) -> None:
+        """Raises:
+        CodecError: if no sound can be made at present, so that a request need not be begun.
+        """
+        if reason := self.trouble():
+            raise CodecError(reason)
 
     async def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Decode ``[T, S]`` codes (delay removed) to ``[T * hop]`` samples. Cancelling drops the work.
@@ -152,46 +172,62 @@ class CodecService:
             metrics.CODEC_STREAMS.add(-1)
 
     async def _running(self) -> WorkerProcess:
-        """The worker, once it runs."""
+        """The worker, once it runs.
+
+        Raises:
+            CodecError: if it does not come back in time.
+        """
         if self._supervisor is None:
             raise CodecError("the audio decoder is not running")
         try:
             async with asyncio.timeout(self._restart_seconds), self._changed:
-                await self._changed.wait_for(lambda: self._worker is not None or self._supervisor is None)
+                await self._changed.wait_for(
+                    lambda: self._worker is not None or self._supervisor is None or self._failure is not None
+                )
         except TimeoutError:
             raise CodecError(
                 f"the audio decoder is being restarted and was not back within {self._restart_seconds:g} s"
             ) from None
         if self._worker is None:
-            raise CodecError("the audio decoder was stopped")
+            raise CodecError(self._failure or "the audio decoder was stopped")
         return self._worker
 
-    async def _supervise(self, worker: WorkerProcess) -> None:
-        """Start the worker again whenever it ends, later and later while it decodes nothing in between."""
-        failures = 0
-        while True:
-            reason = _STOPPED
-            try:
-                await worker.serve()
-                self._worker = None
-                end = await worker.reap()
-                reason = f"the audio decoder was restarted while this audio was in it: it {end}"
-            finally:
-                worker.fail_all(reason)
-            failures = 1 if worker.has_answered else failures + 1
-            logger.error("The audio decoder %s; starting it again.", end)
-            worker = await self._relaunch(failures)
-            self._restarts += 1
-            metrics.CODEC_RESTARTS.add()
-            async with self._changed:
-                self._worker = worker
-                self._changed.notify_all()
+    async def _live(self) -> None:
+        """See a worker to its end: the present one, or else a new one.
 
-    async def _relaunch(self, failures: int) -> WorkerProcess:
-        while True:
-            await asyncio.sleep(min(_FIRST_DELAY_SECONDS * 2 ** (failures - 1), _LONGEST_DELAY_SECONDS))
-            try:
-                return await WorkerProcess.launch(self._options)
-            except CodecError as error:
-                logger.error("%s", error)
-                failures += 1
+        Raises:
+            CodecError: how it ended, or why it could not be started.
+        """
+        worker = self._worker or await self._restart()
+        try:
+            await worker.serve()
+        except Exception:
+            logger.exception("The audio decoder cannot be understood")
+        self._worker, self._away_since = None, time.monotonic()
+        reason = _STOPPED
+        try:
+            end = await worker.reap()
+            reason = f"the audio decoder was restarted while this audio was in it: it {end}"
+        finally:
+            worker.fail_all(reason)
+        if worker.has_answered:
+            self._backoff.reset()
+        raise CodecError(f"The audio decoder {end}")
+
+    async def _restart(self) -> WorkerProcess:
+        try:
+            worker = await WorkerProcess.launch(self._options)
+        except Exception as error:
+            self._failure = f"the audio decoder could not be restarted: {error}"
+            await self._tell()
+            raise
+        self._restarts += 1
+        metrics.CODEC_RESTARTS.add()
+        self._worker, self._failure = worker, None
+        await self._tell()
+        return worker
+
+    async def _tell(self) -> None:
+        """Have requests that wait for a worker look again."""
+        async with self._changed:
+            self._changed.notify_all()

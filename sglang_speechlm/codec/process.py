@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from sglang_speechlm import metrics
@@ -27,9 +29,13 @@ from sglang_speechlm.codec.protocol import (
     encode,
 )
 from sglang_speechlm.codec.stream import CodecError, CodecStream
+from sglang_speechlm.process.heartbeat import HUNG_SECONDS, INTERVAL_SECONDS, START_SECONDS, Heartbeat, Silence
+
+logger = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 1 << 18
 _EXIT_SECONDS = 5.0
+_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,12 @@ class Spawned:
     Args:
         process: it; ends when its connection is closed.
         connection: our end.
+        heartbeat: its own.
     """
 
     process: subprocess.Popen[bytes]
     connection: socket.socket
+    heartbeat: Heartbeat
 
 
 def spawn() -> Spawned:
@@ -50,20 +58,26 @@ def spawn() -> Spawned:
 
     Must be called in a thread that lives as long as the worker shall: the worker dies with it.
     """
-    ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", "sglang_speechlm.codec.worker.main", str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    return Spawned(process, ours)
+    with contextlib.ExitStack() as undo:
+        heartbeat = Heartbeat()
+        undo.callback(heartbeat.close)
+        ours, theirs = socket.socketpair()
+        undo.enter_context(ours)
+        with theirs:
+            passed = [theirs.fileno(), heartbeat.descriptor]
+            command = [sys.executable, "-m", "sglang_speechlm.codec.worker.main", *map(str, passed)]
+            process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
+        undo.pop_all()
+    return Spawned(process, ours, heartbeat)
 
 
 class WorkerProcess:
     """A worker that is ready, and the streams that are in it. Made by ``launch``."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._process = process
+    def __init__(self, spawned: Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process = spawned.process
+        self._heartbeat = spawned.heartbeat
+        self._silence = Silence(spawned.heartbeat)
         self._reader = reader
         self._writer = writer
         self._messages = MessageReader()
@@ -78,24 +92,25 @@ class WorkerProcess:
 
         Raises:
             CodecError: if the codec can't be loaded or the worker dies before it is.
+            OSError: if no process can be started.
         """
         spawned = spawned or spawn()
-        reader, writer = await asyncio.open_unix_connection(sock=spawned.connection)
-        worker = cls(spawned.process, reader, writer)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(spawned.heartbeat.close)
+            undo.callback(spawned.process.kill)
+            undo.callback(spawned.connection.close)
+            reader, writer = await asyncio.open_unix_connection(sock=spawned.connection)
+            undo.callback(writer.transport.abort)
+            worker = cls(spawned, reader, writer)
             worker.send(options)
-            match await worker._receive():
-                case [Ready()]:
-                    return worker
-                case [StartFailed(reason)]:
-                    raise CodecError(f"the audio decoder could not start: {reason}")
-                case _:
-                    raise CodecError(f"the audio decoder could not start: it {await worker.reap()}")
-        except BaseException:
-            writer.close()
-            spawned.process.kill()
-            spawned.process.wait()
-            raise
+            async with worker._watched(START_SECONDS):
+                match await worker._receive():
+                    case [Ready()]:
+                        undo.pop_all()
+                        return worker
+                    case [StartFailed(reason)]:
+                        raise CodecError(f"the audio decoder could not start: {reason}")
+            raise CodecError(f"the audio decoder could not start: it {await worker.end()}")
 
     @property
     def pid(self) -> int:
@@ -123,21 +138,47 @@ class WorkerProcess:
         """Stop passing replies on to a stream."""
         self.streams.pop(stream, None)
 
+    @property
+    def silent_seconds(self) -> float:
+        """Since it gave a sign of life."""
+        return self._silence.seconds
+
     async def serve(self) -> None:
-        """Pass replies on to their streams until the worker closes the connection."""
-        while messages := await self._receive():
-            for message in messages:
-                self._dispatch(message)
+        """Pass replies on to their streams until the worker ends; one that hangs is killed."""
+        async with self._watched(HUNG_SECONDS):
+            while messages := await self._receive():
+                for message in messages:
+                    self._dispatch(message)
 
     async def reap(self) -> str:
-        """Close the connection, wait for the end of the process, and say in words how it ended."""
+        """Close the connection, which ends the process, and give up what belongs to it. Says in words how it ended."""
+        try:
+            return await self.end()
+        finally:
+            self._heartbeat.close()
+
+    async def end(self) -> str:
+        """Close the connection, and say in words how the process ended, which is killed if it goes on."""
         self._writer.close()
         try:
-            status = await asyncio.to_thread(self._process.wait, _EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
+            await self._exited(_EXIT_SECONDS)
+        finally:
             self._process.kill()
-            status = await asyncio.to_thread(self._process.wait)
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        await self._exited(_EXIT_SECONDS)
+        match self._process.returncode:
+            case None:
+                return "does not end, although it was killed"
+            case status if status < 0:
+                return f"was killed by {signal.Signals(-status).name}"
+            case status:
+                return f"exited with status {status}"
+
+    async def _exited(self, seconds: float) -> None:
+        """Wait for the end of the process, so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._process.poll() is None:
+                    await asyncio.sleep(_POLL_SECONDS)
 
     def fail_all(self, reason: str) -> None:
         """Fail every stream that is still in this worker, which holds none any more."""
@@ -149,6 +190,21 @@ class WorkerProcess:
         """End the process at once: it has nothing to save."""
         self._process.kill()
         await self.reap()
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, patience: float) -> AsyncIterator[None]:
+        """Kill the process if it gives no sign of life for ``patience`` seconds while this context is open."""
+        watching = asyncio.create_task(self._kill_when_silent(patience))
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _kill_when_silent(self, patience: float) -> None:
+        while self._silence.look() < patience:
+            await asyncio.sleep(INTERVAL_SECONDS)
+        logger.error("The audio decoder has given no sign of life for %g s; killing it", patience)
+        self._process.kill()
 
     async def _receive(self) -> list[Request | Reply]:
         """The next messages; none once the connection is closed."""

@@ -82,6 +82,8 @@ class Voice:
         watch = ReplyWatch(_mode(request), StageRefused)
         metrics.CLIPS.add(len(request.prompt.audio))
         with _logged(request, reply, watch), watch:
+            if request.audio is not None:
+                self.codec.check()
             async with aclosing(answer(self.engine, self.ids, request)) as events:
                 async for delta in self._write(events, reply, request.given_text):
                     if request.given_text is None:

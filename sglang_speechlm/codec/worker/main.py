@@ -1,7 +1,7 @@
 """The codec worker: a process that turns codes into samples, so that decoding tokens never waits for sound.
 
-Run as ``python -m sglang_speechlm.codec.worker.main FD`` by ``sglang_speechlm.codec.process``; FD is its end of a
-socket pair. It ends when the other end is closed or its parent dies.
+Run as ``python -m sglang_speechlm.codec.worker.main FD HEARTBEAT`` by ``sglang_speechlm.codec.process``: the file
+descriptors of its end of a socket pair and of its heartbeat. It ends when the other end is closed or its parent dies.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sglang_speechlm.codec.protocol import (
 )
 from sglang_speechlm.codec.worker.batching import SlotTable
 from sglang_speechlm.codec.worker.xcodec import decoder_context, load_xcodec
+from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.parent import end_with_parent
 
 _RECEIVE_BYTES = 1 << 18
@@ -131,6 +132,7 @@ def main() -> int:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
     end_with_parent(signal.SIGKILL)
+    Heartbeat(int(sys.argv[2])).beat_by_thread()
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         try:
             return Worker(connection).run()
