@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from server import SECONDS, Client, Server, command_of, leave_open, wait_for
+from server import SECONDS, Client, Server, command_of, leave_open, raw_status, wait_for
 
 from sglang_speechlm.process import ExitStatus, free_port
 
@@ -67,8 +67,16 @@ def fronting(*options: str) -> Iterator[Front]:
 
 @pytest.fixture(scope="module")
 def front(server: Server) -> Iterator[Front]:
-    with fronting("--worker-urls", server.url) as running:
+    """Its /workers take a key, and nothing else does."""
+    with fronting("--worker-urls", server.url, "--admin-api-key", "root") as running:
         yield running
+
+
+def authorized(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+ROOT = authorized("root")
 
 
 # Routes
@@ -110,6 +118,36 @@ def test_what_is_told_to_one_worker_is_told_to_all(front: Front) -> None:
 
 
 # Requests
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
+def test_no_request_leads_anywhere_but_to_a_worker(method: str, front: Front) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        host = f"127.0.0.1:{elsewhere.getsockname()[1]}"
+        targets = [f"*@{host}/", f"@{host}/", f":@{host}/", f"http://{host}/", host, f"/\\{host}/", f"%40{host}/"]
+        for target in targets:
+            assert raw_status(str(front.http.base_url), method, target) == 400, target
+        for target in (f"/@{host}/", f"//{host}/", f"/{host}/", f"/http://{host}/"):
+            assert raw_status(str(front.http.base_url), method, target) == 404, target
+        elsewhere.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+
+
+@pytest.mark.parametrize("named", ["content-type", "content-length", "authorization", "x-request-id", "host"])
+def test_connection_takes_no_header_away(named: str, front: Front) -> None:
+    headers = {"connection": f"close, {named}", "x-request-id": f"kept-{named}"}
+    answer = front.http.post(CHAT, json=TEXT, headers=headers)
+    assert (answer.status_code, answer.headers["x-request-id"]) == (200, f"kept-{named}")
+
+
+def test_a_length_beside_chunks_smuggles_no_second_request(front: Front, server: Server) -> None:
+    smuggled = b"x" * 4 + b"GET /v1/models?smuggled HTTP/1.1\r\nHost: x\r\nx-request-id: smuggled\r\n\r\n"
+    body = f"{len(smuggled):x}\r\n".encode() + smuggled + b"\r\n0\r\n\r\n"
+    headers = ("Content-Length: 4", "Transfer-Encoding: chunked", "x-request-id: smuggler")
+    raw_status(str(front.http.base_url), "POST", "/v1/nothing", *headers, body=body)
+    assert wait_for(lambda: "request_id=smuggler " in server.output())
+    assert "request_id=smuggled " not in server.output()
 
 
 def test_a_requests_id_is_the_clients_from_end_to_end(front: Front, server: Server) -> None:
@@ -182,47 +220,51 @@ def running_in(client: Client) -> float:
 
 
 def test_workers_join_and_leave_while_it_runs(front: Front, server: Server) -> None:
-    (worker,) = front.http.get("/workers").json()["workers"]
+    (worker,) = front.http.get("/workers", headers=ROOT).json()["workers"]
     assert worker["url"] == server.url
-    assert front.http.delete(f"/workers/{worker['id']}").status_code == 202
+    assert front.http.delete(f"/workers/{worker['id']}", headers=ROOT).status_code == 202
     refused = front.http.post(CHAT, json=TEXT)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["type"] == "server_error"
     assert front.http.get("/health").status_code == 503
-    assert front.http.post("/workers", json={"url": server.url}).status_code == 202
+    assert front.http.post("/workers", json={"url": server.url}, headers=ROOT).status_code == 202
     assert wait_for(lambda: front.http.get("/health").status_code == 200)
     assert front.http.post(CHAT, json=TEXT).status_code == 200
 
 
 def test_a_worker_that_is_not_there_is_counted_and_gets_nothing(front: Front) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    assert front.http.post("/workers", json={"url": url}).status_code == 202
+    assert front.http.post("/workers", json={"url": url}, headers=ROOT).status_code == 202
     assert front.http.get("/readiness").json()["workers"] == 2
     assert {front.http.post(CHAT, json=TEXT).status_code for _ in range(4)} == {200}
-    (absent,) = (worker for worker in front.http.get("/workers").json()["workers"] if worker["url"] == url)
+    (absent,) = (worker for worker in workers_of(front) if worker["url"] == url)
     assert not absent["is_healthy"]
-    assert [front.http.delete(f"/workers/{absent['id']}").status_code for _ in range(2)] == [202, 404]
+    gone = [front.http.delete(f"/workers/{absent['id']}", headers=ROOT).status_code for _ in range(2)]
+    assert gone == [202, 404]
 
 
-@pytest.mark.parametrize(
-    "headers", [{"x-forwarded-for": "10.0.0.1"}, {"host": "evil.example"}, {"host": "evil.example:80"}]
-)
-def test_without_a_key_only_this_machine_may_change_workers(headers: dict[str, str], front: Front) -> None:
-    assert front.http.post("/workers", json={"url": "http://a:1"}, headers=headers).status_code == 403
-    assert front.http.get("/workers", headers=headers).status_code == 403
+def workers_of(front: Front) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = front.http.get("/workers", headers=ROOT).json()["workers"]
+    return listed
+
+
+def test_a_front_is_not_its_own_worker(front: Front) -> None:
+    itself = str(front.http.base_url).rstrip("/")
+    added = front.http.post("/workers", json={"url": itself}, headers=ROOT).json()
+    assert not wait_for(
+        lambda: any(worker["is_healthy"] for worker in workers_of(front) if worker["url"] == itself), seconds=6
+    )
+    assert {front.http.post(CHAT, json=TEXT).status_code for _ in range(4)} == {200}
+    assert front.http.delete(f"/workers/{added['id']}", headers=ROOT).status_code == 202
 
 
 @pytest.mark.parametrize(("body", "field"), [({}, "url"), ({"url": "a"}, "url"), ([], "url")])
 def test_a_worker_without_a_url_is_refused(body: Any, field: str, front: Front) -> None:
-    answer = front.http.post("/workers", json=body)
+    answer = front.http.post("/workers", json=body, headers=ROOT)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
 # Keys, stopping, failing
-
-
-def authorized(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
 
 
 def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server) -> None:
@@ -240,6 +282,14 @@ def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server
         answers = {httpx.get(f"http://127.0.0.1:{port}/workers", trust_env=False).status_code for port in ports}
         assert 200 not in answers
         assert "root" not in " ".join(router.cmdline())
+
+
+def test_without_a_key_workers_are_listed_and_not_changed(server: Server) -> None:
+    with fronting("--worker-urls", server.url) as front:
+        (worker,) = front.http.get("/workers").json()["workers"]
+        assert front.http.post("/workers", json={"url": "http://a:1"}).status_code == 403
+        assert front.http.delete(f"/workers/{worker['id']}").status_code == 403
+        assert front.http.get("/workers").json()["workers"] == [worker]
 
 
 def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,11 +20,23 @@ from sglang_speechlm.server.edge.errors import ApiError
 
 logger = logging.getLogger(__name__)
 
-# RFC 9110, 7.6.1; and what is set anew on either side.
-_NOT_PASSED = frozenset(
-    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "host")
-)
-_NOT_PASSED_BACK = frozenset(("date", "server", logs.REQUEST_ID_HEADER))
+_PASSED = frozenset(
+    (
+        "accept", "authorization", "baggage", "content-encoding", "content-length", "content-type", "if-modified-since",
+        "if-none-match", "if-range", "range", "traceparent", "tracestate", "user-agent",
+    )
+)  # fmt: skip
+"""Request headers that a worker may read. No other is passed on, so that clients give no orders to the router, and none
+of these is left out because ``Connection`` names it."""
+_NOT_PASSED_BACK = frozenset(
+    (
+        # RFC 9110, 7.6.1; and what is set anew.
+        "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+        "date", "server", logs.REQUEST_ID_HEADER,
+    )
+)  # fmt: skip
+_VIA = f"1.1 speechlm-{secrets.token_hex(8)}"
+"""This process in the header ``Via`` (RFC 9110, 7.6.3)."""
 _ROUTERS = "x-smg-"
 _ROUTERS_ERROR = "x-smg-error-code"
 _ROUTED_TO = "x-smg-routed-worker-id"
@@ -126,6 +139,7 @@ def new_session() -> aiohttp.ClientSession:
     Each is used once: one that is kept may be closed by the other side just when a request is sent on it.
     """
     return aiohttp.ClientSession(
+        headers={"Via": _VIA},
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -155,8 +169,9 @@ async def forward(
 
     Raises:
         NotReached: if nobody listens there.
-        ApiError: 502 if the server broke off, also when the answer had begun.
+        ApiError: 502 if the server broke off, also when the answer had begun; 508 if the request comes from here.
     """
+    url = address(base, scope)
     headers = _passed_on(scope)
     data: AsyncIterator[Any] | None = None
     if isinstance(body, bytearray):
@@ -166,12 +181,10 @@ async def forward(
         data = _slices(body)
     elif body is not None:
         data = body.pieces()
-    path = scope["raw_path"].decode("ascii")
-    query = f"?{scope['query_string'].decode('ascii')}" if scope["query_string"] else ""
     try:
         response = await session.request(
             scope["method"],
-            URL(f"{base}{path}{query}", encoded=True),
+            url,
             headers=headers,
             data=data,
             allow_redirects=False,
@@ -202,11 +215,34 @@ def unreachable() -> ApiError:
     return ApiError(503, "no worker can take this request now; ask again", code="no_worker", retry_after=1)
 
 
+def address(base: str, scope: Scope) -> URL:
+    """The URL of a request on a server of the fleet: the server's scheme, host and port, and the request's target.
+
+    Args:
+        base: the server's URL.
+        scope: the request's.
+
+    Raises:
+        ApiError: 400 if the target would lead anywhere else.
+    """
+    server = URL(base)
+    path, query = (scope[part].decode("ascii") for part in ("raw_path", "query_string"))
+    # From parts, and read again as the HTTP client might: the target must not become part of the authority.
+    url = URL.build(scheme=server.scheme, authority=server.raw_authority, path=path, query_string=query, encoded=True)
+    if not path.startswith("/") or URL(str(url), encoded=True).raw_authority != server.raw_authority:
+        raise ApiError(400, f"the request target must be a path, as in GET /v1/models; got {path[:80]!r}")
+    return url
+
+
 def _passed_on(scope: Scope) -> list[tuple[str, str]]:
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-    named = {each.strip().lower() for name, value in headers if name == "connection" for each in value.split(",")}
-    passed = [(name, value) for name, value in headers if name not in _NOT_PASSED | named | {logs.REQUEST_ID_HEADER}]
-    return [*passed, (logs.REQUEST_ID_HEADER, logs.current_id() or "")]
+    passed_by = [value for name, value in headers if name == "via"]
+    if _VIA in ", ".join(passed_by):
+        raise ApiError(508, "this request comes from the server that it was sent to: a worker's URL leads back to it")
+    # A length beside chunks is not the body's: what is beyond it would be a request of its own to the worker.
+    left_out = {"content-length"} if any(name == "transfer-encoding" for name, _ in headers) else set()
+    passed = [(name, value) for name, value in headers if name in _PASSED - left_out]
+    return [*passed, ("via", ", ".join([*passed_by, _VIA])), (logs.REQUEST_ID_HEADER, logs.current_id() or "")]
 
 
 def _is_its_own(response: aiohttp.ClientResponse) -> bool:
@@ -238,4 +274,4 @@ async def _pass_back(response: aiohttp.ClientResponse, answer: Answer) -> None:
 
 
 def _is_passed_back(name: str) -> bool:
-    return name not in _NOT_PASSED and name not in _NOT_PASSED_BACK and not name.startswith(_ROUTERS)
+    return name not in _NOT_PASSED_BACK and not name.startswith(_ROUTERS)

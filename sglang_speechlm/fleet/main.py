@@ -21,8 +21,8 @@ from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.fleet.supervisor import FleetFailed, Supervisor
 from sglang_speechlm.options.fleet import FleetOptions, read
 from sglang_speechlm.process import ExitStatus
-from sglang_speechlm.server.edge.keys import KeyCheck
 from sglang_speechlm.server.edge.limits import BodyLimit
+from sglang_speechlm.server.edge.stack import behind_the_edge
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,8 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
         router = Router(session, options.routing, options.api_key)
         front = Front(router, session, Control(router, options.api_key, options.admin_api_key))
         supervisor = Supervisor(options, router)
-        app = BodyLimit(front, options.max_body_bytes)
         config = uvicorn.Config(
-            logs.RequestLog(KeyCheck(app, options.keys) if options.keys else app),
+            behind_the_edge(BodyLimit(front, options.max_body_bytes), options.keys),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -12,11 +12,11 @@ from sglang.srt.entrypoints.v1_loads import router as loads
 from starlette.middleware import Middleware
 
 from sglang_speechlm.codec import Spawned
-from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.options.server import OwnOptions
-from sglang_speechlm.server.edge.keys import KeyCheck, without_secrets
+from sglang_speechlm.server.edge.keys import without_secrets
 from sglang_speechlm.server.edge.limits import BodyLimit
 from sglang_speechlm.server.edge.refusals import answer_in_one_shape
+from sglang_speechlm.server.edge.stack import behind_the_edge
 from sglang_speechlm.server.page import page_routes
 from sglang_speechlm.server.routes.chat import chat_completions
 from sglang_speechlm.server.routes.generate import generate
@@ -69,9 +69,7 @@ def install(
     app.user_middleware.append(Middleware(BodyLimit, max_bytes=options.max_body_bytes))
     answer_in_one_shape(app)
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: RequestLog(  # type: ignore[method-assign]
-        KeyCheck(build(), keys) if keys else build(), unlogged
-    )
+    app.build_middleware_stack = lambda: behind_the_edge(build(), keys, unlogged)  # type: ignore[method-assign]
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager

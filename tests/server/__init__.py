@@ -3,7 +3,17 @@
 import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
 
 from .cases import BY_NAME, CASES, Case, clip, wav
-from .client import Client, assert_same_sound, deltas_of, events_of, leave_open, message_of, pcm_of, samples_of
+from .client import (
+    Client,
+    assert_same_sound,
+    deltas_of,
+    events_of,
+    leave_open,
+    message_of,
+    pcm_of,
+    raw_status,
+    samples_of,
+)
 from .judge import Judge
 from .process import SECONDS, Server, command_of, launching, serving, wait_for
 
@@ -24,6 +34,7 @@ __all__ = [
     "leave_open",
     "message_of",
     "pcm_of",
+    "raw_status",
     "samples_of",
     "serving",
     "wait_for",

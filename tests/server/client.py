@@ -112,6 +112,18 @@ def leave_open(url: str, body: dict[str, Any], path: str = CHAT, sent: float = 1
     return connection
 
 
+def raw_status(url: str, method: str, target: str, *headers: str, body: bytes = b"") -> int:
+    """The status of the answer to a request that is sent as it is written here."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {address.netloc}", *headers]
+    if not any(header.lower().startswith("connection:") for header in headers):
+        lines.append("Connection: close")
+    with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        return int(connection.makefile("rb").readline().split()[1])
+
+
 def events_of(text: str) -> list[str]:
     """The data of server-sent events."""
     lines = [line for line in text.split("\n\n") if line]

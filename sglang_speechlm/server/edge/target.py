@@ -1,0 +1,67 @@
+"""The request target: a path, in one spelling, before anything is decided by it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sglang_speechlm.server.edge.errors import ApiError, shown
+
+_UNQUOTED = "/!$&'()*+,;=:@"
+"""What a path may hold as it is, beside letters, digits and ``-._~`` (RFC 3986, 3.3)."""
+
+
+class Target:
+    """Refuses requests whose target is not a path, and passes all others on with one spelling of it.
+
+    What is decided by a path, here or by a server that it is passed on to, is then decided by the same one: whether a
+    key is needed, which route answers, and where a request goes.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            root = scope.get("root_path", "")
+            path = canonical_path(scope["method"], scope["raw_path"][len(root.encode()) :])
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        await self._app(
+            {**scope, "path": f"{root}{path}", "raw_path": quote(f"{root}{path}", _UNQUOTED).encode()}, receive, send
+        )
+
+
+def canonical_path(method: str, raw: bytes) -> str:
+    """The path that a request target names, decoded, without empty segments and without a slash at its end.
+
+    Args:
+        method: the request's.
+        raw: its target up to the query, as it was sent.
+
+    Raises:
+        ApiError: 400 if it is no path: a whole URL, an authority, ``*``, or one with ``.`` or ``..`` as a segment, a
+            backslash or a control character, also percent-encoded.
+    """
+    if method == "CONNECT" or not raw.startswith(b"/"):
+        raise _refusal(raw, "must be a path, as in GET /v1/models")
+    try:
+        path = unquote(raw.decode("ascii"), errors="strict")
+    except UnicodeDecodeError:
+        raise _refusal(raw, "must be UTF-8, percent-encoded") from None
+    if "\\" in path or not path.isprintable():
+        raise _refusal(raw, "must not hold a backslash or a control character")
+    segments = [segment for segment in path.split("/") if segment]
+    if not {".", ".."}.isdisjoint(segments):
+        raise _refusal(raw, "must not hold '.' or '..' as a segment")
+    return "/" + "/".join(segments)
+
+
+def _refusal(raw: bytes, what: str) -> ApiError:
+    return ApiError(400, f"the request target {what}; got {shown(raw.decode('ascii', 'replace'))}")
