@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test soak lint format clean
+.PHONY: help setup demo serve test soak attack lint format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
@@ -35,6 +35,9 @@ test: setup lint ## Check the style and the types, then run the tests
 
 soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
 	@PYTHONPATH=tests:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)
+
+attack: setup ## Try on started servers what strangers try; a table of what held (ARGS=--short for two minutes)
+	@PYTHONPATH=tests:. $(BIN)/python -m attack $(ARGS)
 
 lint: setup ## Check the style and the types
 	$(BIN)/ruff check .

@@ -1,0 +1,130 @@
+"""Parts that are killed or stopped under load."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import httpx
+import psutil
+from server.process import wait_for
+
+from .ledger import Ledger
+from .target import CHAT, Target
+
+_ANSWERED_SECONDS = 30.0
+_TRUE_SECONDS = 10.0
+_WHOLE_SECONDS = 90.0
+_SPARE_SECONDS = 10.0
+"""That a busy machine may take beside the limits."""
+_SERVED_ALONE = ("codec",)
+"""Parts of a single server that it does without for a while; with any other it ends, as documented."""
+
+
+def deaths(target: Target, ledger: Ledger, signals: tuple[signal.Signals, ...], parts: tuple[str, ...]) -> None:
+    """Kill or stop each part in turn: requests are answered or fail clearly, and the family is whole again."""
+    area = f"{target.name}: parts killed and stopped"
+    whole = 2 if target.is_fleet else 1
+    for name in parts:
+        if not target.is_fleet and name not in _SERVED_ALONE:
+            continue
+        for number in signals:
+            what = f"{name}, {number.name}"
+            if not wait_for(lambda: target.healthy_workers() == whole and target.answers(), _WHOLE_SECONDS):
+                ledger.check(area, False, f"{what}: the family is not whole before")
+                return
+            with _traffic(target) as traffic:
+                time.sleep(2)
+                part = target.parts()[name]
+                began = time.monotonic()
+                _signal(part, number)
+                if target.is_fleet and name in ("http process", "scheduler", "detokenizer", "keeper"):
+                    noticed = wait_for(lambda: target.healthy_workers() < whole, _TRUE_SECONDS + _SPARE_SECONDS)
+                    ledger.check(area, noticed, f"{what}: /readiness says {whole} after {_TRUE_SECONDS:g} s")
+                time.sleep(1)
+            late = [kind for kind, seconds in traffic if seconds > _ANSWERED_SECONDS + _SPARE_SECONDS]
+            lost = [kind for kind, _ in traffic if kind.startswith("lost")]
+            ledger.check(
+                area,
+                not late,
+                f"{what}: {len(late)} of {len(traffic)} requests waited for more than {_ANSWERED_SECONDS:g} s",
+            )
+            ledger.check(area, not lost, f"{what}: {lost[:2]} of {len(traffic)} requests")
+            is_whole = wait_for(
+                lambda: target.healthy_workers() == whole and target.answers() and _speaks(target),
+                max(1.0, began + _WHOLE_SECONDS + _SPARE_SECONDS - time.monotonic()),
+            )
+            ledger.check(area, is_whole, f"{what}: not whole after {_WHOLE_SECONDS:g} s")
+            with contextlib.suppress(psutil.Error):
+                part.kill()
+
+
+def _signal(part: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        part.send_signal(number)
+
+
+def _speaks(target: Target) -> bool:
+    body = {**_SPOKEN, "max_tokens": 20}
+    with contextlib.suppress(httpx.HTTPError), target.client(seconds=30) as client:
+        return client.post(CHAT, json=body).status_code == 200
+    return False
+
+
+_SPOKEN = {
+    "messages": [{"role": "user", "content": "Hello."}],
+    "max_tokens": 400,
+    "speechlm": {"mode": "text_audio", "text": "Hello.", "audio_min_frames": 60},
+}
+_WRITTEN = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 60}
+
+
+@contextlib.contextmanager
+def _traffic(target: Target) -> Iterator[list[tuple[str, float]]]:
+    """Requests of four kinds, one after the other in each of four threads; complete when it is left.
+
+    Yields:
+        What became of each, and how many seconds it took.
+    """
+    outcomes: list[tuple[str, float]] = []
+    over = threading.Event()
+
+    def ask(body: dict[str, object]) -> None:
+        with target.client(seconds=2 * _ANSWERED_SECONDS) as client:
+            while not over.is_set():
+                began = time.monotonic()
+                outcome = _outcome(client, body)
+                outcomes.append((outcome, time.monotonic() - began))
+                if outcome != "answered":
+                    over.wait(0.5)
+
+    bodies = [_SPOKEN, _WRITTEN, {**_SPOKEN, "stream": True}, {**_WRITTEN, "stream": True}]
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        asking: list[Future[None]] = [threads.submit(ask, body) for body in bodies]
+        try:
+            yield outcomes
+        finally:
+            over.set()
+            for future in asking:
+                future.result()
+
+
+def _outcome(client: httpx.Client, body: dict[str, object]) -> str:
+    """``answered``, ``failed`` with an error that says so, or ``lost`` and how."""
+    try:
+        response = client.post(CHAT, json=body)
+    except httpx.HTTPError as error:
+        return f"lost: {type(error).__name__}"
+    if response.status_code in (502, 503, 504):
+        return "failed" if '"message"' in response.text else f"lost: {response.status_code} {response.text[:80]!r}"
+    if response.status_code != 200:
+        return f"lost: {response.status_code} {response.text[:80]!r}"
+    if '"error"' in response.text:
+        return "failed"
+    if body.get("stream") and not response.text.endswith("data: [DONE]\n\n"):
+        return f"lost: a stream that ends with {response.text[-60:]!r}"
+    return "answered"
