@@ -90,7 +90,7 @@ def request_targets(target: Target, ledger: Ledger) -> None:
     targets = (
         f"*@{elsewhere}/x", f"@{elsewhere}/x", f"x@{elsewhere}/x", f"http://{elsewhere}/x", f"https://{elsewhere}/x",
         f"//{elsewhere}/x", f"///{elsewhere}/x", f"/\\{elsewhere}/x", f"\\\\{elsewhere}/x", f"/@{elsewhere}/x",
-        f"/%40{elsewhere}/x", f":80@{elsewhere}/x", f".{elsewhere}/x", elsewhere, "*", "", "x", "?x", "#x", 
+        f"/%40{elsewhere}/x", f":80@{elsewhere}/x", f".{elsewhere}/x", elsewhere, "*", "", "x", "?x", "#x",
         f"?@{elsewhere}",
         f"#@{elsewhere}/", f"/..//{elsewhere}/", f"http:{elsewhere}", f"http:/{elsewhere}", f"/;@{elsewhere}/",
         f"/\t@{elsewhere}/", f"/x\x7f@{elsewhere}", f"/http://{elsewhere}/", "/%00", "/%0d%0aHost:%20x", "/\xff\xfe",

@@ -1,0 +1,42 @@
+"""The examples run, and leave what they say."""
+
+import io
+import runpy
+from pathlib import Path
+
+import pytest
+import soundfile
+from server import Server
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FILES = {
+    "speak.py": ("answer.wav",),
+    "stream.py": ("answer.pcm",),
+    "read_aloud.py": ("speech.wav",),
+    "transcribe.py": (),
+    "converse.py": ("turn-0.wav", "turn-1.wav"),
+    "voices.py": ("voice-1.0.wav", "voice-1.5.wav", "voice-2.0.wav"),
+}
+
+
+def test_each_example_is_in_the_readme_and_is_tested() -> None:
+    examples = {file.name for file in EXAMPLES.glob("*.py")}
+    assert examples == set(FILES)
+    readme = (EXAMPLES / "README.md").read_text()
+    assert all(f"[{name}]({name})" in readme for name in examples)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_example_runs(
+    name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setattr("sys.argv", [name])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    for file in FILES[name]:
+        data = (tmp_path / file).read_bytes()
+        assert data
+        if file.endswith(".wav"):
+            assert soundfile.info(io.BytesIO(data)).frames > 0
