@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 from server import SECONDS, Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -43,36 +45,52 @@ def page(server: Server) -> Iterator[Page]:
         browser.close()
 
 
-def _ask(page: Page) -> None:
+def _ask(page: Page) -> Locator:
+    """Ask what the form holds; the turn that it becomes, once its answer has ended."""
     page.click("#send")
-    page.wait_for_function("!document.getElementById('send').disabled")
+    page.wait_for_function("!document.getElementById('send').disabled && !document.querySelector('.busy')")
+    return page.locator(".turn").last
 
 
-def _shows(page: Page, canvas: str) -> int:
+def _guide(page: Page, scale: float) -> None:
+    script = "s => { const c = document.getElementById('cfg'); c.value = s; c.dispatchEvent(new Event('input')); }"
+    page.evaluate(script, scale)
+
+
+def _colours(canvas: Locator) -> int:
     """How many colours a canvas has."""
-    script = """id => { const c = document.getElementById(id);
-        const image = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+    script = """c => { const image = c.getContext("2d").getImageData(0, 0, c.width, c.height);
         return new Set(new Uint32Array(image.data.buffer)).size; }"""
-    colours: int = page.evaluate(script, canvas)
+    colours: int = canvas.evaluate(script)
     return colours
+
+
+def test_nothing_empty_is_shown_before_a_question(page: Page) -> None:
+    for selector in ("audio", "canvas", "#error", "#stop", "#drop-clip"):
+        assert page.locator(f"{selector}:visible").count() == 0, selector
+    assert page.is_visible("#empty")
+
+
+def test_the_served_model_is_named_without_its_path(page: Page) -> None:
+    page.wait_for_function("document.getElementById('server').textContent.startsWith('serving ')")
+    assert "/" not in page.inner_text("#server")
 
 
 def test_a_spoken_answer_is_read_heard_and_seen(page: Page) -> None:
     page.fill("#message", "Tell me about the sea.")
-    page.evaluate(
-        "() => { const c = document.getElementById('cfg'); c.value = 3; c.dispatchEvent(new Event('input')); }"
-    )
-    _ask(page)
-    assert page.inner_text("#answer").strip()
-    assert page.is_visible("#player")
-    assert "sound" in page.inner_text("#timings")
-    assert _shows(page, "waveform") > 1
-    assert _shows(page, "spectrogram") > 50
+    _guide(page, 3)
+    turn = _ask(page)
+    assert turn.locator(".question .text").inner_text() == "Tell me about the sea."
+    assert turn.locator(".answer > .text").inner_text().strip()
+    assert turn.locator(".player").is_visible()
+    assert "sound" in (turn.locator(".facts dl").text_content() or "")
+    assert _colours(turn.locator(".waveform")) > 1
+    assert _colours(turn.locator(".spectrogram")) > 50
 
 
 def test_the_wav_can_be_downloaded(page: Page) -> None:
     with page.expect_download() as download:
-        page.click("#download")
+        page.locator(".turn .download").last.click()
     assert download.value.path().read_bytes()[:4] == b"RIFF"
 
 
@@ -82,24 +100,64 @@ def test_a_recorded_clip_goes_with_the_question(page: Page) -> None:
     page.click("#record")
     page.wait_for_function("document.getElementById('clip').textContent.startsWith('recording')")
     page.check("input[name=mode][value=text]")
-    _ask(page)
-    assert page.is_hidden("#error")
-    assert page.inner_text("#answer").strip()
-    page.click("#drop-clip")
+    turn = _ask(page)
+    assert turn.locator(".clip").is_visible()
+    assert turn.locator(".error").is_hidden()
+    assert turn.locator(".answer > .text").inner_text().strip()
+    assert page.locator("#drop-clip").is_hidden()
 
 
-def test_the_question_can_be_copied_as_a_command(page: Page) -> None:
+def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> None:
+    turns = page.locator(".turn").count()
+    page.fill("#message", "And then?")
+    with page.expect_request("**/v1/chat/completions") as request:
+        _ask(page)
+    assert page.locator(".turn").count() == turns + 1
+    messages = request.value.post_data_json["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * turns + ["user"]
+    assert messages[1]["audio"]["id"].startswith("audio-")
+    assert messages[1]["content"]
+
+
+def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
+    turn = page.locator(".turn").first
+    turn.locator(".edit").click()
+    turn.locator(".spoken-text").fill("A text of mine.")
+    with page.expect_request("**/v1/chat/completions") as request:
+        turn.locator(".editing button[type=submit]").click()
+    page.wait_for_function("!document.querySelector('.busy')")
+    assert request.value.post_data_json["speechlm"]["text"] == "A text of mine."
+    assert len(request.value.post_data_json["messages"]) == 1
+    assert turn.locator(".answer > .text").inner_text() == "A text of mine."
+    assert turn.locator(".player").is_visible()
+
+
+def test_the_copied_command_asks_the_same(page: Page, server: Server) -> None:
+    page.fill("#message", "It's $HOME, `date` and \"quotes\"\n'over' two lines \\")
+    page.click("summary:text('Settings')")
+    page.fill("#api_key", "k'ey $HOME")
     page.click("#curl")
     page.wait_for_function("document.getElementById('copied').textContent === 'copied'")
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("curl http")
-    assert "/v1/chat/completions" in copied
+    words = shlex.split(page.evaluate("navigator.clipboard.readText()"))
+    assert words[:2] == ["curl", f"{server.url}/v1/chat/completions"]
+    assert "Authorization: Bearer k'ey $HOME" in words
+    last = json.loads(words[-1])["messages"][-1]
+    assert last["content"][-1]["text"] == "It's $HOME, `date` and \"quotes\"\n'over' two lines \\"
+    page.fill("#api_key", "")
 
 
-def test_a_refusal_is_shown(page: Page) -> None:
-    page.fill("#message", "")
-    _ask(page)
-    assert "content" in page.inner_text("#error")
+def test_a_refusal_is_shown_and_the_question_can_be_mended(page: Page) -> None:
+    page.fill("#message", "Hello.")
+    page.fill("#seed", "1e30")
+    turn = _ask(page)
+    assert "seed" in turn.locator(".error").inner_text()
+    assert page.input_value("#message") == "Hello."
+    page.fill("#seed", "")
+
+
+def test_it_fits_a_telephone(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_nothing_is_asked_of_other_hosts_and_nothing_fails(page: Page, server: Server) -> None:
