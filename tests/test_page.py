@@ -6,9 +6,10 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, Request, sync_playwright
 from server import SECONDS, Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,6 +51,11 @@ def _ask(page: Page) -> Locator:
     page.click("#send")
     page.wait_for_function("!document.getElementById('send').disabled && !document.querySelector('.busy')")
     return page.locator(".turn").last
+
+
+def _sent(request: Request) -> Any:
+    """The JSON that a request carries."""
+    return json.loads(request.post_data or "")
 
 
 def _guide(page: Page, scale: float) -> None:
@@ -113,7 +119,7 @@ def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> N
     with page.expect_request("**/v1/chat/completions") as request:
         _ask(page)
     assert page.locator(".turn").count() == turns + 1
-    messages = request.value.post_data_json["messages"]
+    messages = _sent(request.value)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * turns + ["user"]
     assert messages[1]["audio"]["id"].startswith("audio-")
     assert messages[1]["content"]
@@ -126,8 +132,8 @@ def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
     with page.expect_request("**/v1/chat/completions") as request:
         turn.locator(".editing button[type=submit]").click()
     page.wait_for_function("!document.querySelector('.busy')")
-    assert request.value.post_data_json["speechlm"]["text"] == "A text of mine."
-    assert len(request.value.post_data_json["messages"]) == 1
+    assert _sent(request.value)["speechlm"]["text"] == "A text of mine."
+    assert len(_sent(request.value)["messages"]) == 1
     assert turn.locator(".answer > .text").inner_text() == "A text of mine."
     assert turn.locator(".player").is_visible()
 
