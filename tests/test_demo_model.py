@@ -1,16 +1,19 @@
 """The shipped model: small, plain to transformers, exact in a server, and it knows what it was taught."""
 
+import base64
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jiwer
 import numpy as np
+import openai
 import pytest
 import soundfile
 from conftest import POOL
 from reference import Message, Request
 from safetensors.torch import load_file
-from server import Case, Client, Judge, Server, message_of, samples_of, serving, wav
+from server import SECONDS, Case, Client, Judge, Server, message_of, samples_of, serving, wav
 from torch import tensor
 from transformers import Qwen3ForCausalLM, XcodecConfig, XcodecModel
 
@@ -135,6 +138,26 @@ def test_it_hears_what_is_no_speech(kind: str, client: Client) -> None:
     content = [part, {"type": "text", "text": "What sound is in this audio?"}]
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": 40, "temperature": 0}
     assert message_of(client.chat(body))["content"] == corpus.named(kind)
+
+
+@pytest.mark.parametrize("seconds", [8, 28])
+def test_silence_after_a_question_does_not_keep_it_writing(seconds: int, client: Client) -> None:
+    upload = ("long.wav", base64.b64decode(wav(np.pad(asked_aloud(), (0, seconds * 16_000)))))
+    answer = client.http.post("/v1/audio/transcriptions", files={"file": upload}, timeout=SECONDS).json()
+    assert answer["usage"]["output_tokens"] <= 48 * (seconds + 2.1) + 64
+    assert answer["speechlm"]["warnings"]
+
+
+def test_a_loop_is_ended_and_streams_as_it_is_given_whole(client: Client) -> None:
+    upload = ("long.wav", base64.b64decode(wav(np.pad(asked_aloud(), (0, 8 * 16_000)))))
+    with openai.OpenAI(base_url=f"{client.http.base_url}/v1", api_key="none", max_retries=0) as stock:
+        *deltas, done = stock.audio.transcriptions.create(model="speechlm", file=upload, stream=True)
+        whole = stock.audio.transcriptions.create(model="speechlm", file=upload)
+    assert done.type == "transcript.text.done"
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
+    assert done.text == whole.text
+    assert "repeat" in str(done.model_extra)
+    assert not re.search(r"(.{2,20})\1{3}$", done.text)
 
 
 def test_a_spoken_question_is_answered_aloud(client: Client, judge: Judge) -> None:

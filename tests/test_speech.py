@@ -168,6 +168,65 @@ def test_a_seed_repeats_the_speech_and_guidance_changes_it(client: Client) -> No
     )
 
 
+def test_the_top_level_fields_say_what_ours_say(client: Client) -> None:
+    def say(**fields: Any) -> bytes:
+        return spoken(client, **{"response_format": "pcm", "speechlm": None, "max_tokens": 30, **fields}).content
+
+    assert say(seed=7) == say(speechlm={"seed": 7})
+    assert say(seed=7) != say(seed=8)
+    assert say(temperature=0) == say(speechlm={"audio_temperature": 0.0}) == say(temperature=0, seed=9)
+    assert say(top_k=1, seed=3) == say(speechlm={"audio_topk": 1, "seed": 3})
+    assert say(temperature=0, max_tokens=20) == say(temperature=0, max_completion_tokens=20)
+    assert len(pcm(say(temperature=0, max_tokens=20))) == (20 - 7) * 320
+
+
+def warned(response: httpx.Response) -> list[str]:
+    found: list[str] = json.loads(response.headers.get("x-speechlm-warnings", "[]"))
+    return found
+
+
+def test_what_cuts_the_sound_is_told(client: Client) -> None:
+    endless = {"audio_min_frames": 60}
+    assert "max_tokens (20 frames)" in warned(spoken(client, max_tokens=20, speechlm=endless))[0]
+    assert "audio_max_frames" in warned(spoken(client, speechlm={"audio_max_frames": 20}))[0]
+    *_, done = events(spoken(client, response_format="pcm", stream_format="sse", max_tokens=20, speechlm=endless))
+    assert "max_tokens" in done["speechlm"]["warnings"][0]
+    assert warned(spoken(client, temperature=0, speechlm=None)) == []
+
+
+def test_a_field_that_shapes_text_alone_is_told(client: Client) -> None:
+    told = warned(spoken(client, top_p=0.5, stop="two"))
+    assert [text.partition(":")[0] for text in told[:2]] == ["top_p", "stop"]
+
+
+@pytest.mark.parametrize("text", ["...", "?!", "🙂", " — "])
+def test_punctuation_alone_is_a_short_silence_and_told(text: str, client: Client) -> None:
+    response = spoken(client, input=text, response_format="wav")
+    sound = samples(response.content)
+    assert 0 < len(sound) <= 16000
+    assert not sound.any()
+    assert warned(response)[0].startswith("input: ")
+    *_, done = events(spoken(client, input=text, response_format="pcm", stream_format="sse"))
+    assert done["usage"]["output_tokens"] == 0
+
+
+@pytest.mark.parametrize("text", ["7", "字", "e\u0301", "€"])
+def test_one_character_that_can_be_said_is_said(text: str, client: Client) -> None:
+    response = spoken(client, input=text, response_format="wav")
+    assert samples(response.content).any()
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u200b"])
+def test_blank_instructions_are_none(blank: str, client: Client, whole: np.ndarray) -> None:
+    assert_same_sound(samples(spoken(client, response_format="wav", instructions=blank).content), whole)
+
+
+@pytest.mark.parametrize("text", [" ", "...", "🙂", "\u200b"])
+def test_a_given_text_that_cannot_be_said_is_refused(text: str, client: Client) -> None:
+    body = {"messages": [{"role": "user", "content": "Say it."}], "speechlm": {"mode": "text_audio", "text": text}}
+    assert refused(client.http.post("/v1/chat/completions", json=body))["param"] == "speechlm.text"
+
+
 def test_a_client_that_leaves_frees_everything(client: Client) -> None:
     endless = ask(response_format="pcm", speechlm={"audio_min_frames": 6000})
     with client.http.stream("POST", ROUTE, json=endless) as response:
@@ -186,6 +245,14 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("input", ask(input=None)),
     ("input", ask(input=5)),
     ("input", ask(input=["Hello."])),
+    ("input", ask(input="  ")),
+    ("input", ask(input="\n\t")),
+    ("input", ask(input="\u200b\ufeff")),
+    ("input", ask(input="\u0301")),
+    ("seed", ask(seed="7")),
+    ("temperature", ask(temperature=3)),
+    ("max_tokens", ask(max_tokens=0)),
+    ("top_k", ask(top_k=0)),
     ("input", ask(input="word " * 9000)),
     ("model", ask(model=5)),
     ("instructions", ask(instructions=["slowly"])),

@@ -112,6 +112,51 @@ def test_a_long_clip_is_cut_and_the_answer_says_so(client: Client) -> None:
     assert "cut to 30 s" in answer["speechlm"]["warnings"][0]
 
 
+UNENDING = json.dumps({"2": -100, "3": -100})
+"""Neither eot nor eos."""
+
+
+def test_a_text_without_end_is_cut_at_what_the_clip_can_say(client: Client) -> None:
+    answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3").json()
+    assert answer["usage"]["output_tokens"] == 48 * 1.2 // 1 + 64
+    assert "more than 1.2 s can say" in answer["speechlm"]["warnings"][0]
+
+
+def test_max_tokens_of_the_request_win(client: Client) -> None:
+    for name, count in (("max_tokens", 150), ("max_completion_tokens", 9)):
+        fields: dict[str, Any] = {name: str(count)}
+        answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3", **fields).json()
+        assert answer["usage"]["output_tokens"] == count
+        assert "max_tokens" in answer["speechlm"]["warnings"][0]
+
+
+def test_a_seed_repeats_the_text(client: Client) -> None:
+    def drawn(**fields: Any) -> str:
+        return str(post(client, temperature="1.5", **fields).json()["text"])
+
+    nested: dict[str, Any] = {"speechlm[seed]": "5"}
+    assert drawn(seed="5") == drawn(seed="5") == drawn(**nested) == drawn(speechlm='{"seed": 5}')
+    assert drawn(seed="5") != drawn(seed="6")
+
+
+def test_fields_of_ours_win_over_the_forms(client: Client, judge: Judge) -> None:
+    for place in ("speechlm", "vllm_xargs"):
+        fields: dict[str, Any] = {f"{place}[text_temperature]": "0"}
+        assert post(client, temperature="2", **fields).json()["text"] == expected(judge)
+
+
+def test_the_stock_client_sends_lists_and_objects(stock: openai.OpenAI, judge: Judge) -> None:
+    upload = ("speech.wav", file())
+    body = {"stop_token_ids": [3], "stop": ["\x01"], "speechlm": {"text_temperature": 0}, "logit_bias": {"5": 1}}
+    answer = stock.audio.transcriptions.create(model="speechlm", file=upload, temperature=2, extra_body=body)
+    assert answer.text == expected(judge)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u200b"])
+def test_a_blank_language_or_prompt_is_none(blank: str, client: Client, judge: Judge) -> None:
+    assert post(client, language=blank, prompt=blank).json()["text"] == expected(judge)
+
+
 def nan_wav() -> bytes:
     encoded = io.BytesIO()
     soundfile.write(encoded, np.array([0.1] * 800 + [np.nan], np.float32), 16000, format="WAV", subtype="FLOAT")
@@ -134,6 +179,19 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("language", {"language": "x" * 200}),
     ("timestamp_granularities", {"timestamp_granularities[]": ["word"], "response_format": "verbose_json"}),
     ("include", {"include[]": ["logprobs"]}),
+    ("seed", {"seed": "soon"}),
+    ("seed", {"seed": "1.5"}),
+    ("max_tokens", {"max_tokens": "0"}),
+    ("top_k", {"top_k": "0"}),
+    ("logit_bias", {"logit_bias": "much"}),
+    ("speechlm", {"speechlm": "{"}),
+    ("speechlm", {"speechlm": "loud", "speechlm[seed]": "1"}),
+    ("speechlm.volume", {"speechlm[volume]": "3"}),
+    ("speechlm.mode", {"speechlm[mode]": "text_audio"}),
+    ("speechlm.mode", {"modalities[]": ["text", "audio"]}),
+    ("speechlm.text", {"speechlm[text]": "Hello."}),
+    ("speechlm.return_ids", {"speechlm[return_ids]": "true"}),
+    ("temperature", {"stop": "a", "stop[]": "", "temperature": "x"}),
     ("prompt", {"prompt": "word " * 9000}),
 ]
 BAD_FILES: list[tuple[str, bytes]] = [

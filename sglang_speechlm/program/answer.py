@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
 from sglang_speechlm.model.slots import AUDIO, CFG, CONTINUES, MIN_FRAMES
+from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
+from sglang_speechlm.program.loops import LoopWatch
 from sglang_speechlm.program.request import Request
+from sglang_speechlm.prompt.layout import Prompt
 
 AUDIO_INTERVAL = 8
 """Frames between two outputs of the audio stage: 0.16 s of sound."""
 
 FinishReason = Literal["stop", "length"]
+
+LOOPED = "the text was ended: it began to repeat itself; it is given up to the first repetition"
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Finish:
     """The end of the answer.
 
     Attributes:
-        reason: "length" if a budget cut it.
+        reason: "length" if a budget cut it, or a loop ended it.
         tokens: ids and frames that were generated, control ids and the eos frame included.
         audio_tokens: how many of them were frames.
         warnings: what the caller should know, such as why there is no audio.
@@ -98,26 +103,18 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
             400,
             f"messages: the prompt takes {len(prompt.ids)} positions; a request may take {capacity} in all",
         )
-    text_ids: list[int] = []
-    reason: FinishReason = "stop"
+    written = _Written()
     if request.given_text is None:
-        limit = min(budget, request.text.max_tokens or budget)
-        async with aclosing(engine.run(f"{request.id}-text", prompt, _text_params(request, ids, limit))) as outputs:
-            async for output in outputs:
-                text_ids.extend(output.ids)
-                if output.ids:
-                    yield TextPiece(output.ids, _stop_string(output))
-                if output.finish_reason is not None:
-                    reason = _reason(output, ends=(ids.eot, ids.eos, *request.text.stop_token_ids))
-                    yield TextEnd(output.cached_tokens)
-        spent = len(text_ids)
+        async with aclosing(_write(engine, ids, request, prompt, budget, written)) as events:
+            async for event in events:
+                yield event
     else:
-        text_ids.extend(request.given_text.ids)
-        yield TextPiece(text_ids)
+        written.ids.extend(request.given_text.ids)
+        yield TextPiece(written.ids)
         yield TextEnd(0)
-        spent = 0
+    text_ids, spent = written.ids, written.spent
     if request.audio is None:
-        yield Finish(reason, spent, 0)
+        yield Finish(written.reason, spent, 0, written.warnings)
         return
     prompt = prompt.followed_by([*text_ids, ids.assistant, ids.audio])
     room = min(request.max_tokens - spent, capacity - len(prompt.ids))
@@ -125,7 +122,7 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
         limit_name = "max_tokens" if spent >= request.max_tokens else "the context"
         yield Finish("length", spent, 0, (f"no audio: the text used all of {limit_name} ({spent} tokens)",))
         return
-    limit = min(room, request.audio.max_frames or room)
+    limit = _least(room, request.audio.max_frames, request.audio.bound)
     frames = 0
     stage = engine.run(f"{request.id}-audio", prompt, _audio_params(request, limit), begun=spent > 0)
     async with aclosing(stage) as outputs:
@@ -137,7 +134,62 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
                 yield AudioPiece(spoken)
             if output.finish_reason is not None:
                 yield AudioEnd(output.cached_tokens, output.unconditional_cached_tokens)
-                yield Finish("stop" if ended else "length", spent + frames, frames)
+                reason: FinishReason = "stop" if ended else "length"
+                warnings = (*written.warnings, *_reached(request.audio.bound, reason, frames))
+                yield Finish(reason, spent + frames, frames, warnings)
+
+
+@dataclass
+class _Written:
+    """What the text stage came to.
+
+    Attributes:
+        ids: of the text; of a loop its first round.
+        spent: how many ids were generated.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    spent: int = 0
+    reason: FinishReason = "stop"
+    warnings: tuple[str, ...] = ()
+
+
+async def _write(
+    engine: Engine, ids: Ids, request: Request, prompt: Prompt, budget: int, written: _Written
+) -> AsyncGenerator[TextPiece | TextEnd]:
+    """Run the text stage. Ids that may turn out to be a loop's later rounds are held back until it is known."""
+    loops = LoopWatch() if request.text.ends_loops else None
+    limit = _least(budget, request.text.max_tokens, request.text.bound)
+    shown = 0
+    async with aclosing(engine.run(f"{request.id}-text", prompt, _text_params(request, ids, limit))) as outputs:
+        async for output in outputs:
+            written.ids.extend(output.ids)
+            written.spent += len(output.ids)
+            is_loop = loops is not None and any(loops.push(index) for index in output.ids)
+            is_end = is_loop or output.finish_reason is not None
+            if is_loop:
+                written.reason, written.warnings = "length", (LOOPED,)
+            elif output.finish_reason is not None:
+                written.reason = _reason(output, ends=(ids.eot, ids.eos, *request.text.stop_token_ids))
+                written.warnings = _reached(request.text.bound, written.reason, written.spent)
+            settled = loops.settled if loops is not None and (is_loop or not is_end) else len(written.ids)
+            if is_loop:
+                del written.ids[settled:]
+            if settled > shown:
+                yield TextPiece(written.ids[shown:settled], _stop_string(output))
+                shown = settled
+            if is_end:
+                yield TextEnd(output.cached_tokens)
+                return
+
+
+def _least(room: int, named: int | None, bound: Bound | None) -> int:
+    return min(room, named or room, bound.tokens if bound is not None else room)
+
+
+def _reached(bound: Bound | None, reason: FinishReason, count: int) -> tuple[str, ...]:
+    """What is said where it was the bound that ended a stage of ``count`` ids or frames."""
+    return (bound.warning,) if bound is not None and reason == "length" and count == bound.tokens else ()
 
 
 def _text_params(request: Request, ids: Ids, limit: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.prompt.layout import Prompt
 
 
@@ -19,6 +20,8 @@ class TextSettings:
         max_tokens: ids of text at most, within the request's own budget; None leaves it at that.
         stop_token_ids: ids that end the text beside eot and eos.
         others: SGLang sampling parameters that pass through unchanged (top_p, stop, penalties ...).
+        bound: ids at most by what is asked, where the request names no limit.
+        ends_loops: whether the text is ended where it repeats itself without end.
     """
 
     temperature: float
@@ -26,6 +29,8 @@ class TextSettings:
     max_tokens: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     others: Mapping[str, Any] = field(default_factory=dict)
+    bound: Bound | None = None
+    ends_loops: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class AudioSettings:
         min_frames: frames before which the audio may not end.
         max_frames: frames at most, within the request's own budget; None leaves it at that.
         cfg: guidance scale; 1 is none.
+        bound: frames at most by what is asked, where the request names no limit.
     """
 
     temperature: float
@@ -45,6 +51,7 @@ class AudioSettings:
     min_frames: int
     max_frames: int | None = None
     cfg: float = 1.0
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from sglang_speechlm.prompt.layout import Content, Heard, Message, Text
+from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.reading.schema import Strict
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -47,7 +48,7 @@ class Template:
     def fill(
         self, values: Mapping[str, str | None], encode: Callable[[str], list[int]], clip: Heard | None = None
     ) -> list[Message]:
-        """The messages, with the names replaced; a part that names a value which is None or empty is left out.
+        """The messages, with the names replaced; a part that names a value which is None or blank is left out.
 
         Args:
             values: by name; all names that ``load`` allowed.
@@ -106,7 +107,7 @@ def _load(file: Path, names: frozenset[str], clips: int) -> Template:
 
 
 def _is_given(part: str, values: Mapping[str, str | None]) -> bool:
-    return all(values[name] for name in _NAME.findall(part))
+    return all(not is_blank(values[name] or "") for name in _NAME.findall(part))
 
 
 def _replaced(part: str, values: Mapping[str, str | None]) -> str:

@@ -6,8 +6,10 @@ import secrets
 from typing import Any
 
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.program.bounds import Bound, speech_bound
 from sglang_speechlm.program.request import AudioSettings, GivenText, Request, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
+from sglang_speechlm.prompt.words import can_be_said
 from sglang_speechlm.server.edge.errors import bad_field, shown
 from sglang_speechlm.server.reading.schema import Asking
 from sglang_speechlm.tokenizer import TextTokenizer
@@ -15,6 +17,8 @@ from sglang_speechlm.tokenizer import TextTokenizer
 _PASSED_THROUGH = (
     "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "stop",
 )  # fmt: skip
+TEXT_ONLY = (*_PASSED_THROUGH, "stop_token_ids")
+"""Fields that shape a text which the model writes, and no sound."""
 
 _QUIET_INTERVAL = 32
 """Ids between two outputs of a text that nobody reads as it comes."""
@@ -33,12 +37,19 @@ def wants_audio(body: Asking) -> bool:
 
 
 def resolve(
-    body: Asking, request_id: str, prompt: Prompt, config: SpeechLMConfig, tokenizer: TextTokenizer, capacity: int
+    body: Asking,
+    request_id: str,
+    prompt: Prompt,
+    config: SpeechLMConfig,
+    tokenizer: TextTokenizer,
+    capacity: int,
+    text_bound: Bound | None = None,
 ) -> Request:
     """The program's request.
 
     Args:
         capacity: positions that one request may take; the budget where the body names none.
+        text_bound: of a text whose length follows from what is heard, which is then ended where it loops.
 
     Raises:
         ApiError: where fields contradict each other, or ask for what cannot be.
@@ -53,39 +64,50 @@ def resolve(
     if given is not None:
         if not spoken:
             raise bad_field("speechlm.text", 'a given text is only spoken: it needs "mode": "text_audio"')
+        if not can_be_said(given):
+            raise bad_field("speechlm.text", f"must have a letter, a digit or a sign to be said; got {shown(given)}")
         try:
             given_text = GivenText(given, (*tokenizer.encode(given, capacity), config.ids.eot))
         except ValueError as error:
             raise bad_field("speechlm.text", str(error)) from error
+    max_tokens = body.max_completion_tokens or body.max_tokens
+    text_max_tokens = asked_for(body, "text_max_tokens")
     return Request(
         id=request_id,
         prompt=prompt,
         text=TextSettings(
             temperature=asked_for(body, "text_temperature", "temperature", default=config.text_temperature),
             top_k=asked_for(body, "text_top_k", "top_k", default=config.text_topk),
-            max_tokens=asked_for(body, "text_max_tokens"),
+            max_tokens=text_max_tokens,
             stop_token_ids=tuple(body.stop_token_ids or ()),
             others={
                 **{name: value for name in _PASSED_THROUGH if (value := getattr(body, name)) is not None},
                 "stream_interval": 1 if body.stream else _QUIET_INTERVAL,
             },
+            bound=None if max_tokens or text_max_tokens else text_bound,
+            ends_loops=text_bound is not None,
         ),
-        audio=_audio_settings(body, config) if spoken else None,
-        max_tokens=body.max_completion_tokens or body.max_tokens or capacity,
+        audio=_audio_settings(body, config, given_text, max_tokens) if spoken else None,
+        max_tokens=max_tokens or capacity,
         seed=asked_for(body, "seed", "seed", default=secrets.randbits(63)),
         given_text=given_text,
     )
 
 
-def _audio_settings(body: Asking, config: SpeechLMConfig) -> AudioSettings:
+def _audio_settings(
+    body: Asking, config: SpeechLMConfig, given: GivenText | None, max_tokens: int | None
+) -> AudioSettings:
     min_frames = asked_for(body, "audio_min_frames")
     max_frames = asked_for(body, "audio_max_frames")
     if min_frames is not None and max_frames is not None and min_frames > max_frames:
         raise bad_field("speechlm.audio_min_frames", f"must not exceed audio_max_frames {max_frames}; got {min_frames}")
+    if min_frames is None:
+        min_frames = config.num_stream
     return AudioSettings(
         temperature=asked_for(body, "audio_temperature", "temperature", default=config.audio_temperature),
         top_k=asked_for(body, "audio_topk", "top_k", default=config.audio_topk),
-        min_frames=config.num_stream if min_frames is None else min_frames,
+        min_frames=min_frames,
         max_frames=max_frames,
         cfg=float(asked_for(body, "cfg", default=1.0)),
+        bound=speech_bound(len(given.ids), min_frames) if given and not max_tokens and not max_frames else None,
     )

@@ -201,10 +201,8 @@ class ChatRequest(Asking):
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
-class SpeechRequest(BaseModel):
+class SpeechRequest(Asking):
     """The body of POST /v1/audio/speech. The model has one voice, so any name is taken."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     input: Annotated[str, Field(min_length=1)]
     model: str | None = None
@@ -213,8 +211,6 @@ class SpeechRequest(BaseModel):
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     speed: float | None = None
     stream_format: Literal["audio", "sse"] | None = None
-    vllm_xargs: VllmXargs | None = None
-    speechlm: SpeechLM | None = None
 
     @field_validator("speed")
     @classmethod
@@ -224,14 +220,13 @@ class SpeechRequest(BaseModel):
         return value
 
 
-class TranscriptionRequest(BaseModel):
-    """The fields of POST /v1/audio/transcriptions beside its file; a form holds them as text."""
+class TranscriptionRequest(Asking):
+    """The fields of POST /v1/audio/transcriptions beside its file; a form holds numbers as text."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(strict=False)
 
     model: str | None = None
     language: Annotated[str, Field(max_length=100)] | None = None
     prompt: str | None = None
     response_format: Literal["json", "text", "verbose_json"] = "json"
-    temperature: Temperature = 0.0
-    stream: bool = False
+    temperature: Temperature | None = 0.0

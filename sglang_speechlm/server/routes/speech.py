@@ -14,17 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, endless_wav_header, pcm16_bytes
+from sglang_speechlm.program.answer import Finish
 from sglang_speechlm.program.reply import AudioDelta, Reply
 from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.prompt.layout import lay_out
+from sglang_speechlm.prompt.words import can_be_said, is_blank
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
-from sglang_speechlm.server.edge.errors import ApiError, bad_field
-from sglang_speechlm.server.reading.resolve import resolve
-from sglang_speechlm.server.reading.schema import Asking, SpeechLM, SpeechRequest
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
+from sglang_speechlm.server.edge.warnings import Warnings
+from sglang_speechlm.server.reading.resolve import TEXT_ONLY, resolve
+from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event, merged
 from sglang_speechlm.server.service import Service
+
+_SILENCE_SECONDS = 0.25
 
 
 @route
@@ -34,9 +39,10 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     service.check_model(body.model)
     name = body.response_format or "mp3"
     service.sound_files.check("response_format", name)
-    asked = await asyncio.to_thread(_prepare, service, body)
+    warnings = Warnings.of(http)
+    asked = await asyncio.to_thread(_prepare, service, body, warnings)
     reply = Reply()
-    sound = _sound(service, asked, reply, deadline)
+    sound = _silence(service, reply) if asked is None else _sound(service, asked, reply, deadline)
     # A WAV file begins with its length: only where it was asked for as it comes is that left open.
     if name == "pcm" or (name == "wav" and body.stream_format is not None):
         pieces = _sliced(sound, endless_wav_header(service.sample_rate) if name == "wav" else b"")
@@ -47,29 +53,44 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     except BaseException:
         await pieces.aclose()
         raise
+    _warn(asked, reply, warnings)
     headers = {RATE_HEADER: str(service.sample_rate)}
     if body.stream_format == "sse":
-        events = _events(first, pieces, asked, reply)
+        events = _events(first, pieces, asked, reply, warnings)
         return DeadlineStream(events, pieces, "text/event-stream", deadline, headers)
     return DeadlineStream(chained(first, pieces), pieces, MEDIA_TYPES[name], deadline, headers)
 
 
-def _prepare(service: Service, body: SpeechRequest) -> Asked:
+def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked | None:
+    """The program's request; None where the input is nothing but punctuation or emoji, which silence is given for.
+
+    Clients that cut a text into sentences send such pieces, and OpenAI answers them with a sound. An error would end
+    their playback.
+    """
+    if is_blank(body.input):
+        raise bad_field("input", f"must not be blank; got {shown(body.input)}")
     ours = body.speechlm or SpeechLM()
     if ours.text is not None:
         raise bad_field("speechlm.text", "does not go with speech: the input is what is spoken")
     if ours.return_ids:
         raise bad_field("speechlm.return_ids", "does not go with speech: a sound file holds no ids")
-    asking = Asking(
-        stream=True,
-        modalities=["text", "audio"],
-        vllm_xargs=body.vllm_xargs,
-        speechlm=ours.model_copy(update={"text": body.input}),
+    asking = body.model_copy(
+        update={
+            "stream": True,
+            "modalities": ["text", "audio"],
+            "speechlm": ours.model_copy(update={"text": body.input}),
+        }
     )
     values = {"input": body.input, "instructions": body.instructions}
     prompt = lay_out(service.options.speech_template.fill(values, service.encode), service.config)
     engine = service.voice.engine
     request_id = f"speech-{uuid.uuid4().hex}"
+    for field in TEXT_ONLY:
+        if getattr(body, field) is not None:
+            warnings.add(f"{field}: not used; it shapes a text that the model writes, and the input is given")
+    if not can_be_said(body.input):
+        warnings.add("input: has no letter, digit or sign to be said; the answer is a short silence")
+        return None
     asked = resolve(asking, request_id, prompt, service.config, service.tokenizer, engine.capacity())
     assert asked.audio is not None
     capacity = engine.capacity(guided=asked.audio.cfg > 1)
@@ -84,6 +105,11 @@ def _input_tokens(asked: Asked) -> int:
     """Positions of the prompt and of the text that is spoken."""
     assert asked.given_text is not None
     return len(asked.prompt.ids) + 1 + len(asked.given_text.ids)
+
+
+async def _silence(service: Service, reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:
+    reply.finish = Finish("stop", 0, 0)
+    yield np.zeros(round(_SILENCE_SECONDS * service.sample_rate), np.float32)
 
 
 async def _sound(
@@ -120,7 +146,9 @@ async def _whole(sound: AsyncGenerator[npt.NDArray[np.float32]], service: Servic
     yield await asyncio.to_thread(service.sound_files.encode, samples, name)
 
 
-async def _events(first: bytes, rest: AsyncGenerator[bytes], asked: Asked, reply: Reply) -> AsyncGenerator[bytes]:
+async def _events(
+    first: bytes, rest: AsyncGenerator[bytes], asked: Asked | None, reply: Reply, warnings: Warnings
+) -> AsyncGenerator[bytes]:
     """OpenAI's events, whose audio, put together, is the file; or an error midway."""
     try:
         async for piece in chained(first, rest):
@@ -129,6 +157,22 @@ async def _events(first: bytes, rest: AsyncGenerator[bytes], asked: Asked, reply
         yield event(refusal(error).body())
         return
     assert reply.finish is not None
-    read, made = _input_tokens(asked), reply.finish.tokens
+    _warn(asked, reply, warnings)
+    read, made = 0 if asked is None else _input_tokens(asked), reply.finish.tokens
     usage = {"input_tokens": read, "output_tokens": made, "total_tokens": read + made}
-    yield event({"type": "speech.audio.done", "usage": usage})
+    yield event({"type": "speech.audio.done", "usage": usage} | warnings.member())
+
+
+def _warn(asked: Asked | None, reply: Reply, warnings: Warnings) -> None:
+    """Say what cut the sound, once its end is there."""
+    if asked is None or reply.finish is None:
+        return
+    warnings.add(*reply.finish.warnings)
+    if reply.finish.reason == "length" and not reply.finish.warnings:
+        assert asked.audio is not None
+        frames = reply.finish.audio_tokens
+        if frames == asked.audio.max_frames:
+            used = "audio_max_frames"
+        else:
+            used = "max_tokens" if reply.finish.tokens >= asked.max_tokens else "the context"
+        warnings.add(f"the sound was cut: it used all of {used} ({frames} frames)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from sglang_speechlm.audio import Clip
+from sglang_speechlm.program.bounds import transcription_bound
 from sglang_speechlm.program.reply import Reply, TextDelta
 from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.prompt.layout import lay_out
@@ -24,16 +26,19 @@ from sglang_speechlm.server.edge.body import check_media_type
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import resolve
-from sglang_speechlm.server.reading.schema import Asking, TranscriptionRequest
+from sglang_speechlm.server.reading.resolve import resolve, wants_audio
+from sglang_speechlm.server.reading.schema import TranscriptionRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event, merged
 from sglang_speechlm.server.service import Service
 
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 1 << 20
-_CANNOT = ("timestamp_granularities[]", "timestamp_granularities", "include[]", "include")
+_CANNOT = ("timestamp_granularities", "include")
 """Fields that ask for what the model does not give."""
+_OBJECTS = ("speechlm", "vllm_xargs", "logit_bias", "stop_token_ids")
+"""Fields that a form holds as JSON."""
+_BRACKETED = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,27 +75,53 @@ async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
     check_media_type(http, "multipart/form-data")
     try:
         async with http.form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
-            fields = dict(form)
-            file = fields.pop("file", None)
+            items = form.multi_items()
+            file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise bad_field("file", f"must be an uploaded file; got {'nothing' if file is None else 'text'}")
             format = (file.filename or "").rpartition(".")[2].lower() or None
             upload = _Upload(await file.read(), format)
-        "".join(value for value in fields.values() if isinstance(value, str)).encode()
+        "".join(value for _, value in items if isinstance(value, str)).encode()
     except HTTPException as error:
         raise ApiError(400, f"the form cannot be read: {error.detail}") from error
     except UnicodeError as error:
         raise ApiError(400, f"the form's text cannot be read: {error}") from error
+    fields = _unfolded(item for item in items if item[0] != "file")
     for name in _CANNOT:
         if name in fields:
             raise bad_field(name, "the model gives no times and no probabilities; leave it out")
     try:
-        return TranscriptionRequest.model_validate(fields), upload
+        return TranscriptionRequest.model_validate(fields, strict=False), upload
     except ValidationError as error:
         raise from_validation(error, fields) from error
 
 
+def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A form's fields as a JSON body has them: lists from ``name[]``, objects from ``name[member]`` or as JSON."""
+    fields: dict[str, Any] = {}
+    for name, value in items:
+        if bracketed := _BRACKETED.fullmatch(name):
+            name, member = bracketed.groups()
+            found = fields.setdefault(name, {} if member else [])
+            if member and isinstance(found, dict):
+                found[member] = value
+            elif not member and isinstance(found, list):
+                found.append(value)
+        elif name in _OBJECTS:
+            try:
+                fields[name] = orjson.loads(value)
+            except orjson.JSONDecodeError:
+                fields[name] = value
+        else:
+            fields[name] = value
+    return fields
+
+
 def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload) -> tuple[Asked, Clip]:
+    if wants_audio(body):
+        raise bad_field("speechlm.mode", "does not go with transcriptions: they are only written")
+    if body.speechlm is not None and body.speechlm.return_ids:
+        raise bad_field("speechlm.return_ids", "does not go with transcriptions")
     heard, clip = service.messages.hear(upload.data, upload.format, "file")
     values = {"language": body.language, "prompt": body.prompt}
     template = service.options.transcription_template
@@ -98,9 +129,9 @@ def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload) -> t
     capacity = service.voice.engine.capacity()
     if len(prompt.ids) + 1 >= capacity:
         raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")
-    asking = Asking(temperature=body.temperature, stream=body.stream)
     request_id = f"transcription-{uuid.uuid4().hex}"
-    return resolve(asking, request_id, prompt, service.config, service.tokenizer, capacity), clip
+    bound = transcription_bound(clip.seconds)
+    return resolve(body, request_id, prompt, service.config, service.tokenizer, capacity, bound), clip
 
 
 async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -> AsyncGenerator[str]:
@@ -123,7 +154,7 @@ async def _drained(pieces: AsyncGenerator[str]) -> None:
 
 
 def _answer(body: TranscriptionRequest, asked: Asked, reply: Reply, clip: Clip, warnings: Warnings) -> Response:
-    _warn(reply, warnings)
+    _warn(asked, reply, warnings)
     if body.response_format == "text":
         return PlainTextResponse(reply.text)
     answer: dict[str, Any] = {"text": reply.text}
@@ -150,7 +181,7 @@ async def _events(
         yield event(refusal(error).body())
         return
     done = {"type": "transcript.text.done", "text": reply.text, "usage": _usage(asked, reply)}
-    _warn(reply, warnings)
+    _warn(asked, reply, warnings)
     yield event(done | warnings.member())
 
 
@@ -167,7 +198,9 @@ def _usage(asked: Asked, reply: Reply) -> dict[str, Any]:
     }
 
 
-def _warn(reply: Reply, warnings: Warnings) -> None:
+def _warn(asked: Asked, reply: Reply, warnings: Warnings) -> None:
     assert reply.finish is not None
-    if reply.finish.reason == "length":
-        warnings.add("the text was cut: it used all of the context")
+    warnings.add(*reply.finish.warnings)
+    if reply.finish.reason == "length" and not reply.finish.warnings:
+        used = "max_tokens" if reply.finish.tokens >= asked.max_tokens else "the context"
+        warnings.add(f"the text was cut: it used all of {used} ({reply.finish.tokens} tokens)")

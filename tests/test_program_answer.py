@@ -1,0 +1,103 @@
+"""Answers that do not end by themselves: ended by what is asked."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.program.answer import AudioPiece, Finish, TextPiece, answer
+from sglang_speechlm.program.bounds import Bound, speech_bound, transcription_bound
+from sglang_speechlm.program.engine import Engine, StageOutput
+from sglang_speechlm.program.request import AudioSettings, GivenText, Request, TextSettings
+from sglang_speechlm.prompt.layout import Prompt
+
+IDS = SpeechLMConfig().ids
+CONTEXT = 100_000
+
+
+class Endless(Engine):
+    """Stages that only their budget ends: texts of ``text`` again and again, and frames."""
+
+    def __init__(self, text: list[int], at_once: int) -> None:
+        self.text, self.at_once = text, at_once
+
+    def capacity(self, *, guided: bool = False) -> int:
+        return CONTEXT
+
+    async def run(
+        self, stage_id: str, _prompt: Prompt, sampling_params: dict[str, Any], *, begun: bool = False
+    ) -> AsyncGenerator[StageOutput]:
+        left, at = sampling_params["max_new_tokens"], 0
+        while left:
+            count = min(left, self.at_once)
+            left -= count
+            ids = [self.text[(at + i) % len(self.text)] for i in range(count)]
+            at += count
+            frames = [[1] * 8] * count if stage_id.endswith("audio") else []
+            yield StageOutput(ids, frames, None if left else {"type": "length"}, 0)
+
+
+def answered(request: Request, text: list[int], at_once: int = 1) -> tuple[list[Any], Finish]:
+    async def collect() -> list[Any]:
+        return [event async for event in answer(Endless(text, at_once), IDS, request)]
+
+    *events, finish = asyncio.run(collect())
+    assert isinstance(finish, Finish)
+    return events, finish
+
+
+def asking(text: TextSettings, audio: AudioSettings | None = None, given: GivenText | None = None) -> Request:
+    return Request("a", Prompt([1]), text, audio, CONTEXT, 0, given)
+
+
+def written(events: list[Any]) -> list[int]:
+    return [index for event in events if isinstance(event, TextPiece) for index in event.ids]
+
+
+@pytest.mark.parametrize("at_once", [1, 32])
+def test_a_loop_ends_the_text_with_its_first_round(at_once: int) -> None:
+    request = asking(TextSettings(0, 1, ends_loops=True))
+    events, finish = answered(request, [500, 501, 502], at_once)
+    assert written(events) == [500, 501, 502]
+    assert finish.reason == "length"
+    assert finish.tokens < 200
+    assert "repeat" in finish.warnings[0]
+
+
+def test_a_loop_is_left_alone_where_nobody_asked_for_its_end() -> None:
+    request = asking(TextSettings(0, 1, max_tokens=400))
+    events, finish = answered(request, [500])
+    assert written(events) == [500] * 400
+    assert finish.warnings == ()
+
+
+def test_repetition_below_a_loop_is_given_whole() -> None:
+    request = asking(TextSettings(0, 1, max_tokens=90, ends_loops=True))
+    events, _ = answered(request, [500])
+    assert written(events) == [500] * 90
+
+
+@pytest.mark.parametrize("at_once", [1, 32])
+def test_a_text_is_bounded_by_its_clip(at_once: int) -> None:
+    request = asking(TextSettings(0, 1, bound=transcription_bound(2.0), ends_loops=True))
+    events, finish = answered(request, list(range(500, 5000)), at_once)
+    assert len(written(events)) == finish.tokens == 160
+    assert "2.0 s" in finish.warnings[0]
+
+
+def test_a_sound_is_bounded_by_its_text() -> None:
+    bound = speech_bound(3, 8)
+    given = GivenText("Yes.", (300, 301, IDS.eot))
+    events, finish = answered(asking(TextSettings(0, 1), AudioSettings(0, 1, 8, bound=bound), given), [1], 8)
+    assert sum(len(event.frames) for event in events if isinstance(event, AudioPiece)) == 8 + 500 + 3 * 75
+    assert finish.reason == "length"
+    assert "sound was cut" in finish.warnings[0]
+
+
+def test_what_ends_at_a_smaller_limit_says_nothing_of_the_bound() -> None:
+    request = asking(TextSettings(0, 1, max_tokens=5, bound=Bound(10, "bound")))
+    _, finish = answered(request, list(range(500, 600)))
+    assert finish.tokens == 5
+    assert finish.warnings == ()
