@@ -1,144 +1,27 @@
 """The clients against a small HTTP server that refuses, fails, hangs and goes away."""
 
 import asyncio
-import base64
-import contextlib
-import io
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import wave
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
-from core.command import ANSWERED, FAILED, INTERRUPTED, REFUSED, main
-from core.options import Defaults
+from clients_small import ALL, CLIENT, OK, SECONDS, Reply, Small, ask, lines, records, small, texts_of
+from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED
 from core.run import Work
-
-CLIENT = Path(__file__).parent.parent / "clients" / "client_audiogen_cfg.py"
-SECONDS = 300
-"""That a test waits at most for what takes a moment."""
-DEFAULTS = Defaults("x", ("audiogen_cfg",), port=9001, concurrency=4, output="x.jsonl", save_dir="sounds")
-
-
-def sound(frames: int) -> str:
-    """A WAV file in base64."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writing:
-        writing.setnchannels(1)
-        writing.setsampwidth(2)
-        writing.setframerate(16000)
-        writing.writeframes(bytes(2 * frames))
-    return base64.b64encode(file.getvalue()).decode()
-
-
-ANSWER = orjson.dumps(
-    {
-        "choices": [
-            {"message": {"content": "Yes.", "audio": {"data": sound(8000)}}, "finish_reason": "stop"},
-        ],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"audio_tokens": 25}},
-    }
-)
-Reply = tuple[int, dict[str, str], bytes]
-OK: Reply = (200, {}, ANSWER)
-
-
-class Small:
-    """A server that answers as it is told; several may follow one another on one port.
-
-    Attributes:
-        asked: the bodies of chat requests, in the order in which they came.
-        most: requests that were there at once.
-    """
-
-    def __init__(self, behave: Callable[[int], Reply | None], port: int = 0) -> None:
-        """``behave`` is told the number of the request, from 0; None closes the connection without an answer."""
-        self.asked: list[Any] = []
-        self.most = self._now = 0
-        self._lock = threading.Lock()
-        self.gone = threading.Event()
-        small = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._answer((200, {}, b"{}"))
-
-            def do_POST(self) -> None:
-                body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with small._lock:
-                    number = len(small.asked)
-                    small.asked.append(body)
-                    small._now += 1
-                    small.most = max(small.most, small._now)
-                reply = behave(number)
-                with small._lock:
-                    small._now -= 1
-                if reply is not None:
-                    self._answer(reply)
-
-            def _answer(self, reply: Reply) -> None:
-                status, headers, body = reply
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                with contextlib.suppress(OSError):
-                    self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port: int = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        """Go away; what hangs is let go, when nobody can come any more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self.gone.set()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with an input of six lines, two of which have one id."""
     monkeypatch.chdir(tmp_path)
-    lines = [{"example_id": f"id{n // 2 * 2}", "messages": [["user", "text", f"Say {n}."]]} for n in range(1, 7)]
-    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    (tmp_path / "in.jsonl").write_bytes(lines(6))
     return tmp_path
-
-
-@contextlib.contextmanager
-def small(behave: Callable[[int], Reply | None]) -> Iterator[Small]:
-    serving = Small(behave)
-    try:
-        yield serving
-    finally:
-        serving.close()
-
-
-def ask(port: int, *options: str) -> int:
-    return main(DEFAULTS, ["--port", str(port), "--input", "in.jsonl", *options])
-
-
-def records(name: str = "x.jsonl") -> list[Any]:
-    path = Path(name)
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
-
-
-def texts_of(bodies: list[Any]) -> list[str]:
-    return sorted(body["messages"][0]["content"] for body in bodies)
-
-
-ALL = [f"Say {n}." for n in range(1, 7)]
 
 
 def test_every_line_is_answered_once(folder: Path) -> None:
@@ -164,7 +47,7 @@ def test_a_full_server_is_asked_again_when_it_says(folder: Path, when: str) -> N
 
 def test_a_server_that_stays_full_is_given_up(folder: Path) -> None:
     with small(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
-        assert ask(server.port, "--timeout", "2", "--concurrency", "6") == FAILED
+        assert ask(server.port, "--timeout", "2", "--concurrency", "6") == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"] * 6
 
 
@@ -172,7 +55,7 @@ def test_a_server_that_stays_full_is_given_up(folder: Path) -> None:
 def test_other_errors_are_not_repeated(folder: Path, status: int) -> None:
     error: Reply = (status, {}, b'{"error": {"message": "cfg: no"}}')
     with small(lambda number: error if number == 0 else OK) as server:
-        assert ask(server.port) == FAILED
+        assert ask(server.port) == LACKING
     assert texts_of(server.asked) == ALL
     (failure,) = records("x.failures.jsonl")
     assert (failure["kind"], failure["message"]) == (f"http_{status}", "cfg: no")
@@ -181,7 +64,7 @@ def test_other_errors_are_not_repeated(folder: Path, status: int) -> None:
 
 def test_a_connection_that_ends_without_an_answer_is_not_repeated(folder: Path) -> None:
     with small(lambda number: None if number == 0 else OK) as server:
-        assert ask(server.port) == FAILED
+        assert ask(server.port) == LACKING
     assert texts_of(server.asked) == ALL
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["disconnected"]
 
@@ -189,7 +72,7 @@ def test_a_connection_that_ends_without_an_answer_is_not_repeated(folder: Path) 
 def test_an_answer_that_does_not_come_is_not_asked_for_again(folder: Path) -> None:
     hanging = threading.Event()
     with small(lambda number: OK if number else (hanging.wait(SECONDS) and None) or None) as server:
-        assert ask(server.port, "--timeout", "5") == FAILED
+        assert ask(server.port, "--timeout", "5") == LACKING
         hanging.set()
     assert texts_of(server.asked) == ALL
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["timeout"]
@@ -197,13 +80,13 @@ def test_an_answer_that_does_not_come_is_not_asked_for_again(folder: Path) -> No
 
 def test_an_answer_that_is_none_is_a_failure(folder: Path) -> None:
     with small(lambda number: OK if number else (200, {}, b"<html>")) as server:
-        assert ask(server.port) == FAILED
+        assert ask(server.port) == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["bad_answer"]
 
 
 def test_what_failed_is_asked_for_again_by_the_next_run(folder: Path) -> None:
     with small(lambda number: (500, {}, b"") if number < 2 else OK) as server:
-        assert ask(server.port) == FAILED
+        assert ask(server.port) == LACKING
         assert ask(server.port) == ANSWERED
     assert len(server.asked) == 8
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
@@ -278,13 +161,13 @@ def test_no_more_lines_are_read_than_are_asked_at_once(folder: Path, monkeypatch
 def test_bad_lines_are_told_with_their_numbers_and_do_not_stop_the_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = (folder / "in.jsonl").read_bytes().splitlines()
-    lines[1] = b"{"
-    lines[3] = orjson.dumps({"example_id": "x", "messages": [["user", "audio", "none.wav"]]})
-    lines.insert(2, b"")
-    (folder / "in.jsonl").write_bytes(b"\n".join(lines))
+    rows = (folder / "in.jsonl").read_bytes().splitlines()
+    rows[1] = b"{"
+    rows[3] = orjson.dumps({"example_id": "x", "messages": [["user", "audio", "none.wav"]]})
+    rows.insert(2, b"")
+    (folder / "in.jsonl").write_bytes(b"\n".join(rows))
     with small(lambda _: OK) as server:
-        assert ask(server.port) == FAILED
+        assert ask(server.port) == LACKING
     failures = {record["line"]: record["kind"] for record in records("x.failures.jsonl")}
     assert failures == {2: "bad_line", 5: "missing_audio"}
     assert sorted(record["line"] for record in records()) == [1, 4, 6, 7]
@@ -341,13 +224,6 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(folder: Path, how: si
         assert subprocess.run([*command, "--port", str(after.port)], capture_output=True).returncode == ANSWERED
     assert texts_of(after.asked) == ALL[3:]
     assert [record["line"] for record in records()] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_full_disk_ends_the_run_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    os.symlink("/dev/full", folder / "full.jsonl")
-    with small(lambda _: OK) as server:
-        assert ask(server.port, "--output", "full.jsonl") == REFUSED
-    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_the_servers_key_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import wave
 from dataclasses import dataclass
@@ -12,13 +11,16 @@ import orjson
 
 from .failure import Failure, Kind
 
+THOUGHT_END = "</think>"
+_NOT_UNDERSTOOD = (ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, wave.Error)
+
 
 @dataclass(frozen=True)
 class Answer:
     """One answer.
 
     Attributes:
-        text: as it was written.
+        text: as it was written, with what was thought before it.
         finish_reason: stop or length.
         wav: a whole file; None where there is no sound.
         audio_seconds: of the sound.
@@ -45,21 +47,32 @@ def read_answer(body: bytes) -> Answer:
     try:
         fields = orjson.loads(body)
         (choice,) = fields["choices"]
-        message, usage = choice["message"], fields["usage"]
+        message, usage = choice["message"], fields.get("usage") or {}
         wav, seconds = None, 0.0
         if (audio := message.get("audio")) is not None:
             wav = base64.b64decode(audio["data"], validate=True)
             with wave.open(io.BytesIO(wav)) as sound:
                 seconds = sound.getnframes() / sound.getframerate()
         return Answer(
-            text=str(message["content"] or ""),
-            finish_reason=str(choice["finish_reason"]),
+            text=_thoughts(message.get("reasoning_content")) + str(message["content"] or ""),
+            finish_reason=str(choice.get("finish_reason") or "unknown"),
             wav=wav,
             audio_seconds=seconds,
-            prompt_tokens=int(usage["prompt_tokens"]),
-            completion_tokens=int(usage["completion_tokens"]),
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
             audio_tokens=int((usage.get("completion_tokens_details") or {}).get("audio_tokens") or 0),
             warnings=tuple(map(str, (message.get("speechlm") or {}).get("warnings") or ())),
         )
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError, binascii.Error, wave.Error) as error:
+    except _NOT_UNDERSTOOD as error:
         raise Failure(Kind.BAD_ANSWER, f"the answer is not understood: {error!r}") from error
+
+
+def after_thinking(text: str) -> str | None:
+    """What stands behind the last ``</think>``; None if there is none."""
+    _, mark, after = text.rpartition(THOUGHT_END)
+    return after.strip() if mark else None
+
+
+def _thoughts(reasoning: object) -> str:
+    """Thoughts that the server gave apart, as the model writes them."""
+    return f"<think>{reasoning}{THOUGHT_END}" if reasoning else ""

@@ -37,11 +37,14 @@ class Server:
     patience: float
 
     async def check(self) -> None:
-        """Raises:
-        Refused: if nobody who answers like the server is there.
+        """Check that a server is there.
+
+        Raises:
+            Refused: if nobody who answers like one is.
         """
+        url = f"{self.url}/v1/models"
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS), self.session.get(f"{self.url}/v1/models") as response:
+            async with asyncio.timeout(_CONNECT_SECONDS), self.session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
                     raise Refused(f"{self.url}: /v1/models gives {response.status}: {_told(await response.read())}")
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -52,8 +55,8 @@ class Server:
     async def ask(self, body: bytes, waits: Callable[[Kind | None], None]) -> tuple[bytes, float]:
         """The body of the answer, and the seconds that it took, without those of waiting for the server.
 
-        A request is repeated where no connection came about, and where the server has no room and says when to come
-        back (503 with Retry-After). Whatever else goes wrong may have happened while it generated.
+        A request is repeated where no connection came about, and where the server has no room: 429, or 503 that says
+        when to come back (Retry-After). Whatever else goes wrong may have happened while it generated.
 
         Args:
             body: JSON.
@@ -73,7 +76,12 @@ class Server:
             async with asyncio.timeout(self.patience):
                 while True:
                     begin = time.monotonic()
-                    post = self.session.post(f"{self.url}/v1/chat/completions", data=body, trace_request_ctx=connected)
+                    post = self.session.post(
+                        f"{self.url}/v1/chat/completions",
+                        data=body,
+                        trace_request_ctx=connected,
+                        allow_redirects=False,
+                    )
                     try:
                         async with post as response:
                             answer = await response.read()
@@ -82,13 +90,14 @@ class Server:
                     else:
                         if response.status == 200:
                             return answer, time.monotonic() - begin
-                        asked = response.headers.get("Retry-After") if response.status == 503 else None
-                        if asked is None:
+                        when = response.headers.get("Retry-After")
+                        if response.status != 429 and (response.status != 503 or when is None):
                             raise Failure(f"http_{response.status}", _told(answer))
-                        state, pause = Kind.OVERLOADED, _seconds(asked) + random.uniform(0, 0.5)
+                        state = Kind.OVERLOADED
+                        pause = _pause(attempt) if when is None else _seconds(when) + random.uniform(0, 0.5)
                     waits(state)
                     attempt += 1
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(min(pause, self.patience))
         except aiohttp.ClientError as error:
             raise Failure(Kind.DISCONNECTED, f"the connection was lost: {error or type(error).__name__}") from error
         except TimeoutError as error:
@@ -98,7 +107,10 @@ class Server:
 
 
 def open_session(key: str | None) -> aiohttp.ClientSession:
-    """A session for any number of requests at once; each is bounded in time by whoever asks."""
+    """A session for any number of requests at once; each is bounded in time by whoever asks.
+
+    The server is always reached directly: proxies that the environment names are not used.
+    """
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -106,6 +118,7 @@ def open_session(key: str | None) -> aiohttp.ClientSession:
     trace.on_connection_create_end.append(_tell_connected)
     return aiohttp.ClientSession(
         trace_configs=[trace],
+        trust_env=False,
         connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_lasting_socket),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         headers=headers,
@@ -133,14 +146,14 @@ def _pause(attempt: int) -> float:
 
 def _seconds(retry_after: str) -> float:
     """Of a Retry-After header: seconds, or a date (RFC 9110, 10.2.3)."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
     try:
+        if retry_after.strip().isdecimal():
+            return float(retry_after)
         until = parsedate_to_datetime(retry_after)
-    except ValueError:
+        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+        return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return _LONGEST_PAUSE
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
 def _told(body: bytes) -> str:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import orjson
 
+from .check import shortcomings
+from .espnet import EspnetResults
 from .failure import Refused
+from .ledger import check, write
 from .options import Defaults, jobs, parse
 from .picture import draw
 from .run import Work, run, start
-from .sounds import replace_file
 from .summary import summarize, table
 
-ANSWERED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: every line has its answer; some failed; the run could not begin or go on; it was interrupted."""
+ANSWERED, LACKING, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: every line has its answer, and its sound if it was to be kept; some have not; the run could not begin
+or go on; it was interrupted."""
 
 KEY = "SPEECHLM_API_KEY"
 """Environment variable with the server's key, if it wants one."""
@@ -29,6 +32,12 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
     try:
         with ExitStack() as stack:
             works = [start(job, fresh=parsed.fresh, stack=stack) for job in jobs(defaults, parsed)]
+            for path in _summaries(parsed.output):
+                check(
+                    path,
+                    [work.results.ledger for work in works],
+                    [file for work in works for file in work.source.files],
+                )
             ended = run(
                 works,
                 url=f"http://{_bracketed(parsed.host)}:{parsed.port}",
@@ -37,29 +46,51 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
                 patience=parsed.timeout,
             )
             _sum_up(works, parsed.output)
+            lacking = [lack for work in works for lack in shortcomings(work)] if ended else []
     except Refused as refusal:
-        print(refusal, file=sys.stderr)
+        _tell(str(refusal), error=True)
         return REFUSED
     except KeyboardInterrupt:
-        ended = False
+        ended, lacking = False, []
     if not ended:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        _tell("interrupted; the same command goes on from here", error=True)
         return INTERRUPTED
+    for lack in lacking:
+        _tell(lack, error=True)
     if any(work.results.tally.failures for work in works):
-        print("some lines failed; the same command asks for them again", file=sys.stderr)
-        return FAILED
-    return ANSWERED
+        _tell("some lines failed; the same command asks for them again", error=True)
+    return LACKING if lacking else ANSWERED
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _summaries(output: Path) -> tuple[Path, Path]:
+    return output.with_name(f"{output.stem}.summary.json"), output.with_name(f"{output.stem}.summary.png")
+
+
 def _sum_up(works: list[Work], output: Path) -> None:
     figures = [summarize(work) for work in works]
-    for each in figures:
-        print(table(each))
-    summary, picture = (output.with_name(output.stem + suffix) for suffix in (".summary.json", ".summary.png"))
-    replace_file(summary, orjson.dumps({"tasks": figures}, option=orjson.OPT_INDENT_2))
-    replace_file(picture, draw(works))
-    print(f"written: {', '.join(str(work.results.path) for work in works)}, {summary}, {picture}")
+    for of_task in figures:
+        _tell(table(of_task))
+    written = [str(work.results.path) for work in works]
+    for work in works:
+        answers, path = EspnetResults(work.results), work.results.beside(".results.json")
+        write(path, answers.chunks(), [work.results.ledger])
+        written.append(str(path))
+        if answers.doubled:
+            _tell(f"{path}: {answers.doubled} answers have the id of another line; theirs is followed by the line")
+    ledgers = [work.results.ledger for work in works]
+    summary, picture = _summaries(output)
+    write(summary, [orjson.dumps({"tasks": figures}, option=orjson.OPT_INDENT_2)], ledgers)
+    write(picture, [draw(works)], ledgers)
+    _tell(f"written: {', '.join([*written, str(summary), str(picture)])}")
+
+
+def _tell(message: str, *, error: bool = False) -> None:
+    """Print a message; that nobody reads it any more ends nothing."""
+    try:
+        print(message, file=sys.stderr if error else sys.stdout, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if error else sys.stdout).fileno())

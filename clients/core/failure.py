@@ -10,6 +10,7 @@ class Kind(StrEnum):
 
     BAD_LINE = "bad_line"
     MISSING_AUDIO = "missing_audio"
+    AMBIGUOUS_AUDIO = "ambiguous_audio"
     UNREADABLE_AUDIO = "unreadable_audio"
     SPOKEN_HISTORY = "spoken_history"
     NO_SERVER = "no_server"

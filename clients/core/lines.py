@@ -1,18 +1,20 @@
-"""Lines of ESPnet-format JSONL, one at a time."""
+"""One line of ESPnet-format JSONL: what it asks.
+
+Only the messages decide whether a line can be asked. Of the fields that keep the books (id, right answer, choices,
+groups), whatever is there is taken as it is, and what cannot be used is left out with a note.
+"""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-from .failure import Failure, Kind, Refused
+from .failure import Failure, Kind
 
 ROLES = ("system", "user", "assistant")
 MODALITIES = ("text", "audio")
@@ -33,11 +35,12 @@ class Line:
     """What a line asks.
 
     Attributes:
-        example_id: as the line has it; several lines may have the same.
+        example_id: as the line has it, or made from its number; several lines may have the same.
         messages: in their order, at least one.
         answer: the right answer, where the line states it beside its messages.
         choices: that the answer is one of; empty where the line has none.
         groups: of ``GROUPS``, those that the line has.
+        notes: what could not be used.
     """
 
     example_id: str
@@ -45,73 +48,74 @@ class Line:
     answer: str | None = None
     choices: tuple[str, ...] = ()
     groups: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Survey:
-    """An input file, seen once from end to end.
-
-    Attributes:
-        sha256: of all its bytes.
-        lines: that are not blank, up to the count that was asked for.
-        last: number of the last of these; lines are numbered from 1, blank ones included.
-    """
-
-    sha256: str
-    lines: int
-    last: int
+def is_blank(raw: bytes) -> bool:
+    """Whether a line asks nothing."""
+    return not raw.removeprefix(codecs.BOM_UTF8).strip()
 
 
-def survey(path: Path, count: int | None) -> Survey:
-    """Count the lines, in memory that does not grow with the file.
+def digest_of_line(raw: bytes) -> str:
+    """What tells a line from any other, however it ends: 16 hexadecimal digits."""
+    return hashlib.blake2b(raw.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n"), digest_size=8).hexdigest()
 
-    Raises:
-        Refused: if the file cannot be read.
-    """
-    digest, lines, last = hashlib.sha256(), 0, 0
+
+def id_of(raw: bytes, number: int) -> str:
+    """The id of a line that may be of any form: its own, or one that is made from its number."""
     try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                digest.update(raw)
-                if raw.strip() and (count is None or lines < count):
-                    lines, last = lines + 1, number
-    except OSError as error:
-        raise Refused(f"--input {path}: {error.strerror}") from error
-    return Survey(digest.hexdigest(), lines, last)
+        fields = _fields(raw)
+    except Failure:
+        fields = None
+    found = _text(fields.get("example_id")) if isinstance(fields, dict) else None
+    return found or f"line-{number}"
 
 
-def read_lines(path: Path, count: int | None) -> Iterator[tuple[int, bytes]]:
-    """The first ``count`` lines that are not blank, with their numbers; one is read when it is asked for."""
-    with path.open("rb") as file:
-        numbered = ((number, raw) for number, raw in enumerate(file, 1) if raw.strip())
-        yield from islice(numbered, count)
+def parse_line(raw: bytes, number: int = 1) -> Line:
+    """Read what a line asks.
 
-
-def parse_line(raw: bytes) -> Line:
-    """What a line asks.
+    Args:
+        raw: the line, with or without its end.
+        number: of the line in its file.
 
     Raises:
         Failure: BAD_LINE, naming the field, what it is and what is allowed.
     """
-    try:
-        fields = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
-    except orjson.JSONDecodeError as error:
-        raise _bad(f"not JSON: {error}") from error
+    fields = _fields(raw)
     if not isinstance(fields, dict):
         raise _bad(f"must be a JSON object; got {_shown(fields)}")
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _bad(f"messages: must be a list of [role, modality, content]; got {_shown(messages)}")
-    answer, choices = fields.get("answer"), fields.get("choices")
-    if choices is not None and not isinstance(choices, list):
-        raise _bad(f"choices: must be a list of texts; got {_shown(choices)}")
+    notes: list[str] = []
+    answer = fields.get("answer")
+    if isinstance(answer, dict | list) and answer:
+        notes.append(f"answer: must be a text; got {_shown(answer)}; not scored by it")
+        answer = None
+    choices = fields.get("choices") or []
+    if not isinstance(choices, list):
+        notes.append(f"choices: must be a list of texts; got {_shown(choices)}; not scored by them")
+        choices = []
     return Line(
-        example_id=_text("example_id", fields.get("example_id")),
+        example_id=_text(fields.get("example_id")) or f"line-{number}",
         messages=tuple(_message(f"messages[{i}]", message) for i, message in enumerate(messages)),
-        answer=None if answer is None else _text("answer", answer),
-        choices=tuple(_text(f"choices[{i}]", choice) for i, choice in enumerate(choices or ())),
-        groups={name: _text(name, fields[name]) for name in GROUPS if fields.get(name) is not None},
+        answer=_text(answer) or None,
+        choices=tuple(_text(choice) or "" for choice in choices),
+        groups={name: text for name in GROUPS if (text := _text(fields.get(name)))},
+        notes=tuple(notes),
     )
+
+
+def _fields(raw: bytes) -> Any:
+    """What a line holds; JSON as Python writes it (NaN, lone surrogates) is taken as well."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        try:
+            return json.loads(raw.decode())
+        except (ValueError, RecursionError):
+            raise _bad(f"not JSON: {error}") from error
 
 
 def _message(place: str, value: Any) -> Message:
@@ -121,13 +125,22 @@ def _message(place: str, value: Any) -> Message:
     for name, given, allowed in (("role", role, ROLES), ("modality", modality, MODALITIES)):
         if given not in allowed:
             raise _bad(f"{place}: {name} must be one of {', '.join(allowed)}; got {_shown(given)}")
-    return Message(role, modality, _text(f"{place}: content", content))
+    if content is None and role == "assistant":
+        content = ""
+    if content is None or isinstance(content, bool | list | dict):
+        raise _bad(f"{place}: content: must be a text; got {_shown(content)}")
+    return Message(role, modality, _text(content) or "")
 
 
-def _text(place: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _bad(f"{place}: must be a text that is not empty; got {_shown(value)}")
-    return value
+def _text(value: Any) -> str | None:
+    """A field as text: a text as it is, and anything else as JSON; None for null, and for NaN, as tables write it."""
+    if value is None or value != value:
+        return None
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return None
+    return text.encode(errors="replace").decode()
 
 
 def _bad(message: str) -> Failure:
@@ -135,5 +148,9 @@ def _bad(message: str) -> Failure:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    try:
+        shown = repr(value)
+    except RecursionError:
+        return "something too deep"
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return shown.encode(errors="replace").decode()

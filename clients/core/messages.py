@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
+from .audio import AudioFiles
 from .failure import Failure, Kind
 from .lines import Message
-
-MAX_AUDIO_BYTES = 90 * 1024**2
-"""Of one file. The server takes bodies of 128 MiB, and base64 is a third longer than what it holds."""
 
 LEFT_OUT = "the assistant's audio was left out: the server takes none from elsewhere"
 
@@ -55,42 +52,24 @@ def written_history(messages: Sequence[Message]) -> tuple[list[Message], list[st
     return written, notes
 
 
-def to_chat(messages: Sequence[Message], folder: Path) -> list[dict[str, Any]]:
+def to_chat(messages: Sequence[Message], audio: AudioFiles) -> list[dict[str, Any]]:
     """The ``messages`` of a request's body, one for each of the line's.
 
     Args:
         messages: at least one.
-        folder: where relative paths of audio begin; what is not there is looked for in the current directory.
+        audio: the files that they name.
 
     Raises:
         Failure: if an audio file cannot be read, or if there is no message.
     """
     if not messages:
         raise Failure(Kind.BAD_LINE, "messages: none is left to send, all are the assistant's")
-    return [{"role": message.role, "content": _content(message, folder)} for message in messages]
+    return [{"role": message.role, "content": _content(message, audio)} for message in messages]
 
 
-def _content(message: Message, folder: Path) -> Any:
+def _content(message: Message, audio: AudioFiles) -> Any:
     if message.modality == "text":
         return message.content
-    path, data = _read_audio(message.content, folder)
-    audio = {"data": base64.b64encode(data).decode(), "format": path.suffix[1:].lower() or "wav"}
-    return [{"type": "input_audio", "input_audio": audio}]
-
-
-def _read_audio(name: str, folder: Path) -> tuple[Path, bytes]:
-    path = folder / name
-    try:
-        if not path.exists():
-            path = Path(name)
-        if not path.exists():
-            raise Failure(Kind.MISSING_AUDIO, f"{name}: no such file")
-        if not path.is_file():
-            raise Failure(Kind.UNREADABLE_AUDIO, f"{name}: not a file")
-        size = path.stat().st_size
-        if not 0 < size <= MAX_AUDIO_BYTES:
-            message = f"{name}: must have 1 to {MAX_AUDIO_BYTES} bytes; it has {size}"
-            raise Failure(Kind.UNREADABLE_AUDIO, message)
-        return path, path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise Failure(Kind.UNREADABLE_AUDIO, f"{name}: {error}") from error
+    path, data = audio.read(message.content)
+    clip = {"data": base64.b64encode(data).decode(), "format": path.suffix[1:].lower() or "wav"}
+    return [{"type": "input_audio", "input_audio": clip}]

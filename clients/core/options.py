@@ -46,7 +46,8 @@ def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Na
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="of the server (default: %(default)s)")
     add("--port", type=_count, default=defaults.port, help="of the server (default: %(default)s)")
-    add("--input", type=Path, help="ESPnet-format JSONL (default: the samples that come with the clients)")
+    add("--input", type=Path, help="ESPnet-format JSONL or dataset.json (default: the clients' samples)")
+    add("--audio-root", type=Path, help="where audio is looked for by the last parts of its path if it is not there")
     add("--output", type=Path, help=f"results as JSONL (default: {defaults.output})")
     if defaults.speaks:
         add("--save-dir", type=Path, default=defaults.save_dir, help="random WAV samples (default: %(default)s)")
@@ -57,7 +58,7 @@ def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Na
     add("--timeout", type=_seconds, default=3600.0, help="seconds that a line may take (default: %(default)g)")
     if "text" in defaults.tasks:
         add("--send-ground-truth", action="store_true", help="send the assistant's last turn too, and score nothing")
-    add("--fresh", action="store_true", help="begin anew, over the results that are there")
+    add("--fresh", action="store_true", help="begin anew, over this client's earlier results")
     parsed = parser.parse_args(arguments)
     cfg = parsed.cfg if defaults.speaks else 1.0
     parsed.output = parsed.output or Path(defaults.output.format(cfg=f"{cfg:g}"))
@@ -82,6 +83,7 @@ def jobs(defaults: Defaults, parsed: argparse.Namespace) -> list[Job]:
                 input=parsed.input or SAMPLES / ("speak.jsonl" if speaks else "listen.jsonl"),
                 count=parsed.num_examples,
                 output=output,
+                audio_root=parsed.audio_root,
                 sounds=sounds,
                 send_ground_truth=not speaks and parsed.send_ground_truth,
             )

@@ -19,13 +19,17 @@ from tqdm import tqdm
 
 from .answer import Answer, read_answer
 from .ask import Server, open_session
+from .audio import AudioFiles
 from .failure import Failure, Kind, Refused
-from .lines import Line, Survey, parse_line, read_lines, survey
+from .files import check_distinct, make_folder
+from .ledger import check, write
+from .lines import Line, digest_of_line, id_of, parse_line
 from .messages import split_ground_truth, to_chat, to_speak_about, written_history
 from .request import Task
-from .results import Results
-from .score import is_right
-from .sounds import choose_lines, save_sound
+from .results import SUFFIXES, Results
+from .score import scored
+from .sounds import choose_sounds
+from .source import Source, Survey, open_source
 
 _SHOWN_FAILURES = 20
 _SPARE_FILES = 256
@@ -38,9 +42,10 @@ class Job:
 
     Attributes:
         task: what is asked.
-        input: ESPnet-format JSONL.
+        input: ESPnet-format JSONL, or an ESPnet manifest.
         count: of its lines; None for all.
         output: the results.
+        audio_root: where audio is looked for that is not where its path says; None for nowhere.
         sounds: folder of the sounds that are kept; None where there are none.
         send_ground_truth: whether the assistant's last turn is sent like the others, and nothing scored.
     """
@@ -49,6 +54,7 @@ class Job:
     input: Path
     count: int | None
     output: Path
+    audio_root: Path | None = None
     sounds: Path | None = None
     send_ground_truth: bool = False
 
@@ -68,20 +74,24 @@ class Work:
 
     Attributes:
         job: the job.
-        seen: its input.
+        source: of its lines.
+        seen: what the source held when the run began.
         results: what there is so far.
+        audio: the files that its lines name.
+        sounds: the file of each line whose sound is kept.
     """
 
     job: Job
+    source: Source
     seen: Survey
     results: Results
+    audio: AudioFiles
+    sounds: dict[int, Path]
     lines: Iterator[tuple[int, bytes]] = field(init=False)
-    kept: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        unanswered = read_lines(self.job.input, self.job.count)
-        self.lines = ((number, raw) for number, raw in unanswered if not self.results.is_done(number))
-        self.kept = choose_lines(self.seen.last)
+        numbered = self.source.lines(self.job.count)
+        self.lines = ((number, raw) for number, raw in numbered if not self.results.is_done(number))
 
     @property
     def left(self) -> int:
@@ -91,15 +101,25 @@ class Work:
 
 
 def start(job: Job, *, fresh: bool, stack: ExitStack) -> Work:
-    """Open a job's files; ``stack`` closes them.
+    """Open a job's files; ``stack`` closes them. Nothing that is there is changed.
 
     Raises:
         Refused: if that cannot be.
     """
-    seen = survey(job.input, job.count)
+    source = open_source(job.input)
+    seen = source.survey(job.count)
+    audio = AudioFiles(source.path.resolve().parent, job.audio_root)
+    for suffix in SUFFIXES:
+        check_distinct(job.output.with_name(job.output.stem + suffix), source.files)
     results = Results(job.output, job.settings(seen), fresh=fresh)
     stack.callback(results.close)
-    return Work(job, seen, results)
+    sounds: dict[int, Path] = {}
+    if job.sounds is not None:
+        make_folder(job.sounds, "--save-dir")
+        sounds = choose_sounds(source, job.count, job.sounds, job.output.stem)
+    for path in (results.beside(".results.json"), *sounds.values()):
+        check(path, [results.ledger], source.files)
+    return Work(job, source, seen, results, audio, sounds)
 
 
 def run(works: Sequence[Work], *, url: str, key: str | None, concurrency: int, patience: float) -> bool:
@@ -119,6 +139,7 @@ def run(works: Sequence[Work], *, url: str, key: str | None, concurrency: int, p
         Refused: if it cannot begin or go on.
     """
     if not any(work.left for work in works):
+        _begin(works)
         return True
     _allow_open_files(concurrency * len(works) + _SPARE_FILES)
     return asyncio.run(_run(works, concurrency, url, key, patience))
@@ -128,7 +149,13 @@ async def _run(works: Sequence[Work], concurrency: int, url: str, key: str | Non
     async with open_session(key) as session:
         server = Server(session, url, patience)
         await server.check()
+        _begin(works)
         return await _Run(works, concurrency, server).go()
+
+
+def _begin(works: Sequence[Work]) -> None:
+    for work in works:
+        work.results.begin()
 
 
 class _Run:
@@ -170,18 +197,17 @@ class _Run:
 
     async def _answer_lines(self, work: Work) -> None:
         for number, raw in work.lines:
-            line: Line | None = None
             try:
-                line = parse_line(raw)
-                record = await self._answer(work, number, line)
+                record = await self._answer(work, number, raw)
             except Failure as failure:
-                self._fail(work, number, line, failure)
+                self._fail(work, number, raw, failure)
             else:
                 work.results.add(record)
             self._bar.update()
 
-    async def _answer(self, work: Work, number: int, line: Line) -> dict[str, Any]:
-        body, truth, notes = await asyncio.to_thread(_prepare, work.job, line)
+    async def _answer(self, work: Work, number: int, raw: bytes) -> dict[str, Any]:
+        line = parse_line(raw, number)
+        body, truth, notes = await asyncio.to_thread(_prepare, work, line)
         waits_for: Kind | None = None
 
         def waits(kind: Kind | None) -> None:
@@ -194,23 +220,21 @@ class _Run:
 
         data, seconds = await self._server.ask(body, waits)
         answer = await asyncio.to_thread(read_answer, data)
-        record = _record(number, line, answer, seconds, notes)
+        which = {"line": number, "example_id": line.example_id, "digest": digest_of_line(raw)}
+        record = {**which, **_answered(answer, seconds, notes)}
         if truth is not None:
-            record |= {"answer": truth, "right": is_right(answer.text, truth, line.choices), "groups": line.groups}
-        if answer.wav is not None and work.job.sounds is not None and number in work.kept:
-            try:
-                record["wav"] = await asyncio.to_thread(
-                    save_sound, work.job.sounds, number, line.example_id, answer.wav
-                )
-            except OSError as error:
-                raise Refused(f"--save-dir {work.job.sounds}: {error.strerror}") from error
+            record |= scored(answer.text, truth, line)
+        if answer.wav is not None and (path := work.sounds.get(number)) is not None:
+            await asyncio.to_thread(write, path, [answer.wav], [work.results.ledger])
+            record["wav"] = str(path)
         return record
 
-    def _fail(self, work: Work, number: int, line: Line | None, failure: Failure) -> None:
-        work.results.fail(number, line.example_id if line else None, failure)
+    def _fail(self, work: Work, number: int, raw: bytes, failure: Failure) -> None:
+        which = {"line": number, "example_id": id_of(raw, number), "digest": digest_of_line(raw)}
+        work.results.fail({**which, "input": str(work.source.path)}, failure)
         self._failed += 1
         if self._failed <= _SHOWN_FAILURES:
-            tqdm.write(f"{work.job.input}, line {number}: {failure.kind}: {failure}", file=sys.stderr)
+            tqdm.write(f"{work.source.path}, line {number}: {failure.kind}: {failure}", file=sys.stderr)
         if self._failed == _SHOWN_FAILURES:
             tqdm.write("further failures are only written down, in *.failures.jsonl", file=sys.stderr)
 
@@ -224,10 +248,10 @@ class _Run:
         self._bar.set_postfix_str(", ".join([f"failed={self._failed}", *waits]))
 
 
-def _prepare(job: Job, line: Line) -> tuple[bytes, str | None, list[str]]:
+def _prepare(work: Work, line: Line) -> tuple[bytes, str | None, list[str]]:
     """A request's body, the answer that is right if it is known, and what to note about the request."""
     truth: str | None = None
-    notes: list[str] = []
+    job, notes = work.job, list[str]()
     if job.task.speaks:
         messages = to_speak_about(line.messages)
     elif job.send_ground_truth:
@@ -236,13 +260,11 @@ def _prepare(job: Job, line: Line) -> tuple[bytes, str | None, list[str]]:
         messages, said = split_ground_truth(line.messages)
         messages, notes = written_history(messages)
         truth = line.answer or said
-    return orjson.dumps(job.task.body(to_chat(messages, job.input.resolve().parent))), truth, notes
+    return orjson.dumps(job.task.body(to_chat(messages, work.audio))), truth, [*line.notes, *notes]
 
 
-def _record(number: int, line: Line, answer: Answer, seconds: float, notes: Sequence[str]) -> dict[str, Any]:
+def _answered(answer: Answer, seconds: float, notes: Sequence[str]) -> dict[str, Any]:
     return {
-        "line": number,
-        "example_id": line.example_id,
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "audio_seconds": answer.audio_seconds,

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import random
+import heapq
 import re
+import zlib
 from pathlib import Path
+
+from .lines import id_of
+from .source import Source
 
 KEPT = 20
 
 
-def choose_lines(last: int) -> frozenset[int]:
-    """Of the lines 1 to ``last``, those whose sound is kept; the same ones in every run, so that runs compare."""
-    return frozenset(random.Random(0).sample(range(1, last + 1), min(KEPT, last)))
+def choose_sounds(source: Source, count: int | None, folder: Path, name: str) -> dict[int, Path]:
+    """Choose the lines whose sound is kept, the same ones in every run, so that runs compare.
+
+    Of more lines, those that are chosen from the first of them were chosen before as well.
+
+    Args:
+        source: of the lines.
+        count: of the lines; None for all.
+        folder: of the sounds.
+        name: of the results: a folder may hold sounds of several.
+
+    Returns:
+        The file of each chosen line, by its number.
+    """
+    chosen = heapq.nsmallest(KEPT, source.lines(count), key=lambda numbered: zlib.crc32(b"%d" % numbered[0]))
+    return {number: folder / _file_name(number, id_of(raw, number), name) for number, raw in chosen}
 
 
-def save_sound(folder: Path, line: int, example_id: str, wav: bytes) -> str:
-    """Write a file that is whole whenever it is there; its path."""
-    name = re.sub(r"[^\w.-]+", "_", example_id, flags=re.ASCII)[:80]
-    path = folder / f"{line:06d}_{name}.wav"
-    replace_file(path, wav)
-    return str(path)
+def _file_name(line: int, example_id: str, name: str) -> str:
+    return f"{line:06d}_{_plain(example_id)}.{_plain(name)}.wav"
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file at once, so that no reader meets half of it; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII)[:80]

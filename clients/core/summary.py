@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .run import Work
+from .tally import Tally
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -27,7 +28,7 @@ def summarize(work: Work) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "task": work.job.task.name,
         "cfg": work.job.task.cfg if work.job.task.speaks else None,
-        "input": str(work.job.input),
+        "input": ", ".join(map(str, work.source.files)),
         "output": str(work.results.path),
         "lines": work.seen.lines,
         "answered": len(seconds),
@@ -51,9 +52,20 @@ def summarize(work: Work) -> dict[str, Any]:
             "real_time_factor": distribution(seconds[sounding] / audio[sounding]),
         }
     if tally.score.scored:
-        by = {name: {value: of[value].figures() for value in sorted(of)} for name, of in tally.groups.items()}
-        figures["accuracy"] = {**tally.score.figures(), "by": by}
+        figures["accuracy"] = accuracy_of(tally)
     return figures
+
+
+def accuracy_of(tally: Tally) -> dict[str, Any]:
+    """The shares of right answers, of all that were scored and of parts of them."""
+    by = {name: {value: of[value].figures() for value in sorted(of)} for name, of in tally.groups.items()}
+    accuracy: dict[str, Any] = {**tally.score.figures(), "by": by}
+    parts = {
+        "with_choices": tally.choice_score,
+        "by_mmaus_scorer": tally.mmau_score,
+        "without_thinking": tally.unthought_score,
+    }
+    return accuracy | {name: score.figures() for name, score in parts.items() if score.scored}
 
 
 def as_numpy(values: array[float]) -> npt.NDArray[np.float64]:
@@ -72,7 +84,9 @@ def distribution(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
 
 def table(figures: Mapping[str, Any]) -> str:
     """The figures in a few lines."""
-    rows = [_counts(figures), *_speeds(figures), *_accuracies(figures)]
+    rows = [_counts(figures), *_speeds(figures)]
+    if accuracy := figures.get("accuracy"):
+        rows += accuracy_rows(accuracy)
     title = figures["task"] if figures["cfg"] is None else f"{figures['task']}, cfg {figures['cfg']:g}"
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in rows)])
@@ -103,10 +117,14 @@ def _speeds(figures: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return rows
 
 
-def _accuracies(figures: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    if not (accuracy := figures.get("accuracy")):
-        return []
+def accuracy_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The shares in a few rows; MMAU's where it differs, those without thinking where others have it."""
     rows = [("accuracy", _share(accuracy))]
+    if (published := accuracy.get("by_mmaus_scorer")) and published != accuracy["with_choices"]:
+        rows.append(("  with choices", _share(accuracy["with_choices"])))
+        rows.append(("  by MMAU's own scorer", _share(published)))
+    if (unthought := accuracy.get("without_thinking")) and unthought["of"] < accuracy["of"]:
+        rows.append(("  of which without </think>", _share(unthought)))
     rows += [
         (f"  {name}: {value}", _share(score)) for name, of in accuracy["by"].items() for value, score in of.items()
     ]

@@ -34,6 +34,8 @@ class Tally:
         finish_reasons, warnings, failures: how often each was met; failures are of the last run, which asked again
             what had failed before.
         score: of all scored answers.
+        choice_score, mmau_score: of those with choices, by our scorer and by MMAU's published one.
+        unthought_score: of those that have no ``</think>``.
         groups: by field of the input and its value.
     """
 
@@ -44,7 +46,8 @@ class Tally:
         self.warned = 0
         self.failures: Counter[str] = Counter()
         self.failed_at = array("d")
-        self.score = Score()
+        self.score, self.unthought_score = Score(), Score()
+        self.choice_score, self.mmau_score = Score(), Score()
         self.groups: defaultdict[str, defaultdict[str, Score]] = defaultdict(lambda: defaultdict(Score))
 
     def answered(self, record: Mapping[str, Any]) -> None:
@@ -59,6 +62,11 @@ class Tally:
             self.tokens[name] += record[name]
         if "right" in record:
             self.score.add(record["right"])
+            if "right_for_mmau" in record:
+                self.choice_score.add(record["right"])
+                self.mmau_score.add(record["right_for_mmau"])
+            if not record["thought"]:
+                self.unthought_score.add(record["right"])
             for name, value in record["groups"].items():
                 self.groups[name][value].add(record["right"])
         self.seconds.append(record["seconds"])

@@ -1,0 +1,133 @@
+"""A small HTTP server that the clients are tried against: it refuses, fails, hangs and goes away as it is told."""
+
+import base64
+import contextlib
+import io
+import threading
+import wave
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import orjson
+from core.command import main
+from core.options import Defaults
+
+CLIENT = Path(__file__).parent.parent / "clients" / "client_audiogen_cfg.py"
+
+SECONDS = 300
+"""That a test waits at most for what takes a moment."""
+DEFAULTS = Defaults("x", ("audiogen_cfg",), port=9001, concurrency=4, output="x.jsonl", save_dir="sounds")
+
+
+def sound(frames: int) -> str:
+    """A WAV file in base64."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writing:
+        writing.setnchannels(1)
+        writing.setsampwidth(2)
+        writing.setframerate(16000)
+        writing.writeframes(bytes(2 * frames))
+    return base64.b64encode(file.getvalue()).decode()
+
+
+ANSWER = orjson.dumps(
+    {
+        "choices": [
+            {"message": {"content": "Yes.", "audio": {"data": sound(8000)}}, "finish_reason": "stop"},
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"audio_tokens": 25}},
+    }
+)
+Reply = tuple[int, dict[str, str], bytes]
+OK: Reply = (200, {}, ANSWER)
+
+
+class Small:
+    """A server that answers as it is told; several may follow one another on one port.
+
+    Attributes:
+        asked: the bodies of chat requests, in the order in which they came.
+        most: requests that were there at once.
+    """
+
+    def __init__(self, behave: Callable[[int], Reply | None], port: int = 0) -> None:
+        """``behave`` is told the number of the request, from 0; None closes the connection without an answer."""
+        self.asked: list[Any] = []
+        self.most = self._now = 0
+        self._lock = threading.Lock()
+        self.gone = threading.Event()
+        small = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer((200, {}, b"{}"))
+
+            def do_POST(self) -> None:
+                body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with small._lock:
+                    number = len(small.asked)
+                    small.asked.append(body)
+                    small._now += 1
+                    small.most = max(small.most, small._now)
+                reply = behave(number)
+                with small._lock:
+                    small._now -= 1
+                if reply is not None:
+                    self._answer(reply)
+
+            def _answer(self, reply: Reply) -> None:
+                status, headers, body = reply
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """Go away; what hangs is let go, when nobody can come any more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self.gone.set()
+
+
+@contextlib.contextmanager
+def small(behave: Callable[[int], Reply | None]) -> Iterator[Small]:
+    serving = Small(behave)
+    try:
+        yield serving
+    finally:
+        serving.close()
+
+
+def ask(port: int, *options: str) -> int:
+    return main(DEFAULTS, ["--port", str(port), "--input", "in.jsonl", *options])
+
+
+def records(name: str = "x.jsonl", *, torn: bool = False) -> list[Any]:
+    """The records of a file; ``torn``: without the last line, if it was not written to its end."""
+    path = Path(name)
+    found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [orjson.loads(line) for line in found if not torn or line.endswith(b"\n")]
+
+
+def lines(count: int) -> bytes:
+    """An input; each id stands on two lines."""
+    made = [{"example_id": f"id{n // 2 * 2}", "messages": [["user", "text", f"Say {n}."]]} for n in range(1, count + 1)]
+    return b"".join(orjson.dumps(line) + b"\n" for line in made)
+
+
+def texts_of(bodies: list[Any]) -> list[str]:
+    return sorted(body["messages"][0]["content"] for body in bodies)
+
+
+ALL = [f"Say {n}." for n in range(1, 7)]
