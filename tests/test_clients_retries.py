@@ -1,6 +1,7 @@
 """The clients against a small HTTP server that refuses, fails, hangs and goes away."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -8,12 +9,29 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
-from clients_small import ALL, CLIENT, OK, SECONDS, Reply, Small, ask, lines, records, small, texts_of
-from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED
+from clients_small import ALL, CLIENT, DEFAULTS, OK, SECONDS, Reply, Small, ask, lines, records, small, texts_of
+from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED, main
+from core.lines import MODALITIES, ROLES, digest_of_line
 from core.run import Work
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=9)
+FIELDS = ("example_id", "messages", "answer", "choices", "task", "sub-category")
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Lists, messages, and objects that look like lines."""
+    message = st.tuples(st.sampled_from(ROLES), st.sampled_from(MODALITIES), inner)
+    line = st.dictionaries(st.sampled_from(FIELDS), inner)
+    asked = st.builds(
+        lambda of, messages: {**of, "messages": messages}, line, st.lists(message, min_size=1, max_size=3)
+    )
+    return st.lists(inner, max_size=4) | line | asked
 
 
 @pytest.fixture
@@ -36,13 +54,84 @@ def test_every_line_is_answered_once(folder: Path) -> None:
     assert (folder / "x.summary.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("when", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_full_server_is_asked_again_when_it_says(folder: Path, when: str) -> None:
-    full: Reply = (503, {"Retry-After": when}, b'{"error": {"message": "full"}}')
+def test_a_full_server_is_asked_again_when_it_says(folder: Path, when: str, status: int) -> None:
+    full: Reply = (status, {"Retry-After": when}, b'{"error": {"message": "full"}}')
     with small(lambda number: full if number < 3 else OK) as server:
         assert ask(server.port) == ANSWERED
     assert len(server.asked) == 9
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_full_server_that_does_not_say_when_is_asked_again(folder: Path) -> None:
+    with small(lambda number: (429, {}, b"") if number < 2 else OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert len(server.asked) == 8
+
+
+@pytest.mark.parametrize("when", ["9" * 400, "soon", "-1", "1.5", "", "Fri, 31 Dec 9999 23:59:59 -2359", "²"])
+def test_a_retry_after_of_any_form_is_waited_for_no_longer_than_the_line_may_take(folder: Path, when: str) -> None:
+    Path("in.jsonl").write_bytes(lines(1))
+    with small(lambda _: (503, {"Retry-After": when}, b"")) as server:
+        assert ask(server.port, "--timeout", "0.5") == LACKING
+    assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"]
+
+
+def test_proxies_are_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+
+
+def test_a_redirection_is_told_and_not_followed(folder: Path) -> None:
+    with (
+        small(lambda _: OK) as other,
+        small(lambda _: (307, {"Location": f"http://127.0.0.1:{other.port}/"}, b"")) as one,
+    ):
+        assert ask(one.port) == LACKING
+    assert not other.asked
+    assert {record["kind"] for record in records("x.failures.jsonl")} == {"http_307"}
+
+
+def test_an_answer_without_usage_is_an_answer(folder: Path) -> None:
+    bare = orjson.dumps({"choices": [{"message": {"content": "Yes."}}], "usage": None})
+    with small(lambda _: (200, {}, bare)) as server:
+        assert ask(server.port) == ANSWERED
+    assert {(record["text"], record["prompt_tokens"], record["finish_reason"]) for record in records()} == {
+        ("Yes.", 0, "unknown")
+    }
+
+
+@given(st.lists(st.recursive(VALUES, nested, max_leaves=20), min_size=30, max_size=60))
+@settings(max_examples=4)
+def test_no_line_ends_the_run(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        "--input",
+        str(folder / "in.jsonl"),
+        "--output",
+        str(folder / "x.jsonl"),
+        "--save-dir",
+        str(folder / "s"),
+    ]
+    with small(lambda _: OK) as server:
+        assert main(DEFAULTS, ["--port", str(server.port), *options]) in (ANSWERED, LACKING)
+    answered, failed = (records(str(folder / name)) for name in ("x.jsonl", "x.failures.jsonl"))
+    assert sorted(record["line"] for record in (*answered, *failed)) == list(range(1, len(rows) + 1))
+
+
+def test_a_failure_holds_what_it_takes_to_try_again(folder: Path) -> None:
+    rows = [b"not JSON", b'{"example_id": "a", "messages": "x"}', lines(1).strip()]
+    Path("in.jsonl").write_bytes(b"\n".join(rows))
+    with small(lambda _: (500, {}, b"")) as server:
+        assert ask(server.port, "--concurrency", "1") == LACKING
+    failures = records("x.failures.jsonl")
+    assert [(record["line"], record["example_id"]) for record in failures] == [(1, "line-1"), (2, "a"), (3, "id0")]
+    assert [record["digest"] for record in failures] == [digest_of_line(row) for row in rows]
+    assert {record["input"] for record in failures} == {"in.jsonl"}
 
 
 def test_a_server_that_stays_full_is_given_up(folder: Path) -> None:
