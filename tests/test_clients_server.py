@@ -45,7 +45,8 @@ def test_client_answers_and_scores_the_samples(server: Server, tmp_path: Path) -
     printed = finish(server, tmp_path, "client.py", "--concurrency", "8")
     output = tmp_path / "test" / "output"
     assert lines_of(output / "text.jsonl") == list(range(1, LISTEN + 1))
-    assert f"lines                 {LISTEN} of {LISTEN} answered" in printed
+    assert f" {LISTEN} of {LISTEN} answered" in printed
+    assert len(orjson.loads((output / "text.results.json").read_bytes())) == LISTEN
     (task,) = orjson.loads((output / "text.summary.json").read_bytes())["tasks"]
     assert task["accuracy"]["of"] == LISTEN
     assert set(task["accuracy"]["by"]) == {"task", "category", "difficulty"}
