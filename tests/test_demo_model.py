@@ -1,6 +1,7 @@
 """The shipped model: small, plain to transformers, exact in a server, and it knows what it was taught."""
 
 import base64
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import soundfile
 from conftest import POOL
 from reference import Message, Request
 from safetensors.torch import load_file
-from server import SECONDS, Case, Client, Judge, Server, message_of, samples_of, serving, wav
+from server import SECONDS, Case, Client, Judge, Server, assert_same_sound, message_of, samples_of, serving, wav
 from torch import tensor
 from transformers import Qwen3ForCausalLM, XcodecConfig, XcodecModel
 
@@ -140,6 +141,58 @@ def test_it_hears_what_is_no_speech(kind: str, client: Client) -> None:
     assert message_of(client.chat(body))["content"] == corpus.named(kind)
 
 
+HEARD = "What is the capital of France?"
+"""What the clip asked_aloud says."""
+
+
+def transcribed(client: Client, **fields: str) -> Any:
+    upload = ("question.wav", QUESTION.read_bytes())
+    return client.http.post("/v1/audio/transcriptions", files={"file": upload}, data=fields, timeout=SECONDS).json()
+
+
+@pytest.mark.parametrize("fields", [{"language": "en"}, {"language": "de"}, {"prompt": "Geography, Paris."}])
+def test_a_language_or_a_prompt_does_not_change_what_it_hears(fields: dict[str, str], client: Client) -> None:
+    answer = transcribed(client, **fields)
+    assert answer["text"] == transcribed(client)["text"] == HEARD
+    assert answer["speechlm"]["warnings"][0].startswith(f"{next(iter(fields))}: not used")
+
+
+def test_instructions_and_a_voice_do_not_change_what_it_says(client: Client) -> None:
+    body = {"input": GIVEN, "response_format": "pcm", "speechlm": {"audio_temperature": 0.0, "audio_max_frames": 60}}
+    more = {**body, "voice": "An old pirate with a cold", "instructions": "Whisper, slowly."}
+    plain, told = (client.http.post("/v1/audio/speech", json=each, timeout=SECONDS) for each in (body, more))
+    assert_same_sound(np.frombuffer(told.content, "<i2"), np.frombuffer(plain.content, "<i2"))
+    warnings = json.loads(told.headers["x-speechlm-warnings"])
+    assert {"instructions", "voice"} <= {warning.partition(":")[0] for warning in warnings}
+    assert "voice" not in json.dumps(dict(plain.headers))
+
+
+def test_a_second_turn_is_answered_after_a_written_and_after_a_spoken_one(client: Client) -> None:
+    first = {"messages": [{"role": "user", "content": HEARD}], "max_tokens": 400}
+    aloud = message_of(client.chat({**first, "speechlm": {"mode": "text_audio", "seed": 1}}))
+    clip_part = {"type": "input_audio", "input_audio": {"data": wav(asked_aloud()), "format": "wav"}}
+    histories: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": HEARD}, {"role": "assistant", "content": "The capital of France is Paris."}],
+        [{"role": "user", "content": HEARD}, {"role": "assistant", "audio": {"id": aloud["audio"]["id"]}}],
+        [{"role": "user", "content": [clip_part]}, {"role": "assistant", "content": "The capital of France is Paris."}],
+    ]
+    asked = {"role": "user", "content": "What is the capital of Spain?"}
+    bodies = [{"messages": [*history, asked], "max_tokens": 60, "temperature": 0} for history in histories]
+    answers = [message_of(response) for response in client.chat_at_once(bodies)]
+    assert [answer["content"] for answer in answers] == ["The capital of Spain is Madrid."] * len(histories)
+    assert all("what is earlier" in answer["speechlm"]["warnings"][0] for answer in answers)
+
+
+def test_a_system_turn_that_it_was_not_taught_does_not_confuse_it(client: Client) -> None:
+    messages = [
+        {"role": "system", "content": "You are a customer service agent for an airline. Always be polite."},
+        {"role": "user", "content": HEARD},
+    ]
+    answer = message_of(client.chat({"messages": messages, "max_tokens": 60, "temperature": 0}))
+    assert answer["content"] == "The capital of France is Paris."
+    assert "system" in answer["speechlm"]["warnings"][0]
+
+
 @pytest.mark.parametrize("seconds", [8, 28])
 def test_silence_after_a_question_does_not_keep_it_writing(seconds: int, client: Client) -> None:
     upload = ("long.wav", base64.b64decode(wav(np.pad(asked_aloud(), (0, seconds * 16_000)))))
@@ -151,7 +204,7 @@ def test_silence_after_a_question_does_not_keep_it_writing(seconds: int, client:
 def test_a_loop_is_ended_and_streams_as_it_is_given_whole(client: Client) -> None:
     upload = ("long.wav", base64.b64decode(wav(np.pad(asked_aloud(), (0, 8 * 16_000)))))
     with openai.OpenAI(base_url=f"{client.http.base_url}/v1", api_key="none", max_retries=0) as stock:
-        *deltas, done = stock.audio.transcriptions.create(model="speechlm", file=upload, stream=True)
+        *deltas, done = list(stock.audio.transcriptions.create(model="speechlm", file=upload, stream=True))
         whole = stock.audio.transcriptions.create(model="speechlm", file=upload)
     assert done.type == "transcript.text.done"
     assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text

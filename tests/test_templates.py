@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from sglang_speechlm.prompt.layout import Heard, Text
-from sglang_speechlm.prompt.templates import Template, load_speech_template, load_transcription_template
+from sglang_speechlm.prompt.presets import load_preset, load_template
+from sglang_speechlm.prompt.templates import SpeechTemplate, Template, TranscriptionTemplate
+
+DEFAULT = load_preset("default")
 
 
 def encode(text: str) -> list[int]:
@@ -19,30 +22,30 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def filled(template: Template, **values: str | None) -> list[tuple[str, str]]:
-    messages = template.fill(values, encode)
+    messages = template.fill({"instructions": None, "voice": None, **values}, encode)
     return [(message.role, bytes(message.content.ids).decode()) for message in messages]  # type: ignore[union-attr]
 
 
 def test_the_input_and_the_instructions_are_filled_in() -> None:
-    messages = filled(load_speech_template(), input="Good day.", instructions="Whisper.")
+    messages = filled(DEFAULT.speech, input="Good day.", instructions="Whisper.")
     assert messages[-1] == ("user", "Read this aloud. Whisper.\n\nGood day.")
 
 
 def test_what_the_request_leaves_out_is_left_out() -> None:
-    for nothing in (None, ""):
-        messages = filled(load_speech_template(), input="Good day.", instructions=nothing)
+    for nothing in (None, "", " ", "\u200b"):
+        messages = filled(DEFAULT.speech, input="Good day.", instructions=nothing)
         assert messages[-1] == ("user", "Read this aloud.\n\nGood day.")
 
 
 def test_names_inside_what_is_filled_in_stay_as_they_are() -> None:
     said = "{instructions} {input} {0} {input.__class__} {{x}} %s $input"
-    messages = filled(load_speech_template(), input=said, instructions="{input}")
+    messages = filled(DEFAULT.speech, input=said, instructions="{input}")
     assert messages[-1][1] == f"Read this aloud. {{input}}\n\n{said}"
 
 
 def test_a_message_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
     text = '{"messages": [{"role": "system", "content": "{instructions}"}, {"role": "user", "content": "{input}"}]}'
-    template = load_speech_template(written(tmp_path, text))
+    template = load_template(SpeechTemplate, written(tmp_path, text))
     assert filled(template, input="Hello.", instructions=None) == [("user", "Hello.")]
     assert filled(template, input="Hello.", instructions="Sing.") == [("system", "Sing."), ("user", "Hello.")]
 
@@ -50,7 +53,7 @@ def test_a_message_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
 def test_the_clip_stands_where_the_template_says(tmp_path: Path) -> None:
     text = '{"messages": [{"role": "user", "content": ["Listen: ", {"type": "audio"}, "Write", " it in {language}."]}]}'
     clip = Heard(None)  # type: ignore[arg-type]
-    messages = load_transcription_template(written(tmp_path, text)).fill({"language": "French"}, encode, clip)
+    messages = load_template(TranscriptionTemplate, written(tmp_path, text)).fill({"language": "French"}, encode, clip)
     contents = [message.content for message in messages]
     assert contents[1] is clip
     assert [bytes(content.ids).decode() for content in contents if isinstance(content, Text)] == [
@@ -77,15 +80,23 @@ def test_the_clip_stands_where_the_template_says(tmp_path: Path) -> None:
 def test_a_file_that_is_no_template_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
     file = written(tmp_path, text)
     with pytest.raises(ValueError, match=complaint) as raised:
-        load_speech_template(file)
+        load_template(SpeechTemplate, file)
     assert str(file) in str(raised.value)
 
 
 def test_a_transcription_template_needs_its_clip(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 times"):
-        load_transcription_template(written(tmp_path, '{"messages": [{"role": "user", "content": "Write."}]}'))
+        load_template(TranscriptionTemplate, written(tmp_path, '{"messages": [{"role": "user", "content": "Write."}]}'))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.json"):
-        load_speech_template(tmp_path / "none.json")
+        load_template(SpeechTemplate, tmp_path / "none.json")
+
+
+def test_what_is_given_and_has_no_place_is_known(tmp_path: Path) -> None:
+    template = load_template(
+        SpeechTemplate, written(tmp_path, '{"messages": [{"role": "user", "content": "{input}"}]}')
+    )
+    assert template.unused({"input": "Hello.", "instructions": "Sing.", "voice": " "}) == ["instructions"]
+    assert DEFAULT.speech.unused({"input": "Hello.", "instructions": "Sing.", "voice": None}) == []

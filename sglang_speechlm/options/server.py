@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
-from sglang_speechlm.prompt.templates import Template, load_speech_template, load_transcription_template
+from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template
+from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
 
 Value = TypeVar("Value")
 
@@ -24,7 +26,7 @@ class OwnOptions:
     Attributes:
         codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
         codec_threads: its CPU threads.
-        speech_template, transcription_template: what the model is told by these routes.
+        preset: how the checkpoint is asked.
         media: from where clips are fetched.
         max_body_bytes: of a request's body, and again of all clips that it has fetched.
         max_clips: in one request.
@@ -36,8 +38,7 @@ class OwnOptions:
 
     codec_device: str = "auto"
     codec_threads: int = 1
-    speech_template: Template = field(default_factory=load_speech_template)
-    transcription_template: Template = field(default_factory=load_transcription_template)
+    preset: Preset = field(default_factory=partial(load_preset, "default"))
     media: AllowedMedia = field(default_factory=AllowedMedia)
     max_body_bytes: int = 128 * MEBIBYTE
     max_clips: int = 16
@@ -49,12 +50,17 @@ class OwnOptions:
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> OwnOptions:
-        """Out of what a parser with ``add_own_options`` found."""
+        """Out of what a parser with ``add_own_options`` found.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        preset = load_preset(parsed.preset, Path(parsed.model_path))
+        templates = {"speech": parsed.speech_template, "transcription": parsed.transcription_template}
         return cls(
             codec_device=parsed.codec_device,
             codec_threads=parsed.codec_threads,
-            speech_template=parsed.speech_template,
-            transcription_template=parsed.transcription_template,
+            preset=preset.model_copy(update={name: own for name, own in templates.items() if own is not None}),
             media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
             max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
             max_clips=parsed.max_clips,
@@ -77,12 +83,12 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
     said = "CPU threads of the audio decoder (default: %(default)s)"
     add("--codec-threads", _count, own.codec_threads, said, metavar="N")
-    for route, template, load in (
-        ("speech", own.speech_template, load_speech_template),
-        ("transcription", own.transcription_template, load_transcription_template),
-    ):
-        said = f"what the model is told for a {route}, in place of the {route}.json that comes with the server"
-        add(f"--{route}-template", _from_path(load), template, said, metavar="FILE")
+    said = f"how the checkpoint is asked: {', '.join(BUILT_IN)}, or a file (default: its own preset.json, else default)"
+    add("--preset", str, None, said, metavar="NAME|FILE")
+    kinds: tuple[tuple[str, type[Any]], ...] = (("speech", SpeechTemplate), ("transcription", TranscriptionTemplate))
+    for route, kind in kinds:
+        said = f"what the model is asked for a {route}, in place of the preset's template"
+        add(f"--{route}-template", _from_path(partial(load_template, kind)), None, said, metavar="FILE")
     add(
         "--allowed-media-domains",
         _complaining(parse_hosts),

@@ -12,6 +12,8 @@ _IDS_PER_SECOND = 48
 """Quick speech has 9 syllables a second. In ids of Qwen3's tokenizer, that is 6 to 8 in English, Spanish, Japanese,
 Chinese and Korean, 21 in Hindi and Tamil, and 44 in Burmese, the most of the languages that were counted."""
 _IDS_ANYWAY = 64
+_IDS_OF_A_CAPTION = 1024
+"""The captions of Bagpiper's training have 200 to 350 words."""
 _FRAMES_PER_ID = 75
 """1.5 s, five times as long as an id of Qwen3's takes at a usual pace, be it a word, a digit or a Chinese character."""
 _FRAMES_ANYWAY = 500
@@ -30,11 +32,19 @@ class Bound:
     warning: str
 
 
-def transcription_bound(seconds: float) -> Bound:
-    """Ids that write down a clip of ``seconds``: 48 a second, and 64."""
-    tokens = int(_IDS_PER_SECOND * seconds) + _IDS_ANYWAY
+def transcription_bound(seconds: float, thinking: int = 0) -> Bound:
+    """Ids that write down a clip of ``seconds``: 48 a second, and 64, after ``thinking``."""
+    tokens = int(_IDS_PER_SECOND * seconds) + _IDS_ANYWAY + thinking
     return Bound(
         tokens, f"the text was cut at {tokens} tokens, more than {seconds:.1f} s can say; max_tokens sets another limit"
+    )
+
+
+def scene_bound(ids: int, thinking: int) -> Bound:
+    """Ids of a caption that quotes a text of ``ids`` ids, after ``thinking``."""
+    tokens = thinking + _IDS_OF_A_CAPTION + 2 * ids
+    return Bound(
+        tokens, f"the text was cut at {tokens} tokens, more than a caption takes; max_tokens sets another limit"
     )
 
 

@@ -1,25 +1,27 @@
-"""What the model is told by a route whose requests are no conversations: a file that an operator can replace.
+"""What the model is asked by a route whose requests are no conversations, with names for what the request says.
 
-templates/README.md describes the files.
+preset_files/README.md describes the files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sglang_speechlm.prompt.layout import Content, Heard, Message, Text
 from sglang_speechlm.prompt.words import is_blank
-from sglang_speechlm.server.reading.schema import Strict
 
-_FOLDER = Path(__file__).parent / "templates"
 _NAME = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+class Strict(BaseModel):
+    """A part of a file: unknown fields are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class _Clip(Strict):
@@ -35,15 +37,32 @@ class _Message(Strict):
         return [self.content] if isinstance(self.content, str) else self.content
 
 
-class _File(Strict):
-    messages: Annotated[list[_Message], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Template:
+class Template(Strict):
     """Messages with names in braces."""
 
-    messages: tuple[_Message, ...]
+    names: ClassVar[frozenset[str]]
+    clips: ClassVar[int]
+
+    messages: Annotated[list[_Message], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_what_the_route_gives(self) -> Template:
+        unknown = self._named - self.names
+        if unknown:
+            raise ValueError(f"unknown names {sorted(unknown)}; allowed are {sorted(self.names)}")
+        found = sum(isinstance(part, _Clip) for message in self.messages for part in message.parts)
+        if found != self.clips:
+            raise ValueError(f'{{"type": "audio"}} must stand there {self.clips} times; it does {found} times')
+        return self
+
+    @property
+    def _named(self) -> set[str]:
+        texts = [part for message in self.messages for part in message.parts if isinstance(part, str)]
+        return {name for text in texts for name in _NAME.findall(text)}
+
+    def unused(self, values: Mapping[str, str | None]) -> list[str]:
+        """The names of values that are given and have no place here."""
+        return [name for name, value in values.items() if not is_blank(value or "") and name not in self._named]
 
     def fill(
         self, values: Mapping[str, str | None], encode: Callable[[str], list[int]], clip: Heard | None = None
@@ -51,7 +70,7 @@ class Template:
         """The messages, with the names replaced; a part that names a value which is None or blank is left out.
 
         Args:
-            values: by name; all names that ``load`` allowed.
+            values: by name; all names of this template.
             encode: text to ids.
             clip: what stands where the template says so.
         """
@@ -69,41 +88,18 @@ class Template:
         return filled
 
 
-def load_speech_template(file: Path = _FOLDER / "speech.json") -> Template:
-    """A template for speech.
+class SpeechTemplate(Template):
+    """Of POST /v1/audio/speech."""
 
-    Raises:
-        ValueError: if the file cannot be read or is none.
-    """
-    return _load(file, frozenset({"input", "instructions"}), clips=0)
+    names = frozenset({"input", "instructions", "voice"})
+    clips = 0
 
 
-def load_transcription_template(file: Path = _FOLDER / "transcription.json") -> Template:
-    """A template for transcriptions, in which the clip stands once.
+class TranscriptionTemplate(Template):
+    """Of POST /v1/audio/transcriptions, in which the clip stands once."""
 
-    Raises:
-        ValueError: if the file cannot be read or is none.
-    """
-    return _load(file, frozenset({"language", "prompt"}), clips=1)
-
-
-def _load(file: Path, names: frozenset[str], clips: int) -> Template:
-    try:
-        messages = _File.model_validate_json(file.read_bytes()).messages
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{file}: {place + ': ' if place else ''}{first['msg']}") from error
-    parts = [part for message in messages for part in message.parts]
-    unknown = {name for part in parts if isinstance(part, str) for name in _NAME.findall(part)} - names
-    if unknown:
-        raise ValueError(f"{file}: unknown names {sorted(unknown)}; allowed are {sorted(names)}")
-    found = sum(isinstance(part, _Clip) for part in parts)
-    if found != clips:
-        raise ValueError(f'{file}: {{"type": "audio"}} must stand there {clips} times; it does {found} times')
-    return Template(tuple(messages))
+    names = frozenset({"language", "prompt"})
+    clips = 1
 
 
 def _is_given(part: str, values: Mapping[str, str | None]) -> bool:

@@ -57,6 +57,7 @@ class Service:
         self.messages = MessageReader(
             self.config,
             self.tokenizer,
+            options.preset,
             self.answers,
             options.media,
             engine.capacity(),

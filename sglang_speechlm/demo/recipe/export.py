@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,12 +11,14 @@ from transformers import XcodecModel
 from sglang_speechlm.checkpoint.shards import write_shard
 from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, CODEC_PREFIX, check_tensors
 from sglang_speechlm.demo.recipe.language_model import Trainee
+from sglang_speechlm.demo.recipe.requests import preset
+from sglang_speechlm.prompt.presets import FILE as PRESET
 
 FILE = "model.safetensors"
 
 
 def export(model: Trainee, codec: XcodecModel, directory: Path) -> Path:
-    """Write tensors and configs beside the tokenizer that is there: the model's as bfloat16, the codec's as float16.
+    """Write tensors, configs and preset beside the tokenizer: the model's as bfloat16, the codec's as float16.
 
     Half the bytes that are served: both are float32 again when they are loaded.
 
@@ -32,4 +35,5 @@ def export(model: Trainee, codec: XcodecModel, directory: Path) -> Path:
     codec.config.save_pretrained(directory / "xcodec")
     write_shard(directory / FILE, stored)
     model.config.save_pretrained(directory)
+    (directory / PRESET).write_text(json.dumps(preset(), indent=2) + "\n", encoding="utf-8")
     return directory

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from random import Random
+from typing import Any
 
 from sglang_speechlm.demo.recipe import corpus, words
 
@@ -28,10 +29,26 @@ ABOUT_A_CLIP = (
 TRANSCRIBE = "Transcribe the speech in this audio, word for word."
 _SAY = ("Say: {}", "Say {}", "Please say: {}", "Repeat after me: {}", "Read this aloud: {}", 'Say "{}"')
 _READ = "Read this aloud.\n\n{}"
-"""As the template of /v1/audio/speech has it."""
+"""As the preset's template of /v1/audio/speech has it."""
 _UNKNOWN: dict[str, list[str]] = json.loads((files(__package__) / "unknown.json").read_text(encoding="utf-8"))
 """Questions about topics, neither of which it knows."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyzäöüéñ0123456789 .,?-"
+
+
+def preset() -> dict[str, Any]:
+    """How the model is asked by what it was taught: ``preset.json`` of the served directory."""
+    return {
+        "speech": {
+            "messages": [
+                {"role": "system", "content": SYSTEMS[0]},
+                {"role": "user", "content": _READ.format("{input}")},
+            ]
+        },
+        "transcription": {"messages": [{"role": "user", "content": [{"type": "audio"}, TRANSCRIBE]}]},
+        "systems": list(SYSTEMS),
+        "earlier_turns": 0,
+        "earlier_sound": False,
+    }
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sglang_speechlm.audio.fetch import AllowedMedia
 from sglang_speechlm.codec import interleave
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, lay_out
+from sglang_speechlm.prompt.presets import Preset
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import AudioUrlPart, ChatMessage, InputAudioPart, TextPart
@@ -30,6 +31,7 @@ class MessageReader:
     Attributes:
         config: the checkpoint's.
         tokenizer: encodes texts.
+        preset: how the checkpoint is asked.
         answers: spoken answers that messages may refer to.
         media: from where clips are fetched.
         capacity: positions that one request may take.
@@ -39,14 +41,17 @@ class MessageReader:
 
     config: SpeechLMConfig
     tokenizer: TextTokenizer
+    preset: Preset
     answers: AnswerStore
     media: AllowedMedia
     capacity: int
     max_clips: int
     max_fetched_bytes: int
 
-    async def read(self, messages: Sequence[ChatMessage], warnings: Warnings) -> Prompt:
+    async def read(self, messages: Sequence[ChatMessage], warnings: Warnings, *, speaks: bool = False) -> Prompt:
         """The prompt. What was not heard, such as the end of a clip that was cut, is added to ``warnings``.
+
+        ``speaks`` tells that the answer is to be spoken.
 
         Raises:
             ApiError: for a message that cannot be read, by its place in the body.
@@ -54,7 +59,7 @@ class MessageReader:
         self._check_count(messages)
         kept = {i: self._earlier(i, message) for i, message in enumerate(messages) if message.audio is not None}
         fetched = await self._fetch(messages)
-        return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings)
+        return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
         clips = 0
@@ -104,6 +109,7 @@ class MessageReader:
         kept: Mapping[int, KeptAnswer],
         fetched: Mapping[tuple[int, int], Bytes],
         warnings: Warnings,
+        speaks: bool,
     ) -> Prompt:
         contents: list[Message] = []
         written = 0
@@ -130,6 +136,8 @@ class MessageReader:
                     heard, clip = self.hear(*fetched[i, j], place)
                 contents.append(Message(message.role, heard))
                 warnings.add(*(f"{place}: {warning}" for warning in clip.warnings))
+        contents, left_out = self.preset.as_taught(contents, self.tokenizer.encode, speaks=speaks)
+        warnings.add(*left_out)
         return lay_out(contents, self.config)
 
     def _encode(self, text: str, place: str) -> list[int]:

@@ -44,12 +44,14 @@ def resolve(
     tokenizer: TextTokenizer,
     capacity: int,
     text_bound: Bound | None = None,
+    spoken_ids: int | None = None,
 ) -> Request:
     """The program's request.
 
     Args:
         capacity: positions that one request may take; the budget where the body names none.
-        text_bound: of a text whose length follows from what is heard, which is then ended where it loops.
+        text_bound: of a text whose length follows from what is asked, which is then ended where it loops.
+        spoken_ids: ids that are spoken, where this is known and no text is given.
 
     Raises:
         ApiError: where fields contradict each other, or ask for what cannot be.
@@ -87,7 +89,9 @@ def resolve(
             bound=None if max_tokens or text_max_tokens else text_bound,
             ends_loops=text_bound is not None,
         ),
-        audio=_audio_settings(body, config, given_text, max_tokens) if spoken else None,
+        audio=_audio_settings(body, config, len(given_text.ids) if given_text else spoken_ids, max_tokens)
+        if spoken
+        else None,
         max_tokens=max_tokens or capacity,
         seed=asked_for(body, "seed", "seed", default=secrets.randbits(63)),
         given_text=given_text,
@@ -95,7 +99,7 @@ def resolve(
 
 
 def _audio_settings(
-    body: Asking, config: SpeechLMConfig, given: GivenText | None, max_tokens: int | None
+    body: Asking, config: SpeechLMConfig, spoken_ids: int | None, max_tokens: int | None
 ) -> AudioSettings:
     min_frames = asked_for(body, "audio_min_frames")
     max_frames = asked_for(body, "audio_max_frames")
@@ -109,5 +113,5 @@ def _audio_settings(
         min_frames=min_frames,
         max_frames=max_frames,
         cfg=float(asked_for(body, "cfg", default=1.0)),
-        bound=speech_bound(len(given.ids), min_frames) if given and not max_tokens and not max_frames else None,
+        bound=speech_bound(spoken_ids, min_frames) if spoken_ids and not max_tokens and not max_frames else None,
     )

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from sglang_speechlm.prompt.words import is_blank
+
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -202,7 +204,7 @@ class ChatRequest(Asking):
 
 
 class SpeechRequest(Asking):
-    """The body of POST /v1/audio/speech. The model has one voice, so any name is taken."""
+    """The body of POST /v1/audio/speech. A voice is a name, or OpenAI's object with an id; anything else is none."""
 
     input: Annotated[str, Field(min_length=1)]
     model: str | None = None
@@ -211,6 +213,12 @@ class SpeechRequest(Asking):
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     speed: float | None = None
     stream_format: Literal["audio", "sse"] | None = None
+
+    @property
+    def voice_name(self) -> str | None:
+        """The name or the description of the voice."""
+        name = self.voice.get("id") if isinstance(self.voice, dict) else self.voice
+        return name if isinstance(name, str) and not is_blank(name) else None
 
     @field_validator("speed")
     @classmethod

@@ -44,7 +44,7 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
 
 async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> list[Asked]:
     """One program request for each of the n choices."""
-    prompt = await service.messages.read(body.messages, warnings)
+    prompt = await service.messages.read(body.messages, warnings, speaks=wants_audio(body))
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
     first = await asyncio.to_thread(
         resolve, body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity()

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, endless_wav_header, pcm16_bytes
 from sglang_speechlm.program.answer import Finish
+from sglang_speechlm.program.bounds import scene_bound
 from sglang_speechlm.program.reply import AudioDelta, Reply
 from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.prompt.layout import lay_out
@@ -30,6 +31,11 @@ from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event
 from sglang_speechlm.server.service import Service
 
 _SILENCE_SECONDS = 0.25
+_OPENAI_VOICES = (
+    "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse",
+    "default",
+)  # fmt: skip
+"""OpenAI's clients must name one: a model that has one voice of its own takes them as no demand."""
 
 
 @route
@@ -74,24 +80,35 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked
         raise bad_field("speechlm.text", "does not go with speech: the input is what is spoken")
     if ours.return_ids:
         raise bad_field("speechlm.return_ids", "does not go with speech: a sound file holds no ids")
+    preset = service.options.preset
+    is_given = preset.speech_text == "given"
+    if is_given:
+        for field in TEXT_ONLY:
+            if getattr(body, field) is not None:
+                warnings.add(f"{field}: not used; it shapes a text that the model writes, and the input is given")
+    if not can_be_said(body.input):
+        warnings.add("input: has no letter, digit or sign to be said; the answer is a short silence")
+        return None
+    values = {"input": body.input, "instructions": body.instructions, "voice": preset.voice(body.voice_name)}
+    for name in preset.speech.unused(values):
+        if name != "voice" or body.voice_name not in _OPENAI_VOICES:
+            warnings.add(f"{name}: not used, because this model was not taught to follow it")
+    messages = preset.speech.fill(values, service.encode)
+    prompt = lay_out(preset.with_system(messages, service.encode, speaks=True), service.config)
     asking = body.model_copy(
         update={
             "stream": True,
             "modalities": ["text", "audio"],
-            "speechlm": ours.model_copy(update={"text": body.input}),
+            "speechlm": ours.model_copy(update={"text": body.input if is_given else None}),
         }
     )
-    values = {"input": body.input, "instructions": body.instructions}
-    prompt = lay_out(service.options.speech_template.fill(values, service.encode), service.config)
     engine = service.voice.engine
     request_id = f"speech-{uuid.uuid4().hex}"
-    for field in TEXT_ONLY:
-        if getattr(body, field) is not None:
-            warnings.add(f"{field}: not used; it shapes a text that the model writes, and the input is given")
-    if not can_be_said(body.input):
-        warnings.add("input: has no letter, digit or sign to be said; the answer is a short silence")
-        return None
-    asked = resolve(asking, request_id, prompt, service.config, service.tokenizer, engine.capacity())
+    bound, spoken_ids = None, None
+    if not is_given:
+        spoken_ids = len(service.encode(body.input))
+        bound = scene_bound(spoken_ids, preset.thinking_tokens)
+    asked = resolve(asking, request_id, prompt, service.config, service.tokenizer, engine.capacity(), bound, spoken_ids)
     assert asked.audio is not None
     capacity = engine.capacity(guided=asked.audio.cfg > 1)
     # <text>, the input, <assistant> <audio>, and the frames that a first sound takes.
@@ -102,9 +119,8 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked
 
 
 def _input_tokens(asked: Asked) -> int:
-    """Positions of the prompt and of the text that is spoken."""
-    assert asked.given_text is not None
-    return len(asked.prompt.ids) + 1 + len(asked.given_text.ids)
+    """Positions of the prompt, and of the text if it is given."""
+    return len(asked.prompt.ids) + 1 + (0 if asked.given_text is None else len(asked.given_text.ids))
 
 
 async def _silence(service: Service, reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:

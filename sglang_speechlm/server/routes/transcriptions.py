@@ -54,8 +54,8 @@ async def transcriptions(http: Request, service: Service, deadline: float) -> Re
     service.check_model(body.model)
     if body.stream and body.response_format == "verbose_json":
         raise bad_field("response_format", "a stream goes with 'json' or 'text'; got 'verbose_json'")
-    asked, clip = await asyncio.to_thread(_prepare, service, body, upload)
     warnings = Warnings.of(http)
+    asked, clip = await asyncio.to_thread(_prepare, service, body, upload, warnings)
     warnings.add(*(f"file: {warning}" for warning in clip.warnings))
     reply = Reply()
     pieces = _text(service, asked, reply, deadline)
@@ -117,20 +117,23 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload) -> tuple[Asked, Clip]:
+def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload, warnings: Warnings) -> tuple[Asked, Clip]:
     if wants_audio(body):
         raise bad_field("speechlm.mode", "does not go with transcriptions: they are only written")
     if body.speechlm is not None and body.speechlm.return_ids:
         raise bad_field("speechlm.return_ids", "does not go with transcriptions")
     heard, clip = service.messages.hear(upload.data, upload.format, "file")
     values = {"language": body.language, "prompt": body.prompt}
-    template = service.options.transcription_template
-    prompt = lay_out(template.fill(values, service.encode, heard), service.config)
+    preset = service.options.preset
+    for name in preset.transcription.unused(values):
+        warnings.add(f"{name}: not used, because this model was not taught to follow it")
+    messages = preset.transcription.fill(values, service.encode, heard)
+    prompt = lay_out(preset.with_system(messages, service.encode, speaks=False), service.config)
     capacity = service.voice.engine.capacity()
     if len(prompt.ids) + 1 >= capacity:
         raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")
     request_id = f"transcription-{uuid.uuid4().hex}"
-    bound = transcription_bound(clip.seconds)
+    bound = transcription_bound(clip.seconds, preset.thinking_tokens)
     return resolve(body, request_id, prompt, service.config, service.tokenizer, capacity, bound), clip
 
 

@@ -1,0 +1,172 @@
+"""How a checkpoint is asked: in the ways that it was taught.
+
+preset_files/README.md describes the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from sglang_speechlm.prompt.layout import Message, Spoken, Text
+from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate
+
+FILE = "preset.json"
+"""Of a served directory."""
+_FOLDER = Path(__file__).parent / "preset_files"
+BUILT_IN = tuple(sorted(file.stem for file in _FOLDER.glob("*.json")))
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Systems(Strict):
+    """The system turn of a chat that has none: where the answer is spoken, and where it is only written."""
+
+    generation: str | None = None
+    understanding: str | None = None
+
+
+class Preset(Strict):
+    """One way of asking; preset_files/README.md has the fields."""
+
+    speech: SpeechTemplate
+    transcription: TranscriptionTemplate
+    speech_text: Literal["given", "written"] = "given"
+    system: Systems = Systems()
+    systems: list[str] | None = None
+    earlier_turns: Annotated[int, Field(ge=0)] | None = None
+    earlier_sound: bool = True
+    thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    voices: dict[str, str] = Field(default_factory=dict)
+    default_voice: str | None = None
+
+    @model_validator(mode="after")
+    def _default_voice_exists(self) -> Preset:
+        if self.default_voice is not None and self.default_voice not in self.voices:
+            raise ValueError(f"default_voice: {self.default_voice!r} is none of voices")
+        return self
+
+    def voice(self, named: str | None) -> str | None:
+        """The description of a voice by its name; what is no name is a description itself."""
+        name = named or self.default_voice
+        return None if name is None else self.voices.get(name, name)
+
+    def as_taught(
+        self, messages: Sequence[Message], encode: Callable[[str], list[int]], *, speaks: bool
+    ) -> tuple[list[Message], list[str]]:
+        """A chat's messages as the model was taught to read them, and what of them was left out.
+
+        Args:
+            encode: text to ids.
+            speaks: whether the answer is to be spoken.
+        """
+        kept = list(messages)
+        warnings = []
+        if self.systems is not None:
+            taught = [encode(text) for text in self.systems]
+            kept = [m for m in kept if m.role != "system" or _ids(m) in taught]
+            if len(kept) < len(messages):
+                warnings.append("messages: a system turn was left out, because this model was not taught to follow it")
+        if self.earlier_turns is not None:
+            later = _last_turns(kept, self.earlier_turns + 1)
+            if len(later) < len(kept):
+                warnings.append(
+                    f"messages: this model was taught {self.earlier_turns} turns before the last one; what is earlier "
+                    "was left out"
+                )
+            kept = later
+        if not self.earlier_sound and any(isinstance(m.content, Spoken) for m in kept):
+            kept = [m for m in kept if not isinstance(m.content, Spoken)]
+            warnings.append("messages: of earlier spoken answers this model reads the text and not the sound")
+        has_system = any(m.role == "system" for m in messages)
+        return kept if has_system else self.with_system(kept, encode, speaks=speaks), warnings
+
+    def with_system(
+        self, messages: list[Message], encode: Callable[[str], list[int]], *, speaks: bool
+    ) -> list[Message]:
+        """Messages with the system turn of their kind before them, unless they have one, or there is none."""
+        system = self.system.generation if speaks else self.system.understanding
+        if system is None or any(m.role == "system" for m in messages):
+            return messages
+        return [Message("system", Text(encode(system))), *messages]
+
+
+def load_preset(named: str | None, model_path: Path = Path()) -> Preset:
+    """A preset by its name or its file; if none is named, the checkpoint's own, or else the default.
+
+    Raises:
+        ValueError: if there is none, or a file cannot be read or is none.
+    """
+    own = model_path / FILE
+    if named is None:
+        return _load(own if own.is_file() else _FOLDER / "default.json")
+    if named in BUILT_IN:
+        return _load(_FOLDER / f"{named}.json")
+    if not Path(named).is_file():
+        raise ValueError(f"--preset: {named!r} is no file, and none of {', '.join(BUILT_IN)}")
+    return _load(Path(named))
+
+
+def load_template(kind: type[Model], file: Path) -> Model:
+    """A template by its file.
+
+    Raises:
+        ValueError: if the file cannot be read or is none.
+    """
+    return _checked(kind, _raw(file), file)
+
+
+def _load(file: Path) -> Preset:
+    return _checked(Preset, _whole(_raw(file), file), file)
+
+
+def _whole(raw: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A preset with the fields of those that it extends."""
+    base = raw.get("extends", None if file == _FOLDER / "default.json" else "default")
+    own = {name: value for name, value in raw.items() if name != "extends"}
+    if base is None:
+        return own
+    if base not in BUILT_IN:
+        raise ValueError(f"{file}: extends: {base!r} is none of {', '.join(BUILT_IN)}")
+    extended = _FOLDER / f"{base}.json"
+    return {**_whole(_raw(extended), extended), **own}
+
+
+def _raw(file: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: Invalid JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{file}: must hold a JSON object")
+    return raw
+
+
+def _checked(kind: type[Model], raw: Any, file: Path) -> Model:
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{file}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def _ids(message: Message) -> list[int] | None:
+    return list(message.content.ids) if isinstance(message.content, Text) else None
+
+
+def _last_turns(messages: Sequence[Message], turns: int) -> list[Message]:
+    """The last turns and the system's messages before the first; a turn begins where the user takes the word."""
+    begins = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
+    if len(begins) <= turns:
+        return list(messages)
+    first = next(i for i, m in enumerate(messages) if m.role != "system")
+    return [*messages[:first], *messages[begins[-turns] :]]

@@ -1,0 +1,188 @@
+"""Presets: chosen by the served directory, extended by an operator, and what a chat becomes by them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sglang_speechlm.demo import MODEL
+from sglang_speechlm.demo.recipe.requests import preset as recipe_preset
+from sglang_speechlm.options.command_line import build_parser
+from sglang_speechlm.options.server import OwnOptions
+from sglang_speechlm.prompt.layout import Heard, Message, Spoken, Text
+from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset
+
+SPEECH = {"messages": [{"role": "user", "content": "{input}"}]}
+
+
+def encode(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def preset(tmp_path: Path, **fields: Any) -> Preset:
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(fields))
+    return load_preset(str(file))
+
+
+def say(role: str, text: str) -> Message:
+    return Message(role, Text(encode(text)))
+
+
+def shown(messages: list[Message]) -> list[tuple[str, str]]:
+    """Role and text, or kind of sound, of each."""
+    return [
+        (m.role, bytes(m.content.ids).decode() if isinstance(m.content, Text) else type(m.content).__name__)
+        for m in messages
+    ]
+
+
+SOUND = Message("assistant", Spoken(np.zeros((9, 8), np.int64)))
+CLIP = Message("user", Heard(np.zeros((128, 100), np.float32)))
+CHAT = [
+    say("system", "Be brief."), say("user", "One?"), say("assistant", "One."), SOUND,
+    CLIP, say("user", "Two?"), say("assistant", "Two."), say("user", "Three?"),
+]  # fmt: skip
+
+
+def taught(preset: Preset, messages: list[Message], *, speaks: bool = False) -> list[tuple[str, str]]:
+    return shown(preset.as_taught(messages, encode, speaks=speaks)[0])
+
+
+def test_the_default_leaves_a_chat_as_it_is() -> None:
+    kept, warnings = load_preset("default").as_taught(CHAT, encode, speaks=True)
+    assert kept == CHAT
+    assert warnings == []
+
+
+def test_a_directory_without_a_preset_has_the_default(tmp_path: Path) -> None:
+    assert load_preset(None, tmp_path) == load_preset("default")
+
+
+def test_the_directorys_own_preset_holds_unless_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "preset.json").write_text(json.dumps({"speech": SPEECH, "earlier_turns": 3}))
+    assert load_preset(None, tmp_path).earlier_turns == 3
+    assert load_preset("default", tmp_path).earlier_turns is None
+
+
+def test_what_a_preset_leaves_out_is_the_defaults(tmp_path: Path) -> None:
+    own = preset(tmp_path, speech=SPEECH)
+    assert own.transcription == load_preset("default").transcription
+    assert own.speech != load_preset("default").speech
+
+
+def test_an_operator_extends_a_preset_by_its_system_turn(tmp_path: Path) -> None:
+    own = preset(tmp_path, extends="bagpiper-sft", system={"generation": "Speak."})
+    assert own.speech == load_preset("bagpiper-tts").speech
+    assert taught(own, [say("user", "Hi.")], speaks=True) == [("system", "Speak."), ("user", "Hi.")]
+    assert taught(own, [say("user", "Hi.")]) == [("user", "Hi.")]
+    assert taught(own, [say("system", "Sing."), say("user", "Hi.")], speaks=True)[0] == ("system", "Sing.")
+
+
+def test_earlier_turns_are_cut_and_the_system_turn_stays(tmp_path: Path) -> None:
+    system = ("system", "Be brief.")
+    two = [("user", "Heard"), ("user", "Two?"), ("assistant", "Two.")]
+    assert taught(preset(tmp_path, earlier_turns=0), CHAT) == [system, ("user", "Three?")]
+    assert taught(preset(tmp_path, earlier_turns=1), CHAT) == [system, *two, ("user", "Three?")]
+    assert taught(preset(tmp_path, earlier_turns=2), CHAT) == shown(CHAT)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    own = preset(tmp_path, earlier_turns=1, earlier_sound=False, systems=["Sing."])
+    _, warnings = own.as_taught(CHAT, encode, speaks=False)
+    assert [any(word in warning for warning in warnings) for word in ("system turn", "earlier was")] == [True, True]
+    assert own.as_taught([say("system", "Sing."), say("user", "Hi.")], encode, speaks=False)[1] == []
+
+
+def test_an_answer_that_goes_on_keeps_its_turn(tmp_path: Path) -> None:
+    chat = [*CHAT, say("assistant", "Th")]
+    assert taught(preset(tmp_path, earlier_turns=0), chat)[1:] == [("user", "Three?"), ("assistant", "Th")]
+
+
+def test_earlier_sound_leaves_its_text(tmp_path: Path) -> None:
+    kept = taught(preset(tmp_path, earlier_sound=False), CHAT)
+    assert ("assistant", "One.") in kept
+    assert ("assistant", "Spoken") not in kept
+
+
+def test_a_system_turn_that_was_not_taught_is_left_out(tmp_path: Path) -> None:
+    own = preset(tmp_path, systems=["Be brief."])
+    assert taught(own, CHAT) == shown(CHAT)
+    assert taught(own, [say("system", "Rhyme."), say("user", "Hi.")]) == [("user", "Hi.")]
+
+
+def test_bagpipers_speech_is_a_scene_with_the_words_quoted() -> None:
+    own = load_preset("bagpiper-tts")
+
+    def scene(voice: str | None, instructions: str | None = None) -> str:
+        values = {"input": "Good day.", "instructions": instructions, "voice": own.voice(voice)}
+        ((role, text),) = shown(own.speech.fill(values, encode))
+        assert role == "user"
+        return text
+
+    assert scene("A calm man in a quiet room") == "A calm man in a quiet room says: 'Good day.'"
+    assert scene("A man", "He is tired.") == "A man says: 'Good day.' He is tired."
+    assert scene(None) == scene("alloy") != scene("onyx")
+    assert own.speech_text == "written"
+
+
+def test_the_boxs_preset_is_what_its_recipe_taught() -> None:
+    assert json.loads((MODEL / "preset.json").read_text()) == recipe_preset()
+    own = load_preset(None, MODEL)
+    values = {"language": "en", "prompt": "x"}
+    assert own.transcription.unused(values) == ["language", "prompt"]
+    assert own.speech.unused({"input": "Hi.", "instructions": "Sing.", "voice": None}) == ["instructions"]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_built_in_preset_is_one(name: str) -> None:
+    load_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"speach": SPEECH}, "speach"),
+        ({"extends": "whisper"}, "extends.*whisper"),
+        ({"extends": ["default"]}, "extends"),
+        ({"earlier_turns": -1}, "earlier_turns"),
+        ({"earlier_turns": "2"}, "earlier_turns"),
+        ({"default_voice": "nobody"}, "default_voice"),
+        ({"speech": {"messages": []}}, "speech.messages"),
+        ({"transcription": SPEECH}, "transcription"),
+        ({"speech_text": "sung"}, "speech_text"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused_by_name_and_field(
+    fields: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"own\.json: {complaint}"):
+        preset(tmp_path, **fields)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '"x"', "{", "[" * 100_000])
+def test_a_file_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "preset.json").write_text(text)
+    with pytest.raises(ValueError, match=r"preset\.json"):
+        load_preset(None, tmp_path)
+
+
+def test_an_unknown_name_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bagpiper-tts"):
+        load_preset("bagpiper", tmp_path)
+
+
+def options(*arguments: str) -> OwnOptions:
+    return OwnOptions.of(build_parser().parse_args(["--model-path", str(MODEL), *arguments]))
+
+
+def test_the_options_choose_the_preset_and_replace_a_template(tmp_path: Path) -> None:
+    template = tmp_path / "speech.json"
+    template.write_text(json.dumps(SPEECH))
+    assert options().preset == load_preset(None, MODEL)
+    assert options("--preset", "default").preset == load_preset("default")
+    own = options("--speech-template", str(template)).preset
+    assert own.speech.messages[0].content == "{input}"
+    assert own.transcription == load_preset(None, MODEL).transcription
