@@ -5,18 +5,19 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from subprocess import PIPE, STDOUT, Popen, run
+from subprocess import STDOUT, Popen, run
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from server import SECONDS, Client, Server, command_of, leave_open, raw_status, wait_for
+from server import SECONDS, Client, Server, command_of, leave_open, raw_answer, raw_status, wait_for
 
 from sglang_speechlm.process import ExitStatus, free_port
 
@@ -32,7 +33,8 @@ class Front:
         self.port = free_port()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS, trust_env=False)
         command = [sys.executable, "-m", "sglang_speechlm.launch", "--port", f"{self.port}", *options]
-        self.process = Popen(command, stdout=PIPE, stderr=STDOUT)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe would be full some time)
+        self.process = Popen(command, stdout=self._log, stderr=STDOUT)
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.output()
@@ -45,7 +47,9 @@ class Front:
 
     def output(self) -> str:
         """All that it has printed, once it has ended."""
-        return self.process.communicate(timeout=SECONDS)[0].decode()
+        self.process.wait(SECONDS)
+        self._log.seek(0)
+        return self._log.read().decode()
 
     def has_vanished(self, family: list[psutil.Process]) -> bool:
         _, alive = psutil.wait_procs(family, timeout=SECONDS)
@@ -82,11 +86,30 @@ ROOT = authorized("root")
 # Routes
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models", "/model_info", "/docs", "/v1/loads"])
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/model_info", "/openapi.json", "/v1/loads"])
 def test_every_route_of_a_worker_is_behind_the_one_port(path: str, front: Front, server: Server) -> None:
     here, there = (httpx.get(f"{base}{path}", trust_env=False) for base in (str(front.http.base_url), server.url))
     assert here.status_code == there.status_code == 200
     assert here.headers["content-type"] == there.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "//health", "/health//", "/%68ealth", "/metrics", "/metrics/", "/metricsx"]
+)
+def test_a_route_of_the_front_takes_what_a_servers_takes(path: str, front: Front, server: Server) -> None:
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        here, there = (raw_answer(url, method, path) for url in (str(front.http.base_url), server.url))
+        assert here[0] == there[0] == (404 if path == "/metricsx" else 200 if method in ("GET", "HEAD") else 405), (
+            method
+        )
+        assert here[1].get("allow") == there[1].get("allow")
+
+
+def test_what_changes_a_server_is_not_asked_by_get(front: Front, server: Server) -> None:
+    for url in (str(front.http.base_url), server.url):
+        for path in ("/flush_cache", "/abort_request"):
+            status, headers, _ = raw_answer(url, "GET", path, "Authorization: Bearer root")
+            assert (status, headers["allow"]) == (405, "POST")
 
 
 def test_an_unknown_route_is_told_as_a_worker_tells_it(front: Front, server: Server) -> None:
@@ -114,7 +137,7 @@ def test_metrics_of_the_router_and_of_the_workers_are_in_one_scrape(front: Front
 
 
 def test_what_is_told_to_one_worker_is_told_to_all(front: Front) -> None:
-    assert wait_for(lambda: front.http.post("/flush_cache").status_code == 200)
+    assert wait_for(lambda: front.http.post("/flush_cache", headers=ROOT).status_code == 200)
 
 
 # Requests
@@ -225,6 +248,9 @@ def test_workers_join_and_leave_while_it_runs(front: Front, server: Server) -> N
     assert front.http.delete(f"/workers/{worker['id']}", headers=ROOT).status_code == 202
     refused = front.http.post(CHAT, json=TEXT)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    page = front.http.post(CHAT, json=TEXT, headers={"origin": "http://localhost:3000"})
+    assert page.status_code == 503
+    assert "Retry-After" in page.headers["access-control-expose-headers"]
     assert refused.json()["error"]["type"] == "server_error"
     assert front.http.get("/health").status_code == 503
     assert front.http.post("/workers", json={"url": server.url}, headers=ROOT).status_code == 202
@@ -272,6 +298,7 @@ def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server
         assert front.http.get("/health").status_code == 200
         for path in ("/readiness", "/metrics", "/workers", "/v1/models"):
             assert front.http.get(path).status_code == 401
+            assert front.http.options(path, headers={"access-control-request-method": "GET"}).status_code == 401
         assert front.http.post(CHAT, json=TEXT).status_code == 401
         assert front.http.post(CHAT, json=TEXT, headers=authorized("user")).status_code == 200
         assert front.http.get("/workers", headers=authorized("user")).status_code == 403

@@ -36,7 +36,7 @@ def test_workers_get_what_is_theirs_and_the_front_what_is_its() -> None:
     options = read(["--model-path", "m", "--dp", "2", *given, "--drain-timeout", "5"])
     theirs = ("--api-key", "k", "--tensor-parallel-size", "2", "--drain-timeout", "5")
     assert options.worker_arguments == theirs
-    assert (options.host, options.port, options.api_key) == ("0.0.0.0", 9000, "k")
+    assert (options.host, options.port, options.keys.user) == ("0.0.0.0", 9000, "k")
     assert (options.first_gpu, options.gpus_each, options.drain_seconds) == (4, 2, 5)
 
 

@@ -1,6 +1,5 @@
 """Whatever is wrong with a request is said in OpenAI's error object, and the server goes on."""
 
-import asyncio
 import base64
 import io
 import json
@@ -14,7 +13,6 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from fastapi import FastAPI
 from server import SECONDS, Client, clip, message_of, wav
 
 CHAT = "/v1/chat/completions"
@@ -406,29 +404,6 @@ def test_a_loopback_url_is_not_fetched(client: Client) -> None:
         refused(client.http.post("/generate", json={"text": "Hello.", "audio_data": url}))
         assert answers(client)
     assert callers == []
-
-
-# Keys
-
-
-def test_a_missing_or_wrong_key_is_refused_in_the_same_shape() -> None:
-    from sglang.srt.utils.auth import add_api_key_middleware
-
-    from sglang_speechlm.options.server import OwnOptions
-    from sglang_speechlm.server.app import install
-
-    app = FastAPI()
-    install(app, lambda: None, OwnOptions())
-    add_api_key_middleware(app, api_key="secret", admin_api_key=None)
-
-    async def post(key: str | None) -> httpx.Response:
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            return await client.post("/v1/nothing", json=ask(), headers=headers)
-
-    for key in (None, "wrong"):
-        assert refused(asyncio.run(post(key)), 401)["code"] == "invalid_api_key"
-    refused(asyncio.run(post("secret")), 404)
 
 
 def test_a_clip_is_still_heard_after_all_this(client: Client) -> None:

@@ -156,3 +156,22 @@ def test_hosts_are_written_as_they_are_compared() -> None:
 def test_what_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no host"):
         parse_hosts(text)
+
+
+def test_a_refusal_does_not_tell_what_the_operator_allowed() -> None:
+    allowed = AllowedMedia(frozenset({"10.0.0.5:8000", "media.example"}), Path("/srv/clips"))
+    for url in ("http://elsewhere.example/a.wav", "http://10.0.0.6/a.wav", "file:///etc/passwd"):
+        with pytest.raises(AudioError) as refused:
+            read(allowed, url)
+        assert not [word for word in ("10.0.0.5", "media.example", "/srv") if word in str(refused.value)]
+
+
+def test_a_failed_connection_does_not_tell_addresses() -> None:
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(AudioError, match="Connection refused") as refused:
+            read(AllowedMedia(frozenset({host})), f"http://{host}/a.wav")
+    assert str(refused.value) == "the clip could not be fetched from 127.0.0.1: Connection refused"
+    with pytest.raises(AudioError, match="there is no such host"):
+        read(AllowedMedia(frozenset({"nowhere.invalid"})), "http://nowhere.invalid/a.wav")

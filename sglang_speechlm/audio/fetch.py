@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import socket
@@ -88,7 +87,7 @@ class AllowedMedia:
         except TimeoutError:
             raise AudioError(f"{host} did not give the clip within {FETCH_SECONDS} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise AudioError(f"the clip could not be fetched from {host}: {error}") from None
+            raise AudioError(f"the clip could not be fetched from {host}: {_reason(error)}") from None
         return bytes(data)
 
     def _open(self, url: URL, max_bytes: int) -> bytes:
@@ -110,12 +109,17 @@ class AllowedMedia:
         return data
 
     def _allowed(self) -> str:
+        """What is allowed, without the names of hosts and folders, which are the operator's."""
         places = ["data: URLs"]
         if self.hosts:
-            places.append(f"the hosts {', '.join(sorted(self.hosts))}")
+            places.append("hosts that the operator allowed")
         if self.directory is not None:
             places.append("file: URLs under the operator's directory")
         return f"allowed are {' and '.join(places)}"
+
+
+class NotPublic(OSError):
+    """A name that leads to an address that is not public."""
 
 
 class PublicResolver(AbstractResolver):
@@ -137,7 +141,7 @@ class PublicResolver(AbstractResolver):
         found = await self._inner.resolve(host, port, family)
         for result in found:
             if not is_public(result["host"]):
-                raise OSError(errno.EACCES, f"{host} leads to an address that is not public")
+                raise NotPublic(f"{host} leads to an address that is not public")
         return found
 
     async def close(self) -> None:
@@ -184,6 +188,17 @@ def _bracketed(host: str) -> str:
 def _open_no_link(path: str, flags: int) -> int:
     """What the path led to when it was resolved, not a link that has taken its place; a pipe does not block."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, without the addresses that its host has."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, NotPublic):
+        return str(cause)
+    if isinstance(cause, socket.gaierror):
+        return "there is no such host"
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number) if number else "no whole answer came"
 
 
 def _suffix(url: URL) -> str | None:

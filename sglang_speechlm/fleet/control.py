@@ -7,7 +7,6 @@ browser does, and so does whatever a server here can be made to send.
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import orjson
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.options.fleet import checked_url
 from sglang_speechlm.server.edge.body import check_media_type
-from sglang_speechlm.server.edge.errors import ApiError, bad_field
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, method_not_allowed
 
 _MAX_BYTES = 1 << 16
 
@@ -25,36 +24,31 @@ _MAX_BYTES = 1 << 16
 class Control:
     """The control plane's routes."""
 
-    def __init__(self, router: Router, api_key: str | None, admin_api_key: str | None) -> None:
-        """Take the router, and the keys that the operator gave."""
+    def __init__(self, router: Router, has_key: bool) -> None:
+        """Take the router, and whether requests that come this far have shown a key that opens these routes."""
         self._router = router
-        self._is_open = not api_key
-        self._admin_api_key = admin_api_key
+        self._has_key = has_key
 
-    async def answer(self, http: Request) -> Response:
-        """The answer to a request whose key, where there is one, is one of the server's.
+    async def answer(self, http: Request, path: str) -> Response:
+        """The answer to a request to ``/workers`` or ``/workers/ID``.
 
         Raises:
-            ApiError: 403 if its sender may not ask; 400, 404 and 405 if it makes no sense.
+            ApiError: 403 if its sender may not ask; 400, 404, 405, 413 and 415 if it makes no sense.
         """
-        self._check(http)
-        worker_id = http.url.path.removeprefix("/workers").strip("/")
+        worker_id = path.removeprefix("/workers").removeprefix("/")
         match http.method, bool(worker_id):
             case ("GET", False):
                 return _told(200, {"workers": [_shown(member) for member in self._router.members]})
             case ("POST", False):
+                self._check()
                 return await self._add(http)
             case ("DELETE", True):
+                self._check()
                 return self._remove(worker_id)
-        allow = "DELETE" if worker_id else "GET, POST"
-        raise ApiError(405, f"{http.method} {http.url.path}: only {allow} is served here", allow=allow)
+        raise method_not_allowed(http.method, path, ["DELETE"] if worker_id else ["GET", "POST"])
 
-    def _check(self, http: Request) -> None:
-        if self._admin_api_key:
-            given = http.headers.get("authorization", "").partition(" ")[2].strip().encode()
-            if not secrets.compare_digest(given, self._admin_api_key.encode()):
-                raise ApiError(403, "/workers: takes the admin key (--admin-api-key)")
-        elif self._is_open and http.method not in ("GET", "HEAD"):
+    def _check(self) -> None:
+        if not self._has_key:
             raise ApiError(403, "/workers: start the launcher with --admin-api-key KEY to change them while it runs")
 
     async def _add(self, http: Request) -> Response:

@@ -21,7 +21,7 @@ from sglang_speechlm.fleet.control import Control
 from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, unreachable
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
-from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ _ROUTED = (_CHAT, "/generate")
 """Routes that the router passes on byte for byte; of transcriptions it reads the form and asks for more than we do."""
 _FOR_ALL = ("/flush_cache", "/abort_request")
 """Routes that tell a worker something, and so every worker."""
+_READ_HERE = ("/health", "/readiness", "/metrics")
 _EARLIER_AUDIO = re.compile(rb'(?<!\\)"audio-([0-9a-f]{8})-chatcmpl-')
 _PAGE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -86,17 +87,23 @@ class Front:
             await answer.fail(ApiError(500, "the server failed to answer; its log says why"), scope, receive)
 
     async def _own(self, scope: Scope, receive: Receive) -> Response | None:
-        """The answer to a route of the front itself."""
+        """The answer to a route of the front itself.
+
+        Raises:
+            ApiError: if it does not answer this request.
+        """
         path = scope["path"]
+        if path == "/workers" or path.startswith("/workers/"):
+            return await self._control.answer(Request(scope, receive), path)
+        if path not in _READ_HERE:
+            return None
+        if scope["method"] != "GET":
+            raise method_not_allowed(scope["method"], path, ["GET"])
         if path == "/health":
             return Response(status_code=200 if self._is_ready() else 503)
         if path == "/readiness":
             return self._readiness()
-        if path == "/metrics":
-            return PlainTextResponse(await asyncio.to_thread(merge, *await self._router.metrics()), media_type=_PAGE)
-        if path == "/workers" or path.startswith("/workers/"):
-            return await self._control.answer(Request(scope, receive))
-        return None
+        return PlainTextResponse(await asyncio.to_thread(merge, *await self._router.metrics()), media_type=_PAGE)
 
     def _is_ready(self) -> bool:
         return self._refusal is None and bool(self._router.healthy())

@@ -21,7 +21,8 @@ from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.fleet.supervisor import FleetFailed, Supervisor
 from sglang_speechlm.options.fleet import FleetOptions, read
 from sglang_speechlm.process import ExitStatus
-from sglang_speechlm.server.edge.limits import BodyLimit
+from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
+from sglang_speechlm.server.edge.protocol import PROTOCOL
 from sglang_speechlm.server.edge.stack import behind_the_edge
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,19 @@ def _configure_logs(options: FleetOptions) -> None:
 
 async def _serve(options: FleetOptions, listener: socket.socket) -> int:
     async with new_session() as session:
-        router = Router(session, options.routing, options.api_key)
-        front = Front(router, session, Control(router, options.api_key, options.admin_api_key))
+        router = Router(session, options.routing, options.keys.user)
+        front = Front(router, session, Control(router, bool(options.keys)))
         supervisor = Supervisor(options, router)
         config = uvicorn.Config(
-            behind_the_edge(BodyLimit(front, options.max_body_bytes), options.keys),
+            behind_the_edge(
+                front,
+                keys=options.keys,
+                origins=Origins(
+                    options.allowed_origins, is_local=not options.keys.user and is_loopback_host(options.host)
+                ),
+                max_body_bytes=options.max_body_bytes,
+            ),
+            http=PROTOCOL,
             log_level="warning",
             access_log=False,
             server_header=False,

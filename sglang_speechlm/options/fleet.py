@@ -9,6 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sglang_speechlm import logs
+from sglang_speechlm.options.server import add_allowed_origins
+from sglang_speechlm.options.sglang_args import key_complaints
+from sglang_speechlm.server.edge.keys import Keys
 
 ROUTINGS = ("round_robin", "cache_aware")
 GIBIBYTE = 1 << 30
@@ -30,7 +33,8 @@ class FleetOptions:
         tls: uvicorn's options for the certificate, by name; empty without one.
         first_gpu: of the first worker here.
         gpus_each: tensor-parallel ranks of a worker.
-        api_key, admin_api_key: any of them opens the front; the second, where there is one, opens its /workers.
+        keys: that open the front; the user's is the workers' as well.
+        allowed_origins: of web pages that are answered, beside the front's own and the loopback's.
         max_body_bytes: of a request's body.
         request_seconds: for one request.
         drain_seconds: that running answers have once the fleet is told to stop.
@@ -47,8 +51,8 @@ class FleetOptions:
     tls: dict[str, Any]
     first_gpu: int
     gpus_each: int
-    api_key: str | None
-    admin_api_key: str | None
+    keys: Keys
+    allowed_origins: frozenset[str]
     max_body_bytes: int
     request_seconds: float
     drain_seconds: float
@@ -56,11 +60,6 @@ class FleetOptions:
     log_level: str
     model_path: str | None
     worker_arguments: tuple[str, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Any of them opens the front."""
-        return tuple(key for key in (self.api_key, self.admin_api_key) if key) if self.api_key else ()
 
 
 def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -112,6 +111,8 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         raise ValueError("--model-path: it must be given for workers that are started here")
     if workers > 1:
         _refuse(rest)
+    if complaints := key_complaints(shared):
+        raise ValueError("; ".join(complaints))
     if bool(parsed.ssl_keyfile) != bool(parsed.ssl_certfile):
         raise ValueError("--ssl-keyfile, --ssl-certfile: one does not go without the other")
     tls = {name: value for name in _TLS if (value := getattr(parsed, name)) is not None}
@@ -124,8 +125,8 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         tls=tls,
         first_gpu=parsed.base_gpu_id,
         gpus_each=shared.tp,
-        api_key=shared.api_key,
-        admin_api_key=shared.admin_api_key,
+        keys=Keys(shared.api_key, shared.admin_api_key),
+        allowed_origins=shared.allowed_origins,
         max_body_bytes=min(round(shared.max_body_mib * (1 << 20)), ROUTER_MAX_BYTES),
         request_seconds=shared.request_timeout_secs,
         drain_seconds=shared.drain_timeout,
@@ -163,6 +164,7 @@ def _shared_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", type=_count, default=1)
     parser.add_argument("--api-key")
     parser.add_argument("--admin-api-key")
+    add_allowed_origins(parser)
     parser.add_argument("--max-body-mib", type=float, default=128.0)
     parser.add_argument("--request-timeout-secs", type=float, default=3600.0)
     parser.add_argument("--drain-timeout", type=float, default=30.0)

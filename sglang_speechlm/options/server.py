@@ -13,6 +13,7 @@ from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
+from sglang_speechlm.server.edge.origins import parse_origins
 
 Value = TypeVar("Value")
 
@@ -34,6 +35,7 @@ class OwnOptions:
         max_kept_answers, max_kept_bytes: of the store of spoken answers.
         drain_seconds: that running answers have once the server is told to stop.
         log_format: how lines of the log look.
+        allowed_origins: of web pages that are answered, beside the server's own and the loopback's.
     """
 
     codec_device: str = "auto"
@@ -47,6 +49,7 @@ class OwnOptions:
     max_kept_bytes: int = 128 * MEBIBYTE
     drain_seconds: float = 30
     log_format: str = "text"
+    allowed_origins: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> OwnOptions:
@@ -69,6 +72,7 @@ class OwnOptions:
             max_kept_bytes=round(parsed.max_kept_mib * MEBIBYTE),
             drain_seconds=parsed.drain_timeout,
             log_format=parsed.log_format,
+            allowed_origins=parsed.allowed_origins,
         )
 
 
@@ -99,6 +103,7 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
     said = "directory whose files audio_url parts may name with file: (default: none)"
     add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
+    add_allowed_origins(parser)
     mebibytes = own.max_body_bytes // MEBIBYTE
     add(
         "--max-body-mib", _positive, mebibytes, "MiB that a request's body may have (default: %(default)s)", metavar="N"
@@ -115,6 +120,19 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     add("--drain-timeout", _zero_or_positive, own.drain_seconds, said, metavar="SECONDS")
     said = "how lines of the log look, one for every request among them (default: %(default)s)"
     add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
+
+
+def add_allowed_origins(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option that a server and the front of a fleet have in common."""
+    parser.add_argument(
+        "--allowed-origins",
+        type=_complaining(parse_origins),
+        default=frozenset(),
+        help="origins of web pages that are answered beside the server's own page and pages of the loopback, as "
+        "https://example.com, or * for all (default: none); name the server's own origin here where its name is one "
+        "that a proxy has",
+        metavar="ORIGIN,...",
+    )
 
 
 def _complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:

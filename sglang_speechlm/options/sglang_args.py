@@ -48,13 +48,22 @@ def refuse_unsupported(server_args: Any) -> None:
         value = getattr(server_args, name)
         if value and value != allowed:
             complaints.append(f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}")
-    complaints += [
-        f"--{name.replace('_', '-')}: headers hold ASCII characters only"
-        for name in ("api_key", "admin_api_key")
-        if not (getattr(server_args, name) or "").isascii()
-    ]
+    complaints += key_complaints(server_args)
     if complaints:
         raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
+
+
+def key_complaints(options: Any) -> list[str]:
+    """What is wrong with the keys among these options, which are not told.
+
+    An empty one, as of a variable that is not set, would leave the server open to all.
+    """
+    return [
+        f"--{name.replace('_', '-')}: must be one or more printable ASCII characters, with no space at either end"
+        for name in ("api_key", "admin_api_key")
+        if (key := getattr(options, name)) is not None
+        and not (key and key.isascii() and key.isprintable() and key == key.strip())
+    ]
 
 
 def refuse_missing_gpus(server_args: Any, gpus: int) -> None:

@@ -11,6 +11,7 @@ from .client import (
     leave_open,
     message_of,
     pcm_of,
+    raw_answer,
     raw_status,
     samples_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "leave_open",
     "message_of",
     "pcm_of",
+    "raw_answer",
     "raw_status",
     "samples_of",
     "serving",

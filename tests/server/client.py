@@ -112,8 +112,10 @@ def leave_open(url: str, body: dict[str, Any], path: str = CHAT, sent: float = 1
     return connection
 
 
-def raw_status(url: str, method: str, target: str, *headers: str, body: bytes = b"") -> int:
-    """The status of the answer to a request that is sent as it is written here."""
+def raw_answer(
+    url: str, method: str, target: str, *headers: str, body: bytes = b""
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (in lower case) and body of the answer to a request that is sent as it is written here."""
     address = urlsplit(url)
     assert address.hostname is not None
     lines = [f"{method} {target} HTTP/1.1", f"Host: {address.netloc}", *headers]
@@ -121,7 +123,15 @@ def raw_status(url: str, method: str, target: str, *headers: str, body: bytes = 
         lines.append("Connection: close")
     with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        return int(connection.makefile("rb").readline().split()[1])
+        head, _, answer = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    first, *others = head.decode().split("\r\n")
+    pairs = (line.partition(": ") for line in others)
+    return int(first.split()[1]), {name.lower(): value for name, _, value in pairs}, answer
+
+
+def raw_status(url: str, method: str, target: str, *headers: str, body: bytes = b"") -> int:
+    """The status of such an answer."""
+    return raw_answer(url, method, target, *headers, body=body)[0]
 
 
 def events_of(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -43,7 +44,11 @@ class ApiError(Exception):
         self.status = status
         self.field = field
         self.code = code or _CODES.get(status)
-        headers = {"Retry-After": None if retry_after is None else str(retry_after), "Allow": allow}
+        headers = {
+            "Retry-After": None if retry_after is None else str(retry_after),
+            "Allow": allow,
+            "WWW-Authenticate": "Bearer" if status == 401 else None,
+        }
         self.headers = {name: value for name, value in headers.items() if value is not None}
 
     def body(self) -> dict[str, Any]:
@@ -56,6 +61,12 @@ class ApiError(Exception):
         return Response(
             orjson.dumps(self.body()), status_code=self.status, headers=self.headers, media_type="application/json"
         )
+
+
+def method_not_allowed(method: str, path: str, methods: Collection[str]) -> ApiError:
+    """A 405 that names the methods of a route; whatever answers GET answers HEAD."""
+    allow = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
+    return ApiError(405, f"{method} {path}: only {allow} is served here", allow=allow)
 
 
 def bad_field(field: str, message: str) -> ApiError:

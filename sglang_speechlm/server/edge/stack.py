@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp
 
 from sglang_speechlm.logs import RequestLog
-from sglang_speechlm.server.edge.keys import KeyCheck
+from sglang_speechlm.server.edge.browser import Browser
+from sglang_speechlm.server.edge.keys import KeyCheck, Keys
+from sglang_speechlm.server.edge.limits import BodyLimit
+from sglang_speechlm.server.edge.origins import Origins
 from sglang_speechlm.server.edge.target import Target
 
 
-def behind_the_edge(app: ASGIApp, keys: Sequence[str], unlogged: Sequence[str] = ()) -> ASGIApp:
+def behind_the_edge(
+    app: ASGIApp,
+    *,
+    keys: Keys,
+    origins: Origins,
+    max_body_bytes: int,
+    unlogged: Sequence[str] = (),
+    gate: Callable[[ASGIApp], ASGIApp] | None = None,
+) -> ASGIApp:
     """Put an application, a server's or the front's of a fleet, behind what meets every request. Outermost first:
 
     1. ``RequestLog``: an id and a line for each request, refused ones included.
-    2. ``Target``: refuses what is no path, and gives each path one spelling.
-    3. ``KeyCheck``: asks for a key, where there is one.
+    2. ``Browser``: what pages may do and see; answers preflights, puts its headers on every answer.
+    3. ``Target``: refuses what is no path, and gives each path one spelling.
+    4. ``KeyCheck``: asks for the key, or the admin key.
+    5. the gate: refuses requests while the server starts or stops, and has those that run end in an answer.
+    6. ``BodyLimit``: counts what the body brings.
 
     Args:
         app: the application.
-        keys: any of them opens it; without one it is open to all.
+        keys: that open it.
+        origins: pages that it answers.
+        max_body_bytes: of a request.
         unlogged: beginnings of paths that are logged only when they fail.
+        gate: wraps what it guards.
     """
-    checked = KeyCheck(app, keys) if keys else app
-    return RequestLog(Target(checked), unlogged)
+    limited = BodyLimit(app, max_body_bytes)
+    checked = KeyCheck(gate(limited) if gate else limited, keys)
+    return RequestLog(Browser(Target(checked), origins), unlogged)

@@ -16,7 +16,7 @@ class Target:
     """Refuses requests whose target is not a path, and passes all others on with one spelling of it.
 
     What is decided by a path, here or by a server that it is passed on to, is then decided by the same one: whether a
-    key is needed, which route answers, and where a request goes.
+    key is needed, which route answers, and where a request goes. HEAD is passed on as GET.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,9 +33,16 @@ class Target:
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
-        await self._app(
-            {**scope, "path": f"{root}{path}", "raw_path": quote(f"{root}{path}", _UNQUOTED).encode()}, receive, send
-        )
+        spelled = {"path": f"{root}{path}", "raw_path": quote(f"{root}{path}", _UNQUOTED).encode()}
+        # The HTTP server leaves the body out where the method is HEAD.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._app({**scope, **spelled, "method": method}, receive, send)
+
+
+def route_of(scope: Scope) -> str:
+    """The path of a request without the prefix that a proxy has taken away (``--fastapi-root-path``)."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def canonical_path(method: str, raw: bytes) -> str:

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.target import route_of
 from sglang_speechlm.server.lifetime.life import Life
 from sglang_speechlm.server.routes.streams import event
 
@@ -29,7 +30,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] in ("GET", "HEAD", "OPTIONS") and scope["path"].rstrip("/") not in _HEALTH:
+        if scope["method"] in ("GET", "OPTIONS") and route_of(scope) not in _HEALTH:
             await self._app(scope, receive, send)
         elif (refusal := self._life.refusal()) and Headers(scope=scope).get(PASS_HEADER) != PASS:
             await refusal.response()(scope, receive, send)

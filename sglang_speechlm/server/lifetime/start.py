@@ -59,33 +59,27 @@ def _serve(asked: CommandLine) -> int:
     except (ValueError, AssertionError) as error:  # SGLang checks some of its options by assertions
         return _refused(error)
 
-    from sglang.srt.entrypoints import http_server
-
     from sglang_speechlm.server.app import install
-    from sglang_speechlm.server.lifetime.gate import Gate
+    from sglang_speechlm.server.edge.protocol import PROTOCOL
     from sglang_speechlm.server.lifetime.life import Life
     from sglang_speechlm.server.lifetime.parts import run_detokenizer, run_scheduler
     from sglang_speechlm.server.lifetime.warmup import warm_up
+    from sglang_speechlm.sglang_hooks import http
 
     collect_garbage()
-    app = http_server.app
     own = asked.own
     if own.codec_device == "auto":
         own = replace(own, codec_device="cuda" if machine.gpus else "cpu")
     life = Life(own.drain_seconds)
-    life.install(app)
-    build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: Gate(build(), life)
-    keys = [key for key in (server_args.api_key, server_args.admin_api_key) if key]
-    secrets = [*keys, server_args.ssl_keyfile_password] if server_args.ssl_keyfile_password else keys
-    logs.configure(own.log_format, server_args.log_level, secrets)
-    unlogged = server_args.uvicorn_access_log_exclude_prefixes
-    install(app, lambda: http_server._global_state, own, keys if server_args.api_key else (), unlogged, codec)
+    secrets = (server_args.api_key, server_args.admin_api_key, server_args.ssl_keyfile_password)
+    logs.configure(own.log_format, server_args.log_level, [secret for secret in secrets if secret])
+    install(server_args, own, life, codec)
     for sentence in said:
         logger.info("%s", sentence)
     try:
-        http_server.launch_server(
+        http.launch(
             server_args,
+            PROTOCOL,
             init_tokenizer_manager_func=life.make_tokenizer_manager,
             run_scheduler_process_func=run_scheduler,
             run_detokenizer_process_func=run_detokenizer,

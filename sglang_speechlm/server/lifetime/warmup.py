@@ -30,10 +30,9 @@ def warm_up(server_args: Any, life: Life) -> bool:
     Returns:
         Whether all of them worked.
     """
-    from sglang.srt.entrypoints import http_server
-    from sglang.srt.managers.tokenizer_manager import ServerStatus
+    from sglang_speechlm.sglang_hooks import http
 
-    state = http_server._global_state
+    state = http.state()
     engine = Engine(state.tokenizer_manager, state.scheduler_info["max_total_num_tokens"])
     requests = list(_REQUESTS)
     if engine.can_guide:
@@ -54,7 +53,7 @@ def warm_up(server_args: Any, life: Life) -> bool:
         logger.error("Warm-up failed: %s", error)
         life.warm_up_failed()
         return False
-    state.tokenizer_manager.server_status = ServerStatus.Up
+    http.mark_up()
     return True
 
 

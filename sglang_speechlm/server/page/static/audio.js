@@ -48,9 +48,7 @@ export class Recorder {
   static async start() {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     const context = new AudioContext();
-    const code = "registerProcessor('tap', class extends AudioWorkletProcessor {" +
-      "process(i) { if (i[0][0]) this.port.postMessage(i[0][0].slice()); return true; } })";
-    await context.audioWorklet.addModule(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+    await context.audioWorklet.addModule(new URL("tap.js", import.meta.url));
     const recorder = new Recorder();
     Object.assign(recorder, { stream, context, parts: [] });
     const tap = new AudioWorkletNode(context, "tap");

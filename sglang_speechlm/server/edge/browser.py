@@ -1,0 +1,61 @@
+"""What a browser may do here and see of the answers: decided here, for every answer, and nowhere else."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sglang_speechlm.server.edge.origins import Origins
+
+SEEN = (
+    "Allow", "Retry-After", "WWW-Authenticate", "X-Audio-Sample-Rate", "X-Request-Id",
+    "X-SpeechLM-Warnings",
+)  # fmt: skip
+"""Headers of answers that a page of another origin may read."""
+
+PROTECTING = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Headers of every answer: scripts come from here alone, and no other page shows or embeds what is here."""
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+
+
+class Browser:
+    """Refuses requests of pages that are not allowed, answers preflights, and puts its headers on every answer.
+
+    A preflight ends here: it carries no key, and reaches no route.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        """Wrap an application."""
+        self._origins = origins
+        # What comes this far has an origin that is allowed. Credentials are not: keys are sent by the page itself.
+        self._app = CORSMiddleware(
+            app,
+            allow_origin_regex=".*",
+            allow_methods=_METHODS,
+            allow_headers=("*",),
+            expose_headers=SEEN,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def protected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(PROTECTING)
+            await send(message)
+
+        refusal = self._origins.refusal(Headers(scope=scope))
+        await (refusal.response() if refusal else self._app)(scope, receive, protected)

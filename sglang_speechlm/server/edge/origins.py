@@ -1,0 +1,104 @@
+"""Which web pages a server answers to."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from sglang_speechlm.server.edge.errors import ApiError, shown
+
+ANY = "*"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_RESERVED = (".localhost", ".local", ".internal")
+"""Ends of names that nobody can register."""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Pages of the server itself and of this machine's loopback are answered, and what is listed here.
+
+    Attributes:
+        allowed: origins as ``parse_origins`` gives them.
+        is_local: whether the server listens on the loopback alone, and to everybody there: it has no key. Then it is
+            asked by the machine's own names only, so that no page reaches it whose name was pointed at the loopback.
+    """
+
+    allowed: frozenset[str] = frozenset()
+    is_local: bool = False
+
+    def refusal(self, headers: Headers) -> ApiError | None:
+        """Why a request is not answered: a 403 that names the option; None for all that no page sends."""
+        host = headers.get("host", "").lower()
+        is_named = self._is_own_name(host)
+        if self.is_local and not is_named:
+            return ApiError(
+                403,
+                f"Host: {shown(host)} is no name of this server, which has no key and listens on the loopback; allow "
+                "it by --allowed-origins http://HOST:PORT, or start the server with --api-key",
+            )
+        origin = headers.get("origin")
+        if origin is None or not {ANY, origin.lower()}.isdisjoint(self.allowed):
+            return None
+        name = urlsplit(origin.lower()) if _ORIGIN.fullmatch(origin.lower()) else None
+        if name is not None and (_is_loopback(name.hostname or "") or (is_named and name.netloc == host)):
+            return None
+        return ApiError(403, f"Origin: pages of {shown(origin)} are not answered here; allow them by --allowed-origins")
+
+    def _is_own_name(self, host: str) -> bool:
+        """Whether a Host header holds an address or a name that no stranger can have pointed here."""
+        name = (_hostname(host) or "").rstrip(".")
+        return (
+            "." not in name
+            or name.endswith(_RESERVED)
+            or _is_address(name)
+            or name == socket.gethostname().lower()
+            or any(urlsplit(origin).netloc == host for origin in self.allowed)
+        )
+
+
+def parse_origins(text: str) -> frozenset[str]:
+    """Origins out of ``ORIGIN,...``, written as they are compared; ``*`` is any.
+
+    Raises:
+        ValueError: naming what is no origin.
+    """
+    return frozenset(_parse_origin(entry.strip().lower()) for entry in text.split(",") if entry.strip())
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether an address or a name to listen on is the loopback's."""
+    return _is_loopback(host.lower().strip("[]"))
+
+
+def _parse_origin(entry: str) -> str:
+    if entry == ANY:
+        return entry
+    found = _ORIGIN.fullmatch(entry.removesuffix("/"))
+    if found is None:
+        raise ValueError(f"{entry!r} is no origin; write it as https://example.com, http://10.0.0.5:3000 or *")
+    return f"{found[1]}://{found[2].removesuffix(_DEFAULT_PORTS.get(found[1], '/'))}"
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return host
+
+
+def _is_loopback(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost") or (_is_address(name) and ip_address(name).is_loopback)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""A connection is not held without a request, and what is no HTTP is refused like all else."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from server import SECONDS
+from server.edge import served_edge
+
+from sglang_speechlm.server.edge import protocol
+
+HEAD = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """Where an application is served that waits for half a second."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    with served_edge(keep_alive=SECONDS) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        yield host, int(port)
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, timeout=SECONDS)
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    return connection.makefile("rb").read()
+
+
+def read_one(connection: socket.socket) -> None:
+    """Ask for a whole answer."""
+    connection.sendall(HEAD + b"\r\n")
+    come = b""
+    while not come.endswith(b"read"):
+        come += connection.recv(4096)
+
+
+def trickle(connection: socket.socket) -> None:
+    """Send a byte now and then, for ever."""
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def test_a_connection_without_a_request_is_closed(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        assert rest(connection) == b""
+
+
+@pytest.mark.parametrize("part", [b"G", HEAD, HEAD + b"X-Long: "])
+def test_half_a_request_is_refused(part: bytes, address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(part)
+        head, _, body = rest(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+def test_half_a_request_after_an_answer_is_refused(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        read_one(connection)
+        connection.sendall(HEAD)
+        assert rest(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_half_a_request_beside_a_whole_one_is_refused(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(HEAD + b"\r\n" + HEAD)
+        assert b"HTTP/1.1 408 " in rest(connection)
+
+
+def test_a_request_that_trickles_in_is_refused(address: tuple[str, int]) -> None:
+    with connected(address) as connection, pytest.raises(ConnectionError):
+        trickle(connection)
+
+
+def test_a_body_after_its_refusal_is_not_read_for_ever(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404 ")
+        with pytest.raises(ConnectionError):
+            trickle(connection)
+
+
+def test_a_connection_between_requests_is_kept(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        for _ in range(3):
+            read_one(connection)
+            time.sleep(1.0)
+
+
+def test_of_too_many_that_wait_the_first_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MOST_WAITING", 3)
+    with served_edge() as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        waiting = [connected((host, int(port))) for _ in range(4)]
+        assert rest(waiting[0]) == b""
+        waiting[3].sendall(HEAD + b"Connection: close\r\n\r\n")
+        assert rest(waiting[3]).endswith(b"read")
+        for connection in waiting:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", b"\x16\x03\x01\r\n\r\n", b"GET /\x01 HTTP/1.1\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused_like_all_else(line: bytes, address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(line)
+        head, _, body = rest(connection).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"x-content-type-options: nosniff" in head.lower()
+        assert json.loads(body)["error"]["message"] == "the request is not valid HTTP"
+
+
+def test_an_upgrade_is_answered_as_a_request(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(HEAD + b"Connection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")
+        assert rest(connection).endswith(b"read")
