@@ -150,6 +150,16 @@ def test_what_is_no_file_is_refused_by_its_name(
     assert f"{name}: must be a file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("make", [a_folder, a_device, a_pipe])
+def test_an_input_that_cannot_be_read_again_is_refused(
+    folder: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.jsonl").unlink()
+    make(Path("in.jsonl"))
+    assert ask(NOBODY) == REFUSED
+    assert "--input in.jsonl: must be a file" in capsys.readouterr().err
+
+
 def test_a_dangling_link_is_followed(folder: Path) -> None:
     Path("x.jsonl").symlink_to("elsewhere.jsonl")
     with small(lambda _: OK) as server:

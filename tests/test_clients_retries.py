@@ -95,6 +95,28 @@ def test_a_redirection_is_told_and_not_followed(folder: Path) -> None:
     assert {record["kind"] for record in records("x.failures.jsonl")} == {"http_307"}
 
 
+@pytest.mark.parametrize("key", ["a\nb", "kéy", "a\x7f"])
+def test_a_key_that_no_header_can_hold_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    monkeypatch.setenv("SPEECHLM_API_KEY", key)
+    assert ask(1) == REFUSED
+    assert capsys.readouterr().err == "SPEECHLM_API_KEY: must be printable ASCII\n"
+
+
+def test_a_port_that_is_none_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(99999) == REFUSED
+    assert "99999" in capsys.readouterr().err
+
+
+def test_a_huge_line_is_sent_as_it_is(folder: Path) -> None:
+    text = "  " + "long " * 2_000_000 + "\u2028 "
+    Path("in.jsonl").write_bytes(orjson.dumps({"messages": [["user", "text", text]]}) + b"\r\n")
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert texts_of(server.asked) == [text]
+
+
 def test_an_answer_without_usage_is_an_answer(folder: Path) -> None:
     bare = orjson.dumps({"choices": [{"message": {"content": "Yes."}}], "usage": None})
     with small(lambda _: (200, {}, bare)) as server:

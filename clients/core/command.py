@@ -41,7 +41,7 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
             ended = run(
                 works,
                 url=f"http://{_bracketed(parsed.host)}:{parsed.port}",
-                key=os.environ.get(KEY),
+                key=_key(),
                 concurrency=parsed.concurrency,
                 patience=parsed.timeout,
             )
@@ -60,6 +60,13 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
     if any(work.results.tally.failures for work in works):
         _tell("some lines failed; the same command asks for them again", error=True)
     return LACKING if lacking else ANSWERED
+
+
+def _key() -> str | None:
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise Refused(f"{KEY}: must be printable ASCII")
+    return key or None
 
 
 def _bracketed(host: str) -> str:

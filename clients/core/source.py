@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -87,8 +88,11 @@ def open_source(path: Path) -> Source:
     """Find out what an input is: ``dataset.json`` of ``data_entry`` and ``samples`` is a manifest.
 
     Raises:
-        Refused: if it cannot be read, or names dialogues that are not there.
+        Refused: if it cannot be read more than once, or names dialogues that are not there.
     """
+    with refusing(path, "--input"):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Refused(f"--input {path}: must be a file: it is read more than once")
     if path.suffix != ".json":
         return Source(path)
     with refusing(path, "--input"):
