@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from .failure import Refused
-from .files import check_distinct, digest_of, put, size_of
+from .files import check_distinct, digest_of, put, read_lines, size_of
 
 CLIENT = "sglang-speechlm"
 _ELSEWHERE = "name another --output, or move the file away"
@@ -86,7 +86,7 @@ class Ledger:
         return {digest for digests in self._files.values() for digest in digests}
 
     def _read(self) -> None:
-        fields = _object(self.path.read_bytes())
+        fields = _object(b"".join(read_lines(self.path)))
         try:
             if fields is None or fields["client"] != CLIENT:
                 raise ValueError
@@ -97,7 +97,7 @@ class Ledger:
             raise Refused(f"{self.path}: not written by this client; {_ELSEWHERE}") from error
 
     def _check_itself(self, _digest: str) -> None:
-        if size_of(self.path) and (_object(self.path.read_bytes()) or {}).get("run") != self.run:
+        if size_of(self.path) and (_object(b"".join(read_lines(self.path))) or {}).get("run") != self.run:
             raise Refused(f"{self.path}: not of this run; {_ELSEWHERE}")
 
     def expect(self, path: Path, digest: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .failure import Failure, Refused
-from .files import Appended, make_folder, read_lines
+from .files import Appended, make_folder, read_lines, refusing
 from .ledger import Ledger
 from .tally import Tally
 
@@ -95,7 +95,8 @@ class Results:
             self._file.append(b"\n")
         self.ledger.save()
         self._check_failures()
-        self.beside(".failures.jsonl").unlink(missing_ok=True)
+        with refusing(self.beside(".failures.jsonl")):
+            self.beside(".failures.jsonl").unlink(missing_ok=True)
 
     def add(self, record: dict[str, Any]) -> None:
         """Write the record of an answered line.
