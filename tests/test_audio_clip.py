@@ -102,9 +102,24 @@ def test_channels_are_averaged(channels: int) -> None:
     np.testing.assert_allclose(clip.samples, samples.mean(axis=1), atol=1e-6)
 
 
-def test_raw_pcm16_is_taken_at_the_models_rate() -> None:
-    clip = decode_clip(np.array([0, 16384, -32768], "<i2").tobytes(), format="pcm16")
-    np.testing.assert_array_equal(clip.samples, np.array([0, 0.5, -1], np.float32))
+@pytest.mark.parametrize("name", ["pcm", "pcm16", "PCM16"])
+def test_samples_without_a_header_are_taken_at_openais_rate(name: str) -> None:
+    samples = (tone(1, 24_000) * 32767).astype("<i2").tobytes()
+    clip = decode_clip(samples, format=name)
+    assert len(clip.samples) == RATE
+    assert loudest_hertz(clip) == pytest.approx(440, abs=1)
+    assert clip.warnings == ()
+
+
+def test_half_a_sample_at_the_end_is_told() -> None:
+    clip = decode_clip(bytes(4801), format="pcm16")
+    assert clip.seconds == 0.1
+    assert clip.warnings == ("the last byte is half a sample: it was not heard",)
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "AIFF"])
+def test_a_file_that_is_called_pcm16_is_read_as_what_it_is(format: str) -> None:
+    assert decode_clip(encode(tone(1), format=format), format="pcm16").seconds == 1
 
 
 @pytest.mark.parametrize(("rate", "format"), [(16000, "WAV"), (44100, "WAV"), (48000, "FLAC"), (16000, "MP3")])
@@ -117,7 +132,7 @@ def test_long_clip_is_cut_with_a_warning(rate: int, format: str) -> None:
 
 
 def test_long_pcm16_is_cut_with_a_warning() -> None:
-    clip = decode_clip(bytes(2 * RATE * 31), format="pcm16")
+    clip = decode_clip(bytes(2 * 24_000 * 31), format="pcm16")
     assert len(clip.samples) == 30 * RATE
     assert clip.warnings == ("audio clip of 31.0 s was cut to 30 s",)
 
@@ -219,10 +234,18 @@ def test_absurdly_large_samples_are_refused() -> None:
         (b"R", "wav", r"declared as 'wav'\) could not be read"),
         (b"this is text, not sound", None, "audio data could not be read"),
         (bytes(1000), None, "could not be read"),
-        (b"abc", "pcm16", "two bytes per sample; got 3 bytes"),
+        (b"a", "pcm16", "holds no samples; the last byte is half a sample"),
         (encode(np.zeros(0)), "wav", "holds no samples"),
         (encode(np.zeros(1), 96_000), "wav", "holds no samples"),
-        (encode(tone(1), format="FLAC")[:5000], "flac", "could not be read: flac decoder lost sync"),
+        (encode(tone(1), format="FLAC")[:500], "flac", "damaged or cut off before its first sample"),
+        (encode(tone(1), format="FLAC")[:20], "flac", "could not be read: it begins as FLAC, and is damaged, cut off"),
+        (b"\0\0\0\x20ftypM4A " + bytes(100), "m4a", r"could not be read: MP4 \(m4a, mp4, mov, 3gp\) is not read here"),
+        (b"\x1a\x45\xdf\xa3" + bytes(100), "webm", "WebM or Matroska is not read here"),
+        (b"\xff\xf1\x50\x80" + bytes(100), None, "AAC is not read here"),
+        (b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + b"\xff\xf1\x50\x80" + bytes(99), None, "AAC is not read here"),
+        (b"#!AMR\n" + bytes(100), "amr", "AMR is not read here"),
+        (b"OggS" + bytes(22) + b"\1\x50Speex   " + bytes(99), None, "Speex in Ogg is not read here"),
+        (b"RIFF\x24\0\0\0AVI LIST" + bytes(99), None, "AVI is not read here"),
     ],
 )
 def test_unusable_data_is_refused(data: bytes, format: str | None, message: str) -> None:
@@ -250,6 +273,185 @@ def test_any_bytes_give_a_clip_or_an_audio_error(data: bytes, format: str | None
     check_clip_or_error(data, format)
 
 
+# Files that are not as their headers say
+
+
+WAV_2S = encode(tone(2))
+CLEAN = [
+    ("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAV", "ULAW"), ("FLAC", None), ("OGG", "VORBIS"),
+    ("OGG", "OPUS"), ("MP3", None), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16"),
+]  # fmt: skip
+
+
+def with_sizes(data: bytes, riff: int, sound: int) -> bytes:
+    return patched(patched(data, 4, struct.pack("<I", riff)), 40, struct.pack("<I", sound))
+
+
+def heard_pitches(clip: Clip, *, seconds: float) -> list[int]:
+    """The loudest frequency of each stretch of ``seconds``, to 10 Hz."""
+    length = round(seconds * RATE)
+    starts = range(0, len(clip.samples) - length // 2, length)
+    return [round(loudest_hertz(Clip(clip.samples[start : start + length], RATE)), -1) // 1 for start in starts]
+
+
+@pytest.mark.parametrize(("format", "subtype"), CLEAN)
+def test_joined_files_are_heard_one_after_the_other(format: str, subtype: str | None) -> None:
+    first, second = (encode(tone(2, hertz=hertz), format=format, subtype=subtype) for hertz in (440, 880))
+    clip = decode_clip(first + second + first)
+    assert clip.seconds == pytest.approx(6, abs=0.3)
+    assert heard_pitches(clip, seconds=2) == [440, 880, 440]
+    assert clip.warnings == ()
+
+
+def test_joined_files_may_differ_in_rate_and_kind() -> None:
+    files = encode(tone(1, 8000), 8000) + encode(tone(1, 44_100, 880.0), 44_100) + encode(tone(1), format="FLAC")
+    clip = decode_clip(files)
+    assert heard_pitches(clip, seconds=1) == [440, 880, 440]
+    assert clip.warnings == ()
+
+
+def test_joined_files_are_cut_at_the_longest_length_too() -> None:
+    clip = decode_clip(encode(tone(12)) * 4)
+    assert clip.seconds == 30
+    assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
+
+
+def test_what_follows_a_file_and_cannot_be_heard_is_told() -> None:
+    clip = decode_clip(WAV_2S + encode(np.array([np.nan] * 800), subtype="FLOAT"))
+    assert clip.seconds == 2
+    assert clip.warnings == (
+        "1 joined files were heard, and not what follows them: audio clip holds NaN or infinite samples",
+    )
+
+
+def test_a_million_joined_files_are_not_all_read() -> None:
+    clip = decode_clip(encode(tone(0.001)) * 100_000)
+    assert clip.seconds == pytest.approx(0.1)
+    assert clip.warnings == ("100 joined files were heard, and not what follows them: at most 100 are heard",)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFDB])
+def test_wav_of_a_writer_that_did_not_know_its_length_is_read_to_its_end(size: int) -> None:
+    clip = decode_clip(with_sizes(WAV_2S, size, size))
+    assert clip.seconds == 2
+    assert clip.warnings == ()
+
+
+@pytest.mark.parametrize("riff", [32_036, len(WAV_2S) - 8])
+def test_wav_that_states_too_few_samples_is_read_to_its_end_and_that_is_told(riff: int) -> None:
+    clip = decode_clip(with_sizes(WAV_2S, riff, 32_000))
+    assert clip.seconds == 2
+    assert clip.warnings == ("the WAV header states 32000 bytes of samples, and 64000 follow: all were heard",)
+
+
+@pytest.mark.parametrize(("format", "subtype"), CLEAN)
+def test_a_file_that_is_cut_off_is_heard_up_to_there_and_that_is_told(format: str, subtype: str | None) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)
+    data = encode(noise, format=format, subtype=subtype)
+    clip = decode_clip(data[: len(data) * 3 // 4])
+    assert 1.5 < clip.seconds < 3.2
+    (warning,) = clip.warnings
+    assert "damaged or cut off after" in warning
+
+
+def test_a_file_that_is_damaged_in_the_middle_is_heard_up_to_there() -> None:
+    data = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE), format="FLAC")
+    clip = decode_clip(patched(data, len(data) // 2, bytes(4000)))
+    assert 1.5 < clip.seconds < 2.2
+    assert "damaged or cut off after" in clip.warnings[0]
+
+
+def test_damage_after_the_longest_length_does_not_matter() -> None:
+    data = encode(tone(40))
+    clip = decode_clip(data[:-3000])
+    assert clip.warnings == ("audio clip of 39.9 s was cut to 30 s",)
+
+
+ID3V1 = b"TAG" + b"Title".ljust(125, b"\0")
+APE_ITEM = struct.pack("<II", 5, 0) + b"Title\0" + b"Hello"
+APE = APE_ITEM + b"APETAGEX" + struct.pack("<IIII8x", 2000, len(APE_ITEM) + 32, 1, 0)
+ID3V2 = b"ID3\x04\0\0\0\0\0\x15TIT2\0\0\0\x0b\0\0\x03A title..."
+CHUNKS = b"LIST\x1a\0\0\0INFOISFT\x0e\0\0\0Lavf60.16.100\0" + b"id3 \x0b\0\0\0hello world\0"
+
+
+@pytest.mark.parametrize(
+    "tags", [ID3V1, APE, APE + ID3V1, b"\r\n", bytes(40)], ids=["id3v1", "ape", "both", "line", "zeros"]
+)
+@pytest.mark.parametrize(("format", "subtype"), CLEAN)
+def test_tags_and_line_ends_after_a_file_are_no_sound_and_no_warning(
+    format: str, subtype: str | None, tags: bytes
+) -> None:
+    data = encode(tone(2), format=format, subtype=subtype)
+    clip, tagged = decode_clip(data), decode_clip(data + tags)
+    np.testing.assert_array_equal(tagged.samples, clip.samples)
+    assert tagged.warnings == ()
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("MP3", None), ("FLAC", None), ("WAV", "PCM_16"), ("AIFF", "PCM_16")])
+def test_tags_before_a_file_are_no_sound_and_no_warning(format: str, subtype: str | None) -> None:
+    data = encode(tone(2), format=format, subtype=subtype)
+    clip = decode_clip(ID3V2 + data)
+    np.testing.assert_array_equal(clip.samples, decode_clip(data).samples)
+    assert clip.warnings == ()
+
+
+def test_chunks_after_the_samples_are_no_sound_and_no_warning() -> None:
+    clip = decode_clip(patched(WAV_2S + CHUNKS, 4, struct.pack("<I", len(WAV_2S + CHUNKS) - 8)))
+    assert clip.seconds == 2
+    assert clip.warnings == ()
+    assert decode_clip(encode(tone(0)) + CHUNKS + WAV_2S).seconds == 2
+
+
+@pytest.mark.parametrize("format", ["FLAC", "OGG", "MP3", "AIFF", "AU"])
+def test_bytes_that_are_no_sound_are_told(format: str) -> None:
+    data = encode(tone(2), format=format)
+    clip = decode_clip(data + b"This is something else. " * 5000)
+    assert clip.seconds == 2
+    (warning,) = clip.warnings
+    assert "bytes after the end of the sound were not read" in warning
+
+
+# Channels and scales
+
+
+def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
+    left = tone(2)
+    clip = decode_clip(encode(np.stack([left, -left * 0.98], axis=1), subtype="FLOAT"))
+    np.testing.assert_array_equal(clip.samples, left)
+    assert clip.warnings == ("the channels cancel each other out: only channel 1 was heard",)
+
+
+def test_a_channel_alone_among_silent_ones_is_mixed_as_ever() -> None:
+    channels = np.zeros((RATE, 6), np.float32)
+    channels[:, 2] = tone(1)
+    clip = decode_clip(encode(channels, subtype="FLOAT"))
+    np.testing.assert_allclose(clip.samples, tone(1) / 6, atol=1e-6)
+    assert clip.warnings == ()
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_floating_point_samples_with_the_values_of_integers_are_scaled(bits: int) -> None:
+    scale = np.float32(2 ** (bits - 1))
+    clip = decode_clip(encode(tone(1) * scale, subtype="FLOAT"))
+    np.testing.assert_allclose(clip.samples, tone(1), atol=1e-6)
+    (warning,) = clip.warnings
+    assert f"heard as {bits}-bit integers" in warning
+
+
+def test_floating_point_samples_a_little_above_full_scale_stay_as_they_are() -> None:
+    clip = decode_clip(encode(tone(1) * 4, subtype="FLOAT"))
+    np.testing.assert_array_equal(clip.samples, tone(1) * 4)
+    assert clip.warnings == ()
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "ALAW", "ULAW", "DOUBLE", "IMA_ADPCM", "GSM610"])
+def test_every_encoding_of_wav_is_read(subtype: str) -> None:
+    clip = decode_clip(encode(tone(1), subtype=subtype))
+    assert loudest_hertz(clip) == pytest.approx(440, abs=2)
+    assert clip.samples.std() == pytest.approx(0.5 / np.sqrt(2), abs=0.02)
+    assert clip.warnings == ()
+
+
 SEEDS = [
     encode(tone(0.2), format=format, subtype=subtype)
     for format, subtype in [
@@ -262,8 +464,13 @@ SEEDS = [
         ("CAF", "ALAC_16"),
         ("AU", None),
         ("W64", None),
+        ("RF64", None),
+        ("OGG", "OPUS"),
+        ("WAV", "MS_ADPCM"),
+        ("WAV", "GSM610"),
     ]
 ]
+SEEDS += [SEEDS[0] + SEEDS[2], SEEDS[3] * 2, SEEDS[4] + SEEDS[4] + ID3V1]
 
 
 @settings(max_examples=400)

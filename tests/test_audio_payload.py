@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_speechlm.audio import AudioError, decode_base64, decode_data_url
+from sglang_speechlm.audio import AudioError, decode_audio, decode_base64, decode_data_url
 
 
 @given(st.binary(min_size=1))
@@ -17,23 +17,38 @@ def test_base64_round_trip(data: bytes) -> None:
     assert decode_base64(base64.b64encode(data).decode()) == data
 
 
+@given(st.binary(min_size=1, max_size=300), st.sampled_from(["\n", "\r\n", " ", "\t"]), st.integers(1, 80))
+def test_base64_may_have_line_breaks_another_alphabet_and_no_padding(data: bytes, gap: str, width: int) -> None:
+    text = base64.urlsafe_b64encode(data).decode()
+    lines = gap.join(text[start : start + width] for start in range(0, len(text), width))
+    assert decode_base64(lines) == data
+    assert decode_base64(f"{gap}{lines.rstrip('=')}{gap}") == data
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "empty"),
-        ("UklG\nRg==", r"character '\\n' at position 4"),
-        ("UklG Rg==", "character ' ' at position 4"),
-        ("UklGRg=", "not valid base64"),
+        (" \n", "empty"),
+        ("====", "empty"),
         ("UklGR", "not valid base64"),
-        ("UklGRg==UklGRg==", "not valid base64"),
-        ("Ukl_", "character '_' at position 3"),
+        ("UklGRg==UklGRg==", "padding inside it"),
+        ("Ukl.", r"character '\.' at position 3"),
         ("Uklé", "character 'é' at position 3"),
-        ("data:audio/wav;base64,UklGRg==", "bare base64"),
+        ("data:audio/wav;base64,UklGRg==", "character ':' at position 4"),
     ],
 )
 def test_base64_that_is_refused(text: str, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         decode_base64(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [("UklGRg", ""), ("data:;base64,UklGRg==", ""), (" data:audio/mp3;base64,UklGRg==", "mp3")],
+)
+def test_audio_is_base64_or_a_data_url(text: str, format: str) -> None:
+    assert decode_audio(text) == (b"RIFF", format)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +58,8 @@ def test_base64_that_is_refused(text: str, message: str) -> None:
         ("data:audio/FLAC;base64,UklGRg==", "flac"),
         ("DATA:audio/ogg;codecs=opus;BASE64,UklGRg==", "ogg"),
         ("data:;base64,UklGRg==", ""),
+        ("data:audio/wav;base64,UklG%52g%3D%3D", "wav"),
+        ("data: audio/wav ; base64, UklGRg==", "wav"),
     ],
 )
 def test_data_url_gives_bytes_and_format(url: str, format: str) -> None:
@@ -59,6 +76,6 @@ def test_other_urls_are_refused(url: str) -> None:
 
 @given(st.text())
 def test_any_text_gives_bytes_or_an_audio_error(text: str) -> None:
-    for decode in (decode_base64, decode_data_url):
+    for decode in (decode_audio, decode_base64, decode_data_url):
         with contextlib.suppress(AudioError):
             decode(text)

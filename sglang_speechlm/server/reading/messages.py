@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sglang_speechlm.audio import AudioError, Clip, decode_base64, decode_clip, encoder_length, mel_features
+from sglang_speechlm.audio import AudioError, Clip, decode_audio, decode_clip, encoder_length, mel_features
 from sglang_speechlm.audio.fetch import AllowedMedia
 from sglang_speechlm.codec import interleave
 from sglang_speechlm.config import SpeechLMConfig
@@ -148,10 +148,10 @@ class MessageReader:
 
     def _hear_base64(self, part: InputAudioPart, place: str) -> tuple[Heard, Clip]:
         try:
-            data = decode_base64(part.input_audio.data)
+            data, format = decode_audio(part.input_audio.data)
         except AudioError as error:
             raise bad_field(place, str(error)) from error
-        return self.hear(data, part.input_audio.format, place)
+        return self.hear(data, part.input_audio.format or format, place)
 
     def hear(self, data: bytes, declared: str | None, place: str) -> tuple[Heard, Clip]:
         """A clip as the model hears it.

@@ -1,0 +1,55 @@
+"""What a file is, by its first bytes."""
+
+from __future__ import annotations
+
+import re
+
+ACCEPTED = "WAV, MP3, FLAC, Ogg Vorbis, Ogg Opus, AIFF, AU and CAF files, and raw 16-bit samples as format 'pcm16'"
+"""For messages to users."""
+
+MP3_FRAME = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef][\x00-\xff]"
+
+_READ = {
+    "WAV": rb"(?:RIFF|RF64|RIFX)[\x00-\xff]{4}WAVE|riff\x2e\x91\xcf\x11",
+    "AIFF": rb"FORM[\x00-\xff]{4}AIF[FC]",
+    "FLAC": rb"fLaC",
+    "Ogg": rb"OggS",
+    "CAF": rb"caff",
+    "AU": rb"\.snd",
+    "MP3": rb"ID3[\x02-\x04]|" + MP3_FRAME,
+}
+_UNREAD = {
+    "MP4 (m4a, mp4, mov, 3gp)": rb"[\x00-\xff]{4}ftyp",
+    "WebM or Matroska": rb"\x1a\x45\xdf\xa3",
+    "AAC": rb"\xff[\xf0\xf1\xf8\xf9]|ADIF",
+    "AMR": rb"#!AMR",
+    "Windows Media (wma, asf)": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    "AC-3": rb"\x0b\x77",
+    "WavPack": rb"wvpk",
+    "Monkey's Audio": rb"MAC ",
+    "DSD": rb"DSD |FRM8",
+    "MIDI": rb"MThd",
+    "Flash video": rb"FLV\x01",
+    "AVI": rb"RIFF[\x00-\xff]{4}AVI ",
+    "PDF": rb"%PDF",
+    "PNG": rb"\x89PNG",
+    "JPEG": rb"\xff\xd8\xff",
+}
+_UNREAD_IN_OGG = {"Speex in Ogg": rb"Speex   ", "Theora (video) in Ogg": rb"\x80theora"}
+
+
+def kind_of(data: bytes) -> str | None:
+    """The kind of a file that may be read, such as "WAV"; None where it is no such file."""
+    return _first(_READ, data)
+
+
+def unread_kind_of(data: bytes) -> str | None:
+    """The kind of a file that is not read here, where it is a known one."""
+    if data[:4] == b"OggS":
+        # The first page holds one packet, after its list of segment sizes.
+        return _first(_UNREAD_IN_OGG, data[28:40])
+    return _first(_UNREAD, data)
+
+
+def _first(kinds: dict[str, bytes], data: bytes) -> str | None:
+    return next((name for name, start in kinds.items() if re.match(start, data)), None)
