@@ -291,7 +291,7 @@ def heard_pitches(clip: Clip, *, seconds: float) -> list[int]:
     """The loudest frequency of each stretch of ``seconds``, to 10 Hz."""
     length = round(seconds * RATE)
     starts = range(0, len(clip.samples) - length // 2, length)
-    return [round(loudest_hertz(Clip(clip.samples[start : start + length], RATE)), -1) // 1 for start in starts]
+    return [round(loudest_hertz(Clip(clip.samples[start : start + length], RATE)) / 10) * 10 for start in starts]
 
 
 @pytest.mark.parametrize(("format", "subtype"), CLEAN)

@@ -210,8 +210,6 @@ BAD: list[tuple[str, Any]] = [
     ("messages[1].audio", {"role": "assistant", "audio": "audio-none"}),
     ("messages[1].audio", {"role": "user", "audio": {"id": "audio-none"}}),
     ("messages[1].audio", {"role": "user", "content": "Hello.", "audio": {"id": "audio-none"}}),
-    ("messages[1].content", {"role": "assistant", "audio": None}),
-    ("messages[1].content", {"role": "assistant", "content": "", "audio": None}),
     ("messages[1].content", {"role": "assistant", "content": 5, "audio": {"id": "audio-none"}}),
 ]
 
@@ -223,6 +221,16 @@ def test_a_bad_reference_is_named(field: str, message: Any, client: Client) -> N
     error = response.json()["error"]
     assert error["param"] == field
     assert len(error["message"]) < 400
+
+
+@pytest.mark.parametrize("text", [{"content": SAID}, {"audio": {"id": "audio-none", "transcript": SAID}}])
+def test_of_an_unknown_id_the_text_is_read_and_that_is_told(text: dict[str, Any], client: Client) -> None:
+    spoken = {"role": "assistant", "audio": {"id": "audio-none"}, **text}
+    message = message_of(client.chat(ask(FIRST, spoken, THEN)))
+    (warning,) = message["speechlm"]["warnings"]
+    assert warning.startswith("messages[1].audio.id: unknown or expired audio id 'audio-none'")
+    written = message_of(client.chat(ask(FIRST, {"role": "assistant", "content": SAID}, THEN)))
+    assert message["speechlm"]["text_ids"] == written["speechlm"]["text_ids"]
 
 
 def test_an_unknown_id_is_told(client: Client) -> None:

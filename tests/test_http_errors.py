@@ -68,13 +68,12 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("temperature", ask(temperature="0.5")),
     ("temperature", ask(temperature=True)),
     ("temperature", ask(temperature=[1])),
-    ("top_k", ask(top_k=0)),
     ("top_k", ask(top_k=-2)),
     ("top_k", ask(top_k="20")),
     ("top_k", ask(top_k=True)),
     ("top_k", ask(top_k=1.5)),
     ("top_k", ask(top_k=HUGE)),
-    ("top_p", ask(top_p=0)),
+    ("top_p", ask(top_p=-0.1)),
     ("top_p", ask(top_p=1.1)),
     ("min_p", ask(min_p=-0.1)),
     ("frequency_penalty", ask(frequency_penalty=3)),
@@ -111,8 +110,36 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("stream_options", ask(stream=True, stream_options=[])),
     ("stream_options.include_usage", ask(stream=True, stream_options={"include_usage": 1})),
     ("model", ask(model=5)),
+    # what asks for another answer than this
     ("logprobs", ask(logprobs=True)),
+    ("top_logprobs", ask(top_logprobs=3)),
     ("tools", ask(tools=[{"type": "function"}])),
+    ("tools", ask(tools=[{"type": "function"}], tool_choice="auto")),
+    ("tool_choice", ask(tool_choice="required")),
+    ("tool_choice", ask(tool_choice={"type": "function", "function": {"name": "f"}})),
+    ("functions", ask(functions=[{"name": "f"}])),
+    ("function_call", ask(function_call={"name": "f"})),
+    ("response_format", ask(response_format={"type": "json_object"})),
+    ("response_format", ask(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {}}})),
+    ("response_format", ask(response_format="json")),
+    ("guided_json", ask(guided_json={"type": "object"})),
+    ("structured_outputs", ask(structured_outputs={"choice": ["a"]})),
+    ("best_of", ask(best_of=3)),
+    ("echo", ask(echo=True)),
+    ("suffix", ask(suffix="The end.")),
+    ("extra_body", ask(extra_body={"vllm_xargs": {"mode": "text_audio"}})),
+    ("ignore_eos", ask(ignore_eos=1)),
+    ("ignore_eos", ask(ignore_eos=True, modalities=["text", "audio"])),
+    ("min_tokens", ask(min_tokens=-1)),
+    ("min_tokens", ask(min_tokens=3)),
+    # ours, misspelt or misplaced
+    ("vllm_xarg", ask(vllm_xarg={"mode": "text_audio"})),
+    ("vllm-xargs", ask(**{"vllm-xargs": {"mode": "text_audio"}})),
+    ("speech_lm", ask(speech_lm={"mode": "text_audio"})),
+    ("SpeechLM", ask(SpeechLM={"mode": "text_audio"})),
+    ("mode", ask(mode="text_audio")),
+    ("cfg", ask(cfg=3.0)),
+    ("audio_max_frames", ask(audio_max_frames=30)),
     ("modalities", ask(modalities="text")),
     ("modalities", ask(modalities=["audio"])),
     ("modalities[1]", ask(modalities=["text", "video"])),
@@ -171,7 +198,8 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].content", say({"role": "user", "content": [{"type": "text", "text": ""}] * 2})),
     ("messages[0].content", say({"role": "user", "content": 5})),
     ("messages[0].content", say({"role": "user", "content": {"type": "text", "text": "Hello."}})),
-    ("messages[1].content", say(USER, {"role": "assistant", "content": ""})),
+    ("messages[1].content", say({"role": "system", "content": ""}, {"role": "user", "content": None})),
+    ("messages[1].content", say({"role": "user"}, {"role": "assistant", "tool_calls": [{"id": "a"}]})),
     ("messages[0].content[0]", parts("Hello.")),
     ("messages[0].content[0]", parts({"text": "Hello."})),
     ("messages[0].content[0]", parts({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})),
@@ -179,7 +207,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].content[0].text", parts({"type": "text", "text": 5})),
     ("messages[0].content[0].input_audio", parts({"type": "input_audio"})),
     ("messages[0].content[0].input_audio.data", parts({"type": "input_audio", "input_audio": {"format": "wav"}})),
-    ("messages[0].content[0].input_audio.volume", heard(wav(clip(1, 0.1)), volume=1)),
+    ("messages[0].content[0].input_audio.format", heard(wav(clip(1, 0.1)), format=1)),
     ("messages[0].content[0].audio_url", parts({"type": "audio_url", "audio_url": "data:audio/wav;base64,AAAA"})),
     (
         "messages[0].content[0].type",
@@ -193,7 +221,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     (AUDIO, heard(5)),
     (AUDIO, heard("")),
     (AUDIO, heard("not base64!")),
-    (AUDIO, heard("data:audio/wav;base64," + wav(clip(1, 0.1)))),
+    (AUDIO, heard("data:audio/wav," + wav(clip(1, 0.1)))),
     (AUDIO, heard(in_base64(b"This is no audio at all."))),
     (AUDIO, heard(in_base64(base64.b64decode(wav(clip(1, 0.1)))[:30]))),
     (AUDIO, heard(float_wav())),
@@ -350,10 +378,20 @@ def test_odd_characters_are_text(client: Client) -> None:
         assert client.chat(say({"role": "user", "content": content}))["choices"]
 
 
-def test_fields_that_say_nothing_to_this_model_are_ignored(client: Client) -> None:
+def test_hints_are_ignored_without_a_word(client: Client) -> None:
     body = ask(user="me", metadata={"a": "b"}, store=True, response_format={"type": "text"}, service_tier="auto")
+    body |= {"tools": [], "tool_choice": "none", "logprobs": False, "top_logprobs": 0, "parallel_tool_calls": False}
     body["messages"] = [{**USER, "name": "somebody"}]
-    assert client.chat(body)["choices"]
+    assert set(message_of(client.chat(body))) == {"role", "content"}
+
+
+def test_unknown_fields_are_ignored_and_named(client: Client) -> None:
+    message = message_of(client.chat(ask(temprature=0.3, chat_template_kwargs={}, nothing=None)))
+    assert message["speechlm"]["warnings"] == ["ignored: 'temprature', 'chat_template_kwargs'"]
+
+
+def test_tools_that_are_not_to_be_called_are_ignored(client: Client) -> None:
+    assert client.chat(ask(tools=[{"type": "function"}], tool_choice="none"))["choices"]
 
 
 def test_nulls_are_as_good_as_nothing(client: Client) -> None:

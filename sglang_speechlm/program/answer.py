@@ -170,7 +170,8 @@ async def _write(
             if is_loop:
                 written.reason, written.warnings = "length", (LOOPED,)
             elif output.finish_reason is not None:
-                written.reason = _reason(output, ends=(ids.eot, ids.eos, *request.text.stop_token_ids))
+                ends = () if request.text.others.get("ignore_eos") else (ids.eot, ids.eos, *request.text.stop_token_ids)
+                written.reason = _reason(output, ends)
                 written.warnings = _reached(request.text.bound, written.reason, written.spent)
             settled = loops.settled if loops is not None and (is_loop or not is_end) else len(written.ids)
             if is_loop:
@@ -196,6 +197,7 @@ def _text_params(request: Request, ids: Ids, limit: int) -> dict[str, Any]:
     text = request.text
     return {
         **text.others,
+        "min_new_tokens": min(text.others.get("min_new_tokens", 0), limit),
         "temperature": text.temperature,
         "top_k": text.top_k,
         "max_new_tokens": limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from typing import TypeVar
 
 import orjson
@@ -37,7 +38,7 @@ def check_media_type(http: Request, expected: str) -> None:
 
 def _parse(raw: bytes, kind: type[Body]) -> Body:
     try:
-        fields = orjson.loads(raw)
+        fields = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):

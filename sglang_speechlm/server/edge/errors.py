@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 _repr = reprlib.Repr()
@@ -17,6 +18,9 @@ _LONGEST = 800
 """Characters of a message; whatever a client sent may stand in it."""
 
 _CODES = {401: "invalid_api_key", 413: "request_too_large", 503: "overloaded"}
+
+
+_SHOULD_BE = "Input should be "
 
 
 class ApiError(Exception):
@@ -82,18 +86,29 @@ def shown(value: Any) -> str:
 def from_validation(error: ValidationError, body: Any) -> ApiError:
     """What a body's validation found first: the field, what is allowed, and what it was.
 
-    Of several things that a field may be, the one that the body came closest to is told.
+    Of several things that a field may be, the one that the body came closest to is told: the one in which the error is
+    deepest, or else one of whose type the value is.
     """
     errors = error.errors(include_url=False, include_context=False)
-    found = [(_place(each["loc"], body, each["type"] == "missing"), each) for each in errors]
-    first = found[0][0]
-    place, told = max((each for each in found if each[0][: len(first)] == first), key=lambda each: len(each[0]))
+    places = [_place(found["loc"], body, found["type"] == "missing") for found in errors]
+    first = places[0]
+    related = [(place, found) for place, found in zip(places, errors, strict=True) if place[: len(first)] == first]
+    place, nearest = max(related, key=lambda pair: (len(pair[0]), not _is_of_another_type(pair[1])))
+    message = nearest["msg"].removeprefix("Value error, ")
+    if _is_of_another_type(nearest):
+        # Of none of the types that it may be.
+        kinds = [found["msg"].removeprefix(_SHOULD_BE) for other, found in related if other == place]
+        message = _SHOULD_BE + " or ".join(dict.fromkeys(kinds)) if message.startswith(_SHOULD_BE) else message
     path = ""
     for part in place:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     path = path if len(path) <= 200 else f"{path[:197]}..."
-    got = "" if told["type"] == "missing" else f"; got {shown(told['input'])}"
-    return bad_field(path or "body", f"{told['msg'].removeprefix('Value error, ')}{got}")
+    got = "" if nearest["type"] == "missing" else f"; got {shown(nearest['input'])}"
+    return bad_field(path or "body", f"{message}{got}")
+
+
+def _is_of_another_type(error: ErrorDetails) -> bool:
+    return error["type"].endswith("_type")
 
 
 def _place(location: tuple[int | str, ...], body: Any, missing: bool) -> list[int | str]:

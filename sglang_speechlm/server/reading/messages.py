@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, 
 from sglang_speechlm.prompt.presets import Preset
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.schema import AudioUrlPart, ChatMessage, InputAudioPart, TextPart
+from sglang_speechlm.server.reading.schema import ChatMessage, InputAudio, Part
 from sglang_speechlm.server.reading.store import AnswerStore, KeptAnswer
 from sglang_speechlm.tokenizer import TextTokenizer
 
@@ -57,57 +57,71 @@ class MessageReader:
             ApiError: for a message that cannot be read, by its place in the body.
         """
         self._check_count(messages)
-        kept = {i: self._earlier(i, message) for i, message in enumerate(messages) if message.audio is not None}
+        kept: dict[int, KeptAnswer] = {}
+        for i, message in enumerate(messages):
+            if message.audio is not None and (answer := self._earlier(i, message, warnings)) is not None:
+                kept[i] = answer
+            elif not message.parts and not _transcript(message):
+                warnings.add(*_left_out(i, message))
+        if not any(message.parts or _transcript(message) or i in kept for i, message in enumerate(messages)):
+            raise bad_field(
+                f"messages[{len(messages) - 1}].content", "must not be empty where no message says anything"
+            )
         fetched = await self._fetch(messages)
         return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
         clips = 0
         for i, message in enumerate(messages):
-            for j, part in enumerate(message.parts):
-                if isinstance(part, TextPart):
+            for place, part in message.parts:
+                if part.type == "text":
                     continue
                 if message.role == "assistant":
-                    place = f"messages[{i}].content[{j}].type"
-                    raise bad_field(place, f"an assistant's message holds text, or earlier audio; got {part.type!r}")
+                    raise bad_field(
+                        f"messages[{i}].{place}.type",
+                        f"an assistant's message holds text, or earlier audio; got {part.type!r}",
+                    )
                 clips += 1
         if clips > self.max_clips:
             raise bad_field("messages", f"must not bring more than {self.max_clips} clips; got {clips}")
 
-    def _earlier(self, i: int, message: ChatMessage) -> KeptAnswer:
-        """What an assistant's message with an audio id refers to."""
+    def _earlier(self, i: int, message: ChatMessage, warnings: Warnings) -> KeptAnswer | None:
+        """The answer that an assistant's message with an audio id refers to; None if only its text is left."""
         assert message.audio is not None
         audio_id = message.audio.id
         place = f"messages[{i}].audio"
         if message.role != "assistant":
             raise bad_field(place, f"only an assistant's message refers to earlier audio; got role {message.role!r}")
         answer = self.answers.get(audio_id)
+        written = "".join(part.text or "" for _, part in message.parts)
         if answer is None:
-            raise bad_field(f"{place}.id", f"there is no audio {audio_id[:100]!r} here, or not any more")
-        written = "".join(part.text for part in message.parts if isinstance(part, TextPart))
-        if written not in ("", answer.text):
+            unknown = f"unknown or expired audio id {audio_id[:100]!r}"
+            if not written and not message.audio.transcript:
+                raise bad_field(f"{place}.id", f"{unknown}; send the message's text with it")
+            warnings.add(f"{place}.id: {unknown}: the message's text was read in its place")
+        elif written not in ("", answer.text):
             raise bad_field(f"messages[{i}].content", f"must be what audio {audio_id!r} says, or be left out")
         return answer
 
-    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[tuple[int, int], Bytes]:
-        """What the audio_url parts name, by message and part."""
-        fetched: dict[tuple[int, int], Bytes] = {}
+    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[tuple[int, str], Bytes]:
+        """What the audio_url parts name, by message and place in it."""
+        fetched: dict[tuple[int, str], Bytes] = {}
         left = self.max_fetched_bytes
         for i, message in enumerate(messages):
-            for j, part in enumerate(message.parts):
-                if isinstance(part, AudioUrlPart):
+            for place, part in message.parts:
+                if part.audio_url is not None:
                     try:
-                        fetched[i, j] = await self.media.read(part.audio_url.url, left)
+                        fetched[i, place] = await self.media.read(part.audio_url.url, left)
                     except AudioError as error:
-                        raise bad_field(f"messages[{i}].content[{j}].audio_url.url", str(error)) from error
-                    left -= len(fetched[i, j][0])
+                        raise bad_field(f"messages[{i}].{place}.audio_url.url", str(error)) from error
+                    left -= len(fetched[i, place][0])
         return fetched
 
     def _lay_out(
         self,
         messages: Sequence[ChatMessage],
         kept: Mapping[int, KeptAnswer],
-        fetched: Mapping[tuple[int, int], Bytes],
+        fetched: Mapping[tuple[int, str], Bytes],
         warnings: Warnings,
         speaks: bool,
     ) -> Prompt:
@@ -119,21 +133,21 @@ class MessageReader:
                 contents.append(Message(message.role, Text(kept[i].text_ids.tolist())))
                 contents.append(Message(message.role, Spoken(frames)))
                 continue
-            for j, part in enumerate(message.parts):
-                place = f"messages[{i}].content" + ("" if isinstance(message.content, str) else f"[{j}]")
-                if isinstance(part, TextPart):
-                    ids = self._encode(part.text, place)
+            for key, part in message.parts or _transcript(message):
+                place = f"messages[{i}].{key}"
+                if part.input_audio is not None:
+                    place += ".input_audio.data"
+                    heard, clip = self._hear_base64(part.input_audio, place)
+                elif part.audio_url is not None:
+                    place += ".audio_url.url"
+                    heard, clip = self.hear(*fetched[i, key], place)
+                else:
+                    ids = self._encode(part.text or "", place)
                     contents.append(Message(message.role, Text(ids)))
                     written += len(ids)
                     if written > self.capacity:
                         raise bad_field("messages", f"must not take more than {self.capacity} positions")
                     continue
-                if isinstance(part, InputAudioPart):
-                    place += ".input_audio.data"
-                    heard, clip = self._hear_base64(part, place)
-                else:
-                    place += ".audio_url.url"
-                    heard, clip = self.hear(*fetched[i, j], place)
                 contents.append(Message(message.role, heard))
                 warnings.add(*(f"{place}: {warning}" for warning in clip.warnings))
         contents, left_out = self.preset.as_taught(contents, self.tokenizer.encode, speaks=speaks)
@@ -146,12 +160,12 @@ class MessageReader:
         except ValueError as error:
             raise bad_field(place, str(error)) from error
 
-    def _hear_base64(self, part: InputAudioPart, place: str) -> tuple[Heard, Clip]:
+    def _hear_base64(self, audio: InputAudio, place: str) -> tuple[Heard, Clip]:
         try:
-            data, format = decode_audio(part.input_audio.data)
+            data, format = decode_audio(audio.data)
         except AudioError as error:
             raise bad_field(place, str(error)) from error
-        return self.hear(data, part.input_audio.format or format, place)
+        return self.hear(data, audio.format or format, place)
 
     def hear(self, data: bytes, declared: str | None, place: str) -> tuple[Heard, Clip]:
         """A clip as the model hears it.
@@ -172,3 +186,18 @@ class MessageReader:
         if encoder_length(mel.shape[1], self.config.audio_config.n_window) < 1:
             raise bad_field(place, f"audio clip of {clip.seconds:.3f} s is too short to be heard")
         return Heard(mel), clip
+
+
+def _transcript(message: ChatMessage) -> list[tuple[str, Part]]:
+    """What an assistant's message said aloud, as it was sent back."""
+    transcript = message.audio.transcript if message.audio is not None else None
+    return [("audio.transcript", Part(type="text", text=transcript))] if transcript else []
+
+
+def _left_out(i: int, message: ChatMessage) -> Iterator[str]:
+    """Warnings of a message that says nothing that this model reads."""
+    if message.role == "user":
+        yield f"messages[{i}].content is empty: the message was left out"
+    for name in ("tool_calls", "function_call"):
+        if getattr(message, name):
+            yield f"messages[{i}].{name}: the model reads no calls of tools: the message was left out"

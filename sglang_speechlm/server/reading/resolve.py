@@ -15,10 +15,13 @@ from sglang_speechlm.server.reading.schema import Asking
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _PASSED_THROUGH = (
-    "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "stop",
+    "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "stop", "ignore_eos",
 )  # fmt: skip
 TEXT_ONLY = (*_PASSED_THROUGH, "stop_token_ids")
 """Fields that shape a text which the model writes, and no sound."""
+
+_LEAST_TOP_P = 1e-6
+"""What a top-p of 0 is: SGLang takes none, and the likeliest id is always a candidate."""
 
 _QUIET_INTERVAL = 32
 """Ids between two outputs of a text that nobody reads as it comes."""
@@ -61,6 +64,12 @@ def resolve(
         if not (name.isascii() and name.isdecimal() and len(name) < 20 and int(name) < config.vocab_size):
             raise bad_field("logit_bias", f"keys must be ids from 0 to {config.vocab_size - 1}; got {shown(name)}")
     spoken = wants_audio(body)
+    if body.ignore_eos and spoken:
+        raise bad_field(
+            "ignore_eos", "goes with an answer that is only written; speechlm.audio_min_frames lengthens audio"
+        )
+    if (body.min_tokens or 0) > (limit := body.max_completion_tokens or body.max_tokens or capacity):
+        raise bad_field("min_tokens", f"must not exceed max_tokens, {limit} here; got {body.min_tokens}")
     given = body.speechlm.text if body.speechlm is not None else None
     given_text = None
     if given is not None:
@@ -84,6 +93,8 @@ def resolve(
             stop_token_ids=tuple(body.stop_token_ids or ()),
             others={
                 **{name: value for name in _PASSED_THROUGH if (value := getattr(body, name)) is not None},
+                **({} if body.top_p is None else {"top_p": max(body.top_p, _LEAST_TOP_P)}),
+                **({"min_new_tokens": body.min_tokens} if body.min_tokens else {}),
                 "stream_interval": 1 if body.stream else _QUIET_INTERVAL,
             },
             bound=None if max_tokens or text_max_tokens else text_bound,

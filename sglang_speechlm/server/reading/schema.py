@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sglang_speechlm.prompt.words import is_blank
 
+from sglang_speechlm.server.reading.demands import check_demands, ignored
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction is an integer, however it is written: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-TopK = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+Count = Annotated[Int, Field(ge=1, le=2**31 - 1)]
+CountOrZero = Annotated[Int, Field(ge=0, le=2**31 - 1)]
+TopK = Annotated[Int, Field(ge=-1, le=2**31 - 1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 Guidance = Annotated[float, Field(ge=1, le=20, allow_inf_nan=False)]
 
 
@@ -52,122 +62,141 @@ class SpeechLM(VllmXargs):
 
     text_top_k: TopK | None = None
     text_max_tokens: Count | None = None
-    audio_min_frames: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    audio_min_frames: CountOrZero | None = None
     audio_max_frames: Count | None = None
     seed: Seed | None = None
-    return_ids: bool = False
+    return_ids: bool | None = None
     text: Annotated[str, Field(min_length=1)] | None = None
 
     _text_top_k = field_validator("text_top_k")(_top_k_is_positive_or_all)
 
 
-class InputAudio(Strict):
-    """OpenAI's ``input_audio``."""
+class Lenient(BaseModel):
+    """OpenAI's own objects: fields that say nothing to this model are ignored. Numbers are numbers here too."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class InputAudio(Lenient):
+    """OpenAI's ``input_audio``: base64, bare or as a data URL, and what the client calls its format."""
 
     data: str
     format: str | None = None
 
 
-class AudioUrl(Strict):
+class AudioUrl(Lenient):
     """Where a clip is."""
 
     url: str
 
 
-class TextPart(Strict):
-    """A text content part."""
-
-    type: Literal["text"]
-    text: str
+_SYNONYMS = {"input_text": "text", "output_text": "text"}
+"""Names that OpenAI's other API has for the same parts."""
 
 
-class InputAudioPart(Strict):
-    """A clip inside the request."""
+class Part(Lenient):
+    """A content part: the field that ``type`` names is there, and what else there may be is ignored."""
 
-    type: Literal["input_audio"]
-    input_audio: InputAudio
+    type: Literal["text", "input_audio", "audio_url"]
+    text: str | None = Field(default=None, validate_default=True)
+    input_audio: InputAudio | None = Field(default=None, validate_default=True)
+    audio_url: AudioUrl | None = Field(default=None, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_by_other_names(cls, part: Any) -> Any:
+        if isinstance(part, dict):
+            if part.get("type") == "refusal":
+                return {"type": "text", "text": part.get("refusal")}
+            if isinstance(part.get("type"), str):
+                return {**part, "type": _SYNONYMS.get(part["type"], part["type"])}
+        return part
+
+    @field_validator("text", "input_audio", "audio_url", mode="before")
+    @classmethod
+    def _is_what_the_type_names(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("type") != info.field_name:
+            return None
+        if value is None:
+            raise PydanticCustomError("missing", "must be given")
+        return value
 
 
-class AudioUrlPart(Strict):
-    """A clip by its URL."""
-
-    type: Literal["audio_url"]
-    audio_url: AudioUrl
-
-
-Part = Annotated[TextPart | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
-
-
-class EarlierAudio(BaseModel):
+class EarlierAudio(Lenient):
     """A spoken answer of this server, by the id that it came with; the rest of it may be sent back as well."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
-
     id: str
+    transcript: str | None = None
 
 
-def _is_empty(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and part.get("text") == ""
+_NO_TOOLS = "the model calls no tools, so it reads no messages of tools; allowed are 'system', 'user' and 'assistant'"
 
 
-class ChatMessage(BaseModel):
-    """One message; fields of OpenAI's that say nothing to this model (such as ``name``) are ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
+class ChatMessage(Lenient):
+    """One message; ``developer`` is OpenAI's newer name of ``system``."""
 
     role: Literal["system", "user", "assistant"]
     audio: EarlierAudio | None = None
-    content: str | list[Part] | None = Field(default=None, validate_default=True)
+    content: str | list[Part] | None = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _known_by_other_names(cls, value: Any) -> Any:
+        if value in ("tool", "function"):
+            raise ValueError(_NO_TOOLS)
+        return "system" if value == "developer" else value
 
     @field_validator("content", mode="before")
     @classmethod
-    def _not_empty_unless_spoken(cls, value: Any, info: ValidationInfo) -> Any:
-        if value in (None, "") or (isinstance(value, list) and all(_is_empty(part) for part in value)):
-            if info.data.get("audio") is not None:
-                return None
-            raise PydanticCustomError("missing", "must not be empty")
-        if not isinstance(value, str | list):
+    def _text_or_parts(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | None):
             raise ValueError("must be a string or a list of content parts")
         return value
 
     @property
-    def parts(self) -> list[Part]:
-        """The content as parts; none where there is only earlier audio."""
-        if isinstance(self.content, str):
-            return [TextPart(type="text", text=self.content)]
-        return self.content or []
+    def parts(self) -> list[tuple[str, Part]]:
+        """The parts that say something, each by its place in the message."""
+        if isinstance(self.content, list):
+            found = [(f"content[{j}]", part) for j, part in enumerate(self.content) if part.text != ""]
+        else:
+            found = [("content", Part(type="text", text=self.content))] if self.content else []
+        if not found and self.role == "assistant" and isinstance(self.refusal, str) and self.refusal:
+            found = [("refusal", Part(type="text", text=self.refusal))]
+        return found
 
 
-class AudioOutput(BaseModel):
+class AudioOutput(Lenient):
     """OpenAI's ``audio``: the asked format of the answer's audio. The model has one voice, so any name is taken.
 
     Without a format a whole answer is a WAV file and a stream is bare PCM16.
     """
 
-    model_config = ConfigDict(strict=True, extra="ignore")
-
     voice: Any = None
     format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"] | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Lenient):
     """OpenAI's ``stream_options``."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class Asking(BaseModel):
-    """What any request may say of how it is to be answered; fields that say nothing to this model are ignored."""
+    """What any request may say of how it is to be answered.
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    Fields that are not known are kept, to be told of; those that ask for another answer than this are refused.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow")
 
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     temperature: Temperature | None = None
     top_k: TopK | None = None
-    top_p: Probability | None = None
+    top_p: Share | None = None
     min_p: Share | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -175,20 +204,37 @@ class Asking(BaseModel):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Seed | None = None
     stop: Stop | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    stop_token_ids: list[Annotated[Int, Field(ge=0, lt=2**31)]] | None = None
+    min_tokens: CountOrZero | None = None
+    ignore_eos: bool | None = None
     stream: bool | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     vllm_xargs: VllmXargs | None = None
     speechlm: SpeechLM | None = None
 
-    _top_k = field_validator("top_k")(_top_k_is_positive_or_all)
+    @model_validator(mode="before")
+    @classmethod
+    def _demands_nothing_else(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            check_demands(fields, cls.model_fields, SpeechLM.model_fields)
+        return fields
+
+    @field_validator("top_k")
+    @classmethod
+    def _zero_is_all(cls, value: int | None) -> int | None:
+        """As in vLLM, and wherever a top-k of 0 is one that is switched off."""
+        return -1 if value == 0 else value
 
     @field_validator("modalities")
     @classmethod
     def _text_is_always_written(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and "text" not in value:
+        if value and "text" not in value:
             raise ValueError('must be ["text"] or ["text", "audio"]: the model writes before it speaks')
         return value
+
+    def unread(self) -> tuple[str, ...]:
+        """Warnings of what the body says that is not known."""
+        return ignored(self.model_extra or {}, ())
 
 
 class ChatRequest(Asking):
@@ -196,11 +242,9 @@ class ChatRequest(Asking):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    n: Annotated[Int, Field(ge=1, le=16)] | None = None
     stream_options: StreamOptions | None = None
     audio: AudioOutput | None = None
-    logprobs: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class SpeechRequest(Asking):

@@ -35,8 +35,11 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
     """Answer one chat request, whole or as a stream of server-sent events."""
     body = await read_json(http, ChatRequest)
     service.check_model(body.model)
+    Warnings.of(http).add(*body.unread())
     if body.audio is not None:
         service.sound_files.check("audio.format", body.audio.format)
+        if not wants_audio(body):
+            Warnings.of(http).add('audio: not used: an answer is spoken with "modalities": ["text", "audio"]')
     if body.stream:
         return await _streamed(http, service, body, deadline)
     return await unless_gone(http, _whole(service, body, Warnings.of(http)))

@@ -46,6 +46,7 @@ class ChatStream:
             "created": int(time.time()),
             "model": body.model or service.model_name,
         }
+        self._has_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._speaking: set[int] = set()
 
     async def events(self, first: Arrival | None, rest: AsyncGenerator[Arrival]) -> AsyncGenerator[bytes]:
@@ -69,13 +70,14 @@ class ChatStream:
         except REFUSALS as error:
             yield event(refusal(error).body())
         else:
-            if self._body.stream_options is not None and self._body.stream_options.include_usage:
+            if self._has_usage:
                 yield event({**self._head, "choices": [], "usage": usage(self._requests[0], self._replies)})
         yield b"data: [DONE]\n\n"
 
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": finish_reason}
-        return event({**self._head, "choices": [choice]})
+        # OpenAI's chunks name the usage that only the last one has.
+        return event({**self._head, "choices": [choice], **({"usage": None} if self._has_usage else {})})
 
     def _first_audio(self, index: int) -> dict[str, Any]:
         self._speaking.add(index)

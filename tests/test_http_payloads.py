@@ -1,0 +1,192 @@
+"""Bodies as other people's clients send them are answered, and histories are read whatever a turn of them lacks."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from server import SECONDS, Client, clip, message_of, wav
+from server.client import CHAT
+
+USER = {"role": "user", "content": "Hello."}
+WAV = wav(clip(3, 0.5))
+PCM = base64.b64encode((np.sin(np.arange(12_000) / 9) * 9000).astype("<i2").tobytes()).decode()
+
+
+def heard(data: str = WAV, **more: Any) -> dict[str, Any]:
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav", **more}}
+    return {"messages": [{"role": "user", "content": [part]}], "max_tokens": 2}
+
+
+def said(*messages: Any) -> dict[str, Any]:
+    return {"messages": list(messages), "max_tokens": 2}
+
+
+def tokens(client: Client, body: dict[str, Any]) -> int:
+    return int(client.chat(body)["usage"]["prompt_tokens"])
+
+
+def warnings_of(response: Any) -> list[str]:
+    return list(message_of(response).get("speechlm", {}).get("warnings", []))
+
+
+PAYLOADS: dict[str, dict[str, Any]] = {
+    "Open WebUI": {
+        "stream": False, "model": "speechlm", "max_tokens": 3, "stream_options": {"include_usage": True},
+        "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}],
+    },
+    "LobeChat": {
+        "frequency_penalty": 0, "presence_penalty": 0, "temperature": 1, "top_p": 1, "model": "speechlm",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "max_tokens": 3, "tools": None,
+    },
+    "LangChain": {
+        "messages": [
+            {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi", "name": None},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "user", "content": "And?"},
+        ],
+        "n": 1, "temperature": 0.7, "stream": False, "max_completion_tokens": 3, "logprobs": None, "stop": None,
+    },
+    "LiveKit": {
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "You are a voice assistant."}]},
+            {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": WAV, "format": "wav"}}]},
+            {"role": "assistant", "content": ""}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        ],
+        "model": "speechlm", "temperature": 0.8, "max_completion_tokens": 3, "user": "x", "metadata": {},
+        "tool_choice": "auto", "parallel_tool_calls": True,
+    },
+    "Pipecat": {
+        "model": "speechlm", "max_tokens": 3, "seed": 1, "stream": False, "tools": [], "tool_choice": "none",
+        "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Audio follows"},
+            {"type": "input_audio", "input_audio": {"data": WAV, "format": "wav"}}]}],
+    },
+    "LiteLLM": {
+        "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]}],
+        "max_tokens": 3.0, "top_k": 0, "response_format": {"type": "text"}, "drop_params": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_a_clients_payload_is_answered(name: str, client: Client) -> None:
+    assert client.chat(PAYLOADS[name])["choices"]
+
+
+def test_a_byte_order_mark_before_the_body_is_no_matter(client: Client) -> None:
+    content = b"\xef\xbb\xbf" + json.dumps(said(USER)).encode()
+    response = client.http.post(CHAT, content=content, headers={"Content-Type": "application/json"}, timeout=SECONDS)
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        heard("\n".join(WAV[start : start + 76] for start in range(0, len(WAV), 76))),
+        heard(WAV.rstrip("=").replace("+", "-").replace("/", "_")),
+        heard(f"data:audio/wav;base64,{WAV}"),
+        heard(f"data:;base64,{WAV}", format=None),
+        heard(format="mp3"),
+        heard(format="pcm16"),
+        heard(format=""),
+    ],
+    ids=["lines", "url-safe", "data URL", "bare data URL", "called mp3", "called pcm16", "called nothing"],
+)
+def test_a_clip_is_the_same_however_it_is_written(body: dict[str, Any], client: Client) -> None:
+    expected, found = client.chat(heard()), client.chat(body)
+    assert found["usage"]["prompt_tokens_details"]["audio_tokens"] == 7
+    assert found["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
+    assert warnings_of(found) == []
+
+
+@pytest.mark.parametrize("name", ["pcm", "pcm16"])
+def test_samples_without_a_header_are_heard_at_openais_rate(name: str, client: Client) -> None:
+    assert client.chat(heard(PCM, format=name))["usage"]["prompt_tokens_details"]["audio_tokens"] == 7
+
+
+def test_a_file_that_is_cut_off_is_heard_and_the_answer_says_so(client: Client) -> None:
+    data = base64.b64decode(WAV)
+    (warning,) = warnings_of(client.chat(heard(base64.b64encode(data[: len(data) // 2]).decode())))
+    assert warning.startswith("messages[0].content[0].input_audio.data: the file is damaged or cut off after 0.2")
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"role": "system", "content": ""},
+        {"role": "developer", "content": None},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": [{"type": "text", "text": ""}]},
+        {"role": "assistant"},
+        {"role": "assistant", "audio": None, "content": None},
+    ],
+)
+def test_a_turn_that_says_nothing_is_left_out(empty: dict[str, Any], client: Client) -> None:
+    answer = client.chat(said(USER, empty, USER))
+    assert answer["usage"]["prompt_tokens"] == tokens(client, said(USER, USER))
+    assert warnings_of(answer) == []
+
+
+@pytest.mark.parametrize(
+    ("turn", "warning"),
+    [
+        ({"role": "user", "content": ""}, "messages[1].content is empty"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}, "messages[1].tool_calls: "),
+        ({"role": "assistant", "content": None, "function_call": {"name": "f"}}, "messages[1].function_call: "),
+    ],
+)
+def test_a_turn_of_which_nothing_can_be_read_is_left_out_and_that_is_told(
+    turn: dict[str, Any], warning: str, client: Client
+) -> None:
+    answer = client.chat(said(USER, turn, USER))
+    assert answer["usage"]["prompt_tokens"] == tokens(client, said(USER, USER))
+    assert warnings_of(answer)[0].startswith(warning)
+
+
+def test_a_refusal_is_read_as_what_the_assistant_said(client: Client) -> None:
+    refused = {"role": "assistant", "content": None, "refusal": "I won't."}
+    assert tokens(client, said(USER, refused, USER)) == tokens(
+        client, said(USER, {"role": "assistant", "content": "I won't."}, USER)
+    )
+
+
+def test_a_top_p_of_zero_takes_the_likeliest(client: Client) -> None:
+    fixed = {"messages": [USER], "max_tokens": 12, "speechlm": {"return_ids": True}}
+    greedy = client.chat({**fixed, "temperature": 0})
+    nearly = client.chat({**fixed, "temperature": 2, "top_p": 0})
+    assert message_of(nearly)["speechlm"]["text_ids"] == message_of(greedy)["speechlm"]["text_ids"]
+
+
+def test_a_text_is_as_long_as_it_is_told_to_be(client: Client) -> None:
+    stops = {"logit_bias": {"3": 100}}
+    short = client.chat({"messages": [USER], "max_tokens": 40, **stops})
+    assert short["usage"]["completion_tokens"] < 5
+    at_least = client.chat({"messages": [USER], "max_tokens": 40, "min_tokens": 20, **stops})
+    assert at_least["usage"]["completion_tokens"] == 21
+    ignoring = client.chat({"messages": [USER], "max_tokens": 40, "ignore_eos": True, **stops})
+    assert ignoring["usage"]["completion_tokens"] == 40
+    assert ignoring["choices"][0]["finish_reason"] == "length"
+
+
+def test_usage_is_null_in_the_chunks_before_the_last(client: Client) -> None:
+    *chunks, last = client.stream({**said(USER), "stream_options": {"include_usage": True}})
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert last["usage"]["completion_tokens"] > 0
+
+
+def test_the_list_of_models_may_have_a_slash_at_its_end(client: Client) -> None:
+    assert client.http.get("/v1/models/").json() == client.http.get("/v1/models").json()
+
+
+def test_no_sentence_of_libsndfile_reaches_a_user(client: Client) -> None:
+    for data in (b"RIFF", b"This is a text.", b"\x1a\x45\xdf\xa3", b"fLaC" + bytes(50), b"OggS" + bytes(60)):
+        response = client.http.post(CHAT, json=heard(base64.b64encode(data).decode()), timeout=SECONDS)
+        message = response.json()["error"]["message"]
+        assert "Accepted are WAV, MP3" in message
+        assert not any(word in message for word in ("libsndfile", "Error", "File contains", "Format not recognised"))

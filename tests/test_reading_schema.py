@@ -1,0 +1,150 @@
+"""Bodies of chat requests: OpenAI's objects as all kinds of clients send them, ours as they are documented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sglang_speechlm.server.edge.errors import ApiError, from_validation
+from sglang_speechlm.server.reading.schema import ChatMessage, ChatRequest
+
+USER = {"role": "user", "content": "Hello."}
+
+
+def read(**fields: Any) -> ChatRequest:
+    body = {"messages": [USER], **fields}
+    try:
+        return ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise from_validation(error, body) from error
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(ApiError) as refused:
+        read(**fields)
+    return str(refused.value)
+
+
+def message(**fields: Any) -> ChatMessage:
+    return read(messages=[fields]).messages[0]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "top_k", "n", "seed", "min_tokens"])
+def test_a_number_without_a_fraction_is_an_integer(name: str) -> None:
+    assert getattr(read(**{name: 3.0}), name) == 3
+    assert refusal(**{name: 3.5}).startswith(f"{name}: ")
+    assert refusal(**{name: "3"}).startswith(f"{name}: ")
+    assert refusal(**{name: True}).startswith(f"{name}: ")
+
+
+def test_integers_of_ours_are_written_as_freely() -> None:
+    assert read(speechlm={"audio_max_frames": 1e2, "seed": 4.0}).speechlm.audio_max_frames == 100  # type: ignore[union-attr]
+    assert read(stop_token_ids=[3.0]).stop_token_ids == [3]
+
+
+def test_zero_switches_a_limit_of_candidates_off_or_takes_the_likeliest() -> None:
+    assert read(top_k=0).top_k == -1
+    assert read(top_p=0).top_p == 0
+
+
+@pytest.mark.parametrize("place", ["top", "stream_options", "audio", "speechlm", "vllm_xargs"])
+def test_null_is_nothing_wherever_a_field_may_be_left_out(place: str) -> None:
+    whole = ChatRequest.model_fields
+    nested = {"stream_options": ("include_usage",), "audio": ("format", "voice")}
+    if place == "top":
+        read(**dict.fromkeys(name for name in whole if name != "messages"))
+    else:
+        annotation = read(**{place: {}})
+        names = nested.get(place) or type(getattr(annotation, place)).model_fields
+        read(**{place: dict.fromkeys(names)})
+
+
+def test_developer_is_system() -> None:
+    assert message(role="developer", content="Be brief.").role == "system"
+
+
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_messages_of_tools_are_refused_in_so_many_words(role: str) -> None:
+    text = refusal(messages=[{"role": role, "content": "4"}])
+    assert text.startswith("messages[0].role: the model calls no tools")
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
+def test_text_parts_may_have_the_names_of_openais_other_api(kind: str) -> None:
+    parts = message(role="assistant", content=[{"type": kind, "text": "Hi."}]).parts
+    assert [part.text for _, part in parts] == ["Hi."]
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    assert message(role="assistant", content=None, refusal="No.").parts[0][1].text == "No."
+    assert message(role="assistant", content=[{"type": "refusal", "refusal": "No."}]).parts[0][1].text == "No."
+
+
+@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}] * 2])
+def test_a_message_may_say_nothing(content: Any) -> None:
+    assert message(role="user", content=content).parts == []
+
+
+def test_empty_parts_beside_others_are_left_out() -> None:
+    parts = message(role="user", content=[{"type": "text", "text": ""}, {"type": "text", "text": "Hi."}]).parts
+    assert [place for place, _ in parts] == ["content[1]"]
+
+
+def test_what_stands_beside_a_part_is_ignored() -> None:
+    audio = {"data": "UklGRg==", "format": None, "sample_rate": 16000}
+    parts = message(
+        role="user",
+        content=[
+            {"type": "text", "text": "Hi.", "cache_control": {"type": "ephemeral"}, "input_audio": None},
+            {"type": "input_audio", "input_audio": audio, "text": None, "image_url": 5},
+        ],
+    ).parts
+    assert [part.type for _, part in parts] == ["text", "input_audio"]
+
+
+PART = "messages[0].content[0]"
+
+
+@pytest.mark.parametrize(
+    ("place", "part"),
+    [
+        (f"{PART}.text: must be given", {"type": "text"}),
+        (f"{PART}.text: must be given", {"type": "text", "text": None}),
+        (f"{PART}.text: Input should be a valid string; got 5", {"type": "text", "text": 5}),
+        (f"{PART}.input_audio: must be given", {"type": "input_audio", "text": "Hi."}),
+        (f"{PART}.input_audio.data: Field required", {"type": "input_audio", "input_audio": {}}),
+        (f"{PART}.audio_url.url: Field required", {"type": "audio_url", "audio_url": {}, "url": "x"}),
+        (f"{PART}.type: Field required", {"text": "Hi."}),
+        (f"{PART}.type: Input should be 'text', 'input_audio' or 'audio_url'; got 'image_url'", {"type": "image_url"}),
+    ],
+)
+def test_an_error_names_the_field_that_is_wrong(place: str, part: Any) -> None:
+    assert refusal(messages=[{"role": "user", "content": [part]}]) == place
+
+
+@pytest.mark.parametrize(
+    ("message", "stop"),
+    [
+        ("stop: List should have at most 16 items after validation, not 17", ["a"] * 17),
+        ("stop[1]: Input should be a valid string; got 5", ["a", 5]),
+        ("stop[0]: String should have at least 1 character; got ''", [""]),
+        ("stop: String should have at least 1 character; got ''", ""),
+        ("stop: Input should be a valid string or a valid list; got 5", 5),
+    ],
+)
+def test_an_error_says_what_the_nearest_alternative_allows(message: str, stop: Any) -> None:
+    assert refusal(stop=stop).startswith(message)
+
+
+def test_a_misspelt_object_of_ours_is_named() -> None:
+    assert refusal(vllm_xarg={}) == "vllm_xarg: is not known; 'vllm_xargs' is"
+    assert refusal(cfg=2) == "cfg: belongs into the object speechlm: speechlm.cfg"
+    assert read(mode="chat").unread() == ("ignored: 'mode'",)
+
+
+def test_a_hundred_thousand_unknown_fields_are_not_examined() -> None:
+    fields = {f"speech_{number}": 1 for number in range(100_000)}
+    assert len(read(**fields).unread()[0]) < 300
+    assert "response_format" in refusal(**fields, response_format={"type": "json_object"})
