@@ -182,7 +182,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("seed", {"seed": "soon"}),
     ("seed", {"seed": "1.5"}),
     ("max_tokens", {"max_tokens": "0"}),
-    ("top_k", {"top_k": "0"}),
+    ("top_k", {"top_k": "-2"}),
     ("logit_bias", {"logit_bias": "much"}),
     ("speechlm", {"speechlm": "{"}),
     ("speechlm", {"speechlm": "loud", "speechlm[seed]": "1"}),

@@ -8,7 +8,8 @@ from typing import Any
 
 from sglang_speechlm.server.edge.errors import bad_field, shown
 
-_OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "auto")
+_OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "auto", "false")
+"""Values that ask for nothing; forms have the last one."""
 
 _NO_TOOLS = "the model calls no tools"
 _PLAIN = "the answer is plain text"

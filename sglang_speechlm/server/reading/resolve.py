@@ -17,7 +17,7 @@ from sglang_speechlm.tokenizer import TextTokenizer
 _PASSED_THROUGH = (
     "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "stop", "ignore_eos",
 )  # fmt: skip
-TEXT_ONLY = (*_PASSED_THROUGH, "stop_token_ids")
+TEXT_ONLY = ("top_p", *_PASSED_THROUGH, "min_tokens", "stop_token_ids")
 """Fields that shape a text which the model writes, and no sound."""
 
 _LEAST_TOP_P = 1e-6

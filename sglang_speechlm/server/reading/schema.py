@@ -8,7 +8,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from sglang_speechlm.prompt.words import is_blank
-
 from sglang_speechlm.server.reading.demands import check_demands, ignored
 
 

@@ -46,6 +46,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     name = body.response_format or "mp3"
     service.sound_files.check("response_format", name)
     warnings = Warnings.of(http)
+    warnings.add(*body.unread())
     asked = await asyncio.to_thread(_prepare, service, body, warnings)
     reply = Reply()
     sound = _silence(service, reply) if asked is None else _sound(service, asked, reply, deadline)

@@ -55,6 +55,7 @@ async def transcriptions(http: Request, service: Service, deadline: float) -> Re
     if body.stream and body.response_format == "verbose_json":
         raise bad_field("response_format", "a stream goes with 'json' or 'text'; got 'verbose_json'")
     warnings = Warnings.of(http)
+    warnings.add(*body.unread())
     asked, clip = await asyncio.to_thread(_prepare, service, body, upload, warnings)
     warnings.add(*(f"file: {warning}" for warning in clip.warnings))
     reply = Reply()
