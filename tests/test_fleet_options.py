@@ -64,7 +64,19 @@ def test_contradictions_are_refused_by_name(arguments: list[str], said: str) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["a:1", "ftp://a:1", "http://", "http://a:1/v1", "http://a:1?x=1", "http://u@a:1", "http://a:x"]
+    "url",
+    [
+        "a:1",
+        "ftp://a:1",
+        "http://",
+        "http://a:1/v1",
+        "http://a:1?x=1",
+        "http://u@a:1",
+        "http://a:x",
+        "http://a\\b:1",
+        "http://a b:1",
+        "http://a%2fb:1",
+    ],
 )
 def test_what_is_no_url_of_a_worker_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

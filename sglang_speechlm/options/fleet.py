@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ GIBIBYTE = 1 << 30
 ROUTER_MAX_BYTES = GIBIBYTE // 2
 """Of a request's body, as smg has it by default."""
 
+_AUTHORITY = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?", re.IGNORECASE | re.ASCII)
 _ONE_WORKERS_OWN = ("--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-addr", "--nccl-port")
 
 
@@ -200,9 +202,9 @@ def checked_url(text: str, error: type[Exception] = ValueError) -> str:
     """
     try:
         parts = urlsplit(text)
-        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 80) > 0
+        is_whole = parts.scheme in ("http", "https") and (parts.port or 80) > 0
     except ValueError:
         is_whole = False
-    if not is_whole or parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+    if not is_whole or not _AUTHORITY.fullmatch(parts.netloc) or parts.path.strip("/") or parts.query or parts.fragment:
         raise error(f"must be http(s)://HOST:PORT; got {text!r}")
     return f"{parts.scheme}://{parts.netloc}"
