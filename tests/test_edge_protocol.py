@@ -118,6 +118,25 @@ def test_what_is_no_http_is_refused_like_all_else(line: bytes, address: tuple[st
         assert json.loads(body)["error"]["message"] == "the request is not valid HTTP"
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [b"Content-Length: 4\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 400"],
+)
+def test_a_request_with_two_lengths_is_refused_with_all_that_follows(lengths: bytes, address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n\r\n0\r\n\r\n"
+        connection.sendall(request + HEAD + b"\r\n")
+        answers = rest(connection)
+        assert answers.startswith(b"HTTP/1.1 400 ")
+        assert answers.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_follows_a_target_that_is_no_path_is_not_answered(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert rest(connection).count(b"HTTP/1.1 ") == 1
+
+
 def test_an_upgrade_is_answered_as_a_request(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(HEAD + b"Connection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")

@@ -239,9 +239,7 @@ def _passed_on(scope: Scope) -> list[tuple[str, str]]:
     passed_by = [value for name, value in headers if name == "via"]
     if _VIA in ", ".join(passed_by):
         raise ApiError(508, "this request comes from the server that it was sent to: a worker's URL leads back to it")
-    # A length beside chunks is not the body's: what is beyond it would be a request of its own to the worker.
-    left_out = {"content-length"} if any(name == "transfer-encoding" for name, _ in headers) else set()
-    passed = [(name, value) for name, value in headers if name in _PASSED - left_out]
+    passed = [(name, value) for name, value in headers if name in _PASSED]
     return [*passed, ("via", ", ".join([*passed_by, _VIA])), (logs.REQUEST_ID_HEADER, logs.current_id() or "")]
 
 

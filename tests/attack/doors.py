@@ -74,7 +74,7 @@ def doors(target: Target, ledger: Ledger) -> None:
 
 def _is_public(method: str, route: str) -> bool:
     """Whether this shows nothing that a key protects: health, and the files of the page."""
-    path = route.partition("?")[0].replace("//", "/").rstrip("/")
+    path = route.partition("?")[0].replace("/./", "/").replace("//", "/").rstrip("/")  # clients resolve dots themselves
     return method in ("GET", "HEAD") and path in ("", "/health", "/app.js", "/index.html")
 
 

@@ -27,7 +27,7 @@ def behind_the_edge(
 
     1. ``RequestLog``: an id and a line for each request, refused ones included.
     2. ``Browser``: what pages may do and see; answers preflights, puts its headers on every answer.
-    3. ``Target``: refuses what is no path, and gives each path one spelling.
+    3. ``Target``: refuses what is no path or has two lengths, and gives each path one spelling.
     4. ``KeyCheck``: asks for the key, or the admin key.
     5. the gate: refuses requests while the server starts or stops, and has those that run end in an answer.
     6. ``BodyLimit``: counts what the body brings.

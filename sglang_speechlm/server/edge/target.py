@@ -1,4 +1,4 @@
-"""The request target: a path, in one spelling, before anything is decided by it."""
+"""The request line and the framing: a path, in one spelling, and one end, before anything is decided by them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNQUOTED = "/!$&'()*+,;=:@"
 
 
 class Target:
-    """Refuses requests whose target is not a path, and passes all others on with one spelling of it.
+    """Refuses requests whose target is not a path or whose end is in doubt; gives all other paths one spelling.
 
     What is decided by a path, here or by a server that it is passed on to, is then decided by the same one: whether a
     key is needed, which route answers, and where a request goes. HEAD is passed on as GET.
@@ -28,10 +28,13 @@ class Target:
             await self._app(scope, receive, send)
             return
         try:
+            _refuse_two_lengths(scope)
             root = scope.get("root_path", "")
             path = canonical_path(scope["method"], scope["raw_path"][len(root.encode()) :])
         except ApiError as error:
-            await error.response()(scope, receive, send)
+            answer = error.response()
+            answer.headers["Connection"] = "close"  # whatever comes next may have been meant as a part of this
+            await answer(scope, receive, send)
             return
         spelled = {"path": f"{root}{path}", "raw_path": quote(f"{root}{path}", _UNQUOTED).encode()}
         # The HTTP server leaves the body out where the method is HEAD.
@@ -68,6 +71,16 @@ def canonical_path(method: str, raw: bytes) -> str:
     if not {".", ".."}.isdisjoint(segments):
         raise _refusal(raw, "must not hold '.' or '..' as a segment")
     return "/" + "/".join(segments)
+
+
+def _refuse_two_lengths(scope: Scope) -> None:
+    """Servers on a request's way that read one each would see its end in different places.
+
+    Raises:
+        ApiError: 400 if the body has a length and comes in chunks too.
+    """
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+        raise ApiError(400, "Content-Length: must not be sent beside Transfer-Encoding")
 
 
 def _refusal(raw: bytes, what: str) -> ApiError:
