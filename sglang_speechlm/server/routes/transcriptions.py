@@ -21,6 +21,7 @@ from sglang_speechlm.audio import Clip
 from sglang_speechlm.program.bounds import transcription_bound
 from sglang_speechlm.program.reply import Reply, TextDelta
 from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.program.thinking import AfterThinking
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.server.edge.body import check_media_type
 from sglang_speechlm.server.edge.connection import unless_gone
@@ -61,8 +62,9 @@ async def transcriptions(http: Request, service: Service, deadline: float) -> Re
     reply = Reply()
     pieces = _text(service, asked, reply, deadline)
     if not body.stream:
-        await unless_gone(http, _drained(pieces))
-        return _answer(body, asked, reply, clip, warnings)
+        text = await unless_gone(http, _joined(pieces))
+        _warn(asked, reply, warnings)
+        return _answer(body, text, asked, reply, clip, warnings)
     try:
         first = await unless_gone(http, anext(pieces, None))
     except BaseException:
@@ -139,29 +141,32 @@ def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload, warn
 
 
 async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -> AsyncGenerator[str]:
-    """The text as it comes.
+    """The text as it comes; of a model that thinks first, what follows its thoughts.
 
     Raises:
         ApiError: 504 at the deadline.
         StageRefused: as the reply does.
     """
+    thinking = AfterThinking() if service.options.preset.thinking_tokens else None
     async with aclosing(merged([service.voice.reply(asked, reply)], deadline)) as arrivals:
         async for _, piece in arrivals:
-            if isinstance(piece, TextDelta):
-                yield piece.text
+            if isinstance(piece, TextDelta) and (text := piece.text if thinking is None else thinking.push(piece.text)):
+                yield text
+    if thinking is not None and (rest := thinking.flush()):
+        yield rest
 
 
-async def _drained(pieces: AsyncGenerator[str]) -> None:
+async def _joined(pieces: AsyncGenerator[str]) -> str:
     async with aclosing(pieces):
-        async for _ in pieces:
-            pass
+        return "".join([piece async for piece in pieces])
 
 
-def _answer(body: TranscriptionRequest, asked: Asked, reply: Reply, clip: Clip, warnings: Warnings) -> Response:
-    _warn(asked, reply, warnings)
+def _answer(
+    body: TranscriptionRequest, text: str, asked: Asked, reply: Reply, clip: Clip, warnings: Warnings
+) -> Response:
     if body.response_format == "text":
-        return PlainTextResponse(reply.text)
-    answer: dict[str, Any] = {"text": reply.text}
+        return PlainTextResponse(text)
+    answer: dict[str, Any] = {"text": text}
     if body.response_format == "verbose_json":
         answer |= {
             "task": "transcribe",
@@ -178,13 +183,15 @@ async def _events(
     first: str | None, rest: AsyncGenerator[str], asked: Asked, reply: Reply, warnings: Warnings
 ) -> AsyncGenerator[bytes]:
     """OpenAI's events; or an error midway."""
+    text = ""
     try:
         async for piece in chained(first, rest):
+            text += piece
             yield event({"type": "transcript.text.delta", "delta": piece})
     except REFUSALS as error:
         yield event(refusal(error).body())
         return
-    done = {"type": "transcript.text.done", "text": reply.text, "usage": _usage(asked, reply)}
+    done = {"type": "transcript.text.done", "text": text, "usage": _usage(asked, reply)}
     _warn(asked, reply, warnings)
     yield event(done | warnings.member())
 
