@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 import psutil
 from server import BY_NAME, clip, wait_for, wav
-from server.fleet import Fleet, fleet_of_two
+from server.fleet import Fleet, fleet_of
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 from sglang_speechlm.process import ExitStatus
@@ -188,7 +188,7 @@ def soak(minutes: float, seed: int) -> int:
     checkpoint = build_checkpoint(folder / "small", spec=CheckpointSpec(seed=0))
     tally = Tally()
     over = threading.Event()
-    with fleet_of_two(checkpoint, folder / "log") as fleet:
+    with fleet_of(2, checkpoint, folder / "log") as fleet:
         print(f"two workers behind {fleet.server.url}, log {folder / 'log'}, seed {seed}", flush=True)
         clients = [threading.Thread(target=_traffic, args=(fleet, tally, over, seed + i)) for i in range(CLIENTS)]
         for client in clients:

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from server import (
     wait_for,
     wav,
 )
-from server.fleet import Fleet, fleet_of_two
+from server.fleet import Fleet, fleet_of
 
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
@@ -77,7 +78,7 @@ GUIDES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet_of_two(served_checkpoint, tmp_path_factory.mktemp("fleet") / "log") as running:
+    with fleet_of(2, served_checkpoint, tmp_path_factory.mktemp("fleet") / "log") as running:
         yield running
 
 
@@ -244,15 +245,20 @@ class Asked:
         return "whole"
 
 
-@pytest.mark.parametrize("part", ["keeper", "scheduler"])
-def test_a_dead_worker_fails_its_own_requests_clearly_and_comes_back(part: str, fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("keeper", signal.SIGKILL), ("sglang::scheduler", signal.SIGKILL), ("keeper", signal.SIGSTOP)],
+)
+def test_a_worker_that_dies_or_hangs_fails_its_own_requests_clearly_and_comes_back(
+    part: str, number: signal.Signals, fleet: Fleet
+) -> None:
     assert wait_for(fleet.is_whole)
     urls = fleet.workers
     with ThreadPoolExecutor(2) as threads:
         whole = [threads.submit(post_to, fleet.server.url, CHAT, json=ENDLESS) for _ in range(2)]
         streams = [Asked(fleet) for _ in range(2)]
         assert wait_for(lambda: all(running_in(url) == 2 for url in urls))
-        (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], "sglang::scheduler")).kill()
+        (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], part)).send_signal(number)
         answers = [asked.result() for asked in whole]
         ends = [stream.end() for stream in streams]
     failed = [answer for answer in answers if answer.status_code != 200]

@@ -281,6 +281,36 @@ def test_a_worker_without_a_url_is_refused(body: Any, field: str, front: Front) 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
+# What hangs
+
+
+def test_a_router_that_hangs_is_passed_by_and_replaced(server: Server) -> None:
+    with fronting("--worker-urls", server.url) as front:
+        router = router_of(front)
+        router.suspend()
+        assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 200)
+        assert wait_for(lambda: not router.is_running() or router.status() == psutil.STATUS_ZOMBIE)
+        assert wait_for(lambda: any("router_process" in command_of(process) for process in front.family()))
+        assert front.http.post(CHAT, json=TEXT).status_code == 200
+        assert front.http.get("/health").status_code == 200
+
+
+def router_of(front: Front) -> psutil.Process:
+    return next(process for process in front.family() if "router_process" in command_of(process))
+
+
+def test_a_worker_that_hangs_is_taken_out_until_it_answers_again(server: Server) -> None:
+    """The worker is a front itself, which nobody watches but the front before it."""
+    with fronting("--worker-urls", server.url) as behind, fronting("--worker-urls", f"{behind.http.base_url}") as front:
+        process = psutil.Process(behind.process.pid)
+        process.suspend()
+        assert wait_for(lambda: front.http.get("/health").status_code == 503)
+        assert front.http.get("/readiness").json() == {"status": "not ready", "healthy_workers": 0, "workers": 1}
+        assert front.http.post(CHAT, json=TEXT).status_code == 503
+        process.resume()
+        assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 200)
+
+
 # Keys, stopping, failing
 
 

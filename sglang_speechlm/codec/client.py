@@ -203,7 +203,7 @@ class CodecService:
             await worker.serve()
         except Exception:
             logger.exception("The audio decoder cannot be understood")
-        self._worker, self._away_since = None, time.monotonic()
+        self._worker, self._away_since = None, time.monotonic() - worker.silent_seconds
         reason = _STOPPED
         try:
             end = await worker.reap()

@@ -182,7 +182,7 @@ class Front:
         """The worker that knows what a request refers to; without one, the router decides, or, if it is away, we do."""
         url = knowing.url if knowing is not None else self._router.url
         try:
-            if self._router.healthy():
+            if self._router.healthy() and (knowing is not None or self._router.responds):
                 exact = knowing is None and self._router.passes_bytes
                 await forward(self._session, url, scope, body, answer, routed=exact)
                 return

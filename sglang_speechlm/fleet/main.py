@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import uvicorn
@@ -21,6 +23,7 @@ from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.fleet.supervisor import FleetFailed, Supervisor
 from sglang_speechlm.options.fleet import FleetOptions, read
 from sglang_speechlm.process import ExitStatus
+from sglang_speechlm.process.heartbeat import INTERVAL_SECONDS, LOOP_HUNG_SECONDS, Heartbeat, Silence
 from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
 from sglang_speechlm.server.edge.protocol import PROTOCOL
 from sglang_speechlm.server.edge.stack import behind_the_edge
@@ -105,6 +108,9 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
             scheme = "https" if options.tls else "http"
             logger.info("Uvicorn running on %s://%s:%d: %d workers", scheme, options.host, options.port, router.total)
 
+        heartbeat = Heartbeat()
+        heartbeat.beat_by_loop()
+        threading.Thread(target=_end_when_blocked, args=(heartbeat,), daemon=True).start()
         with _told() as (stop, hurry):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             running = asyncio.create_task(supervisor.run(when_ready))
@@ -123,6 +129,15 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
     if failed is not None:
         return failed
     return ExitStatus.CUT_OFF if was_cut else ExitStatus.STOPPED
+
+
+def _end_when_blocked(heartbeat: Heartbeat) -> None:
+    """End the fleet when its event loop answers nobody any more; the workers end with their parent."""
+    silence = Silence(heartbeat)
+    while silence.look() < LOOP_HUNG_SECONDS:
+        time.sleep(INTERVAL_SECONDS)
+    logger.error("The front hangs: its event loop has been blocked for %g s", LOOP_HUNG_SECONDS)
+    os._exit(ExitStatus.PART_DIED)
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -19,13 +20,18 @@ import orjson
 
 from sglang_speechlm.fleet.router_process import KEY_VARIABLE
 from sglang_speechlm.options.fleet import ROUTER_MAX_BYTES
-from sglang_speechlm.process import free_port
 from sglang_speechlm.process.parent import end_with_parent
+from sglang_speechlm.process.port import ReservedPort
+from sglang_speechlm.process.supervision import Backoff, repeat
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _ASK = aiohttp.ClientTimeout(total=5)
+_PROBE_SECONDS = 3
+_PROBE = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
+_MISSES_BEFORE_UNHEALTHY = 2
+"""A worker whose event loop is busy for once still counts."""
 _PLAIN = {"Accept-Encoding": "identity"}
 _LEAST_REQUEST_SECONDS = 7200.0
 _SPARE_SECONDS = 60.0
@@ -42,7 +48,7 @@ class Member:
     Attributes:
         id: ours, by which it is taken out.
         url: where it is.
-        is_healthy: whether it gets requests, as the router said last.
+        is_healthy: whether it gets requests: its own ``/health`` says so, and the router, unless that is away.
         worker_id: of the process there, if it has said; ids of its spoken answers carry it.
     """
 
@@ -58,6 +64,8 @@ class Router:
     Attributes:
         members: its workers, those included that it has not reached yet.
         awaited: workers that are being started.
+        responds: whether the router answered when it was asked last.
+        misses: how often it has not answered in time since it last did.
     """
 
     def __init__(self, session: aiohttp.ClientSession, routing: str, api_key: str | None) -> None:
@@ -65,18 +73,26 @@ class Router:
         self._routing = routing
         self.members: list[Member] = []
         self.awaited = 0
+        self.responds = False
+        self.misses = 0
         self.url = ""
         self._metrics_url = ""
+        self._ports: list[ReservedPort] = []
         self._session = session
         self._workers_key = _PLAIN | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._key = secrets.token_hex()
         self._admin = _PLAIN | {"Authorization": f"Bearer {self._key}"}
         self._more: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Event()
+        self._worker_misses: dict[str, int] = {}
 
     def start(self, request_seconds: float, log_format: str) -> subprocess.Popen[bytes]:
         """A new process for the router, on ports of its own; it does not outlive this one."""
-        port, metrics_port = free_port(), free_port()
+        self.responds, self.misses = False, 0
+        for reserved in self._ports:
+            reserved.close()
+        self._ports = [ReservedPort(), ReservedPort()]
+        port, metrics_port = (reserved.number for reserved in self._ports)
         self.url, self._metrics_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}"
         command = [sys.executable, "-m", "sglang_speechlm.fleet.router_process"]
         command += ["--host", "127.0.0.1", "--port", f"{port}"]
@@ -91,8 +107,9 @@ class Router:
         # An answer that is not streamed gives no sign for minutes.
         command += ["--worker-wedge-secs", _NEVER_SECONDS]
         command += ["--sse-keepalive-secs", "0"]  # comments in streams
-        command += ["--health-check-interval-secs", "5", "--health-check-timeout-secs", "20"]
-        command += ["--health-success-threshold", "1", "--worker-startup-check-interval", "1"]
+        command += ["--health-check-interval-secs", "1", "--health-check-timeout-secs", f"{_PROBE_SECONDS}"]
+        command += ["--health-failure-threshold", f"{_MISSES_BEFORE_UNHEALTHY}", "--health-success-threshold", "1"]
+        command += ["--worker-startup-check-interval", "1"]
         if log_format == "json":
             command.append("--log-json")
         return subprocess.Popen(
@@ -115,6 +132,7 @@ class Router:
     def drop(self, url: str) -> None:
         """Have it route to a worker no more."""
         self._more.pop(url, None)
+        self._worker_misses.pop(url, None)
         self.members = [member for member in self.members if member.url != url]
         self._changed.set()
 
@@ -140,36 +158,77 @@ class Router:
         )
         return router, {url: page for url, page in zip(urls, pages, strict=True) if page}
 
+    def misses_of(self, url: str) -> int:
+        """How often a worker has not answered in time since it last did."""
+        return self._worker_misses.get(url, 0)
+
     async def follow(self) -> None:
         """Keep its list of workers as it should be, and ours as it is, for ever."""
-        while True:
-            try:
-                await self._compare()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                logger.debug("The router does not answer: %s", error)
-            try:
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await self._changed.wait()
-                self._changed.clear()
-            except TimeoutError:
-                pass
+        await repeat(self._follow, Backoff(_POLL_SECONDS, _POLL_SECONDS))
 
-    async def _compare(self) -> None:
-        async with self._session.get(f"{self.url}/workers", headers=self._admin, timeout=_ASK) as response:
-            response.raise_for_status()
-            listed: list[dict[str, Any]] = (await response.json())["workers"]
-        by_url = {worker["url"]: worker for worker in listed}
-        for url, worker in by_url.items():
-            if url not in self._more:
-                await self._control("DELETE", f"/workers/{worker['id']}")
-        await asyncio.gather(*(self._introduce(url) for url in self._more.keys() - by_url.keys()))
-        before = {member.url for member in self.healthy()}
-        # A router that has been started again has not heard yet of what it had.
-        healthy = {url for url in self._more if (by_url[url]["is_healthy"] if url in by_url else url in before)}
-        ids = dict(zip(healthy, await asyncio.gather(*map(self._worker_id, healthy)), strict=True))
+    async def _follow(self) -> None:
+        urls = list(self._more)
+        listed, *answers = await asyncio.gather(self._listed(), *(self._is_healthy(url) for url in urls))
+        healthy = {url for url, answer in zip(urls, answers, strict=True) if answer and url in self._more}
+        if listed is not None:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                healthy &= await self._compare(listed)
+        known = {member.url: member.worker_id for member in self.healthy() if member.worker_id}
+        asked = healthy - known.keys()
+        ids = known | dict(zip(asked, await asyncio.gather(*map(self._worker_id, asked)), strict=True))
         self.members = [
             replace(member, is_healthy=member.url in healthy, worker_id=ids.get(member.url)) for member in self.members
         ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_SECONDS):
+                await self._changed.wait()
+            self._changed.clear()
+
+    async def _listed(self) -> dict[str, dict[str, Any]] | None:
+        """What the router has, by URL; None if it does not answer."""
+        try:
+            async with self._session.get(f"{self.url}/workers", headers=self._admin, timeout=_PROBE) as response:
+                response.raise_for_status()
+                listed = {worker["url"]: worker for worker in (await response.json())["workers"]}
+        except TimeoutError:
+            self.responds, self.misses = False, self.misses + 1
+            return None
+        except (aiohttp.ClientError, ValueError, LookupError, TypeError) as error:
+            logger.debug("The router does not answer: %s", error)
+            self.responds = False
+            return None
+        self.responds, self.misses = True, 0
+        return listed
+
+    async def _is_healthy(self, url: str) -> bool:
+        """Whether a worker says that it can answer; one that is late for once stays what it was."""
+        answer = await self.probe(url)
+        misses = self.misses_of(url) + 1 if answer is None else 0
+        if url in self._more:  # it may have been dropped meanwhile
+            self._worker_misses[url] = misses
+        if answer is None and misses < _MISSES_BEFORE_UNHEALTHY:
+            return any(member.is_healthy for member in self.members if member.url == url)
+        return bool(answer)
+
+    async def probe(self, url: str) -> bool | None:
+        """Whether a worker's ``/health`` is 200; None if it does not answer in time."""
+        try:
+            async with self._session.get(f"{url}/health", headers=self._workers_key, timeout=_PROBE) as response:
+                return response.status == 200
+        except TimeoutError:
+            return None
+        except (aiohttp.ClientError, OSError):
+            return False
+
+    async def _compare(self, listed: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """Have the router have the workers that it should; those that it sends requests to."""
+        for url, worker in listed.items():
+            if url not in self._more:
+                await self._control("DELETE", f"/workers/{worker['id']}")
+        await asyncio.gather(*(self._introduce(url) for url in self._more.keys() - listed.keys()))
+        before = {member.url for member in self.healthy()}
+        # A router that has been started again has not heard yet of what it had.
+        return {url for url in self._more if (listed[url]["is_healthy"] if url in listed else url in before)}
 
     async def _introduce(self, url: str) -> None:
         models = await self._asked(f"{url}/v1/models", "data")
@@ -194,7 +253,7 @@ class Router:
     async def _asked(self, url: str, field: str) -> Any:
         """A field of the JSON that a worker answers with; None if there is none, whatever answers there."""
         try:
-            async with self._session.get(url, headers=self._workers_key, timeout=_ASK) as response:
+            async with self._session.get(url, headers=self._workers_key, timeout=_PROBE) as response:
                 answer = orjson.loads(await response.read()) if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
             return None

@@ -14,7 +14,8 @@ import torch
 
 from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.options.fleet import FleetOptions
-from sglang_speechlm.process import ExitStatus, Worker, WorkerFailed
+from sglang_speechlm.process import ExitStatus, Worker
+from sglang_speechlm.process.supervision import Backoff, repeat
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,11 @@ _FIRST_DELAY_SECONDS = 1.0
 _LONGEST_DELAY_SECONDS = 60.0
 _LASTING_SECONDS = 60.0
 """A process that has served for so long is started again at once if it ends."""
+_MISSES_BEFORE_KILL = 5
+"""Questions that the router does not answer within 3 s, a second apart."""
+_ROUTER_START_SECONDS = 120.0
+_MISSES_BEFORE_KILL_OF_WORKER = 10
+"""A worker ends by itself sooner when a process of it hangs."""
 _STOP_SECONDS = 30.0
 """A worker without requests bounds its own stop to 20 s; what is left after this is killed."""
 
@@ -86,17 +92,31 @@ class Supervisor:
                 worker.process.send_signal(signal.SIGINT)  # a second signal, and not the same, which might be merged
 
     async def _announce(self, when_ready: Callable[[], None]) -> None:
-        """Say when all workers here, and at least one in all, get requests."""
-        while self._router.awaited or len(self._router.healthy()) < max(1, self._options.workers):
+        """Say when the router answers, and all workers here, and at least one in all, get requests."""
+        while (
+            not self._router.responds
+            or self._router.awaited
+            or len(self._router.healthy()) < max(1, self._options.workers)
+        ):
             await asyncio.sleep(_POLL_SECONDS)
         self._has_started = True
         when_ready()
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[tuple[int, float]]]) -> None:
-        """Run a process again and again, later and later while it does not last."""
-        delay = _FIRST_DELAY_SECONDS
-        while True:
-            status, seconds = await run()
+        """Run a process again and again, later and later while it does not last.
+
+        Raises:
+            FleetFailed: if it ends before the fleet is ready.
+        """
+        backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
+
+        async def run_once() -> None:
+            try:
+                status, seconds = await run()
+            except Exception as error:
+                if not self._has_started:
+                    raise FleetFailed(f"{name} could not be run: {error}", ExitStatus.NOT_STARTED) from error
+                raise
             if not self._has_started:
                 known = {each.value for each in ExitStatus} - {ExitStatus.STOPPED, ExitStatus.CUT_OFF}
                 raise FleetFailed(
@@ -104,51 +124,72 @@ class Supervisor:
                     status if status in known else ExitStatus.NOT_STARTED,
                 )
             if seconds >= _LASTING_SECONDS:
-                delay = _FIRST_DELAY_SECONDS
-            logger.error("%s ended with %s; starting it again in %g s", name.capitalize(), _said(status), delay)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
+                backoff.reset()
+            raise _Ended(f"{name.capitalize()} ended with {_said(status)}")
+
+        await repeat(run_once, backoff, expected=_Ended, fatal=FleetFailed)
 
     async def _run_router(self) -> tuple[int, float]:
-        """One life of the router: its exit status and how long it served."""
-        options = self._options
-        process = self._router.start(options.request_seconds, options.log_format)
-        self._router_process = process
-        began = asyncio.get_running_loop().time()
-        return await _ended(process), asyncio.get_running_loop().time() - began
+        """One life of the router: its exit status and how long it served. If it hangs, it is killed."""
+        options, router = self._options, self._router
+        process = self._router_process = router.start(options.request_seconds, options.log_format)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        has_answered = False
+        try:
+            while process.poll() is None and router.misses < _MISSES_BEFORE_KILL:
+                has_answered = has_answered or router.responds
+                if not has_answered and clock() - began > _ROUTER_START_SECONDS:
+                    break
+                await asyncio.sleep(_POLL_SECONDS)
+            if process.poll() is None:
+                logger.error("The router does not answer; killing it")
+        finally:
+            process.kill()
+        router.responds = False
+        return process.wait(), clock() - began
 
     async def _run_worker(self, index: int) -> tuple[int, float]:
-        """One life of a worker: its exit status and how long it served."""
-        options = self._options
+        """One life of a worker: its exit status and how long it served. If it hangs, it is killed."""
+        options, router = self._options, self._router
         own = ["--host", "127.0.0.1"]
         if self._on_gpu:
             own += ["--base-gpu-id", f"{options.first_gpu + index * options.gpus_each}"]
         assert options.model_path is not None
         worker = self._workers[index] = Worker(Path(options.model_path), None, [*options.worker_arguments, *own])
         logger.info("Worker %d: process %d at %s", index, worker.process.pid, worker.url)
-        served = 0.0
         try:
-            while not await asyncio.to_thread(worker.is_ready):
+            while worker.process.poll() is None and not await router.probe(worker.url):
                 await asyncio.sleep(_POLL_SECONDS)
-        except WorkerFailed:
-            pass
-        else:
-            logger.info("Worker %d is ready", index)
-            self._router.want(worker.url)
-            self._router.awaited -= 1
-            began = asyncio.get_running_loop().time()
-            await _ended(worker.process)
-            served = asyncio.get_running_loop().time() - began
-            self._router.drop(worker.url)
-            self._router.awaited += 1
-        return worker.process.returncode, served
+            served = await self._while_serving(index, worker) if worker.process.poll() is None else 0.0
+        except Exception:
+            worker.kill()
+            raise
+        return worker.kill(), served
+
+    async def _while_serving(self, index: int, worker: Worker) -> float:
+        """Have requests sent to a worker until it ends or hangs; seconds that this lasted.
+
+        Its own keeper notices sooner when one of its processes hangs. This is for the keeper.
+        """
+        router = self._router
+        logger.info("Worker %d is ready", index)
+        router.want(worker.url)
+        router.awaited -= 1
+        began = asyncio.get_running_loop().time()
+        try:
+            while worker.process.poll() is None and router.misses_of(worker.url) < _MISSES_BEFORE_KILL_OF_WORKER:
+                await asyncio.sleep(_POLL_SECONDS)
+            if worker.process.poll() is None:
+                logger.error("Worker %d does not answer; killing it", index)
+        finally:
+            router.drop(worker.url)
+            router.awaited += 1
+        return asyncio.get_running_loop().time() - began
 
 
-async def _ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit status of a process once it has ended."""
-    while (status := process.poll()) is None:
-        await asyncio.sleep(_POLL_SECONDS)
-    return status
+class _Ended(Exception):
+    """A process that is to be started again."""
 
 
 def _said(status: int) -> str:

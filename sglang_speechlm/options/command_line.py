@@ -118,7 +118,8 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
         settled += [f"--{name.replace('_', '-')}", str(value)]
     sglangs = [*settled, *translated, *asked.others]
     # SGLang's own parser would print the names of hundreds of options above what is wrong.
-    parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE)
+    # Nor is an option to be abbreviated: whatever reads the command line before this one would miss it.
+    parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
     parser.parse_args(sglangs)
     server_args = prepare_server_args(sglangs)

@@ -65,13 +65,14 @@ class FleetOptions:
 
 
 def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options that make a fleet; ``--dp 1`` without ``--worker-urls`` is a single server."""
+    """Add the options that make a fleet; ``--dp 1`` is one of a single worker, which is started again when it ends."""
     parser.add_argument(
         "--dp",
         type=_count,
         metavar="N",
-        help="workers, each a server of its own on the next --tp GPUs, behind one port; a worker that dies is started "
-        "again, later and later (default: 1). --dp-size is SGLang's own data parallelism, inside of one server",
+        help="workers, each a server of its own on the next --tp GPUs, behind one port; a worker that dies or hangs is "
+        "started again, later and later. Without it there is one server alone, which ends when a part of it does. "
+        "--dp-size is SGLang's own data parallelism, inside of one server",
     )
     parser.add_argument(
         "--worker-urls",
@@ -94,9 +95,9 @@ def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
 
 
 def is_fleet(arguments: Sequence[str]) -> bool:
-    """Whether these arguments ask for more than a single server."""
+    """Whether these arguments ask for workers behind a front."""
     parsed, _ = _fleet_parser().parse_known_args(list(arguments))
-    return bool(parsed.worker_urls) or (parsed.dp or 1) > 1
+    return bool(parsed.worker_urls) or parsed.dp is not None
 
 
 def read(arguments: Sequence[str]) -> FleetOptions:
@@ -111,7 +112,7 @@ def read(arguments: Sequence[str]) -> FleetOptions:
     workers = parsed.dp if parsed.dp is not None else 0 if parsed.worker_urls and parsed.model_path is None else 1
     if workers and parsed.model_path is None:
         raise ValueError("--model-path: it must be given for workers that are started here")
-    if workers > 1:
+    if parsed.dp is not None:
         _refuse(rest)
     if complaints := key_complaints(shared):
         raise ValueError("; ".join(complaints))
@@ -176,8 +177,11 @@ def _shared_parser() -> argparse.ArgumentParser:
 
 
 def _refuse(arguments: Sequence[str]) -> None:
-    named = {argument.partition("=")[0] for argument in arguments}
-    if found := [name for name in _ONE_WORKERS_OWN if name in named]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in _ONE_WORKERS_OWN:
+        parser.add_argument(name, dest=name)
+    given, _ = parser.parse_known_args(list(arguments))
+    if found := [name for name, value in vars(given).items() if value is not None]:
         raise ValueError(
             f"{', '.join(found)}: belongs to one worker and does not go with --dp; start each worker that spans "
             "several nodes by itself, and put them behind one port with --worker-urls"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -14,8 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import psutil
 
 from sglang_speechlm.process.parent import end_with_parent
+from sglang_speechlm.process.port import ReservedPort
 
 START_SECONDS = 600.0
 STOP_SECONDS = 60.0
@@ -35,7 +38,7 @@ class Worker:
     Args:
         model: a served directory.
         log: the file that its output goes to; None is where this process's own goes.
-        options: of the launcher, after the model's path; a port of its own is chosen unless they name one.
+        options: of the launcher, after the model's path; a port of its own is kept for it unless they name one.
         environment: variables beside this process's own.
         cores: processors that it may run on; all without it.
     """
@@ -49,12 +52,16 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         cores: set[int] | None = None,
     ) -> None:
-        port = options[options.index("--port") + 1] if "--port" in options else str(free_port())
-        where = () if "--port" in options else ("--port", port)
+        own = _port_of(options)
+        self._port = None if own is not None else ReservedPort()
+        port = own if self._port is None else self._port.number
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
-        command = [sys.executable, "-m", "sglang_speechlm.launch", "--model-path", str(model), *where, *options]
-        with log.open("wb") if log is not None else contextlib.nullcontext() as output:
+        command = [sys.executable, "-m", "sglang_speechlm.launch", "--model-path", str(model)]
+        command += [*options, "--port", f"{port}"]
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._give_up_port)
+            output = undo.enter_context(log.open("wb")) if log is not None else None
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -65,6 +72,9 @@ class Worker:
                 preexec_fn=partial(end_with_parent, signal.SIGTERM),
                 env={**os.environ, **(environment or {})},
             )
+            undo.pop_all()
+        if output is not None:
+            output.close()
         if cores is not None:
             os.sched_setaffinity(self.process.pid, cores)
 
@@ -97,16 +107,37 @@ class Worker:
             time.sleep(0.2)
 
     def stop(self, seconds: float = STOP_SECONDS) -> int:
-        """Ask it to end; whatever of its process group is left after ``seconds`` is killed. Gives its exit status."""
+        """Ask it to end; whatever of it is left after ``seconds`` is killed. Gives its exit status."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        return self.kill()
+
+    def kill(self) -> int:
+        """End it and everything below it at once. Gives its exit status."""
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._give_up_port()
         return self.process.wait()
+
+    def _give_up_port(self) -> None:
+        if self._port is not None:
+            self._port.close()
 
     def _end_of_log(self) -> str:
         return self.output()[-_LOG_TAIL:]
+
+
+def _port_of(options: Sequence[str]) -> int | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--port", type=int)
+    port: int | None = parser.parse_known_args(list(options))[0].port
+    return port
 
 
 def free_port() -> int:

@@ -24,7 +24,7 @@ LOOP_HUNG_SECONDS = 20.0
 START_SECONDS = 600.0
 """Without a beat, at start: libraries that come from a slow disk are loaded under Python's lock."""
 
-_BYTES = 8
+_BYTES = 16
 
 
 class Heartbeat:
@@ -50,6 +50,15 @@ class Heartbeat:
     def count(self) -> int:
         """Beats so far."""
         return self._cell[0]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process has said that it has started."""
+        return self._cell[1] > 0
+
+    def up(self) -> None:
+        """Say that this process has started."""
+        self._cell[1] = 1
 
     def close(self) -> None:
         """Give up the descriptor; the count can be read on."""

@@ -1,13 +1,15 @@
 """The process that was started keeps the one that serves: tells it to stop, and clears away whatever is left of it.
 
 SGLang ends its processes, itself included, with SIGKILL, and then nobody removes its files and its shared memory. Here
-the parent does, however the server ended; and if the parent is killed, the server does before it ends as well.
+the parent does, however the server ended; and if the parent is killed, the server does before it ends as well. Each of
+the two kills the other if it hangs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import select
 import shutil
@@ -18,12 +20,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
 from sglang_speechlm.process.exit_status import ExitStatus
+from sglang_speechlm.process.heartbeat import (
+    HUNG_SECONDS,
+    INTERVAL_SECONDS,
+    LOOP_HUNG_SECONDS,
+    START_SECONDS,
+    Heartbeat,
+    Silence,
+)
 from sglang_speechlm.process.stdio import forgive_failing_writes
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -31,16 +42,16 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDLED = (*_STOPPING, signal.SIGCHLD)
 _GONE_SECONDS = 5.0
 _SEGMENTS = "segments"
-_UP = "up"
 
 
-def keep(serve: Callable[[], int], stop_seconds: float) -> int:
+def keep(serve: Callable[[Heartbeat], int], stop_seconds: float) -> int:
     """Run ``serve`` in a process of its own, which no terminal reaches, and clear away after it.
 
     SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, once; a second one ends it at once.
 
     Args:
-        serve: gives the exit status; its process has a TMPDIR that is removed in the end.
+        serve: gives the exit status; its process has a TMPDIR that is removed in the end. It takes its heartbeat, which
+            beats by a thread until ``serve`` has an event loop beat, and which it is to tell when it serves.
         stop_seconds: that it may take after the signal.
 
     Returns:
@@ -51,29 +62,38 @@ def keep(serve: Callable[[], int], stop_seconds: float) -> int:
     # Whoever loses his parent becomes a child of this process and not of the first one.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     lifeline, held = os.pipe()
-    with _Signals() as signals:
+    own, servers = Heartbeat(), Heartbeat()
+    with _Signals() as signals, contextlib.ExitStack() as after:
+        after.callback(_clear, folder, _GONE_SECONDS)
         server = os.fork()
         if server == 0:
             os.close(held)
             signals.restore()
-            _serve(serve, folder, lifeline)
+            _serve(serve, folder, _Keeper(os.getppid(), lifeline, own), servers)
         os.close(lifeline)
+        silence = Silence(servers)
         told = 0
-        deadline: float | None = None
+        deadline = math.inf
         while (ended := _reap(server)) is None:
-            number = signals.next(deadline)
+            own.beat()
+            number = signals.next(INTERVAL_SECONDS)
+            patience = LOOP_HUNG_SECONDS if servers.is_up else START_SECONDS
             if number in _STOPPING:
                 told += 1
-            if number in _STOPPING and told == 1:
-                deadline = time.monotonic() + stop_seconds
-                os.kill(server, signal.SIGTERM)
-            elif number in _STOPPING or number is None:
-                _say("told again: stopping at once" if number else f"not stopped after {stop_seconds:g} s: killing it")
+                if told == 1:
+                    deadline = time.monotonic() + stop_seconds
+                    os.kill(server, signal.SIGTERM)
+                else:
+                    _say("told again: stopping at once")
+                    os.kill(server, signal.SIGKILL)
+            elif time.monotonic() > deadline:
+                _say(f"not stopped after {stop_seconds:g} s: killing it")
                 os.kill(server, signal.SIGKILL)
-        was_up = (folder / _UP).exists()
-        _clear(folder, _GONE_SECONDS)
+            elif number is None and silence.look() > patience:
+                _say(f"the server has given no sign of life for {patience:g} s: killing it")
+                os.kill(server, signal.SIGKILL)
     os.close(held)
-    return _status(ended, told, was_up)
+    return _status(ended, told, servers.is_up)
 
 
 def _open_standard_streams() -> None:
@@ -85,19 +105,10 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def mark_up() -> None:
-    """Called in the process that serves, once it does."""
-    (_folder() / _UP).touch()
-
-
 def remove_in_the_end(path: str) -> None:
     """Have a file outside of TMPDIR removed too, such as shared memory that its makers leave behind."""
-    with (_folder() / _SEGMENTS).open("a") as listed:
+    with (Path(os.environ["TMPDIR"]) / _SEGMENTS).open("a") as listed:
         listed.write(f"{path}\n")
-
-
-def _folder() -> Path:
-    return Path(os.environ["TMPDIR"])
 
 
 class _Signals:
@@ -106,10 +117,11 @@ class _Signals:
     def __enter__(self) -> _Signals:
         self._out, self._in = os.pipe()
         os.set_blocking(self._in, False)
-        self._before = {number: signal.getsignal(number) for number in _HANDLED}
+        self._before = {number: signal.getsignal(number) for number in (*_HANDLED, signal.SIGTSTP)}
         for number, before in self._before.items():
             if number != signal.SIGHUP or before != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would look like a hang
         signal.set_wakeup_fd(self._in)
         return self
 
@@ -124,15 +136,29 @@ class _Signals:
         os.close(self._out)
         os.close(self._in)
 
-    def next(self, deadline: float | None) -> int | None:
-        """The next one; None at the deadline."""
-        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+    def next(self, seconds: float) -> int | None:
+        """The next one; None if none comes in time."""
         if not select.select([self._out], [], [], seconds)[0]:
             return None
         return os.read(self._out, 1)[0]
 
 
-def _serve(serve: Callable[[], int], folder: Path, lifeline: int) -> NoReturn:
+@dataclass(frozen=True)
+class _Keeper:
+    """The keeper, seen from the process that serves.
+
+    Attributes:
+        pid: its process id.
+        lifeline: end of a pipe that is closed with the keeper's end.
+        heartbeat: its own.
+    """
+
+    pid: int
+    lifeline: int
+    heartbeat: Heartbeat
+
+
+def _serve(serve: Callable[[Heartbeat], int], folder: Path, keeper: _Keeper, heartbeat: Heartbeat) -> NoReturn:
     # Whoever interrupts from a terminal reaches the keeper only, which tells the server, which tells its parts.
     os.setsid()
     forgive_failing_writes()
@@ -140,10 +166,11 @@ def _serve(serve: Callable[[], int], folder: Path, lifeline: int) -> NoReturn:
     # Compiled kernels are worth keeping.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{before}/torchinductor_{os.getuid()}")
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    threading.Thread(target=_end_with_keeper, args=(lifeline, folder), daemon=True).start()
+    threading.Thread(target=_end_with_keeper, args=(keeper, folder), daemon=True).start()
+    heartbeat.beat_by_thread()
     status: int = ExitStatus.FAILED
     try:
-        status = serve()
+        status = serve(heartbeat)
     except SystemExit as error:  # of argparse
         status = error.code if isinstance(error.code, int) else ExitStatus.FAILED
     except BaseException:
@@ -155,8 +182,13 @@ def _serve(serve: Callable[[], int], folder: Path, lifeline: int) -> NoReturn:
         os._exit(status)
 
 
-def _end_with_keeper(lifeline: int, folder: Path) -> None:
-    os.read(lifeline, 1)
+def _end_with_keeper(keeper: _Keeper, folder: Path) -> None:
+    silence = Silence(keeper.heartbeat)
+    while not select.select([keeper.lifeline], [], [], INTERVAL_SECONDS)[0]:
+        if silence.look() > HUNG_SECONDS:
+            _say(f"has given no sign of life for {HUNG_SECONDS:g} s: killing it")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper.pid, signal.SIGKILL)
     _say("was killed; the server ends with it")
     _clear(folder, 0.0)  # its resource tracker ends after it
     os._exit(ExitStatus.PART_DIED)

@@ -20,6 +20,7 @@ from sglang_speechlm.server.lifetime.life import Life
 from sglang_speechlm.server.page import page_routes
 from sglang_speechlm.server.routes.chat import chat_completions
 from sglang_speechlm.server.routes.generate import generate
+from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
 from sglang_speechlm.server.routes.speech import speech
 from sglang_speechlm.server.routes.transcriptions import transcriptions
@@ -27,7 +28,7 @@ from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks import http
 
 _KEPT = (
-    "/health", "/health_generate", "/model_info", "/get_model_info", "/v1/models", "/v1/models/{model:path}",
+    "/health_generate", "/model_info", "/get_model_info", "/v1/models", "/v1/models/{model:path}",
     "/flush_cache", "/abort_request", "/get_load", "/openapi.json",
 )  # fmt: skip
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images. ``/docs``
@@ -45,6 +46,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     """
     app = http.app
     http.keep_routes(_KEPT)
+    app.add_api_route("/health", health, methods=["GET"])
     app.add_api_route("/generate", generate, methods=["POST", "PUT"])
     for path in ("/server_info", "/get_server_info"):
         app.add_api_route(path, _server_info, methods=["GET"])

@@ -78,6 +78,10 @@ class Service:
         """End the codec's process."""
         await self._codec.stop()
 
+    def trouble(self) -> str | None:
+        """Why no sound is made at present; None if all is well."""
+        return self._codec.trouble()
+
     def check_model(self, name: str | None) -> None:
         """Raises:
         ApiError: 404 if the request names a model that is not served here.

@@ -1,4 +1,4 @@
-"""A fleet of two workers for tests, and its parts."""
+"""A fleet for tests, and its parts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import psutil
 from .client import Client
 from .process import Server, command_of, serving
 
-OPTIONS = ("--dp", "2", "--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
+OPTIONS = ("--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
 
 
 class Fleet:
-    """A launcher with two workers.
+    """A launcher with workers.
 
     Attributes:
         server: the launcher.
         client: speaks to its port.
     """
 
-    def __init__(self, server: Server, client: Client) -> None:
+    def __init__(self, server: Server, client: Client, size: int) -> None:
         self.server = server
         self.client = client
+        self._size = size
 
     @property
     def workers(self) -> list[str]:
@@ -34,9 +35,9 @@ class Fleet:
         return sorted(worker["url"] for worker in self.client.http.get("/workers").json()["workers"])
 
     def is_whole(self) -> bool:
-        """Whether both workers get requests."""
+        """Whether all workers get requests."""
         with contextlib.suppress(httpx.HTTPError):
-            return self.client.http.get("/readiness").json()["healthy_workers"] == 2
+            return self.client.http.get("/readiness").json()["healthy_workers"] == self._size
         return False
 
     def family(self) -> list[psutil.Process]:
@@ -61,7 +62,7 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet_of_two(model: Path, log: Path) -> Iterator[Fleet]:
+def fleet_of(size: int, model: Path, log: Path) -> Iterator[Fleet]:
     """A ready fleet, stopped at the end."""
-    with serving(model, log, *OPTIONS) as server, Client(server.url) as client:
-        yield Fleet(server, client)
+    with serving(model, log, f"--dp={size}", *OPTIONS) as server, Client(server.url) as client:
+        yield Fleet(server, client, size)

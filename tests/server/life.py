@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -162,12 +163,17 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-def assert_dies_with(life: Life, part: str) -> None:
-    """Kill a part while requests are under way: they get an error, and nothing of the server is left."""
+def assert_dies_with(life: Life, part: str, number: signal.Signals) -> None:
+    """Kill or stop a part while requests are under way: they get an error, and nothing of the server is left."""
     with asking(life, ENDLESS, ENDLESS_SOUND) as asked:
-        life.part(part).kill()
+        life.part(part).send_signal(number)
+        if number == signal.SIGSTOP:
+            with http_of(life) as client:
+                assert wait_for(lambda: client.get("/health").status_code == 503)
+                assert "no sign of life from the" in error_of(client.get("/health"))["message"]
+        message = f"a process of this server {'hung' if number == signal.SIGSTOP else 'died'}"
         for each in asked.whole:
-            assert error_of(each.result())["message"] == "a process of this server died"
+            assert error_of(each.result())["message"] == message
     *_, last = asked.stream.received.strip().split("\n\n")
-    assert "a process of this server died" in json.loads(last.removeprefix("data: "))["error"]["message"]
+    assert message in json.loads(last.removeprefix("data: "))["error"]["message"]
     assert life.ended() == ExitStatus.PART_DIED

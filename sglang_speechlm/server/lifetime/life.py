@@ -18,7 +18,9 @@ from sglang.srt.entrypoints.engine import init_tokenizer_manager
 from sglang.srt.managers.load_snapshot import shm_path_for
 
 from sglang_speechlm.process.exit_status import ExitStatus
-from sglang_speechlm.process.keeper import mark_up, remove_in_the_end
+from sglang_speechlm.process.heartbeat import Heartbeat
+from sglang_speechlm.process.keeper import remove_in_the_end
+from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.server.edge.errors import ApiError
 
 logger = logging.getLogger(__name__)
@@ -45,11 +47,16 @@ class Life:
         has_served: whether it has been ready.
     """
 
-    def __init__(self, drain_seconds: float) -> None:
-        """Take how long running answers may take once it is told to stop."""
+    def __init__(self, drain_seconds: float, heartbeat: Heartbeat, port: ReservedPort) -> None:
+        """Take how long running answers may take once it is told to stop, what the event loop is to beat, and its port.
+
+        The port is given up once the server serves.
+        """
         self.status = ExitStatus.STOPPED
         self.has_served = False
         self._drain_seconds = drain_seconds
+        self._heartbeat = heartbeat
+        self._port = port
         self._state = _State.STARTING
         self._running: set[asyncio.Task[None]] = set()
         self._cut_off: str | None = None
@@ -92,6 +99,7 @@ class Life:
         @asynccontextmanager
         async def with_signals(app: FastAPI) -> AsyncIterator[Any]:
             self._loop = asyncio.get_running_loop()
+            self._heartbeat.beat_by_loop()
             self._of_http_server = signal.getsignal(signal.SIGINT)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.stop)
@@ -132,9 +140,18 @@ class Life:
         """End: SGLang's watchdog says that a scheduler or the detokenizer is gone."""
         self._end(ExitStatus.PART_DIED, "a process of this server died")
 
+    def part_hangs(self, name: str) -> None:
+        """End: a process gives no sign of life; called in another thread."""
+        logger.error("The %s hangs", name)
+        if self.has_served:
+            self._loop.call_soon_threadsafe(self._end, ExitStatus.PART_DIED, "a process of this server hung")
+        else:
+            _could_not_start()
+
     def _up(self) -> None:
         if self._state is _State.STARTING:
-            mark_up()
+            self._heartbeat.up()
+            self._port.close()
             self.has_served = True
             self._state = _State.SERVING
             self._announcement.release()
@@ -202,5 +219,5 @@ class _Announcement(logging.Filter):
 
 
 def _could_not_start(*_: Any) -> NoReturn:
-    logger.error("Stopping: a process of this server died while the model was loaded")
+    logger.error("Stopping: a process of this server died or hung while the model was loaded")
     os._exit(ExitStatus.NOT_STARTED)

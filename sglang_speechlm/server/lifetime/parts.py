@@ -1,8 +1,10 @@
-"""SGLang's processes, as ours: what they print may get lost."""
+"""SGLang's processes, as ours: what they print may get lost, and their hearts beat."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,11 +12,24 @@ from sglang.srt.managers.detokenizer_manager import run_detokenizer_process
 from sglang.srt.managers.scheduler import run_scheduler_process
 
 from sglang_speechlm.process.gc import collect_garbage
+from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.stdio import forgive_failing_writes
 
+Rank = tuple[int, int]
+"""Data-parallel rank, 0 without data parallelism, and tensor-parallel rank."""
 
-def run_scheduler(server_args: Any, *arguments: Any, **named: Any) -> None:
-    """One rank."""
+
+def local_ranks(server_args: Any) -> list[Rank]:
+    """The ranks that SGLang starts on this machine."""
+    each = server_args.tp_size // server_args.nnodes
+    first = server_args.node_rank * each
+    return [(dp_rank, tp_rank) for dp_rank in range(server_args.dp_size) for tp_rank in range(first, first + each)]
+
+
+def run_scheduler(hearts: Mapping[Rank, Heartbeat], server_args: Any, *arguments: Any, **named: Any) -> None:
+    """One rank; it finds its heart by what SGLang tells it of itself."""
+    told = signature(run_scheduler_process).bind(server_args, *arguments, **named).arguments
+    hearts[told["dp_rank"] or 0, told["tp_rank"]].beat_by_thread()
     collect_garbage()
     forgive_failing_writes()
     if not torch.cuda.is_available():
@@ -22,8 +37,9 @@ def run_scheduler(server_args: Any, *arguments: Any, **named: Any) -> None:
     run_scheduler_process(server_args, *arguments, **named)
 
 
-def run_detokenizer(*arguments: Any, **named: Any) -> None:
+def run_detokenizer(heart: Heartbeat, *arguments: Any, **named: Any) -> None:
     """The detokenizer."""
+    heart.beat_by_thread()
     collect_garbage()
     forgive_failing_writes()
     run_detokenizer_process(*arguments, **named)

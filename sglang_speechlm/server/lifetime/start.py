@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,9 @@ from sglang_speechlm.options.command_line import CommandLine, read, settle
 from sglang_speechlm.options.vllm_names import Machine
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.gc import collect_garbage
+from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import keep
+from sglang_speechlm.process.port import ReservedPort
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def _refused(error: Exception) -> int:
     return ExitStatus.BAD_OPTIONS
 
 
-def _serve(asked: CommandLine) -> int:
+def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     import torch
 
     codec = spawn()  # while this process imports SGLang
@@ -55,34 +56,42 @@ def _serve(asked: CommandLine) -> int:
     try:
         machine = Machine.here()
         server_args, said = settle(asked, machine)
-        _refuse_taken_port(server_args.host, server_args.port)
+        reserved = _reserve(server_args.host, server_args.port)
     except (ValueError, AssertionError) as error:  # SGLang checks some of its options by assertions
         return _refused(error)
 
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.edge.protocol import PROTOCOL
     from sglang_speechlm.server.lifetime.life import Life
-    from sglang_speechlm.server.lifetime.parts import run_detokenizer, run_scheduler
+    from sglang_speechlm.server.lifetime.parts import local_ranks, run_detokenizer, run_scheduler
     from sglang_speechlm.server.lifetime.warmup import warm_up
+    from sglang_speechlm.server.lifetime.watch import Watch
     from sglang_speechlm.sglang_hooks import http
 
     collect_garbage()
     own = asked.own
     if own.codec_device == "auto":
         own = replace(own, codec_device="cuda" if machine.gpus else "cpu")
-    life = Life(own.drain_seconds)
+    life = Life(own.drain_seconds, heartbeat, reserved)
     secrets = (server_args.api_key, server_args.admin_api_key, server_args.ssl_keyfile_password)
     logs.configure(own.log_format, server_args.log_level, [secret for secret in secrets if secret])
     install(server_args, own, life, codec)
+    ranks = {rank: Heartbeat() for rank in local_ranks(server_args)}
+    detokenizer = Heartbeat()
+    hearts = {f"scheduler {dp}.{tp}": heart for (dp, tp), heart in ranks.items()}
+    if server_args.node_rank == 0:
+        hearts["detokenizer"] = detokenizer
+    http.app.state.watch = watch = Watch(hearts, lambda: life.has_served, life.part_hangs)
     for sentence in said:
         logger.info("%s", sentence)
+    watch.start()
     try:
         http.launch(
             server_args,
             PROTOCOL,
             init_tokenizer_manager_func=life.make_tokenizer_manager,
-            run_scheduler_process_func=run_scheduler,
-            run_detokenizer_process_func=run_detokenizer,
+            run_scheduler_process_func=partial(run_scheduler, ranks),
+            run_detokenizer_process_func=partial(run_detokenizer, detokenizer),
             execute_warmup_func=partial(warm_up, life=life),
             launch_callback=life.up,
         )
@@ -92,13 +101,13 @@ def _serve(asked: CommandLine) -> int:
     return life.status
 
 
-def _refuse_taken_port(host: str, port: int) -> None:
-    """SGLang would find out when the model is loaded, and the warm-up would ask whoever listens there.
+def _reserve(host: str, port: int) -> ReservedPort:
+    """Keep the port until the model is loaded: the warm-up would ask whoever listens there by then.
 
     Raises:
         ValueError: if nobody can listen at this address.
     """
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        return ReservedPort(host, port)
     except OSError as error:
         raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error

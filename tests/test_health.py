@@ -1,0 +1,25 @@
+"""``/health`` of a server tells what it can do now."""
+
+from typing import Any
+
+import psutil
+from server import Client, Server, command_of, wait_for
+
+CHAT = "/v1/chat/completions"
+SPOKEN: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hello."}],
+    "speechlm": {"mode": "text_audio", "text": "Hi.", "audio_max_frames": 12},
+}
+
+
+def test_a_hanging_codec_is_told_and_replaced_and_sound_is_refused_meanwhile(server: Server, client: Client) -> None:
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    codec = next(process for process in family if "sglang_speechlm.codec.worker.main" in command_of(process))
+    codec.suspend()
+    assert wait_for(lambda: client.http.get("/health").status_code == 503)
+    assert "the audio decoder" in client.http.get("/health").json()["error"]["message"]
+    refused = client.http.post(CHAT, json=SPOKEN)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "server_error")
+    assert wait_for(lambda: client.http.get("/health").status_code == 200)
+    assert client.http.post(CHAT, json=SPOKEN).status_code == 200
+    assert not codec.is_running() or codec.status() == psutil.STATUS_ZOMBIE
