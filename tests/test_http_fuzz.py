@@ -1,11 +1,14 @@
 """Nothing that a client sends gives a 5xx, hangs, or ends a worker."""
 
+import base64
+import io
 import json
 import string
 from typing import Any
 
 import httpx
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server import SECONDS, Client, clip, wav
@@ -21,9 +24,28 @@ ODD: list[Any] = [None, True, 0, -1, 1, 2, 2**31, 2**63, -(2**63), 2**70, 0.5, 1
 
 TOP = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
        "logit_bias", "seed", "n", "stop", "stop_token_ids", "stream", "stream_options", "modalities", "audio", "model",
-       "logprobs", "tools", "max_completion_tokens", "vllm_xargs", "speechlm", "messages")  # fmt: skip
+       "logprobs", "tools", "max_completion_tokens", "vllm_xargs", "speechlm", "messages", "min_tokens", "ignore_eos",
+       "response_format", "tool_choice", "top_logprobs", "extra_body", "vllm_xarg", "mode", "user")  # fmt: skip
 OURS = ("mode", "phase", "text_temperature", "audio_temperature", "audio_topk", "cfg", "text_top_k", "text_max_tokens",
         "audio_min_frames", "audio_max_frames", "seed", "return_ids", "text", "unknown")  # fmt: skip
+
+GOOD = wav(clip(1, 0.05))
+FORMATS = ("wav", "mp3", "pcm", "pcm16", "", None, "x")
+
+
+def written(container: str, subtype: str | None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, clip(2, 0.4), 16000, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+FILES = [
+    written(container, subtype)
+    for container, subtype in [
+        ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "MS_ADPCM"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"),
+        ("MP3", None), ("AIFF", None), ("CAF", "ALAC_16"), ("AU", None), ("W64", None), ("RF64", None),
+    ]
+]  # fmt: skip
 
 values = st.sampled_from(ODD) | st.floats(-3, 3) | st.integers(-100, 100) | st.text(string.printable, max_size=5)
 json_values = st.recursive(
@@ -67,6 +89,30 @@ def test_bodies_with_some_odd_fields(client: Client, body: dict[str, Any]) -> No
     is_answered(client.http.post(CHAT, content=as_json(body), headers=headers, timeout=SECONDS))
 
 
+ROLES = st.sampled_from(("system", "developer", "user", "assistant", "tool"))
+TURN = ("audio", "refusal", "tool_calls", "function_call", "name", "role", "content")
+part_fields = st.dictionaries(
+    st.sampled_from(("type", "text", "refusal", "input_audio", "audio_url", "x")), json_values, max_size=1
+)
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> dict[str, Any]:
+    """A message that is right but for some fields, or some of its parts."""
+    kind = draw(st.sampled_from(("text", "input_text", "refusal", "input_audio", "audio_url")))
+    part = {"type": kind, "text": "Hi.", "input_audio": {"data": GOOD, "format": draw(st.sampled_from(FORMATS))}}
+    parts = draw(st.lists(part_fields.map(lambda fields: part | fields), max_size=2))
+    content = draw(st.sampled_from(("", None, "Hello.")) | st.just(parts))
+    return {"role": draw(ROLES), "content": content, **draw(st.dictionaries(st.sampled_from(TURN), values, max_size=1))}
+
+
+@BOUNDED
+@given(st.lists(turns(), min_size=1, max_size=3))
+def test_messages_with_some_odd_fields(client: Client, messages: list[dict[str, Any]]) -> None:
+    content = as_json({"messages": messages, "max_tokens": 1})
+    is_answered(client.http.post(CHAT, content=content, headers={"Content-Type": "application/json"}, timeout=SECONDS))
+
+
 @BOUNDED
 @given(st.lists(st.dictionaries(st.sampled_from(("role", "content", "name")), json_values, max_size=3), max_size=3))
 def test_odd_messages(client: Client, messages: Any) -> None:
@@ -83,6 +129,22 @@ def test_damaged_clips(client: Client, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, 120))
     damaged = good[:start] + data.draw(st.text("AB+/=zé", max_size=12)) + good[start + data.draw(st.integers(0, 12)) :]
     part = {"type": "input_audio", "input_audio": {"data": damaged, "format": "wav"}}
+    body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+    is_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
+
+
+@BOUNDED
+@given(st.data())
+def test_damaged_files_of_every_format(client: Client, data: st.DataObject) -> None:
+    file = bytearray(b"".join(data.draw(st.lists(st.sampled_from(FILES), min_size=1, max_size=2))))
+    for _ in range(data.draw(st.integers(0, 6))):
+        # Headers first: what is damaged there leads furthest.
+        file[data.draw(st.integers(0, min(200, len(file) - 1)) | st.integers(0, len(file) - 1))] = data.draw(
+            st.sampled_from((0, 1, 0x7F, 0x80, 0xFF)) | st.integers(0, 255)
+        )
+    whole = bytes(file[: data.draw(st.just(len(file)) | st.integers(0, len(file)))])
+    audio = {"data": base64.b64encode(whole).decode(), "format": data.draw(st.sampled_from(FORMATS))}
+    part = {"type": "input_audio", "input_audio": audio}
     body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
     is_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
 
