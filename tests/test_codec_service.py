@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import resource
 import signal
@@ -327,10 +328,10 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from codec_tiny import tiny_config
-from sglang_speechlm.codec import CodecService
+from sglang_speechlm.codec import CodecService, spawn
 
 async def main():
-    service = CodecService(Path(sys.argv[1]), tiny_config(), nice=0)
+    service = CodecService(Path(sys.argv[1]), tiny_config(), nice=0, spawned=spawn(sys.argv[2]))
     await service.start()
     print((await service.stats()).worker_pid, flush=True)
     await asyncio.sleep(3600)
@@ -339,8 +340,9 @@ asyncio.run(main())
 """
 
 
-def test_the_worker_ends_when_its_parent_is_killed(checkpoint: Path, run: Run) -> None:
-    command = [sys.executable, "-c", PARENT, str(checkpoint)]
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_the_worker_ends_when_its_parent_is_killed(method: str, checkpoint: Path, run: Run) -> None:
+    command = [sys.executable, "-c", PARENT, str(checkpoint), method]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
@@ -353,6 +355,44 @@ def test_the_worker_ends_when_its_parent_is_killed(checkpoint: Path, run: Run) -
                 await asyncio.sleep(0.01)
 
     run(gone())
+
+
+COPYING = """
+import os, sys
+from sglang_speechlm.codec import spawn
+worker = spawn("fork")
+worker.connection.close()
+worker.process.join()
+sys.exit(worker.process.exitcode)
+"""
+
+
+def test_a_copy_ends_when_its_connection_is_closed() -> None:
+    assert subprocess.run([sys.executable, "-c", COPYING], timeout=SECONDS, check=False).returncode == 0
+
+
+def test_a_copy_answers_as_a_fresh_worker_does(checkpoint: Path, codec: Any) -> None:
+    script = f"""
+import asyncio, sys
+from pathlib import Path
+import numpy as np
+from codec_tiny import random_codes, tiny_config
+from sglang_speechlm.codec import CodecService, spawn
+
+async def main():
+    service = CodecService(Path({str(checkpoint)!r}), tiny_config(), nice=0, spawned=spawn("fork"))
+    await service.start()
+    np.save(sys.stdout.buffer, await service.decode(random_codes(90)))
+    await service.stop()
+
+asyncio.run(main())
+"""
+    here = Path(__file__).parent
+    ended = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=here, timeout=SECONDS, check=True
+    )
+    samples = np.load(io.BytesIO(ended.stdout))
+    assert np.abs(samples - whole_decode(codec, random_codes(90))).max() < TOLERANCE
 
 
 def test_stopping_fails_open_requests_and_ends_the_worker(service: CodecService, run: Run) -> None:

@@ -85,13 +85,18 @@ def test_parts_begin_as_copies() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's processes are not copies")
-@pytest.mark.parametrize("part", ["sglang::scheduler", "sglang::detokenizer"])
+@pytest.mark.parametrize("part", ["sglang::scheduler", "sglang::detokenizer", "sglang_speechlm.codec.worker.main"])
 def test_a_part_of_a_server_is_a_copy_of_the_http_process(part: str, server: Server) -> None:
     family = psutil.Process(server.process.pid).children(recursive=True)
     copy = next(process for process in family if part in command_of(process))
     parent = copy.parent()
     assert parent
     assert _libraries(copy) >= _libraries(parent) != set()
+
+
+def test_a_server_imports_no_model_and_no_processor_of_sglangs_but_its_own(server: Server) -> None:
+    assert "sglang.srt.multimodal.processors." not in server.output()
+    assert "sglang.srt.models." not in server.output()  # SGLang names those that cannot be imported here
 
 
 def _libraries(process: psutil.Process) -> set[str]:

@@ -8,10 +8,12 @@ import itertools
 import logging
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from typing import Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec.protocol import (
@@ -48,27 +50,42 @@ class Spawned:
         heartbeat: its own.
     """
 
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     connection: socket.socket
     heartbeat: Heartbeat
 
 
-def spawn() -> Spawned:
+def spawn(method: Literal["spawn", "fork"] = "spawn") -> Spawned:
     """Start a worker ahead of time: its imports take seconds.
 
     Must be called in a thread that lives as long as the worker shall: the worker dies with it.
+
+    Args:
+        method: ``spawn`` for a fresh interpreter; ``fork`` for a copy of this process, which need not import again what
+            is imported here, but must be made before threads run here that a fork would hurt, and without CUDA.
     """
+    context: ForkContext | SpawnContext = ForkContext() if method == "fork" else SpawnContext()
     with contextlib.ExitStack() as undo:
         heartbeat = Heartbeat()
         undo.callback(heartbeat.close)
         ours, theirs = socket.socketpair()
         undo.enter_context(ours)
+        # A copy that kept our end open would never see it closed.
+        inherited = (ours,) if method == "fork" else ()
         with theirs:
-            passed = [theirs.fileno(), heartbeat.descriptor]
-            command = [sys.executable, "-m", "sglang_speechlm.codec.worker.main", *map(str, passed)]
-            process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
+            process = context.Process(target=_work, args=(theirs, heartbeat, *inherited), daemon=True)
+            process.start()
         undo.pop_all()
     return Spawned(process, ours, heartbeat)
+
+
+def _work(connection: socket.socket, heartbeat: Heartbeat, *inherited: socket.socket) -> None:
+    """Be the worker, which alone imports the codec."""
+    for parents in inherited:
+        parents.close()
+    from sglang_speechlm.codec.worker.main import main
+
+    sys.exit(main(connection, heartbeat))
 
 
 class WorkerProcess:
@@ -115,6 +132,7 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         """Process id."""
+        assert self._process.pid is not None
         return self._process.pid
 
     def open(self, undelivered_limit: int | None) -> CodecStream:
@@ -165,7 +183,7 @@ class WorkerProcess:
         finally:
             self._process.kill()
         await self._exited(_EXIT_SECONDS)
-        match self._process.returncode:
+        match self._process.exitcode:
             case None:
                 return "does not end, although it was killed"
             case status if status < 0:
@@ -177,7 +195,7 @@ class WorkerProcess:
         """Wait for the end of the process, so long at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._process.poll() is None:
+                while self._process.exitcode is None:
                     await asyncio.sleep(_POLL_SECONDS)
 
     def fail_all(self, reason: str) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO, Protocol
 
 import httpx
 import psutil
@@ -28,6 +29,26 @@ _LOG_TAIL = 4000
 
 class WorkerFailed(RuntimeError):
     """A server that ended or did not come up; holds the end of its log."""
+
+
+class Process(Protocol):
+    """What is used of a ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 class Worker:
@@ -62,21 +83,25 @@ class Worker:
         with contextlib.ExitStack() as undo:
             undo.callback(self._give_up_port)
             output = undo.enter_context(log.open("wb")) if log is not None else None
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if log is not None else None,
-                start_new_session=True,
-                # Also where this process is interrupted before it knows that it has started one.
-                preexec_fn=partial(end_with_parent, signal.SIGTERM),
-                env={**os.environ, **(environment or {})},
-            )
+            self.process = self._begin(command, output, {**os.environ, **(environment or {})})
             undo.pop_all()
         if output is not None:
             output.close()
         if cores is not None:
             os.sched_setaffinity(self.process.pid, cores)
+
+    def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
+        """Start the launcher."""
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output is not None else None,
+            start_new_session=True,
+            # Also where this process is interrupted before it knows that it has started one.
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+            env=environment,
+        )
 
     def output(self) -> str:
         """What it has printed to its log so far."""

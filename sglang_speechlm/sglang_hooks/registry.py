@@ -66,6 +66,20 @@ def fork_parts() -> None:
     HookRegistry.register(*FORKING)
 
 
+OWN_PROCESSORS = (
+    "sglang.srt.managers.multimodal_processor.import_processors",
+    processes.import_own_processors,
+    HookType.AROUND,
+)
+"""Of a server of this model: any other that loads the plugins may need SGLang's."""
+
+
+def import_own_model_alone() -> None:
+    """Have SGLang import none of its own models and multimodal processors. Before ``load_plugins``."""
+    processes.disable_other_models()
+    HookRegistry.register(*OWN_PROCESSORS)
+
+
 def register_all() -> None:
     """Register everything with SGLang; it applies the hooks right after."""
     AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)

@@ -6,17 +6,34 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import psutil
+import torch
 
-from sglang_speechlm.process import Worker as Server
-from sglang_speechlm.process import free_port, running
+from sglang_speechlm.process import Worker, free_port
+from sglang_speechlm.process.child import Process
+
+from .zygote import Zygote
 
 __all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "serving", "wait_for"]
 
 SECONDS = 300
 """That a test waits at most for what takes a moment on a machine that does nothing else."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+_zygote = Zygote()
+
+
+class Server(Worker):
+    """A worker that begins as a copy where it can, and by its command line otherwise: with variables of its own."""
+
+    def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
+        if torch.cuda.is_available() or not _zygote.can_run_with(environment):
+            return super()._begin(command, output, environment)
+        outputs = (output.fileno(), output.fileno()) if output is not None else (1, 2)
+        return _zygote.launch(command, environment, outputs)
 
 
 @contextlib.contextmanager
@@ -32,8 +49,12 @@ def launching(model: Path, log: Path, *options: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def serving(model: Path, log: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """A ready server, stopped at the end."""
-    with running(model, log, options, environment={**_ONE_THREAD, **(environment or {})}) as server:
+    server = Server(model, log, options, environment={**_ONE_THREAD, **(environment or {})})
+    try:
+        server.wait_until_ready()
         yield server
+    finally:
+        server.stop()
 
 
 def command_of(process: psutil.Process) -> str:

@@ -1,7 +1,7 @@
 """The codec worker: a process that turns codes into samples, so that decoding tokens never waits for sound.
 
-Run as ``python -m sglang_speechlm.codec.worker.main FD HEARTBEAT`` by ``sglang_speechlm.codec.process``: the file
-descriptors of its end of a socket pair and of its heartbeat. It ends when the other end is closed or its parent dies.
+Started by ``sglang_speechlm.codec.process`` with its end of a socket pair. It ends when the other end is closed or its
+parent dies.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import select
 import signal
 import socket
-import sys
 
 import numpy as np
 import torch
+from setproctitle import setproctitle
 
 from sglang_speechlm.codec.protocol import (
     Close,
@@ -35,6 +35,7 @@ from sglang_speechlm.codec.protocol import (
 )
 from sglang_speechlm.codec.worker.batching import SlotTable
 from sglang_speechlm.codec.worker.xcodec import decoder_context, load_xcodec
+from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.parent import end_with_parent
 
@@ -128,17 +129,15 @@ class Worker:
         self._connection.sendall(encode(message))
 
 
-def main() -> int:
-    """Entry point of the process."""
+def main(connection: socket.socket, heartbeat: Heartbeat) -> int:
+    """Be the worker: serve ``connection`` until it is closed, and return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
     end_with_parent(signal.SIGKILL)
-    Heartbeat(int(sys.argv[2])).beat_by_thread()
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
+    setproctitle(__name__)
+    collect_garbage()
+    heartbeat.beat_by_thread()
+    with connection:
         try:
             return Worker(connection).run()
         except (BrokenPipeError, ConnectionResetError):
             return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -42,8 +42,10 @@ def _refused(error: Exception) -> int:
 def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     import torch
 
-    codec = spawn()  # while this process imports SGLang
-    if not torch.cuda.is_available():
+    codec = None
+    if torch.cuda.is_available():
+        codec = spawn()  # imports what it needs while this process imports SGLang
+    else:
         # SGLang compiles its repetition penalty when it is first asked for: 40 s in which nobody is served, and the
         # end of the scheduler where there is no C++ compiler.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -52,6 +54,9 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
         fork_parts()
     from sglang.srt.plugins import load_plugins
 
+    from sglang_speechlm.sglang_hooks.registry import import_own_model_alone
+
+    import_own_model_alone()
     load_plugins()
     try:
         machine = Machine.here()
@@ -69,6 +74,7 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     from sglang_speechlm.sglang_hooks import http
 
     collect_garbage()
+    codec = codec or spawn("fork")  # all that this process has imported is there already
     own = asked.own
     if own.codec_device == "auto":
         own = replace(own, codec_device="cuda" if machine.gpus else "cpu")
