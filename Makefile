@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test soak attack lint format clean
+.PHONY: help setup demo serve test unit cases soak attack lint format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
@@ -29,9 +29,15 @@ serve: setup ## Serve MODEL=directory (the small one of the demo without it) on 
 	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' \
 		--served-model-name speechlm-qwen3-8b --host 127.0.0.1 --port 9000 $(ARGS)
 
+test: setup ## Check the style and the types, and run the tests meanwhile
+	@$(MAKE) --no-print-directory -j 2 lint cases
+
 # Two files of tests at a time: while one waits for a server to start, the other has one to ask.
-test: setup lint ## Check the style and the types, then run the tests
+cases: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+unit: setup ## Run the tests that start no process
+	$(BIN)/python -m pytest -m unit $(ARGS)
 
 soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
 	@PYTHONPATH=tests:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from schedule import (  # noqa: F401 (hooks)
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+)
 from server import Client, Judge, Server, serving
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
