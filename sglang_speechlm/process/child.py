@@ -140,9 +140,8 @@ class Worker:
 
     def kill(self) -> int:
         """End it and everything below it at once. Gives its exit status."""
-        family = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(self.process.pid).children(recursive=True)
+        # Once it has been waited for, its number may be another's.
+        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.kill()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
