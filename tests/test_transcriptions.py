@@ -130,6 +130,12 @@ def test_max_tokens_of_the_request_win(client: Client) -> None:
         assert "max_tokens" in answer["speechlm"]["warnings"][0]
 
 
+def test_min_tokens_of_the_request_win(client: Client) -> None:
+    answer = post(client, min_tokens="140", max_completion_tokens="150", logit_bias=UNENDING, temperature="1.5").json()
+    assert answer["usage"]["output_tokens"] == 150
+    assert post(client, min_tokens="140", temperature="1.5", seed="3").json()["usage"]["output_tokens"] >= 140
+
+
 def test_a_seed_repeats_the_text(client: Client) -> None:
     def drawn(**fields: Any) -> str:
         return str(post(client, temperature="1.5", **fields).json()["text"])

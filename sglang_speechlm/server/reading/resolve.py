@@ -97,7 +97,7 @@ def resolve(
                 **({"min_new_tokens": body.min_tokens} if body.min_tokens else {}),
                 "stream_interval": 1 if body.stream else _QUIET_INTERVAL,
             },
-            bound=None if max_tokens or text_max_tokens else text_bound,
+            bound=None if max_tokens or text_max_tokens or _exceeds(body.min_tokens, text_bound) else text_bound,
             ends_loops=text_bound is not None,
         ),
         audio=_audio_settings(body, config, len(given_text.ids) if given_text else spoken_ids, max_tokens)
@@ -107,6 +107,10 @@ def resolve(
         seed=asked_for(body, "seed", "seed", default=secrets.randbits(63)),
         given_text=given_text,
     )
+
+
+def _exceeds(min_tokens: int | None, bound: Bound | None) -> bool:
+    return min_tokens is not None and bound is not None and min_tokens > bound.tokens
 
 
 def _audio_settings(
