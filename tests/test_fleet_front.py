@@ -332,12 +332,26 @@ def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server
         assert "root" not in " ".join(router.cmdline())
 
 
-def test_without_a_key_workers_are_listed_and_not_changed(server: Server) -> None:
+FOR_OTHERS = [
+    {"x-forwarded-for": "10.0.0.1"},
+    {"via": "1.1 proxy"},
+    {"host": "evil.example"},
+    {"host": "evil.example:80"},
+    {"origin": "http://localhost:1"},
+    {"sec-fetch-site": "same-origin"},
+]
+
+
+def test_without_a_key_workers_are_changed_by_programs_of_this_machine_only(server: Server) -> None:
     with fronting("--worker-urls", server.url) as front:
         (worker,) = front.http.get("/workers").json()["workers"]
-        assert front.http.post("/workers", json={"url": "http://a:1"}).status_code == 403
-        assert front.http.delete(f"/workers/{worker['id']}").status_code == 403
+        for headers in FOR_OTHERS:
+            assert front.http.post("/workers", json={"url": "http://127.0.0.1:1"}, headers=headers).status_code == 403
+            assert front.http.delete(f"/workers/{worker['id']}", headers=headers).status_code == 403
         assert front.http.get("/workers").json()["workers"] == [worker]
+        added = front.http.post("/workers", json={"url": "http://127.0.0.1:1"})
+        assert added.status_code == 202
+        assert front.http.delete(f"/workers/{added.json()['id']}").status_code == 202
 
 
 def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) -> None:

@@ -1,12 +1,13 @@
 """Workers that join and leave while the fleet runs: GET and POST /workers, DELETE /workers/{id}.
 
-Whoever adds a worker is sent other clients' requests, so this takes a key: the admin key, or, without one, the key.
-Without any it lists workers and changes nothing. To come from this machine is no proof: a page in the operator's
-browser does, and so does whatever a server here can be made to send.
+A worker that is added is sent other clients' requests, so this takes a key: the admin key, or, without one, the key.
+Without any key it takes a program on this machine that asks for itself. No page of a browser does, and nothing that a
+server passes on for somebody else: both name themselves in a header.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import orjson
@@ -19,6 +20,9 @@ from sglang_speechlm.server.edge.body import check_media_type
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, method_not_allowed
 
 _MAX_BYTES = 1 << 16
+_FOR_OTHERS = ("forwarded", "via", "x-forwarded-for", "x-real-ip", "origin", "referer", "sec-fetch-site")
+"""Request headers of proxies and of browsers."""
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Control:
@@ -40,16 +44,18 @@ class Control:
             case ("GET", False):
                 return _told(200, {"workers": [_shown(member) for member in self._router.members]})
             case ("POST", False):
-                self._check()
+                self._check(http)
                 return await self._add(http)
             case ("DELETE", True):
-                self._check()
+                self._check(http)
                 return self._remove(worker_id)
         raise method_not_allowed(http.method, path, ["DELETE"] if worker_id else ["GET", "POST"])
 
-    def _check(self) -> None:
-        if not self._has_key:
-            raise ApiError(403, "/workers: start the launcher with --admin-api-key KEY to change them while it runs")
+    def _check(self, http: Request) -> None:
+        if not self._has_key and not _asks_for_itself(http):
+            raise ApiError(
+                403, "/workers: without --admin-api-key or --api-key only a program on this machine may change them"
+            )
 
     async def _add(self, http: Request) -> Response:
         check_media_type(http, "application/json")
@@ -83,3 +89,14 @@ def _shown(member: Member) -> dict[str, Any]:
 
 def _told(status: int, what: Any) -> Response:
     return Response(orjson.dumps(what), status_code=status, media_type="application/json")
+
+
+def _asks_for_itself(http: Request) -> bool:
+    """Whether a program on this machine sent a request, neither for somebody else nor in a page of a browser."""
+    try:
+        is_loopback = http.client is not None and ipaddress.ip_address(http.client.host).is_loopback
+    except ValueError:
+        return False
+    host = http.headers.get("host", "")
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    return is_loopback and name in _LOOPBACK_NAMES and not any(header in http.headers for header in _FOR_OTHERS)
