@@ -1,15 +1,16 @@
-"""SGLang logs a hook that it could not apply, and serves on; with our model it must not."""
+"""SGLang logs a hook that it could not apply, and serves on; with our model it must not. Other models keep SGLang's."""
 
+import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from sglang.srt.runtime_context import get_context
 
-from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
-from sglang_speechlm.sglang_hooks import registry
+from sglang_speechlm.sglang_hooks import announce, registry
 
 GONE = "sglang.srt.managers.scheduler.Scheduler.method_of_another_version"
-OURS = SimpleNamespace(model=SpeechLMForConditionalGeneration.__new__(SpeechLMForConditionalGeneration))
 
 
 @pytest.fixture
@@ -21,15 +22,43 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_hook_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "HOOKS", [*registry.HOOKS, (GONE, print, HookType.AFTER)])
     with pytest.raises(RuntimeError, match=GONE):
-        registry.refuse_missing_hooks(OURS)
-
-
-@pytest.mark.usefixtures("applied")
-def test_other_models_are_served_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "HOOKS", [*registry.HOOKS, (GONE, print, HookType.AFTER)])
-    registry.refuse_missing_hooks(SimpleNamespace(model=object()))
+        registry.refuse_missing_hooks(object())
 
 
 @pytest.mark.usefixtures("applied")
 def test_all_hooks_are_enough() -> None:
-    registry.refuse_missing_hooks(OURS)
+    registry.refuse_missing_hooks(object())
+
+
+def _served(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
+    server_args = SimpleNamespace(get_model_config=lambda: config)
+    monkeypatch.setattr(get_context(), "_server_args", server_args)
+
+
+def _doubled(original: Any, value: int) -> int:
+    return 2 * int(original(value))
+
+
+def _must_not_run(*_: Any) -> None:
+    raise AssertionError
+
+
+def test_hooks_act_where_speechlm_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    _served("speechlm", monkeypatch)
+    assert registry.for_speechlm_alone(_doubled, HookType.AROUND)(abs, -3) == 6
+
+
+def test_hooks_leave_another_model_to_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    _served("qwen3", monkeypatch)
+    assert registry.for_speechlm_alone(_doubled, HookType.AROUND)(abs, -3) == 3
+    assert registry.for_speechlm_alone(_must_not_run, HookType.BEFORE)(1) is None
+    assert registry.for_speechlm_alone(_must_not_run, HookType.AFTER)(1) is None
+
+
+def test_a_model_package_that_somebody_else_has_named_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", "another.package")
+    monkeypatch.delenv("SGLANG_EXTERNAL_MM_MODEL_ARCH", raising=False)
+    announce()
+    assert os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "another.package"
+    assert os.environ["SGLANG_EXTERNAL_MM_MODEL_ARCH"] == "SpeechLMForConditionalGeneration"

@@ -20,20 +20,15 @@ FRAMES = "frames"
 class SpeechLMSampler(Sampler):
     """Draws for both phases; stream 0 of a frame is what SGLang takes for the token."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._ids: Ids
-        self._requests: RequestTable
-        self._codec_bias: torch.Tensor
-
-    def bind(self, ids: Ids, requests: RequestTable, codec_bias: torch.Tensor) -> None:
-        """Give the sampler what the loaded model has.
+    def __init__(self, ids: Ids, requests: RequestTable, codec_bias: torch.Tensor) -> None:
+        """Take what the loaded model has.
 
         Args:
             ids: the id space.
             requests: the per-slot state; the sampler writes ``streams`` after each frame.
             codec_bias: float32 [num_stream, codec_layer_size], lm_head . stream_emb on each stream's interval.
         """
+        super().__init__()
         self._ids = ids
         self._requests = requests
         self._codec_bias = codec_bias

@@ -10,7 +10,7 @@ import os
 
 SGLANG_VERSION = "0.5.17"
 
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "SGLANG_EXTERNAL_MODEL_PACKAGE": "sglang_speechlm.model",
     "SGLANG_EXTERNAL_MM_MODEL_ARCH": "SpeechLMForConditionalGeneration",
     "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE": "sglang_speechlm.prompt",
@@ -18,9 +18,15 @@ ENVIRONMENT = {
 """How SGLang finds a model from outside its tree: variables that its modules read when they are first imported."""
 
 
-def announce() -> None:
-    """Tell SGLang, in this process and in those it starts, where the SpeechLM model is."""
-    os.environ.update(ENVIRONMENT)
+def announce(*, override: bool = False) -> None:
+    """Tell SGLang, in this process and in those it starts, where the SpeechLM model is.
+
+    Args:
+        override: replace what somebody else has set, who then serves another model from outside SGLang's tree.
+    """
+    for name, value in _ENVIRONMENT.items():
+        if override or not os.environ.get(name):
+            os.environ[name] = value
 
 
 def register() -> None:

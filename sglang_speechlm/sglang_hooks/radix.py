@@ -14,6 +14,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
 
 from sglang_speechlm.sglang_hooks.req import is_audio
+from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
 RADIX_BACKEND = "speechlm"
 """Value of --radix-cache-backend."""
@@ -37,7 +38,7 @@ class PromptRadixCache(RadixCache):
 
 
 def prompt_radix_cache(context: TreeCacheBuildContext) -> BasePrefixCache:
-    """Factory for SGLang's registry; without a radix cache it is SGLang's own choice."""
-    if context.disable_radix_cache:
+    """Factory for SGLang's registry; without a radix cache, or for another model, it is SGLang's own choice."""
+    if context.disable_radix_cache or not serves_speechlm():
         return default_radix_cache_factory(context)
     return PromptRadixCache(context.params)

@@ -1,13 +1,17 @@
-"""Which function of ours stands at which place of SGLang."""
+"""Which function of ours stands at which place of SGLang.
+
+The plugin is loaded wherever this package is installed, whatever model is served: what is registered here acts for
+SpeechLM alone, and leaves every other model to SGLang.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from sglang.srt.layers.attention.attention_registry import register_attention_backend
-from sglang.srt.layers.sampler import register_sampler_backend
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS, register_attention_backend
 from sglang.srt.mem_cache.registry import register_radix_cache_backend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from transformers import AutoConfig
@@ -15,16 +19,17 @@ from transformers import AutoConfig
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.sglang_hooks import pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
+from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
 
-def refuse_missing_hooks(runner: Any, *_args: Any, **_kwargs: Any) -> None:
+def refuse_missing_hooks(*_args: Any, **_kwargs: Any) -> None:
     """BEFORE ModelRunner.alloc_memory_pool: SGLang only logs a hook that it could not apply; the audio would be wrong.
 
     Raises:
         RuntimeError: naming the places that are not hooked.
     """
     missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
-    if missing and steps.is_speechlm(runner.model):
+    if missing:
         raise RuntimeError(f"SGLang internals that SpeechLM hooks were not found (wrong SGLang version?): {missing}")
 
 
@@ -83,22 +88,31 @@ def import_own_model_alone() -> None:
 def register_all() -> None:
     """Register everything with SGLang; it applies the hooks right after."""
     AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
-    for backend in ("pytorch", "flashinfer"):  # the names that SGLang itself chooses on a CPU and on a GPU
-        register_sampler_backend(backend, _sampler)
     register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
     if not torch.cuda.is_available():
-        register_attention_backend("torch_native")(_cpu_attention)  # under the name that SGLang knows to be plain torch
+        _register_cpu_attention("torch_native")  # the name that SGLang knows to be plain torch
     for target, hook, kind in HOOKS:
-        HookRegistry.register(target, hook, kind)
+        HookRegistry.register(target, for_speechlm_alone(hook, kind), kind)
 
 
-def _cpu_attention(runner: Any) -> Any:
-    from sglang_speechlm.platform.attention import CpuAttention
+def for_speechlm_alone(hook: Callable[..., Any], kind: HookType) -> Callable[..., Any]:
+    """The hook of a process that serves SpeechLM; in any other process it changes nothing."""
 
-    return CpuAttention(runner)
+    @functools.wraps(hook)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if serves_speechlm():
+            return hook(*args, **kwargs)
+        return args[0](*args[1:], **kwargs) if kind is HookType.AROUND else None
+
+    return guarded
 
 
-def _sampler() -> Any:
-    from sglang_speechlm.sampler.backend import SpeechLMSampler
+def _register_cpu_attention(name: str) -> None:
+    sglangs = ATTENTION_BACKENDS[name]
 
-    return SpeechLMSampler()
+    def create(runner: Any) -> Any:
+        from sglang_speechlm.platform.attention import CpuAttention
+
+        return CpuAttention(runner) if serves_speechlm() else sglangs(runner)
+
+    register_attention_backend(name)(create)

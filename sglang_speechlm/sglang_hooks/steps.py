@@ -12,22 +12,12 @@ from sglang_speechlm.sampler.backend import SpeechLMSampler
 from sglang_speechlm.sglang_hooks.req import entry, is_audio, spoken_frames
 
 
-def is_speechlm(model: Any) -> bool:
-    """Whether the model is ours; SGLang may serve others beside an installed plugin."""
-    from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
-
-    return isinstance(model, SpeechLMForConditionalGeneration)
-
-
 def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
-    """AFTER ModelRunner.alloc_memory_pool: the state exists before any CUDA graph is captured."""
+    """AFTER ModelRunner.alloc_memory_pool: sampler and state exist before any CUDA graph is captured."""
     model = runner.model
-    if not is_speechlm(model):
-        return
-    assert isinstance(runner.sampler, SpeechLMSampler)
     slots = runner.req_to_token_pool.req_to_token.shape[0]
     requests = RequestTable(slots, model.ids.num_stream, runner.device)
-    runner.sampler.bind(model.ids, requests, model.attach(requests))
+    runner.sampler = SpeechLMSampler(model.ids, requests, codec_bias=model.attach(requests))
     if runner.server_args.enable_metrics and runner.ps.tp_rank == 0:
         metrics.enable()
 
@@ -37,7 +27,7 @@ def view_batch(forward_batch: Any, _cls: Any, batch: Any, runner: Any, *_args: A
 
     The view travels on ``sampling_info``: SGLang rebuilds a ForwardBatch from its declared fields alone.
     """
-    requests: RequestTable | None = getattr(runner.model, "requests", None)
+    requests: RequestTable | None = runner.model.requests
     if requests is None or batch.sampling_info is None:
         return
     replay = None

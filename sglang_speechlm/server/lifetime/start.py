@@ -18,6 +18,7 @@ from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import keep
 from sglang_speechlm.process.port import ReservedPort
+from sglang_speechlm.sglang_hooks import announce
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def _refused(error: Exception) -> int:
 def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     import torch
 
+    announce(override=True)
     codec = None
     if torch.cuda.is_available():
         codec = spawn()  # imports what it needs while this process imports SGLang

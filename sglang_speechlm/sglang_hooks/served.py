@@ -1,0 +1,12 @@
+"""Which model this process serves."""
+
+from __future__ import annotations
+
+from sglang.srt.runtime_context import get_server_args
+
+from sglang_speechlm.config import SpeechLMConfig
+
+
+def serves_speechlm() -> bool:
+    """Whether SGLang serves a SpeechLM checkpoint in this process, and no other model."""
+    return bool(get_server_args().get_model_config().hf_config.model_type == SpeechLMConfig.model_type)
