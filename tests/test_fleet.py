@@ -24,6 +24,7 @@ from server import (
     clip,
     command_of,
     deltas_of,
+    listening,
     message_of,
     pcm_of,
     samples_of,
@@ -172,6 +173,10 @@ def test_every_route_answers_as_a_worker_does(path: str, request_of: dict[str, A
         assert masked(through) == masked(own)
     if path == "/v1/audio/speech":
         assert_same_sound(sound_of(through), sound_of(own))
+
+
+def test_nothing_of_a_fleet_listens_beyond_its_host(fleet: Fleet) -> None:
+    assert listening(fleet.server.process.pid) == {"127.0.0.1"}
 
 
 def test_a_clip_of_ten_megabytes_passes(fleet: Fleet) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import BY_NAME, CASES, Client, Judge, message_of
+from server import BY_NAME, CASES, Client, Judge, listening, message_of
 from server.life import Life, assert_dies_with, ready
 
 TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
@@ -39,6 +39,10 @@ def test_sampled_answers_are_those_of_one_rank(parallel: Client, client: Client)
     for alone, shared in zip(client.chat_at_once(bodies), parallel.chat_at_once(bodies), strict=True):
         assert message_of(shared)["speechlm"]["text_ids"] == message_of(alone)["speechlm"]["text_ids"]
         assert message_of(shared)["speechlm"]["codes"] == message_of(alone)["speechlm"]["codes"]
+
+
+def test_ranks_listen_on_the_loopback_alone(life: Life) -> None:
+    assert listening(life.server.process.pid) == {"127.0.0.1"}
 
 
 def test_requests_in_a_server_whose_rank_is_killed_get_an_error(life: Life) -> None:

@@ -16,7 +16,7 @@ from .client import (
     samples_of,
 )
 from .judge import Judge
-from .process import SECONDS, Server, command_of, launching, serving, wait_for
+from .process import SECONDS, Server, command_of, launching, listening, serving, wait_for
 
 __all__ = [
     "BY_NAME",
@@ -33,6 +33,7 @@ __all__ = [
     "events_of",
     "launching",
     "leave_open",
+    "listening",
     "message_of",
     "pcm_of",
     "raw_answer",

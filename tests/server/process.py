@@ -16,7 +16,7 @@ from sglang_speechlm.process.child import Process
 
 from .zygote import Zygote
 
-__all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "serving", "wait_for"]
+__all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "listening", "serving", "wait_for"]
 
 SECONDS = 300
 """That a test waits at most for what takes a moment on a machine that does nothing else."""
@@ -62,6 +62,17 @@ def command_of(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline())
     return ""
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses at which a process and everything below it listen for TCP connections, without their ports."""
+    keeper = psutil.Process(pid)
+    addresses: set[str] = set()
+    for process in (keeper, *keeper.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("tcp")
+            addresses |= {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+    return addresses
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:

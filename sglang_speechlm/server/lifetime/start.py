@@ -19,6 +19,7 @@ from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import keep
 from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.sglang_hooks import announce
+from sglang_speechlm.sglang_hooks.sockets import stay_on_this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     from sglang_speechlm.server.lifetime.watch import Watch
     from sglang_speechlm.sglang_hooks import http
 
+    if server_args.nnodes == 1:
+        stay_on_this_machine()
     collect_garbage()
     codec = codec or spawn("fork")  # all that this process has imported is there already
     own = asked.own
