@@ -210,7 +210,8 @@ GOOD_STAGES: list[Any] = [
 
 
 def generate(client: Client, body: Any) -> httpx.Response:
-    return client.http.post("/generate", json=body, timeout=SECONDS)
+    headers = {"Content-Type": "application/json"}
+    return client.http.post("/generate", content=as_json(body), headers=headers, timeout=SECONDS)
 
 
 @pytest.mark.parametrize("body", BAD_STAGES, ids=lambda body: json.dumps(body)[:70])

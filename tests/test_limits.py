@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from server import SECONDS, Server, clip, raw_status, serving, wait_for, wav
+from server import SECONDS, Server, clip, listening, raw_status, serving, wait_for, wav
 
 from sglang_speechlm.options.server import add_own_options
 from sglang_speechlm.options.sglang_args import _REFUSED, refuse_unsupported
@@ -181,7 +181,7 @@ def test_the_key_opens_it(http_client: httpx.Client) -> None:
 # Sizes
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/audio/speech", "/generate", "/abort_request"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/speech", "/generate"])
 @pytest.mark.parametrize("is_declared", [True, False])
 def test_a_body_that_is_too_large_is_refused(path: str, is_declared: bool, http_client: httpx.Client) -> None:
     body = json.dumps({**ask(), "input": "x" * MAX_BODY}).encode()
@@ -193,6 +193,28 @@ def test_a_body_that_is_too_large_is_refused(path: str, is_declared: bool, http_
 
 def test_an_upload_that_is_too_large_is_refused(http_client: httpx.Client) -> None:
     refused(http_client.post("/v1/audio/transcriptions", files={"file": ("a.wav", b"\0" * MAX_BODY)}), 413)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/speech", "/v1/audio/transcriptions", "/generate", "/abort_request"])
+def test_an_encoded_body_is_refused_by_the_name_of_its_encoding(path: str, http_client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "br"}
+    error = refused(http_client.post(path, content=json.dumps(ask()).encode(), headers=headers), 415)
+    assert "'br'" in error["message"]
+
+
+def test_a_body_of_too_many_values_is_refused(http_client: httpx.Client) -> None:
+    error = refused(http_client.post(CHAT, json=ask(x=[1] * 200_000)), 413)
+    assert "values" in error["message"]
+
+
+def test_more_prompts_than_the_server_prepares_at_a_time_are_refused(http_client: httpx.Client) -> None:
+    params = {"max_new_tokens": 1}
+    refused(http_client.post("/generate", json={"text": ["a"] * 500, "sampling_params": params}))
+    refused(http_client.post("/generate", json={"text": ["a"] * 100, "sampling_params": {**params, "n": 2}}))
+
+
+def test_the_server_listens_at_its_host_alone(limited: Server) -> None:
+    assert listening(limited.process.pid) == {"127.0.0.1"}
 
 
 def test_a_body_is_not_read_further_than_its_limit(limited: Server) -> None:
@@ -283,7 +305,7 @@ def test_the_operators_template_is_told_to_the_model(http_client: httpx.Client) 
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_again(http_client: httpx.Client) -> None:
-    busy = ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_min_frames": 200}, max_tokens=210)
+    busy = ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_min_frames": 80}, max_tokens=90)
 
     def post(_: int) -> httpx.Response:
         return http_client.post(CHAT, json=busy)
@@ -314,15 +336,38 @@ def test_a_request_that_takes_too_long_is_a_504_and_frees_everything(http_client
     assert http_client.post(CHAT, json=ask()).status_code == 200
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_stage_that_takes_too_long_ends_early(stream: bool, http_client: httpx.Client) -> None:
+@pytest.mark.parametrize("rid", ["mine", "HEALTH_CHECK_mine"])
+def test_a_stage_that_takes_too_long_is_a_504_and_frees_everything(rid: str, http_client: httpx.Client) -> None:
     params = {"max_new_tokens": 3600, "ignore_eos": True}
-    response = http_client.post("/generate", json={"text": "On", "sampling_params": params, "stream": stream})
-    assert response.status_code == 200
-    last = response.text.split("\n\n")[-3].removeprefix("data: ") if stream else response.text
-    end = json.loads(last)["meta_info"]
-    assert end["finish_reason"]["type"] == "abort"
-    assert end["completion_tokens"] < 3600
+    bodies = [
+        {"text": "On", "sampling_params": params, "stream": stream, "rid": f"{rid}{stream}"} for stream in (False, True)
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        whole, streamed = threads.map(lambda body: http_client.post("/generate", json=body), bodies)
+    refused(whole, 504)
+    *chunks, error, done = [line for line in streamed.text.split("\n\n") if line]
+    assert json.loads(chunks[-1].removeprefix("data: "))["meta_info"]["id"] == f"{rid}True"
+    assert "time" in json.loads(error.removeprefix("data: "))["error"]["message"]
+    assert done == "data: [DONE]"
+    assert wait_for(lambda: running(http_client) == 0)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/transcriptions", "/generate", "/abort_request"])
+def test_a_body_that_does_not_arrive_is_given_up_at_the_deadline(path: str, limited: Server) -> None:
+    host, _, port = limited.url.removeprefix("http://").partition(":")
+    is_form = path.endswith("transcriptions")
+    media_type, begun = ("multipart/form-data; boundary=x", "--x") if is_form else ("application/json", "{")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {media_type}\r\n"
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{begun}".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 504")
+
+
+def test_a_choice_that_is_refused_ends_the_others(http_client: httpx.Client) -> None:
+    """Two run and two wait; what had been generated is not to be asked for again."""
+    many = ask(n=8, max_tokens=1000, logit_bias={"2": -100, "3": -100})
+    error = http_client.post(CHAT, json=many)
+    refused(error, 503)
     assert wait_for(lambda: running(http_client) == 0)
 
 

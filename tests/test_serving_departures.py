@@ -114,6 +114,25 @@ def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, 
     assert successor.pid != worker.pid
 
 
+@pytest.mark.parametrize("rid", ["mine", "HEALTH_CHECK_mine", "a_1"])
+def test_a_stage_ends_by_the_id_that_its_client_gave_it(rid: str, client: Client) -> None:
+    params = {"max_new_tokens": 3000, "ignore_eos": True}
+    endless: dict[str, Any] = {"text": "On and on.", "rid": rid, "sampling_params": params}
+    if rid == "a_1":  # the second of several
+        endless |= {"text": ["Once.", "On and on."], "rid": "a", "sampling_params": [{"max_new_tokens": 1}, params]}
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(client.http.post, "/generate", json=endless)
+        assert wait_for(lambda: client.load()["num_running_reqs"] == 1)
+        again = client.http.post("/generate", json=endless)
+        client.http.post("/abort_request", json={"rid": rid}).raise_for_status()
+        answers = ending.result().json()
+    assert again.status_code == 400
+    assert again.json()["error"]["param"] == "rid"
+    meta = (answers[1] if isinstance(answers, list) else answers)["meta_info"]
+    assert meta["id"] == rid
+    assert meta["finish_reason"]["type"] == "abort"
+
+
 def test_who_leaves_a_stage_ends_no_other(client: Client, judge: Judge) -> None:
     """SGLang would end all whose ids begin with this one's."""
     case = BY_NAME["audio_min_frames"]

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from sglang_speechlm.server.edge import limits
 from sglang_speechlm.server.edge.errors import ApiError
-from sglang_speechlm.server.routes.streams import DeadlineStream, merged
+from sglang_speechlm.server.edge.limits import Deadline
+from sglang_speechlm.server.routes.streams import ClosingStream, merged
 
 FOREVER = 1e9
-SCOPE: dict[str, Any] = {"type": "http", "asgi": {"spec_version": "2.3"}}
+SCOPE: dict[str, Any] = {"type": "http", "method": "POST", "path": "/x", "asgi": {"spec_version": "2.3"}}
 
 
 class Source:
@@ -107,12 +109,12 @@ def chunks_of(source: AsyncGenerator[int]) -> AsyncGenerator[bytes]:
     return chunks()
 
 
-def test_a_client_that_does_not_read_is_cut_off() -> None:
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.1)
+
     async def work() -> None:
         source = Source(1000)
         items = source.items()
-        # The grace of five seconds is over in one.
-        deadline = asyncio.get_running_loop().time() - 4
         sent: list[Message] = []
 
         async def stuck(message: Message) -> None:
@@ -120,7 +122,8 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
             if message["type"] == "http.response.body":
                 await asyncio.Event().wait()
 
-        await DeadlineStream(chunks_of(items), items, "text/plain", deadline)(SCOPE, never, stuck)
+        stream = ClosingStream(chunks_of(items), items, "text/plain")
+        await Deadline(stream, 0.1)(dict(SCOPE), never, stuck)
         assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
         assert source.closed
 
@@ -139,7 +142,7 @@ def test_a_client_that_leaves_closes_what_is_made_for_it() -> None:
             await asyncio.sleep(0.05)
             return {"type": "http.disconnect"}
 
-        await DeadlineStream(chunks_of(items), items, "text/plain", FOREVER)(SCOPE, leave, take)
+        await ClosingStream(chunks_of(items), items, "text/plain")(SCOPE, leave, take)
         assert source.closed
 
     run(work())
@@ -154,7 +157,7 @@ def test_raw_audio_that_fails_midway_has_no_regular_end() -> None:
         async def take(message: Message) -> None:
             sent.append(message)
 
-        await DeadlineStream(chunks_of(items), items, "audio/pcm", FOREVER)(SCOPE, never, take)
+        await ClosingStream(chunks_of(items), items, "audio/pcm")(SCOPE, never, take)
         assert [message.get("body") for message in sent[1:]] == [b"1", b"2"]
         assert all(message.get("more_body", True) for message in sent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +74,36 @@ class Engine:
         """Whether a batch has the two rows that guidance takes."""
         return self._manager.server_args.max_running_requests != 1
 
-    def abort(self, stage_id: str) -> None:
-        """End a stage, wherever it is; an unknown one is left alone."""
-        self._manager.abort_request(stage_id)
+    def abort(self, request_id: str) -> None:
+        """End a request of SGLang's, wherever it is; an unknown one is left alone."""
+        self._manager.abort_request(request_id)
+
+    def abort_all(self) -> None:
+        """End everything that runs or waits."""
+        self._manager.abort_request(abort_all=True)
+
+    async def outputs(self, request: GenerateReqInput, *, begun: bool = False) -> AsyncGenerator[Any]:
+        """What SGLang gives for a request, as it comes.
+
+        Leaving the iteration early, by an exception or cancellation too, aborts the request.
+
+        Raises:
+            StageRefused: if SGLang refuses it; ``begun`` says whether an earlier stage has generated something.
+        """
+        outputs = self._manager.generate_request(request)
+        try:
+            async for output in outputs:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    # Before Python 3.12, asyncio.wait_for, with which SGLang waits, may swallow a cancellation that
+                    # comes at the same time as what it waits for (https://github.com/python/cpython/issues/86296).
+                    raise asyncio.CancelledError
+                yield output
+        except ValueError as error:
+            raise StageRefused(400, str(error)) from error
+        except HTTPException as error:
+            raise StageRefused(error.status_code, str(error.detail), begun=begun) from error
+        finally:
+            await outputs.aclose()
 
     async def run(
         self,
@@ -100,36 +128,27 @@ class Engine:
             stream=True,
             external_trace_header=entry.trace if (entry := logs.current()) is not None else None,
         )
-        outputs = self._manager.generate_request(request)
         seen = 0
         metrics.STAGES_RUNNING.add(1)
         try:
-            async for output in outputs:
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    # Before Python 3.12, asyncio.wait_for, with which SGLang waits, may swallow a cancellation that
-                    # comes at the same time as what it waits for (https://github.com/python/cpython/issues/86296).
-                    raise asyncio.CancelledError
-                meta = output["meta_info"]
-                reason = meta.get("finish_reason")
-                if reason is not None and reason["type"] == "abort":
-                    status = int(reason.get("status_code") or 503)
-                    message = str(reason.get("message", "aborted"))
-                    raise StageRefused(400 if status == 400 else 503, message, begun=begun or seen > 0)
-                ids = output["output_ids"][seen:]
-                frames = meta.get(FRAMES, [])[seen:]
-                seen += len(ids)
-                unconditional = meta.get(UNCONDITIONAL_CACHED)
-                yield StageOutput(
-                    ids,
-                    frames[: len(ids)],
-                    reason,
-                    meta["cached_tokens"],
-                    unconditional[-1] if unconditional else None,
-                )
-        except ValueError as error:
-            raise StageRefused(400, str(error)) from error
-        except HTTPException as error:
-            raise StageRefused(error.status_code, str(error.detail), begun=begun) from error
+            async with aclosing(self.outputs(request, begun=begun)) as outputs:
+                async for output in outputs:
+                    meta = output["meta_info"]
+                    reason = meta.get("finish_reason")
+                    if reason is not None and reason["type"] == "abort":
+                        status = int(reason.get("status_code") or 503)
+                        message = str(reason.get("message", "aborted"))
+                        raise StageRefused(400 if status == 400 else 503, message, begun=begun or seen > 0)
+                    ids = output["output_ids"][seen:]
+                    frames = meta.get(FRAMES, [])[seen:]
+                    seen += len(ids)
+                    unconditional = meta.get(UNCONDITIONAL_CACHED)
+                    yield StageOutput(
+                        ids,
+                        frames[: len(ids)],
+                        reason,
+                        meta["cached_tokens"],
+                        unconditional[-1] if unconditional else None,
+                    )
         finally:
-            await outputs.aclose()
             metrics.STAGES_RUNNING.add(-1)

@@ -19,7 +19,7 @@ from sglang_speechlm.server.lifetime.gate import Gate
 from sglang_speechlm.server.lifetime.life import Life
 from sglang_speechlm.server.page import page_routes
 from sglang_speechlm.server.routes.chat import chat_completions
-from sglang_speechlm.server.routes.generate import generate
+from sglang_speechlm.server.routes.generate import abort_request, generate
 from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
 from sglang_speechlm.server.routes.speech import speech
@@ -29,7 +29,7 @@ from sglang_speechlm.sglang_hooks import http
 
 _KEPT = (
     "/health_generate", "/model_info", "/get_model_info", "/v1/models", "/v1/models/{model:path}",
-    "/flush_cache", "/abort_request", "/get_load", "/openapi.json",
+    "/flush_cache", "/get_load", "/openapi.json",
 )  # fmt: skip
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images. ``/docs``
 loads scripts from elsewhere."""
@@ -47,7 +47,8 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app = http.app
     http.keep_routes(_KEPT)
     app.add_api_route("/health", health, methods=["GET"])
-    app.add_api_route("/generate", generate, methods=["POST", "PUT"])
+    app.add_route("/generate", generate, methods=["POST", "PUT"])
+    app.add_route("/abort_request", abort_request, methods=["POST"])
     for path in ("/server_info", "/get_server_info"):
         app.add_api_route(path, _server_info, methods=["GET"])
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
@@ -63,6 +64,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
             keys=keys,
             origins=Origins(own.allowed_origins, is_local=not keys.user and is_loopback_host(server_args.host)),
             max_body_bytes=own.max_body_bytes,
+            request_seconds=own.request_seconds,
             unlogged=server_args.uvicorn_access_log_exclude_prefixes,
             gate=partial(Gate, life=life),
         )

@@ -34,6 +34,7 @@ class Service:
         options: what the operator decided.
         answers: spoken answers that messages may refer to.
         messages: reads messages.
+        generating: SGLang's ids of the requests to /generate that are running, by the client's.
     """
 
     def __init__(self, state: Any, options: OwnOptions, codec: Spawned | None) -> None:
@@ -53,6 +54,7 @@ class Service:
             metrics.enable()
         self.sound_files = SoundFiles(self.sample_rate)
         self.options = options
+        self.generating: dict[str, str] = {}
         self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)
         self.messages = MessageReader(
             self.config,

@@ -20,7 +20,10 @@ from sglang_speechlm.program.engine import PAIR_MARGIN
 from sglang_speechlm.sglang_hooks.req import complaint, continues, guidance, leader_of, shadow_of
 
 SHADOW_SUFFIX = "::u"
-"""What a shadow's id adds to its leader's: SGLang aborts by the beginning of ids, and so finds both."""
+"""What a shadow's id adds to its leader's: SGLang aborts what begins with an id, and so finds both.
+
+No other id begins with a leader's: the program and /generate make all of them, around a random part of one length.
+"""
 
 _BUDGETS = (
     "rem_total_token_offset", "cur_rem_token_offset", "rem_input_tokens", "rem_chunk_tokens", "new_chunked_req",
@@ -46,8 +49,10 @@ def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retra
     if is_retracted or continues(req):
         # Its answer has begun: a full queue turns newcomers away, not those whom it has taken.
         scheduler.max_queued_requests = None
-    queue(scheduler, req, is_retracted)
-    scheduler.max_queued_requests = limit
+    try:
+        queue(scheduler, req, is_retracted)
+    finally:
+        scheduler.max_queued_requests = limit
 
 
 def _cannot_fit(scheduler: Any, req: Any) -> str | None:
@@ -104,13 +109,14 @@ def admit_pair(
         return AddReqResult.OTHER
     shadow.init_next_round_input(adder.tree_cache)
     needed = sum(len(one.full_untruncated_fill_ids) - len(one.prefix_indices) for one in (req, shadow))
+    before = {name: getattr(adder, name) for name in _BUDGETS}
     if adder.rem_chunk_tokens is not None and needed > adder.rem_chunk_tokens:
         if adder.can_run_list:
             return AddReqResult.OTHER
         adder.rem_chunk_tokens = needed  # longer than any chunk: it gets a step of its own
-    before = {name: getattr(adder, name) for name in _BUDGETS}
     result = add(adder, req, has_chunked_req, truncation_align_size)
     if not _was_added(adder, req):
+        adder.rem_chunk_tokens = before["rem_chunk_tokens"]
         return _only_for_now(adder, result)
     adder.rem_total_token_offset -= _reserved_twice(req)
     # The leader's locks may have changed what the tree can give.
@@ -182,18 +188,6 @@ def finish_together(_scheduler: Any, batch: Any, _result: Any) -> None:
         shadow = shadow_of(leader)
         if shadow is not None and (leader.to_finish or shadow.to_finish):
             leader.to_finish = shadow.to_finish = leader.to_finish or shadow.to_finish
-
-
-def abort_exactly(abort: Callable[..., None], scheduler: Any, asked: Any) -> None:
-    """AROUND Scheduler.abort_request: SGLang ends all whose ids begin with the one asked for, strangers among them."""
-    batches = [batch.reqs for batch in (scheduler.running_batch, scheduler.last_batch) if batch is not None]
-    requests = {*scheduler.waiting_queue, scheduler.chunked_req, *(req for reqs in batches for req in reqs)} - {None}
-    strangers = [req for req in requests if (leader_of(req) or req).rid != asked.rid and not asked.abort_all]
-    for req in strangers:
-        req.rid = f"\0{req.rid}"
-    abort(scheduler, asked)
-    for req in strangers:
-        req.rid = req.rid.removeprefix("\0")
 
 
 def hide_shadows(streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

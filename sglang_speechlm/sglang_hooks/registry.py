@@ -53,7 +53,6 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
     ("sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req", pairs.admit_pair, HookType.AROUND),
     ("sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode", pairs.retract_pairs, HookType.AROUND),
     ("sglang.srt.managers.scheduler.Scheduler.process_batch_result", pairs.finish_together, HookType.BEFORE),
-    ("sglang.srt.managers.scheduler.Scheduler.abort_request", pairs.abort_exactly, HookType.AROUND),
     (
         "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer._stream_output_generation",
         pairs.hide_shadows,

@@ -9,4 +9,8 @@ from sglang_speechlm.config import SpeechLMConfig
 
 def serves_speechlm() -> bool:
     """Whether SGLang serves a SpeechLM checkpoint in this process, and no other model."""
-    return bool(get_server_args().get_model_config().hf_config.model_type == SpeechLMConfig.model_type)
+    try:
+        server_args = get_server_args()
+    except ValueError:  # a process that serves nothing, and uses SGLang's classes by themselves
+        return False
+    return bool(server_args.get_model_config().hf_config.model_type == SpeechLMConfig.model_type)

@@ -42,8 +42,11 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
         allow: str | None = None,
+        closes: bool = False,
     ) -> None:
-        """Take what the attributes say, and for two headers: seconds after which to try again, and allowed methods."""
+        """Take what the attributes say, and for three headers: seconds after which to try again, the allowed methods,
+        and whether the connection is closed, since the rest of the request is not read.
+        """
         super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}...")
         self.status = status
         self.field = field
@@ -52,6 +55,7 @@ class ApiError(Exception):
             "Retry-After": None if retry_after is None else str(retry_after),
             "Allow": allow,
             "WWW-Authenticate": "Bearer" if status == 401 else None,
+            "Connection": "close" if closes else None,
         }
         self.headers = {name: value for name, value in headers.items() if value is not None}
 

@@ -1,47 +1,157 @@
-"""How much one request may bring."""
+"""How much one request may bring, and how long it may take."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sglang_speechlm.server.edge.errors import ApiError
 
+logger = logging.getLogger(__name__)
+
+_LARGE = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions", "/generate")
+_SMALL_BYTES = 64 << 10
+"""Of a body on any other path."""
+
+_FIRST_SECONDS = 60.0
+_SLOWEST_BYTES = 64 << 10
+"""A body may take the first seconds, and one more for each so many bytes of it."""
+
+_BODIES_AT_ONCE = 8
+"""All bodies that are in memory may hold so many times what one may."""
+
+_DEADLINE = "speechlm.deadline"
+_GRACE_SECONDS = 5.0
+"""After the deadline, in which an answer that has begun may still say so to a client that reads."""
+
 
 class BodyLimit:
-    """Refuses a body once it is known to be too large: by what it declares, else when that much of it has come."""
+    """Refuses a body that is encoded, too large or too slow, as soon as that is known."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        """Wrap an application; ``max_bytes`` is what a body may have."""
+        """Wrap an application; ``max_bytes`` is what a body may have on a route that needs it."""
         self._app = app
         self._max_bytes = max_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Request(scope).headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
-            await self._refusal().response()(scope, receive, send)
+        limit = self._max_bytes if scope["path"] in _LARGE else min(_SMALL_BYTES, self._max_bytes)
+        if (refused := _refusal(Headers(scope=scope), limit)) is not None:
+            await refused.response()(scope, receive, send)
             return
-        come = 0
+        begun = asyncio.get_running_loop().time()
+        come = held = 0
+        is_complete = False
+        refusal: ApiError | None = None
 
-        async def counted() -> Message:
-            nonlocal come
-            message = await receive()
-            come += len(message.get("body", b""))
-            if come > self._max_bytes:
-                raise self._refusal()
+        async def bounded() -> Message:
+            nonlocal come, held, is_complete, refusal
+            if is_complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(begun + _FIRST_SECONDS + come / _SLOWEST_BYTES):
+                    message = await receive()
+            except TimeoutError:
+                refusal = ApiError(408, f"the body did not arrive in time: {come} bytes of it did", closes=True)
+                raise refusal from None
+            size = len(message.get("body", b""))
+            come += size
+            held += size
+            self._held += size
+            is_complete = not message.get("more_body", False)
+            if come > limit:
+                refusal = _too_large(limit)
+                raise refusal
+            if self._held > _BODIES_AT_ONCE * self._max_bytes:
+                said = "the server holds as many large bodies as it can"
+                refusal = ApiError(503, said, retry_after=1, closes=True)
+                raise refusal
             return message
 
         async def refusing(message: Message) -> None:
-            # Whatever a route makes of the exception above, this is the answer.
-            if come <= self._max_bytes:
+            nonlocal held
+            if message["type"] == "http.response.start":
+                self._held -= held
+                held = 0
+            # Whatever a route makes of the exceptions above, the refusal is the answer.
+            if refusal is None:
                 await send(message)
             elif message["type"] == "http.response.start":
-                await self._refusal().response()(scope, receive, send)
+                await refusal.response()(scope, receive, send)
 
-        await self._app(scope, counted, refusing)
+        try:
+            await self._app(scope, bounded, refusing)
+        except ApiError as error:
+            if error is not refusal:
+                raise
+            await refusal.response()(scope, receive, send)
+        finally:
+            self._held -= held
 
-    def _refusal(self) -> ApiError:
-        return ApiError(413, f"the body must not exceed {self._max_bytes} bytes")
+
+def _refusal(headers: Headers, limit: int) -> ApiError | None:
+    """What is wrong with a body by its headers alone, or None."""
+    encoding = headers.get("content-encoding", "").strip()
+    if encoding and encoding.lower() != "identity":
+        return ApiError(415, f"Content-Encoding: must be left out or 'identity'; got {encoding!r}", closes=True)
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        return _too_large(limit)
+    return None
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body must not exceed {limit} bytes", closes=True)
+
+
+class Deadline:
+    """Ends a request whose time is over, whatever it waits for: its body, the scheduler, or a client that reads."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        """Wrap an application whose requests may take ``seconds`` each."""
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline = scope[_DEADLINE] = asyncio.get_running_loop().time() + self._seconds
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                timeout.reschedule(deadline + _GRACE_SECONDS)
+            await send(message)
+
+        try:
+            async with asyncio.timeout_at(deadline) as timeout:
+                await self._app(scope, receive, noting)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            if not has_begun:
+                await too_late().response()(scope, receive, send)
+            else:
+                # Left without its end, the connection is closed: clients see that something is missing.
+                logger.warning("The answer to %s %s was cut off: its time was over", scope["method"], scope["path"])
+
+
+def deadline_of(http: Request) -> float:
+    """The time of the event loop at which a request is given up."""
+    deadline: float = http.scope[_DEADLINE]
+    return deadline
+
+
+def too_late() -> ApiError:
+    """The answer to a request whose time is over."""
+    return ApiError(504, "the answer was not complete within the time that this server gives a request", closes=True)

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.server.edge.browser import Browser
 from sglang_speechlm.server.edge.keys import KeyCheck, Keys
-from sglang_speechlm.server.edge.limits import BodyLimit
+from sglang_speechlm.server.edge.limits import BodyLimit, Deadline
 from sglang_speechlm.server.edge.origins import Origins
 from sglang_speechlm.server.edge.target import Target
 
@@ -20,6 +20,7 @@ def behind_the_edge(
     keys: Keys,
     origins: Origins,
     max_body_bytes: int,
+    request_seconds: float | None = None,
     unlogged: Sequence[str] = (),
     gate: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> ASGIApp:
@@ -30,16 +31,20 @@ def behind_the_edge(
     3. ``Target``: refuses what is no path or has two lengths, and gives each path one spelling.
     4. ``KeyCheck``: asks for the key, or the admin key.
     5. the gate: refuses requests while the server starts or stops, and has those that run end in an answer.
-    6. ``BodyLimit``: counts what the body brings.
+    6. ``Deadline``: ends a request whose time is over.
+    7. ``BodyLimit``: refuses what is encoded, too large or too slow.
 
     Args:
         app: the application.
         keys: that open it.
         origins: pages that it answers.
         max_body_bytes: of a request.
+        request_seconds: that a request may take; None leaves it to the servers behind a front.
         unlogged: beginnings of paths that are logged only when they fail.
         gate: wraps what it guards.
     """
-    limited = BodyLimit(app, max_body_bytes)
+    limited: ASGIApp = BodyLimit(app, max_body_bytes)
+    if request_seconds is not None:
+        limited = Deadline(limited, request_seconds)
     checked = KeyCheck(gate(limited) if gate else limited, keys)
     return RequestLog(Browser(Target(checked), origins), unlogged)

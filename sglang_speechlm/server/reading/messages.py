@@ -71,6 +71,10 @@ class MessageReader:
         return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
+        if len(messages) > self.capacity:
+            raise bad_field(
+                "messages", f"must not take more than {self.capacity} positions; got {len(messages)} messages"
+            )
         clips = 0
         for i, message in enumerate(messages):
             for place, part in message.parts:

@@ -136,7 +136,7 @@ class ChatMessage(Lenient):
 
     role: Literal["system", "user", "assistant"]
     audio: EarlierAudio | None = None
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
     refusal: Any = None
     tool_calls: Any = None
     function_call: Any = None
@@ -200,10 +200,10 @@ class Asking(BaseModel):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=4096)] | None = None
     seed: Seed | None = None
     stop: Stop | None = None
-    stop_token_ids: list[Annotated[Int, Field(ge=0, lt=2**31)]] | None = None
+    stop_token_ids: Annotated[list[Annotated[Int, Field(ge=0, lt=2**31)]], Field(max_length=1024)] | None = None
     min_tokens: CountOrZero | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -239,7 +239,7 @@ class Asking(BaseModel):
 class ChatRequest(Asking):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     model: str | None = None
     n: Annotated[Int, Field(ge=1, le=16)] | None = None
     stream_options: StreamOptions | None = None

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sglang_speechlm.codec.files import RATE_HEADER
+from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import AudioDelta, Reply
 from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.server.edge.body import read_json
@@ -25,8 +26,8 @@ from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import resolve, wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.chat_events import ChatStream, audio_id, told, usage
-from sglang_speechlm.server.routes.route import REFUSALS, Refused, route
-from sglang_speechlm.server.routes.streams import DeadlineStream, merged
+from sglang_speechlm.server.routes.route import route
+from sglang_speechlm.server.routes.streams import ClosingStream, merged
 from sglang_speechlm.server.service import Service
 
 
@@ -42,7 +43,7 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
             Warnings.of(http).add('audio: not used: an answer is spoken with "modalities": ["text", "audio"]')
     if body.stream:
         return await _streamed(http, service, body, deadline)
-    return await unless_gone(http, _whole(service, body, Warnings.of(http)))
+    return await unless_gone(http, _whole(service, body, deadline, Warnings.of(http)))
 
 
 async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> list[Asked]:
@@ -59,16 +60,26 @@ async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> l
     ]
 
 
-async def _whole(service: Service, body: ChatRequest, warnings: Warnings) -> Response:
+async def _whole(service: Service, body: ChatRequest, deadline: float, warnings: Warnings) -> Response:
     requests = await _prepare(service, body, warnings)
+    replies = [Reply() for _ in requests]
+    samples: list[list[Any]] = [[] for _ in requests]
+    begun = False
+    voices = [service.voice.reply(asked, reply) for asked, reply in zip(requests, replies, strict=True)]
+    try:
+        # Where one choice is refused, the others end at once.
+        async with aclosing(merged(voices, deadline)) as pieces:
+            async for index, piece in pieces:
+                begun = True
+                if isinstance(piece, AudioDelta):
+                    samples[index].append(piece.samples)
+    except StageRefused as error:
+        raise StageRefused(error.status, str(error), begun=begun or error.begun) from error
     known = tuple(warnings)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_choice(service, body, i, asked, known)) for i, asked in enumerate(requests)]
-    outcomes = [task.result() for task in tasks]
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-    choices, replies = zip(*outcomes, strict=True)
+    choices = [
+        await _choice(service, body, index, asked, replies[index], samples[index], known)
+        for index, asked in enumerate(requests)
+    ]
     for choice in choices:
         warnings.add(*choice["message"].get("speechlm", {}).get("warnings", ()))
     answer = {
@@ -83,15 +94,15 @@ async def _whole(service: Service, body: ChatRequest, warnings: Warnings) -> Res
 
 
 async def _choice(
-    service: Service, body: ChatRequest, index: int, asked: Asked, warnings: tuple[str, ...]
-) -> tuple[dict[str, Any], Reply] | Refused:
-    reply = Reply()
-    samples: list[Any] = []
-    try:
-        async with aclosing(service.voice.reply(asked, reply)) as pieces:
-            samples = [piece.samples async for piece in pieces if isinstance(piece, AudioDelta)]
-    except REFUSALS as error:
-        return error
+    service: Service,
+    body: ChatRequest,
+    index: int,
+    asked: Asked,
+    reply: Reply,
+    samples: list[Any],
+    warnings: tuple[str, ...],
+) -> dict[str, Any]:
+    """One of the answer's choices, once its reply is complete."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
     if asked.audio is not None:
         message["audio"] = None
@@ -108,7 +119,7 @@ async def _choice(
     if ours := told(body, asked, reply, warnings, has_sounded=bool(samples)):
         message["speechlm"] = ours
     assert reply.finish is not None
-    return {"index": index, "message": message, "finish_reason": reply.finish.reason}, reply
+    return {"index": index, "message": message, "finish_reason": reply.finish.reason}
 
 
 async def _streamed(http: Request, service: Service, body: ChatRequest, deadline: float) -> Response:
@@ -130,4 +141,4 @@ async def _streamed(http: Request, service: Service, body: ChatRequest, deadline
         await pieces.aclose()
         raise
     stream = ChatStream(service, body, requests, replies, tuple(warnings))
-    return DeadlineStream(stream.events(first, pieces), pieces, "text/event-stream", deadline, headers)
+    return ClosingStream(stream.events(first, pieces), pieces, "text/event-stream", headers)

@@ -1,4 +1,4 @@
-"""POST /generate: SGLang's own route, behind a check of what it is sent.
+"""POST /generate and POST /abort_request: as SGLang's own routes, behind a check of what they are sent.
 
 SGLang takes what a body says on to its scheduler, where a value of the wrong kind ends the process. Only the fields
 that SGLang's frontend language and this runtime's own tools use are let through, each with its type and range.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
-from pydantic import Field, ValidationError, model_validator
-from sglang.srt.entrypoints.http_server import generate_request
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sglang.srt.managers.io_struct import GenerateReqInput
-from starlette.background import BackgroundTask, BackgroundTasks
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
+from sglang_speechlm.server.edge.body import read_json
+from sglang_speechlm.server.edge.connection import unless_gone
+from sglang_speechlm.server.edge.errors import bad_field, shown
 from sglang_speechlm.server.reading.schema import (
     Count,
     Guidance,
@@ -32,11 +34,19 @@ from sglang_speechlm.server.reading.schema import (
     Temperature,
     TopK,
 )
+from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
+from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
 from sglang_speechlm.server.service import Service
 
+_MAX_ANSWERS = 128
+"""Of one request; SGLang prepares all of them while nobody else is heard."""
+_MAX_IDS = 1024
+"""In a list that the scheduler goes through for every answer."""
+
+_SEVERAL = Field(min_length=1, max_length=_MAX_ANSWERS)
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[Id], Field(min_length=1)]
+Ids = Annotated[list[Id], Field(min_length=1, fail_fast=True)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -55,7 +65,7 @@ class SamplingParams(Strict):
     min_new_tokens: CountOrZero | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     stop: Stop | None = None
-    stop_token_ids: list[Id] | None = None
+    stop_token_ids: Annotated[list[Id], Field(max_length=_MAX_IDS)] | None = None
     stop_regex: Annotated[list[str], Field(max_length=0)] | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
@@ -87,63 +97,121 @@ class SamplingParams(Strict):
 class GenerateBody(Strict):
     """The body of POST /generate."""
 
-    text: Text | Annotated[list[Text], Field(min_length=1)] | None = None
-    input_ids: Ids | Annotated[list[Ids], Field(min_length=1)] | None = None
-    sampling_params: SamplingParams | Annotated[list[SamplingParams], Field(min_length=1)] | None = None
+    text: Text | Annotated[list[Text], _SEVERAL] | None = None
+    input_ids: Ids | Annotated[list[Ids], _SEVERAL] | None = None
+    sampling_params: SamplingParams | Annotated[list[SamplingParams], _SEVERAL] | None = None
     rid: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+$")] | None = None
     stream: bool | None = None
     return_logprob: bool | None = None
     return_text_in_logprobs: bool | None = None
     logprob_start_len: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     top_logprobs_num: Annotated[int, Field(ge=0, le=100)] | None = None
-    token_ids_logprob: Ids | None = None
+    token_ids_logprob: Annotated[Ids, Field(max_length=_MAX_IDS)] | None = None
+
+    @property
+    def count(self) -> int | None:
+        """How many prompts there are, or None where one is given by itself."""
+        prompts = self.text if self.text is not None else self.input_ids
+        return len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else None
 
 
-async def generate(obj: GenerateReqInput, request: Request) -> Response:
-    """SGLang's answer to a body that is as it should be. One that takes too long ends early, as an "abort".
+@route
+async def generate(http: Request, service: Service, deadline: float) -> Response:
+    """SGLang's answer to a body that is as it should be, whole or as server-sent events."""
+    body = await read_json(http, GenerateBody)
+    await asyncio.to_thread(_check, body, service)
+    request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid"}))
+    names = _name(request, body.rid, body.count)
+    outputs = merged([_outputs(service, request, names)], deadline)
+    try:
+        first = await unless_gone(http, anext(outputs))
+    except BaseException:
+        await outputs.aclose()
+        raise
+    if body.stream:
+        return ClosingStream(_events(first, outputs), outputs, "text/event-stream")
+    await outputs.aclose()
+    return Response(orjson.dumps(first[1]), media_type="application/json")
+
+
+def _name(request: GenerateReqInput, rid: str | None, count: int | None) -> dict[str, str]:
+    """Give a request ids of our own, of equal length: SGLang aborts what begins with an id, and some ids mean more.
+
+    Returns:
+        By each of them, what the client calls it.
+    """
+    if count is None:
+        request.rid = uuid.uuid4().hex
+        return {request.rid: rid or request.rid}
+    request.rid = [uuid.uuid4().hex for _ in range(count)]
+    return {own: own if rid is None else f"{rid}_{i}" for i, own in enumerate(request.rid)}
+
+
+async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[str, str]) -> AsyncGenerator[Any]:
+    """SGLang's outputs under the client's ids. Closing the iterator aborts the request.
 
     Raises:
-        ApiError: 400 naming the field that cannot be taken on.
+        ApiError: 400 if one of these ids is in use.
+        StageRefused: if SGLang refuses the request.
     """
-    await _check(request)
-    service: Service = request.app.state.speechlm
-    obj.rid = obj.rid or uuid.uuid4().hex
-    limit = asyncio.get_running_loop().call_later(service.options.request_seconds, _end, obj, service)
-    response: Response = await generate_request(obj, request)
-    if isinstance(response, StreamingResponse) and isinstance(response.background, BackgroundTasks):
-        response.background.tasks.insert(0, BackgroundTask(limit.cancel))
-    else:
-        limit.cancel()
-    if response.status_code >= 400:
-        message = orjson.loads(response.body)["error"]["message"]
-        raise ApiError(response.status_code, message)
-    return response
-
-
-def _end(obj: GenerateReqInput, service: Service) -> None:
-    """By now SGLang has given each prompt of several an id of its own."""
-    for rid in [obj.rid] if isinstance(obj.rid, str) else obj.rid:
-        service.voice.engine.abort(rid)
-
-
-async def _check(http: Request) -> None:
+    if taken := service.generating.keys() & names.values():
+        raise bad_field("rid", f"is the id of a request that is running; got {shown(min(taken))}")
+    service.generating |= {name: rid for rid, name in names.items()}
     try:
-        fields: Any = await http.json()
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ApiError(400, f"the body must be a JSON object; got {type(fields).__name__}")
+        async with aclosing(service.voice.engine.outputs(request)) as outputs:
+            async for output in outputs:
+                for answer in output if isinstance(output, list) else [output]:
+                    meta = answer["meta_info"]
+                    meta["id"] = names.get(meta["id"], meta["id"])
+                yield output
+    finally:
+        for name in names.values():
+            del service.generating[name]
+
+
+async def _events(first: tuple[int, Any], rest: AsyncGenerator[tuple[int, Any]]) -> AsyncGenerator[bytes]:
     try:
-        body = GenerateBody.model_validate(fields)
-    except ValidationError as error:
-        raise from_validation(error, fields) from error
+        async for _, output in chained(first, rest):
+            if output is not None:
+                yield event(output)
+    except REFUSALS as error:
+        yield event(refusal(error).body())
+    yield b"data: [DONE]\n\n"
+
+
+class AbortBody(BaseModel):
+    """The body of POST /abort_request; SGLang's other fields are for its own use."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    rid: Annotated[str, Field(max_length=220)] | None = None
+    abort_all: bool = False
+
+
+@route
+async def abort_request(http: Request, service: Service, deadline: float) -> Response:
+    """End a request to /generate by its id, or everything that runs. An unknown id is left alone."""
+    body = await read_json(http, AbortBody)
+    if body.abort_all:
+        service.voice.engine.abort_all()
+    elif body.rid in service.generating:
+        service.voice.engine.abort(service.generating[body.rid])
+    return Response()
+
+
+def _check(body: GenerateBody, service: Service) -> None:
     if (body.text is None) == (body.input_ids is None):
         raise bad_field("text", "give either text or input_ids")
-    prompts = body.text if body.text is not None else body.input_ids
-    count = len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else None
-    if isinstance(body.sampling_params, list) and len(body.sampling_params) != count:
-        raise bad_field("sampling_params", f"give one, or one for each prompt; got {len(body.sampling_params)}")
-    service: Service = http.app.state.speechlm
+    count = body.count
+    params = body.sampling_params
+    if isinstance(params, list) and len(params) != count:
+        raise bad_field("sampling_params", f"give one, or one for each prompt; got {len(params)}")
+    choices = max((each.n or 1 for each in (params if isinstance(params, list) else [params]) if each), default=1)
+    if (count or 1) * choices > _MAX_ANSWERS:
+        raise bad_field(
+            "sampling_params.n",
+            f"prompts times n must not exceed {_MAX_ANSWERS}; got {count or 1} times {choices}",
+        )
     for text in [body.text or ""] if not isinstance(body.text, list) else body.text:
         try:
             service.tokenizer.check(text, service.messages.capacity)

@@ -1,8 +1,7 @@
-"""What all routes have in common: how they fail, and when they give up."""
+"""What all routes have in common: how they fail."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from sglang_speechlm.codec import CodecError
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.server.edge.connection import ClientGone
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.limits import deadline_of
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.service import Service
 
@@ -29,7 +29,7 @@ Handler = Callable[[Request, Service, float], Awaitable[Response]]
 
 
 def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint: whatever the handler raises becomes an answer, and it is cancelled when its time is over.
+    """An endpoint: whatever the handler raises becomes an answer.
 
     The request's ``Warnings`` are put into a header of the answer.
     """
@@ -37,19 +37,15 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     @functools.wraps(handler)
     async def endpoint(http: Request) -> Response:
         service: Service = http.app.state.speechlm
-        deadline = asyncio.get_running_loop().time() + service.options.request_seconds
         try:
-            async with asyncio.timeout_at(deadline) as limit:
-                response = await handler(http, service, deadline)
-                response.headers.update(Warnings.of(http).headers())
-                return response
+            response = await handler(http, service, deadline_of(http))
+            response.headers.update(Warnings.of(http).headers())
+            return response
         except REFUSALS as error:
             return refusal(error).response()
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)
-        except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                return too_late().response()
+        except Exception:
             logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
             return ApiError(500, "the server failed to answer; its log says why").response()
 
@@ -65,8 +61,3 @@ def refusal(error: Refused) -> ApiError:
             return ApiError(status, str(error), retry_after=None if status == 400 or begun else 1)
         case _:
             return ApiError(503, str(error))
-
-
-def too_late() -> ApiError:
-    """The answer to a request whose time is over."""
-    return ApiError(504, "the answer was not complete within the time that this server gives a request")

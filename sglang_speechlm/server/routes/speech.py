@@ -27,7 +27,7 @@ from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import TEXT_ONLY, resolve
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
 from sglang_speechlm.server.service import Service
 
 _SILENCE_SECONDS = 0.25
@@ -64,8 +64,8 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     headers = {RATE_HEADER: str(service.sample_rate)}
     if body.stream_format == "sse":
         events = _events(first, pieces, asked, reply, warnings)
-        return DeadlineStream(events, pieces, "text/event-stream", deadline, headers)
-    return DeadlineStream(chained(first, pieces), pieces, MEDIA_TYPES[name], deadline, headers)
+        return ClosingStream(events, pieces, "text/event-stream", headers)
+    return ClosingStream(chained(first, pieces), pieces, MEDIA_TYPES[name], headers)
 
 
 def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked | None:

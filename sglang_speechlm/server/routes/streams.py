@@ -13,14 +13,12 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sglang_speechlm import logs
-from sglang_speechlm.server.routes.route import REFUSALS, too_late
+from sglang_speechlm.server.edge.limits import too_late
+from sglang_speechlm.server.routes.route import REFUSALS
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-
-_GRACE_SECONDS = 5.0
-"""After its deadline, in which a stream may still say so to a client that reads."""
 
 
 def event(data: Mapping[str, Any]) -> bytes:
@@ -28,33 +26,29 @@ def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-class DeadlineStream(StreamingResponse):
-    """Chunks as they come. However it ends, what makes them is closed; a client that does not read is cut off."""
+class ClosingStream(StreamingResponse):
+    """Chunks as they come. However it ends, what makes them is closed."""
 
     def __init__(
         self,
         chunks: AsyncGenerator[bytes],
         source: AsyncGenerator[Any],
         media_type: str,
-        deadline: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Take what makes the chunks, what it makes them from, and the time of the event loop at which it is over."""
+        """Take what makes the chunks, and what it makes them from."""
         super().__init__(chunks, media_type=media_type, headers=headers)
         self._chunks = chunks
         self._source = source
-        self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The source as well: chunks that nobody has begun to take would not close it.
         async with aclosing(self._source), aclosing(self._chunks):
             try:
-                async with asyncio.timeout_at(self._deadline + _GRACE_SECONDS):
-                    await super().__call__(scope, receive, send)
-            except (TimeoutError, *REFUSALS) as error:
+                await super().__call__(scope, receive, send)
+            except REFUSALS as error:
                 # Left without its last chunk, the connection is closed: clients see that something is missing.
-                reason = error or "its time was over"
-                logger.warning("The stream of request %s was cut off: %s", logs.current_id(), reason)
+                logger.warning("The stream of request %s was cut off: %s", logs.current_id(), error)
 
 
 async def merged(sources: Sequence[AsyncGenerator[Item]], deadline: float) -> AsyncGenerator[tuple[int, Item | None]]:

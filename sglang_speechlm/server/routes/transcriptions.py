@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -23,18 +22,16 @@ from sglang_speechlm.program.reply import Reply, TextDelta
 from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.program.thinking import AfterThinking
 from sglang_speechlm.prompt.layout import lay_out
-from sglang_speechlm.server.edge.body import check_media_type
+from sglang_speechlm.server.edge.body import read_form
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import resolve, wants_audio
 from sglang_speechlm.server.reading.schema import TranscriptionRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.streams import DeadlineStream, chained, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
 from sglang_speechlm.server.service import Service
 
-_MAX_FIELDS = 100
-_MAX_FIELD_BYTES = 1 << 20
 _CANNOT = ("timestamp_granularities", "include")
 """Fields that ask for what the model does not give."""
 _OBJECTS = ("speechlm", "vllm_xargs", "logit_bias", "stop_token_ids")
@@ -71,22 +68,19 @@ async def transcriptions(http: Request, service: Service, deadline: float) -> Re
         await pieces.aclose()
         raise
     events = _events(first, pieces, asked, reply, warnings)
-    return DeadlineStream(events, pieces, "text/event-stream", deadline)
+    return ClosingStream(events, pieces, "text/event-stream")
 
 
 async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
-    check_media_type(http, "multipart/form-data")
+    form = await read_form(http)
+    items = form.multi_items()
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise bad_field("file", f"must be an uploaded file; got {'nothing' if file is None else 'text'}")
+    format = (file.filename or "").rpartition(".")[2].lower() or None
+    upload = _Upload(await file.read(), format)
     try:
-        async with http.form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
-            items = form.multi_items()
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise bad_field("file", f"must be an uploaded file; got {'nothing' if file is None else 'text'}")
-            format = (file.filename or "").rpartition(".")[2].lower() or None
-            upload = _Upload(await file.read(), format)
         "".join(value for _, value in items if isinstance(value, str)).encode()
-    except HTTPException as error:
-        raise ApiError(400, f"the form cannot be read: {error.detail}") from error
     except UnicodeError as error:
         raise ApiError(400, f"the form's text cannot be read: {error}") from error
     fields = _unfolded(item for item in items if item[0] != "file")

@@ -1,0 +1,254 @@
+"""What one request may bring and how long it may take, on an application that a test sees into."""
+
+import asyncio
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sglang_speechlm.server.edge import limits
+from sglang_speechlm.server.edge.body import read_form, read_json
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.limits import BodyLimit, Deadline
+from sglang_speechlm.server.reading.schema import ChatRequest
+
+CHAT = "/v1/chat/completions"
+JSON = [(b"content-type", b"application/json")]
+MAX = 1 << 20
+ROOM = 256 << 20
+
+
+@dataclass
+class Answer:
+    """What a client gets."""
+
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        return int(self.messages[0]["status"])
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.messages).decode()
+
+
+def ask(
+    app: ASGIApp, pieces: Sequence[bytes] = (), headers: Sequence[tuple[bytes, bytes]] = JSON, path: str = CHAT
+) -> Answer:
+    """Send a body in pieces; what has no end stays open."""
+    answer = Answer()
+    scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    coming = iter(pieces)
+
+    async def receive() -> Message:
+        piece = next(coming, None)
+        if piece is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": piece, "more_body": piece != b""}
+
+    async def send(message: Message) -> None:
+        answer.messages.append(message)
+
+    async def work() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(asyncio.wait_for(work(), 100))
+    return answer
+
+
+async def swallow(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reads its body, and says how many bytes there were."""
+    size = len(await Request(scope, receive).body())
+    await Response(str(size))(scope, receive, send)
+
+
+async def parse(scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        await read_json(Request(scope, receive), ChatRequest)
+        response = Response()
+    except ApiError as error:
+        response = error.response()
+    await response(scope, receive, send)
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd, gzip", b"x"])
+@pytest.mark.parametrize("path", [CHAT, "/abort_request"])
+def test_an_encoded_body_is_refused_by_the_name_of_its_encoding(encoding: bytes, path: str) -> None:
+    answer = ask(BodyLimit(swallow, MAX), [b"{}", b""], [*JSON, (b"content-encoding", encoding)], path)
+    assert answer.status == 415
+    assert encoding.decode() in answer.text
+    assert "identity" in answer.text
+
+
+@pytest.mark.parametrize("encoding", [b"identity", b" Identity ", b""])
+def test_a_body_that_is_not_encoded_passes(encoding: bytes) -> None:
+    answer = ask(BodyLimit(swallow, MAX), [b"{}", b""], [*JSON, (b"content-encoding", encoding)])
+    assert answer.text == "2"
+
+
+@pytest.mark.parametrize(("path", "limit"), [(CHAT, MAX), ("/abort_request", 64 << 10)])
+def test_a_body_may_be_as_large_as_its_route_needs(path: str, limit: int) -> None:
+    app = BodyLimit(swallow, MAX)
+    assert ask(app, [b"x" * limit, b""], path=path).text == str(limit)
+    assert ask(app, [b"x" * limit, b"x", b""], path=path).status == 413
+    declared = [*JSON, (b"content-length", str(limit + 1).encode())]
+    assert ask(app, [], declared, path).status == 413
+
+
+def test_a_body_that_does_not_arrive_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_FIRST_SECONDS", 0.05)
+    answer = ask(BodyLimit(swallow, MAX), [b"half"])
+    assert answer.status == 408
+    assert "4 bytes" in answer.text
+
+
+def test_an_answer_may_take_longer_than_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_FIRST_SECONDS", 0.05)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await request.body()
+        leaving = asyncio.ensure_future(receive())
+        await asyncio.sleep(0.2)
+        assert not leaving.done()
+        leaving.cancel()
+        await Response("whole")(scope, receive, send)
+
+    assert ask(BodyLimit(slow, MAX), [b"all", b""]).text == "whole"
+
+
+def test_all_bodies_together_are_bounded_and_their_room_comes_back() -> None:
+    app = BodyLimit(swallow, MAX)
+    app._held = limits._BODIES_AT_ONCE * MAX - 10
+    full = ask(app, [b"x" * 11, b""])
+    assert full.status == 503
+    assert dict(full.messages[0]["headers"])[b"retry-after"] == b"1"
+    assert ask(app, [b"x" * 10, b""]).text == "10"
+    assert ask(app, [b"x" * 10, b""]).text == "10"
+
+
+# Time
+
+
+async def wait_for_ever(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+async def begin_and_wait(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("app", [swallow, wait_for_ever])
+def test_a_request_ends_with_a_504_at_its_deadline_whatever_it_waits_for(app: ASGIApp) -> None:
+    assert ask(Deadline(app, 0.05), [b"half"]).status == 504
+
+
+def test_an_answer_that_has_begun_is_cut_off_after_a_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_GRACE_SECONDS", 0.05)
+    answer = ask(Deadline(begin_and_wait, 0.05))
+    assert [message["type"] for message in answer.messages] == ["http.response.start"]
+
+
+def test_a_time_limit_of_the_applications_own_stays_its_own() -> None:
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        ask(Deadline(fail, 100))
+
+
+# JSON
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Hello."}], **fields}
+
+
+def many(item: str, before: str = "[", after: str = "]") -> bytes:
+    """A chat request whose field ``x`` holds an item a million times."""
+    return orjson.dumps(chat())[:-1] + f',"x":{before}{",".join([item] * 10**6)}{after}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        many("{}"), many("[]"), many("1"), many('""'), many('"":0', "{", "}"), many("[[[[[[]]]]]]"),
+        orjson.dumps(chat(stop_token_ids=[1] * 10**6)), orjson.dumps(chat(messages=chat()["messages"] * 10**5)),
+    ],
+    ids=["objects", "arrays", "numbers", "texts", "keys", "nested", "stop ids", "messages"],
+)  # fmt: skip
+def test_a_body_of_too_many_values_is_not_parsed(body: bytes) -> None:
+    answer = ask(BodyLimit(parse, ROOM), [body, b""])
+    assert answer.status == 413
+    assert "100000 values" in answer.text
+
+
+@pytest.mark.parametrize("depth", [2000, 90_000])
+def test_a_body_that_is_nested_too_deep_is_refused(depth: int) -> None:
+    body = orjson.dumps(chat())[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+    assert ask(BodyLimit(parse, ROOM), [body, b""]).status == 400
+
+
+def test_a_large_clip_is_one_value() -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "A" * (100 << 20), "format": "wav"}}
+    body = orjson.dumps(chat(messages=[{"role": "user", "content": [part]}]))
+    assert ask(BodyLimit(parse, ROOM), [body, b""]).status == 200
+
+
+def test_a_bias_is_given_to_so_many_ids() -> None:
+    body = orjson.dumps(chat(logit_bias={str(i): 1 for i in range(5000)}))
+    answer = ask(BodyLimit(parse, ROOM), [body, b""])
+    assert answer.status == 400
+    assert "logit_bias" in answer.text
+
+
+# Forms
+
+
+async def upload(scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        file = (await read_form(Request(scope, receive)))["file"]
+        assert isinstance(file, UploadFile)
+        assert isinstance(getattr(file.file, "_file", None), io.BytesIO)
+        response = Response(str(len(await file.read())))
+    except ApiError as error:
+        response = error.response()
+    await response(scope, receive, send)
+
+
+FORM = [(b"content-type", b"multipart/form-data; boundary=x")]
+HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+FIELD = b'--x\r\nContent-Disposition: form-data; name="%d"\r\n\r\na\r\n'
+
+
+def test_an_upload_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    pieces = [HEAD, *[b"\0" * (1 << 20)] * 5, b"\r\n--x--\r\n", b""]
+    assert ask(BodyLimit(upload, ROOM), pieces, FORM).text == str(5 << 20)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [FIELD % i for i in range(200)],
+        [HEAD, b"a\r\n", HEAD, b"a\r\n"],
+        [b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n', b"a" * (2 << 20)],
+        [b"--x\r\nContent-Disposition: " + b"a" * (1 << 20)],
+    ],
+    ids=["fields", "files", "a long field", "a long header"],
+)
+def test_a_form_of_too_many_or_too_long_parts_is_refused(pieces: list[bytes]) -> None:
+    assert ask(BodyLimit(upload, ROOM), [*pieces, b""], FORM).status == 400
