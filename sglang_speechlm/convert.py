@@ -3,42 +3,86 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import get_args
 
-from sglang_speechlm.checkpoint.convert.convert import convert
-from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
+from sglang_speechlm.checkpoint.check import check
+from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
+from sglang_speechlm.checkpoint.prepare import Wanted, locate, refuse_full_disk, served_directory, tokenizer_directory
 from sglang_speechlm.config.speechlm import AudioFrontend
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert what the flags name; a refusal ends with status 2 and says why."""
+    """Convert what the arguments name; a refusal ends with status 2 and says why."""
     parser = _parser()
     values = vars(parser.parse_args(arguments))
-    checkpoint, train_config, tokenizer, output = (
-        values.pop(name) for name in ("checkpoint", "train_config", "tokenizer", "output")
+    source, checkpoint, output, is_dry = (values.pop(name) for name in ("source", "checkpoint", "output", "check"))
+    if (source is None) == (checkpoint is None):
+        parser.error("name one source: a path or a hub tag")
+    wanted = Wanted(
+        source or checkpoint,
+        **{name: values.pop(name) for name in ("revision", "tokenizer", "train_config", "convert_dir")},
+        settings=ConversionSettings(**values),
     )
     try:
-        config = convert(checkpoint, train_config, tokenizer, output, ConversionSettings(**values))
+        if is_dry:
+            parser.exit(check(wanted, print))
+        print(served_directory(wanted, _say) if output is None else _convert_to(output, wanted))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f"{output}: {config.vocab_size} ids, {config.text_config.num_hidden_layers} layers, {config.dtype}")
+
+
+def _convert_to(output: Path, wanted: Wanted) -> str:
+    source = locate(wanted, _say)
+    if source.kind == "served":
+        raise ValueError(f"{source.path}: needs no conversion: --model-path serves it as it is")
+    conversion = plan_conversion(source, tokenizer_directory(wanted, source, _say), wanted.settings)
+    refuse_full_disk(conversion, output)
+    for note in conversion.notes:
+        _say(note)
+    config = convert(conversion, output)
+    return f"{output}: {config.vocab_size} ids, {config.text_config.num_hidden_layers} layers, {config.dtype}"
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
     usual = ConversionSettings()
     parser = argparse.ArgumentParser(
         prog="python -m sglang_speechlm.convert",
-        description="Convert a native ESPnet checkpoint to a directory that can be served. "
+        description="Convert a checkpoint, as it was published or trained, to a directory that can be served. "
         "The same command goes on with a run that was interrupted.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the .pt file")
-    parser.add_argument("--train-config", type=Path, required=True, help="its training config (YAML)")
     parser.add_argument(
-        "--tokenizer", type=Path, required=True, help="Qwen3 directory: tokenizer.json and, if possible, config.json"
+        "source",
+        nargs="?",
+        help="a release directory, a .pt file, DeepSpeed's model states or their folder, a trainer's output directory "
+        "or one of its steps, or a hub tag",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the served directory")
+    parser.add_argument("--checkpoint", metavar="SOURCE", help="the same by a flag")
+    parser.add_argument(
+        "--train-config", type=Path, metavar="FILE", help="training config (YAML); else the one near the weights"
+    )
+    parser.add_argument(
+        "--tokenizer-path",
+        "--tokenizer",
+        dest="tokenizer",
+        metavar="DIR|TAG",
+        help="Qwen3's: a directory with tokenizer.json and, if possible, config.json, or a hub tag; else the training "
+        "config's tokenizer_name",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the hub tag")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="the served directory; else one in --convert-dir")
+    parser.add_argument(
+        "--convert-dir", type=Path, metavar="DIR", help="where conversions are kept; else the user's cache directory"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="say what the source is, what it would become, and every problem"
+    )
     parser.add_argument(
         "--dtype", choices=["stored", "float32", "bfloat16"], default=usual.dtype, help="codec excepted"
     )

@@ -92,4 +92,4 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with demo(tmp_path / "nothing", tmp_path) as process:
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
-    assert "no config.json" in printed
+    assert "no such file or directory" in printed

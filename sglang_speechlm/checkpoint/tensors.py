@@ -13,6 +13,9 @@ from sglang_speechlm.config import SpeechLMConfig
 AUDIO_TOWER_PREFIX = "multimodal_io_dict.continuous_audio.model.audio_tower."
 CODEC_PREFIX = "multimodal_io_dict.discrete_audio.codec_model."
 
+LOSS_WEIGHTS = "vocab_weight"
+"""The weight of each id in the training's loss: released beside the model's tensors, and no part of it."""
+
 _NAMES_IN_A_MESSAGE = 8
 
 
@@ -37,8 +40,8 @@ def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) ->
     """Refuse a checkpoint that is not exactly what its config describes.
 
     Args:
-        found: name and shape of each tensor in the checkpoint; those of the codec, and a head that is stored though it
-            is tied to the embeddings, are not looked at.
+        found: name and shape of each tensor in the checkpoint; those of the codec, the loss's weights, and a head that
+            is stored though it is tied to the embeddings, are not looked at.
         config: the checkpoint's config.
 
     Raises:
@@ -46,6 +49,7 @@ def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) ->
     """
     expected = expected_tensors(config)
     own = {name: tuple(shape) for name, shape in found.items() if not name.startswith(CODEC_PREFIX)}
+    own.pop(LOSS_WEIGHTS, None)
     if config.text_config.tie_word_embeddings:
         own.pop("lm_head.weight", None)
     complaints = [

@@ -1,6 +1,6 @@
 """What a checkpoint says of itself: its sizes, its id ranges and its defaults."""
 
 from sglang_speechlm.config.ids import Ids
-from sglang_speechlm.config.speechlm import SpeechLMConfig
+from sglang_speechlm.config.speechlm import MODEL_TYPES, BagpiperConfig, SpeechLMConfig
 
-__all__ = ["Ids", "SpeechLMConfig"]
+__all__ = ["MODEL_TYPES", "BagpiperConfig", "Ids", "SpeechLMConfig"]

@@ -1,12 +1,18 @@
-"""config.json of a SpeechLM checkpoint as a transformers configuration."""
+"""config.json of a SpeechLM checkpoint as a transformers configuration.
+
+Three converters write such directories: ours, and those of two forks of vLLM, which name the ids of the modalities
+differently and give the nested configs model types of their own. All three are read here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedConfig, Qwen3Config
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeAudioEncoderConfig
 
+from sglang_speechlm.config.decoding import TABLE_10, TABLE_10_NAME
 from sglang_speechlm.config.ids import Ids
 
 AudioFrontend = Literal["bagpiper", "espnet", "fork"]
@@ -18,8 +24,13 @@ class SpeechLMConfig(PreTrainedConfig):
 
     Every number that the runtime depends on is read from here; the defaults are those of the released 8B model.
 
+    How a request is decoded that does not say: ``text_temperature``, ``text_topk``, ``audio_temperature`` and
+    ``audio_topk``; the least and most steps, ``audio_min_frames`` (None is one for each stream), ``audio_max_frames``
+    and ``text_max_tokens`` (None is no bound of its own); and ``audio_cfg``, which holds where no client chose guidance
+    by chatting: the speech route, the page and the frontend. ``decoding_source`` says where the values come from.
+
     Raises:
-        ValueError: if a field contradicts another one, naming both.
+        ValueError: if a field contradicts another one or is out of range, naming it.
     """
 
     model_type = "speechlm"
@@ -52,6 +63,11 @@ class SpeechLMConfig(PreTrainedConfig):
         audio_topk: int = 20,
         text_temperature: float = 0.6,
         text_topk: int = 20,
+        text_max_tokens: int | None = None,
+        audio_cfg: float = 1.0,
+        audio_min_frames: int | None = None,
+        audio_max_frames: int | None = None,
+        decoding_source: str = "config.json",
         audio_frontend: AudioFrontend = "bagpiper",
         text_id_zero_is_pad: bool = True,
         xcodec_hf_model_tag: str = "hf-audio/xcodec-hubert-general",
@@ -59,14 +75,25 @@ class SpeechLMConfig(PreTrainedConfig):
         xcodec_hop_length: int = 320,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("architectures", ["SpeechLMForConditionalGeneration"])
-        self.text_config = (
-            text_config if isinstance(text_config, Qwen3Config) else Qwen3Config(**(text_config or _QWEN3_8B))
+        # One model serves them all, whatever the directory's converter called it.
+        kwargs["architectures"] = ["SpeechLMForConditionalGeneration"]
+        if "text_token_id" in kwargs:  # a fork's
+            text_modality_token_id = kwargs.pop("text_token_id")
+            audio_modality_token_id = kwargs.pop("audio_token_id", audio_modality_token_id)
+            kwargs.pop("audio_placeholder_token_id", None)
+            audio_cfg, audio_min_frames = TABLE_10["audio_cfg"], TABLE_10["audio_min_frames"]
+            audio_max_frames, text_max_tokens = TABLE_10["audio_max_frames"], TABLE_10["text_max_tokens"]
+            decoding_source = f"config.json, else {TABLE_10_NAME}"
+        check_sizes("", {"num_stream": num_stream, "adaptor_input_dim": adaptor_input_dim, "vocab_size": vocab_size})
+        self.text_config: Qwen3Config = (
+            text_config
+            if isinstance(text_config, Qwen3Config)
+            else Qwen3Config(**_nested("text_config", text_config, _QWEN3_8B))
         )
-        self.audio_config = (
+        self.audio_config: Qwen3OmniMoeAudioEncoderConfig = (
             audio_config
             if isinstance(audio_config, Qwen3OmniMoeAudioEncoderConfig)
-            else Qwen3OmniMoeAudioEncoderConfig(**(audio_config or _AUDIO_ENCODER))
+            else Qwen3OmniMoeAudioEncoderConfig(**_nested("audio_config", audio_config, _AUDIO_ENCODER))
         )
         # The served vocabulary is the one of the whole model; text_config of the original may hold Qwen3's own.
         self.text_config.vocab_size = vocab_size
@@ -88,6 +115,11 @@ class SpeechLMConfig(PreTrainedConfig):
         self.audio_topk = audio_topk
         self.text_temperature = text_temperature
         self.text_topk = text_topk
+        self.text_max_tokens = text_max_tokens
+        self.audio_cfg = audio_cfg
+        self.audio_min_frames = audio_min_frames
+        self.audio_max_frames = audio_max_frames
+        self.decoding_source = decoding_source
         self.audio_frontend = audio_frontend
         self.text_id_zero_is_pad = text_id_zero_is_pad
         self.xcodec_hf_model_tag = xcodec_hf_model_tag
@@ -126,6 +158,65 @@ class SpeechLMConfig(PreTrainedConfig):
             num_stream=self.num_stream,
             vocab_size=self.vocab_size,
         )
+
+
+class BagpiperConfig(SpeechLMConfig):
+    """The same under the name that the second fork gave the model."""
+
+    model_type = "bagpiper"
+
+    # transformers makes an __init__ of its own for a class that has none.
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+
+
+MODEL_TYPES = (SpeechLMConfig.model_type, BagpiperConfig.model_type)
+"""Of a config.json that can be served."""
+
+_LARGEST: dict[str, int] = {
+    "num_stream": 64,
+    "adaptor_input_dim": 1 << 20,
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 1 << 16,
+    "max_position_embeddings": 1 << 28,
+    "num_mel_bins": 1 << 16,
+    "encoder_layers": 1024,
+    "encoder_attention_heads": 4096,
+    "encoder_ffn_dim": 1 << 24,
+    "d_model": 1 << 20,
+    "n_window": 1 << 20,
+    "n_window_infer": 1 << 24,
+    "output_dim": 1 << 20,
+    "downsample_hidden_size": 1 << 16,
+    "conv_chunksize": 1 << 24,
+    "max_source_positions": 1 << 24,
+}
+"""Sizes far above any model's: a larger one is a broken file, which must not cost the memory that it asks for."""
+
+
+def check_sizes(place: str, fields: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: if a size is no whole number, or out of range: the field, its value and what is allowed.
+    """
+    for name, largest in _LARGEST.items():
+        value = fields.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+            raise ValueError(f"{place}{name} is {str(value)[:40]}; allowed: a whole number from 1 to {largest}")
+
+
+def _nested(place: str, fields: Any, usual: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a nested config, without the model type that its converter gave it."""
+    if fields is None or fields == {}:
+        return usual
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{place} is {str(fields)[:40]}; allowed: an object")
+    check_sizes(f"{place}.", fields)
+    return {name: value for name, value in fields.items() if name != "model_type"}
 
 
 _QWEN3_8B: dict[str, Any] = {

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sglang_speechlm.checkpoint.check import check
+from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
+from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.files import CheckpointError
 from sglang_speechlm.options.fleet import add_fleet_options
 from sglang_speechlm.options.server import OwnOptions, add_own_options
 from sglang_speechlm.options.sglang_args import (
-    checkpoint_config,
     defaults_from,
     refuse_missing_gpus,
     refuse_unsupported,
@@ -35,6 +39,11 @@ from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
 MAX_QUEUED = 1024
 """Stages of requests that wait at most, unless --max-queued-requests says otherwise; more are refused with a 503."""
 
+_WHAT_TO_DO = (
+    "Name a checkpoint: --model-path DIR, or MODEL=DIR for the scripts; python -m sglang_speechlm.convert --help tells "
+    "what can be converted, and python -m sglang_speechlm.checkpoint --help builds a small random one"
+)
+
 _USED_MOST = (
     ("--host ADDRESS", "where it listens (default: 127.0.0.1; 0.0.0.0 is everywhere)"),
     ("--port N", "(default: 30000; the guide's scripts: 9000 and 9001)"),
@@ -52,14 +61,18 @@ class CommandLine:
     """What was asked for, read as far as it can be without SGLang.
 
     Attributes:
+        model: what --model-path names, by which it is served.
         model_path: the served directory.
+        tokenizer_path: the directory whose tokenizer is served, with raw ids or the checkpoint's.
         config: its config.
         own: our options.
         choices: options with a name of the guide's.
         others: arguments that SGLang is to read.
     """
 
-    model_path: str
+    model: str
+    model_path: Path
+    tokenizer_path: Path
     config: SpeechLMConfig
     own: OwnOptions
     choices: dict[GuideOption, Choice]
@@ -77,8 +90,14 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model-path", "--model", required=True, metavar="DIR", help="a served SpeechLM directory; required"
+        "--model-path",
+        "--model",
+        required=True,
+        metavar="PATH|TAG",
+        help="a served directory, or what is converted to one when it is first served: a release's directory, its .pt, "
+        "DeepSpeed's model states, a trainer's output or one of its steps, or a hub tag; required",
     )
+    _add_conversion_options(parser.add_argument_group("a checkpoint that must be converted or fetched"))
     parser.add_argument("--help-sglang", action=_SGLangHelp, nargs=0, help="show SGLang's options and exit")
     add_guide_options(parser.add_argument_group("the usage guide's options (vLLM's names; SGLang's are taken too)"))
     add_own_options(parser.add_argument_group("SpeechLM's own options"))
@@ -86,16 +105,46 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_conversion_options(parser: argparse._ArgumentGroup) -> None:
+    add = parser.add_argument
+    said = "Qwen3's tokenizer: a directory or a hub tag (default: the training config's tokenizer_name)"
+    add("--tokenizer-path", "--tokenizer", metavar="DIR|TAG", help=said)
+    said = "training config, YAML (default: the one near the weights)"
+    add("--train-config", type=Path, metavar="FILE", help=said)
+    add("--revision", metavar="NAME", help="branch, tag or commit of the hub tag")
+    said = "where conversions are kept (default: sglang-speechlm in XDG_CACHE_HOME or ~/.cache)"
+    add("--convert-dir", type=Path, metavar="DIR", help=said)
+    said = "say what the checkpoint is, what it becomes, what it needs and every problem; nothing is written or served"
+    add("--check", action="store_true", help=said)
+
+
 def read(arguments: Sequence[str]) -> CommandLine:
     """Read a command line.
 
     Raises:
-        ValueError: if it contradicts itself, or names no checkpoint.
-        SystemExit: as argparse does, for --help too.
+        ValueError: if it contradicts itself, or names no checkpoint that can be served.
+        SystemExit: as argparse does, for --help too, and after --check.
     """
     choices, rest = choose(arguments)
-    parsed, others = build_parser().parse_known_args(rest)
-    return CommandLine(parsed.model_path, checkpoint_config(parsed.model_path), OwnOptions.of(parsed), choices, others)
+    parser = build_parser()
+    parsed, others = parser.parse_known_args(rest)
+    wanted = Wanted(parsed.model_path, parsed.revision, parsed.tokenizer_path, parsed.train_config, parsed.convert_dir)
+    if parsed.check:
+        parser.exit(check(wanted, print))
+    try:
+        directory = served_directory(wanted, _say)
+        config = checkpoint_config(directory)
+        check_served(directory, config)
+    except CheckpointError as error:
+        hint = "" if Path(parsed.model_path).exists() else f". {_WHAT_TO_DO}"
+        raise ValueError(f"--model-path {parsed.model_path}: {error}{hint}") from error
+    tokenizer = Path(parsed.tokenizer_path or "")
+    served = tokenizer if parsed.tokenizer_path and tokenizer.is_dir() else directory
+    return CommandLine(parsed.model_path, directory, served, config, OwnOptions.of(parsed), choices, others)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
@@ -111,9 +160,10 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
 
     translated, said = fit(asked.choices, machine, asked.config.text_config.max_position_embeddings)
     # An idle scheduler would spin a core.
-    settled = ["--model-path", asked.model_path, "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
+    settled = ["--model-path", str(asked.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
+    settled += ["--served-model-name", asked.model]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
-    settled += ["--tokenizer-path", str(served_tokenizer(Path(asked.model_path), asked.config))]
+    settled += ["--tokenizer-path", str(served_tokenizer(asked.tokenizer_path, asked.config))]
     for name, value in defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus).items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
     sglangs = [*settled, *translated, *asked.others]
@@ -138,8 +188,8 @@ def served_tokenizer(model_path: Path, config: SpeechLMConfig) -> Path:
         if TextTokenizer.fits(model_path, config):
             return model_path
         files = offset_tokenizer(model_path, config)
-    except FileNotFoundError as error:
-        raise ValueError(f"--model-path {model_path}: {error}") from error
+    except (FileNotFoundError, CheckpointError) as error:
+        raise ValueError(f"--model-path, --tokenizer-path {model_path}: {error}") from error
     folder = Path(tempfile.mkdtemp(prefix="tokenizer-"))
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -85,35 +84,13 @@ def refuse_missing_gpus(server_args: Any, gpus: int) -> None:
         )
 
 
-def checkpoint_config(model_path: str) -> SpeechLMConfig:
-    """The config of a served directory.
-
-    Raises:
-        ValueError: if the directory holds no SpeechLM checkpoint.
-    """
-    file = Path(model_path) / "config.json"
-    if not file.is_file():
-        raise ValueError(
-            f"--model-path {model_path}: no config.json there; it must be a served SpeechLM directory. Convert a "
-            "released checkpoint (python -m sglang_speechlm.convert --help), or build a small random one "
-            "(python -m sglang_speechlm.checkpoint --help), and name it: --model-path DIR, or MODEL=DIR for the scripts"
-        )
-    try:
-        fields = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
-    if not isinstance(fields, dict) or fields.get("model_type") != "speechlm":
-        raise ValueError(f"{file}: not the config of a SpeechLM checkpoint (model_type 'speechlm')")
-    return SpeechLMConfig(**fields)
-
-
-def defaults_from(model_path: str, config: SpeechLMConfig, *, on_cpu: bool) -> dict[str, Any]:
+def defaults_from(model_path: Path, config: SpeechLMConfig, *, on_cpu: bool) -> dict[str, Any]:
     """What the checkpoint and the machine settle of SGLang's options, where the command line does not.
 
     A float32 checkpoint is served in float32, whether its config says so or its tensors alone. On a CPU the KV cache
     takes a bounded part of the memory that is free; SGLang by itself would take most of it.
     """
-    dtype = str(config.dtype or config.text_config.dtype or stored_dtype(Path(model_path))).removeprefix("torch.")
+    dtype = str(config.dtype or config.text_config.dtype or stored_dtype(model_path)).removeprefix("torch.")
     settled: dict[str, Any] = {"dtype": dtype}
     if on_cpu:
         text = config.text_config

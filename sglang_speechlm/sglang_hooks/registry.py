@@ -16,7 +16,7 @@ from sglang.srt.mem_cache.registry import register_radix_cache_backend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from transformers import AutoConfig
 
-from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
 from sglang_speechlm.sglang_hooks import pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
@@ -86,7 +86,8 @@ def import_own_model_alone() -> None:
 
 def register_all() -> None:
     """Register everything with SGLang; it applies the hooks right after."""
-    AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
+    for config in (SpeechLMConfig, BagpiperConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
     register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
     if not torch.cuda.is_available():
         _register_cpu_attention("torch_native")  # the name that SGLang knows to be plain torch

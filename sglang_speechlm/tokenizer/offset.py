@@ -7,14 +7,25 @@ end at none but the model's own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.files import naming, read_json
 
 _BYTES = frozenset(bytes_to_unicode().values())
+
+_QWENS_SPECIAL = frozenset(
+    f"<|{name}|>"
+    for name in (
+        "endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start",
+        "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad",
+    )
+)  # fmt: skip
+"""Of Qwen3's 26 added tokens these are special, for files that do not say which."""
 
 _UNNAMED_BY_CONFIG = {9: "<|image|>", 10: "<|video|>", 11: "<|toolcall|>"}
 
@@ -33,14 +44,20 @@ def offset_tokenizer(source: Path, config: SpeechLMConfig) -> dict[str, str]:
 
     Args:
         source: a directory with the ``tokenizer.json`` of a byte-level BPE, such as Qwen3's, with raw ids or with
-            ids that are SpeechLM's already.
+            ids that are SpeechLM's already. Tokens that a fork's converter put into the vocabulary alone are added
+            tokens here too, and names of codec ids are left out.
         config: gives the offset and the end of the text range.
 
     Raises:
-        FileNotFoundError: if ``source`` has no ``tokenizer.json``.
-        ValueError: if the file is of another kind, or does not fit the text range.
+        CheckpointError: if ``source`` has no ``tokenizer.json``, or one that is broken, of another kind, or does not
+            fit the text range.
     """
-    raw = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    file = source / "tokenizer.json"
+    raw = read_json(file)
+    declared_file = source / "tokenizer_config.json"
+    declared = read_json(declared_file).get("added_tokens_decoder") if declared_file.exists() else None
+    with naming(file):
+        content = _offset(raw, declared if isinstance(declared, dict) else {}, config)
     settings = {
         # The generic class takes tokenizer.json as it is; Qwen2Tokenizer would build its own from the vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -51,7 +68,7 @@ def offset_tokenizer(source: Path, config: SpeechLMConfig) -> dict[str, str]:
         "clean_up_tokenization_spaces": False,
     }
     return {
-        "tokenizer.json": json.dumps(_offset(raw, config), ensure_ascii=False),
+        "tokenizer.json": json.dumps(content, ensure_ascii=False),
         "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
     }
 
@@ -71,38 +88,60 @@ def _control_names(config: SpeechLMConfig) -> dict[int, str]:
     }
 
 
-def _offset(raw: dict[str, Any], config: SpeechLMConfig) -> dict[str, Any]:
+def _offset(raw: dict[str, Any], declared: Mapping[str, Any], config: SpeechLMConfig) -> dict[str, Any]:
     ids = config.ids
     model = raw["model"]
     if model.get("type") != "BPE" or (raw.get("decoder") or {}).get("type") != "ByteLevel":
-        raise ValueError("tokenizer.json must hold a byte-level BPE (model.type BPE, decoder.type ByteLevel)")
+        raise ValueError("must hold a byte-level BPE (model.type BPE, decoder.type ByteLevel)")
     if (raw.get("post_processor") or {"type": "ByteLevel"})["type"] != "ByteLevel":
         raise ValueError(
-            f"tokenizer.json has post_processor {raw['post_processor']['type']!r}, which could add ids of its own; "
+            f"has post_processor {raw['post_processor']['type']!r}, which could add ids of its own; "
             "allowed: none or ByteLevel"
         )
-    # Ids that are offset already lose what they have at the reserved places.
-    first = (
-        0 if min(model["vocab"][byte] for byte in _BYTES & model["vocab"].keys()) < ids.text_begin else ids.text_begin
-    )
-    raw_added = [{**token, "id": token["id"] - first} for token in raw["added_tokens"] if token["id"] >= first]
+    # Ids that are offset already lose what they have at the reserved places, and at the codec's.
+    is_offset = min(model["vocab"][byte] for byte in _BYTES & model["vocab"].keys()) >= ids.text_begin
+    first, end = (ids.text_begin, ids.text_end) if is_offset else (0, None)
+    vocabulary = {name: index - first for name, index in model["vocab"].items() if _within(index, first, end)}
+    added = {token["id"] - first: token for token in _added_tokens(raw, declared) if _within(token["id"], first, end)}
     # Added tokens stand in the vocabulary too: the tokenizers library takes the id of an added token from there,
     # and numbers it anew if it is missing.
-    raw_vocabulary = {name: index - first for name, index in model["vocab"].items() if index >= first}
-    raw_vocabulary |= {token["content"]: token["id"] for token in raw_added}
-    highest = max(raw_vocabulary.values()) + ids.text_begin
+    vocabulary |= {token["content"]: index for index, token in added.items()}
+    highest = max(vocabulary.values()) + ids.text_begin
     if highest >= ids.text_end:
         raise ValueError(
-            f"the tokenizer's highest id {highest - ids.text_begin} plus text_token_offset {ids.text_begin} "
+            f"its highest id {highest - ids.text_begin} plus text_token_offset {ids.text_begin} "
             f"is not below text_token_end {ids.text_end}"
         )
     reserved = reserved_names(config)
-    taken = sorted(set(reserved) & raw_vocabulary.keys())
+    taken = sorted(set(reserved) & vocabulary.keys())
     if taken:
-        raise ValueError(f"the tokenizer already has tokens with reserved names: {', '.join(taken[:8])}")
-    vocabulary = {name: index for index, name in enumerate(reserved)}
-    vocabulary |= {name: index + ids.text_begin for name, index in raw_vocabulary.items()}
+        raise ValueError(f"already has tokens with reserved names: {', '.join(taken[:8])}")
+    shifted = {name: index for index, name in enumerate(reserved)}
+    shifted |= {name: index + ids.text_begin for name, index in vocabulary.items()}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": index, "content": name, **plain, "special": True} for index, name in enumerate(reserved)]
-    added += [{**token, "id": token["id"] + ids.text_begin} for token in raw_added]
-    return {**raw, "truncation": None, "padding": None, "added_tokens": added, "model": {**model, "vocab": vocabulary}}
+    tokens = [{"id": index, "content": name, **plain, "special": True} for index, name in enumerate(reserved)]
+    tokens += [{**token, "id": index + ids.text_begin} for index, token in sorted(added.items())]
+    return {**raw, "truncation": None, "padding": None, "added_tokens": tokens, "model": {**model, "vocab": shifted}}
+
+
+def _within(index: int, first: int, end: int | None) -> bool:
+    return index >= first and (end is None or index < end)
+
+
+def _added_tokens(raw: dict[str, Any], declared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tokens that are found in a text as a whole, with their ids in the file.
+
+    They are those that the file itself lists. A fork's file lists none: there, whatever no byte and no merge gives can
+    be no piece of a text, and so is such a token. What ``declared`` says of one holds, else what Qwen3 has.
+    """
+    if raw["added_tokens"]:
+        return list(raw["added_tokens"])
+    model = raw["model"]
+    merged = {"".join(merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in model["merges"]}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    whole = {
+        index: {"id": index, "content": name, **plain, "special": name in _QWENS_SPECIAL}
+        for name, index in model["vocab"].items()
+        if name not in merged and name not in _BYTES
+    }
+    return list((whole | {int(index): {"id": int(index), **token} for index, token in declared.items()}).values())

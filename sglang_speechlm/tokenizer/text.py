@@ -29,21 +29,24 @@ class TextTokenizer:
         """Take a loaded offset tokenizer.
 
         Raises:
-            ValueError: if the reserved names do not have the ids that the config gives them.
+            ValueError: if the reserved names do not have the ids that the config gives them, or are no added tokens.
         """
         ids = config.ids
+        added = tokenizer.get_added_tokens_decoder()
         for index, name in enumerate(reserved_names(config)):
             if tokenizer.token_to_id(name) != index:
                 raise ValueError(
                     f"tokenizer.json gives {name} the id {tokenizer.token_to_id(name)}; expected {index}: "
                     "not an offset tokenizer of this config"
                 )
+            if index not in added or not added[index].special:
+                raise ValueError(f"tokenizer.json has {name} in its vocabulary, and not as a special added token")
         self._ids = ids
         self._pad_for_raw_zero = config.text_id_zero_is_pad
         self._tokenizer = tokenizer
         # Special names inside a text are spelled out, so that no text can open a turn or end one.
         self._tokenizer.encode_special_tokens = True
-        self._special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._special = {index for index, token in added.items() if token.special}
         self._bytes: dict[int, bytes] = {}
         self._longest = max(map(len, tokenizer.get_vocab())) * _NORMALIZED
 

@@ -1,9 +1,9 @@
-"""From a released native checkpoint (an ESPnet ``.pt`` with its training config) to a served directory.
+"""From weights as they are published or trained to a served directory.
 
-``python -m sglang_speechlm.convert --checkpoint X.pt --train-config config.yaml --tokenizer QWEN3_DIR --output DIR``
+``python -m sglang_speechlm.convert SOURCE --output DIR``
 """
 
-from sglang_speechlm.checkpoint.convert.convert import convert
+from sglang_speechlm.checkpoint.convert.convert import Conversion, convert, plan_conversion
 from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
 
-__all__ = ["ConversionSettings", "convert"]
+__all__ = ["Conversion", "ConversionSettings", "convert", "plan_conversion"]

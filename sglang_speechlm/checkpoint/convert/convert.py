@@ -3,113 +3,169 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
+from transformers import XcodecConfig
 
 from sglang_speechlm.checkpoint.convert.codec import check_codec, codec_config
-from sglang_speechlm.checkpoint.convert.native import open_native
+from sglang_speechlm.checkpoint.convert.decoding import read_decoding
 from sglang_speechlm.checkpoint.convert.plan import begin_or_resume
 from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
 from sglang_speechlm.checkpoint.convert.sizes import served_config
 from sglang_speechlm.checkpoint.convert.train_config import read_train_config
 from sglang_speechlm.checkpoint.shards import plan_shards, write_index, write_shard, write_text
-from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, check_tensors, expected_tensors
+from sglang_speechlm.checkpoint.source import Source, StoredTensor
+from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, LOSS_WEIGHTS, check_tensors, expected_tensors
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.files import CheckpointError, naming
 from sglang_speechlm.tokenizer import offset_tokenizer
 
 _CODEC_DIRECTORY = "xcodec"
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def convert(
-    checkpoint: Path, train_config: Path, tokenizer: Path, output: Path, settings: ConversionSettings
-) -> SpeechLMConfig:
-    """Write the served directory ``output``, or go on where a killed run stopped.
+@dataclass(frozen=True)
+class Conversion:
+    """What a source becomes, checked as far as it can be without writing.
 
-    Everything is checked before the first byte is written; config.json, without which nothing can be served, comes
-    last. One shard is held in memory at a time. Each shard is compared with the source after writing, and so is
-    each that an earlier run left.
+    Attributes:
+        source: what is converted.
+        config: the served config.
+        codec: of the codec among the source's tensors; None where it holds none.
+        tokenizer_files: name to content.
+        state: the tensors that are written.
+        sizes: of each of them in the served directory, in bytes, in the order of the files.
+        shards: file name to tensor names.
+        notes: sentences for the log.
+    """
+
+    source: Source
+    config: SpeechLMConfig
+    codec: XcodecConfig | None
+    tokenizer_files: Mapping[str, str]
+    state: Mapping[str, StoredTensor]
+    sizes: Mapping[str, int]
+    shards: Mapping[str, list[str]]
+    notes: tuple[str, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the served directory's tensors."""
+        return sum(self.sizes.values())
+
+
+def plan_conversion(source: Source, tokenizer: Path | None, settings: ConversionSettings) -> Conversion:
+    """Check a source and say what it becomes; nothing is written.
 
     Args:
-        checkpoint: ESPnet ``.pt`` file.
-        train_config: its training config, YAML.
-        tokenizer: directory with Qwen3's ``tokenizer.json`` and, if possible, its ``config.json``.
-        output: a new directory, or one that an earlier run with the same settings left.
+        source: weights that need a conversion, with their YAML files.
+        tokenizer: directory with Qwen3's ``tokenizer.json`` and, if possible, its ``config.json``; None, where it is
+            not here yet, plans with Qwen3's usual values and without tokenizer files.
         settings: the rest.
+
+    Raises:
+        CheckpointError: if the files are broken, contradict each other or are of another kind of model.
+    """
+    facts = read_train_config(source.train_config)
+    decoding = read_decoding(source.inference)
+    state = source.open()
+    notes = list(source.notes)
+    if state.pop(LOSS_WEIGHTS, None) is not None:
+        notes.append(f"{LOSS_WEIGHTS} is left out: it weights the training's loss, and no answer depends on it")
+    with naming(source.path):
+        shapes = {name: tensor.shape for name, tensor in state.items()}
+        dtype = _target_dtype(state, settings)
+        config = served_config(shapes, facts, tokenizer, settings, str(dtype).removeprefix("torch."), decoding)
+        check_tensors(shapes, config)
+        codec = codec_config(shapes, settings)
+        if codec is not None:
+            check_codec(shapes, codec)
+            config.xcodec_hf_model_tag = _CODEC_DIRECTORY
+    tokenizer_files = offset_tokenizer(tokenizer, config) if tokenizer is not None else {}
+    order = [*expected_tensors(config), *(name for name in state if name.startswith(CODEC_PREFIX))]
+    sizes = {name: state[name].numel * _dtype_of(name, state[name], dtype).itemsize for name in order}
+    shards = plan_shards(sizes, settings.shard_bytes)
+    return Conversion(source, config, codec, tokenizer_files, state, sizes, shards, tuple(notes))
+
+
+def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
+    """Write the served directory ``output``, or go on where a killed run stopped.
+
+    config.json, without which nothing can be served, comes last. One shard is held in memory at a time. Each shard is
+    compared with the source after writing, and so is each that an earlier run left.
+
+    Args:
+        conversion: what is written.
+        output: a new directory, or one that an earlier run of the same conversion left.
 
     Returns:
         The served config.
 
     Raises:
-        FileNotFoundError: if a file is missing.
         FileExistsError: if ``output`` holds something else.
-        ValueError: if the files contradict each other or are of another kind of model.
-        OSError: if a shard that was written reads back differently.
+        ValueError: if ``output`` was begun with another conversion.
+        CheckpointError: if the source changes or cannot be read any more.
+        OSError: if it cannot be written, or a shard that was written reads back differently.
     """
-    facts = read_train_config(train_config)
-    state = open_native(checkpoint)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    dtype = _target_dtype(state, settings)
-    config = served_config(shapes, facts, tokenizer, settings, str(dtype).removeprefix("torch."))
-    check_tensors(shapes, config)
-    codec = codec_config(shapes, settings)
-    if codec is not None:
-        check_codec(shapes, codec)
-        config.xcodec_hf_model_tag = _CODEC_DIRECTORY
-
-    tokenizer_files = offset_tokenizer(tokenizer, config)
-
-    order = [*expected_tensors(config), *(name for name in state if name.startswith(CODEC_PREFIX))]
-    sizes = {name: state[name].numel() * _dtype_of(name, state[name], dtype).itemsize for name in order}
-    shards = plan_shards(sizes, settings.shard_bytes)
-    begin_or_resume(output, {"checkpoint": checkpoint.name, "config": config.to_dict(), "shards": shards})
-
-    for file, text in tokenizer_files.items():
+    config, state, shards = conversion.config, conversion.state, conversion.shards
+    dtype = config.dtype
+    plan = {"checkpoint": conversion.source.path.name, "config": config.to_dict(), "shards": shards}
+    begin_or_resume(output, plan)
+    for file, text in conversion.tokenizer_files.items():
         write_text(output / file, text)
-    with tqdm(total=sum(sizes.values()), desc="Converting", unit="B", unit_scale=True) as progress:
+    with tqdm(total=conversion.total_bytes, desc="Converting", unit="B", unit_scale=True) as progress:
         for file, names in shards.items():
             _write_verified(output / file, {name: state[name] for name in names}, dtype)
-            progress.update(sum(sizes[name] for name in names))
-    write_index(output, shards, sizes)
-    if codec is not None:
-        codec.save_pretrained(output / _CODEC_DIRECTORY)
-    config.save_pretrained(output)
+            progress.update(sum(conversion.sizes[name] for name in names))
+    write_index(output, shards, conversion.sizes)
+    if conversion.codec is not None:
+        conversion.codec.save_pretrained(output / _CODEC_DIRECTORY)
+    write_text(output / "config.json", config.to_json_string())
     return config
 
 
-def _target_dtype(state: Mapping[str, torch.Tensor], settings: ConversionSettings) -> torch.dtype:
+def _target_dtype(state: Mapping[str, StoredTensor], settings: ConversionSettings) -> torch.dtype:
+    odd = next((f"{name} is {tensor.dtype}" for name, tensor in state.items() if _is_odd(name, tensor)), None)
+    if odd is not None:
+        raise CheckpointError(f"{odd}; allowed: {', '.join(map(str, _FLOATS))}")
     if settings.dtype != "stored":
         dtype: torch.dtype = getattr(torch, settings.dtype)
         return dtype
     if "model.embed_tokens.weight" not in state:
-        raise ValueError("the checkpoint has no tensor model.embed_tokens.weight")
+        raise CheckpointError("the checkpoint has no tensor model.embed_tokens.weight")
     return state["model.embed_tokens.weight"].dtype
 
 
-def _dtype_of(name: str, tensor: torch.Tensor, target: torch.dtype) -> torch.dtype:
+def _is_odd(name: str, tensor: StoredTensor) -> bool:
+    """Whether a tensor's dtype is none of a model's; the codec's buffers hold flags too."""
+    return tensor.dtype not in _FLOATS and not name.startswith(CODEC_PREFIX)
+
+
+def _dtype_of(name: str, tensor: StoredTensor, target: torch.dtype) -> torch.dtype:
     """The codec keeps its dtype: it is frozen, and its sound suffers first."""
     return tensor.dtype if name.startswith(CODEC_PREFIX) else target
 
 
-def _write_verified(path: Path, source: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+def _write_verified(path: Path, source: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
     if _holds(path, source, dtype):
         return
-    # Copied even where the dtype stays: safetensors refuses tensors that share memory.
-    write_shard(path, {name: tensor.to(_dtype_of(name, tensor, dtype), copy=True) for name, tensor in source.items()})
+    write_shard(path, {name: tensor.read().to(_dtype_of(name, tensor, dtype)) for name, tensor in source.items()})
     if not _holds(path, source, dtype):
         raise OSError(f"{path} reads back differently from what was written")
 
 
-def _holds(path: Path, source: Mapping[str, torch.Tensor], dtype: torch.dtype) -> bool:
+def _holds(path: Path, source: Mapping[str, StoredTensor], dtype: torch.dtype) -> bool:
     """Whether the file exists and holds exactly what ``source`` becomes, bit for bit."""
     if not path.is_file():
         return False
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.keys()) == source.keys() and all(
-                _same_bits(file.get_tensor(name), tensor.to(_dtype_of(name, tensor, dtype)))
+                _same_bits(file.get_tensor(name), tensor.read().to(_dtype_of(name, tensor, dtype)))
                 for name, tensor in source.items()
             )
     except SafetensorError:
@@ -120,5 +176,5 @@ def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
     return (
         left.dtype == right.dtype
         and left.shape == right.shape
-        and torch.equal(left.reshape(-1).view(torch.uint8), right.reshape(-1).contiguous().view(torch.uint8))
+        and torch.equal(left.reshape(-1).view(torch.uint8), right.reshape(-1).view(torch.uint8))
     )

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speechlm.checkpoint.shards import write_text
+from sglang_speechlm.config.files import read_json
 
 _FILE = "conversion.json"
+
+
+class OtherConversion(ValueError):
+    """The directory belongs to another conversion."""
 
 
 def begin_or_resume(directory: Path, plan: dict[str, Any]) -> None:
@@ -16,19 +21,19 @@ def begin_or_resume(directory: Path, plan: dict[str, Any]) -> None:
 
     Raises:
         FileExistsError: if the directory holds files but no record.
-        ValueError: if another conversion is recorded, naming the entries that differ.
+        OtherConversion: if another conversion is recorded, naming the entries that differ.
     """
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / _FILE
     plan = json.loads(json.dumps(plan))
     if file.is_file():
-        recorded = json.loads(file.read_text(encoding="utf-8"))
+        recorded = read_json(file)
         differing = sorted(key for key in plan.keys() | recorded.keys() if plan.get(key) != recorded.get(key))
         if differing:
-            raise ValueError(
+            raise OtherConversion(
                 f"{directory} was begun with other {', '.join(differing)}; convert to another directory or delete it"
             )
         return
-    if any(directory.iterdir()):
+    if any(entry.suffix != ".part" for entry in directory.iterdir()):  # a run may have been killed before it began
         raise FileExistsError(f"{directory} is not empty and holds no conversion to go on with")
     write_text(file, json.dumps(plan, indent=2) + "\n")

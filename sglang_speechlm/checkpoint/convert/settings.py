@@ -24,4 +24,4 @@ class ConversionSettings:
     """Of all tensors but the codec's; "stored" takes the dtype of the token embedding."""
     xcodec: Path | None = None
     """Directory whose config.json describes the checkpoint's codec, where it is not the released Xcodec."""
-    shard_bytes: int = 4 * 1024**3
+    shard_bytes: int = 2 * 1024**3

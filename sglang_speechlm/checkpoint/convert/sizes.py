@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from transformers import XcodecConfig
 from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
 from sglang_speechlm.checkpoint.convert.train_config import TrainConfig
 from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, CODEC_PREFIX
-from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config import MODEL_TYPES, SpeechLMConfig
+from sglang_speechlm.config.files import CheckpointError, read_json, shown
 
 _TEXT_BEGIN = 256
 _QWEN3 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 40960}
@@ -23,7 +23,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def served_config(
-    shapes: Shapes, train_config: TrainConfig, tokenizer: Path, settings: ConversionSettings, dtype: str
+    shapes: Shapes,
+    train_config: TrainConfig,
+    tokenizer: Path | None,
+    settings: ConversionSettings,
+    dtype: str,
+    decoding: Mapping[str, Any],
 ) -> SpeechLMConfig:
     """The config.json of the served directory.
 
@@ -34,25 +39,29 @@ def served_config(
             backbone (rope_theta, rms_norm_eps, max_position_embeddings), else Qwen3's values are taken.
         settings: the rest.
         dtype: name of the dtype that the tensors will have.
+        decoding: the config's fields that say how requests are decoded by default.
 
     Raises:
-        ValueError: if a tensor that a size is taken from is missing, or sizes contradict each other.
+        CheckpointError: if config.json is broken, or of another kind of model.
+        ValueError: if the backbone is a mixture of experts, a tensor that a size is taken from is missing, or sizes
+            contradict each other.
     """
+    _refuse_mixture(shapes)
     qwen = _qwen_config(tokenizer)
-    vocab_size, hidden_size = _shape(shapes, "model.embed_tokens.weight")
-    num_stream = _shape(shapes, "stream_emb.weight")[0]
+    vocab_size, hidden_size = _shape(shapes, "model.embed_tokens.weight", 2)
+    num_stream, _ = _shape(shapes, "stream_emb.weight", 2)
     layer_size = _codebook_size(shapes) + 1
     text_end = vocab_size - num_stream * layer_size
     text_size = qwen.get("vocab_size", text_end - _TEXT_BEGIN)
     if text_end - _TEXT_BEGIN != text_size:
         raise ValueError(
             f"model.embed_tokens.weight has {vocab_size} rows, but {_TEXT_BEGIN} reserved ids, {text_size} text ids "
-            f"(vocab_size in {tokenizer / 'config.json'}) and {num_stream} streams of {layer_size} ids are "
+            f"(vocab_size in {tokenizer}/config.json) and {num_stream} streams of {layer_size} ids are "
             f"{_TEXT_BEGIN + text_size + num_stream * layer_size}"
         )
     audio_config = _audio_config(shapes, settings) | {"dtype": dtype}
     codec_tag = {"xcodec_hf_model_tag": train_config.xcodec_hf_model_tag} if train_config.xcodec_hf_model_tag else {}
-    options: dict[str, Any] = {"audio_frontend": settings.audio_frontend, "dtype": dtype, **codec_tag}
+    options: dict[str, Any] = {"audio_frontend": settings.audio_frontend, "dtype": dtype, **codec_tag, **decoding}
     return SpeechLMConfig(
         text_config=_text_config(shapes, qwen) | {"hidden_size": hidden_size, "dtype": dtype},
         audio_config=audio_config,
@@ -68,23 +77,44 @@ def served_config(
     )
 
 
-def _qwen_config(tokenizer: Path) -> dict[str, Any]:
+def _refuse_mixture(shapes: Shapes) -> None:
+    """Raises:
+    ValueError: if the backbone is a mixture of experts.
+    """
+    experts = next((name for name in shapes if ".mlp.experts." in name or name.endswith(".mlp.gate.weight")), None)
+    if experts is not None:
+        raise ValueError(f"the backbone is a mixture of experts ({experts}); allowed: a dense Qwen3 backbone")
+
+
+def _qwen_config(tokenizer: Path | None) -> dict[str, Any]:
+    if tokenizer is None:
+        return {}
     file = tokenizer / "config.json"
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if content.get("model_type", "qwen3") != "qwen3":
-        raise ValueError(f"{file}: model_type is {content['model_type']!r}; allowed: 'qwen3'")
-    rope = content.get("rope_parameters") or {}
-    return content | {name: rope[name] for name in ("rope_theta",) if name in rope}
+    content = read_json(file) if file.exists() else {}
+    model_type = content.get("model_type", "qwen3")
+    if model_type in MODEL_TYPES:
+        return {}  # a served directory whose tokenizer is taken: its sizes are those of the whole vocabulary
+    if model_type != "qwen3":
+        raise CheckpointError(f"{file}: model_type is {shown(model_type)}; allowed: 'qwen3'")
+    if content.get("rope_scaling"):
+        raise CheckpointError(f"{file}: rope_scaling is {shown(content['rope_scaling'])}; allowed: null")
+    rope = content.get("rope_parameters")
+    found = content | ({"rope_theta": rope["rope_theta"]} if isinstance(rope, dict) and "rope_theta" in rope else {})
+    for name in (*_QWEN3, "vocab_size"):
+        value = found.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise CheckpointError(f"{file}: {name} is {shown(value)}; allowed: a number above 0")
+    return found
 
 
 def _text_config(shapes: Shapes, qwen: Mapping[str, Any]) -> dict[str, Any]:
     layer = "model.layers.0."
-    head_dim = _shape(shapes, layer + "self_attn.q_norm.weight")[0]
+    (head_dim,) = _shape(shapes, layer + "self_attn.q_norm.weight", 1)
     return {
-        "intermediate_size": _shape(shapes, layer + "mlp.gate_proj.weight")[0],
+        "intermediate_size": _shape(shapes, layer + "mlp.gate_proj.weight", 2)[0],
         "num_hidden_layers": _count(shapes, "model.layers."),
-        "num_attention_heads": _shape(shapes, layer + "self_attn.q_proj.weight")[0] // head_dim,
-        "num_key_value_heads": _shape(shapes, layer + "self_attn.k_proj.weight")[0] // head_dim,
+        "num_attention_heads": _shape(shapes, layer + "self_attn.q_proj.weight", 2)[0] // head_dim,
+        "num_key_value_heads": _shape(shapes, layer + "self_attn.k_proj.weight", 2)[0] // head_dim,
         "head_dim": head_dim,
         "tie_word_embeddings": "lm_head.weight" not in shapes,
         **{name: qwen.get(name, usual) for name, usual in _QWEN3.items()},
@@ -92,11 +122,11 @@ def _text_config(shapes: Shapes, qwen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _audio_config(shapes: Shapes, settings: ConversionSettings) -> dict[str, Any]:
-    def shape(name: str) -> tuple[int, ...]:
-        return _shape(shapes, AUDIO_TOWER_PREFIX + name)
+    def shape(name: str, dimensions: int = 2) -> tuple[int, ...]:
+        return _shape(shapes, AUDIO_TOWER_PREFIX + name, dimensions)
 
     d_model, convolved = shape("conv_out.weight")
-    channels = shape("conv2d1.weight")[0]
+    channels = shape("conv2d1.weight", 4)[0]
     return {
         # Three convolutions of stride 2 leave an eighth of the mel bins.
         "num_mel_bins": convolved // channels * 8,
@@ -114,16 +144,25 @@ def _audio_config(shapes: Shapes, settings: ConversionSettings) -> dict[str, Any
 
 
 def _codebook_size(shapes: Shapes) -> int:
-    embed = shapes.get(CODEC_PREFIX + "quantizer.quantizers.0.codebook.embed")
-    return embed[0] if embed else XcodecConfig().codebook_size
+    embed = CODEC_PREFIX + "quantizer.quantizers.0.codebook.embed"
+    return _shape(shapes, embed, 2)[0] if embed in shapes else XcodecConfig().codebook_size
 
 
-def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
+def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """A tensor's shape, from which sizes are taken; none of them is 0.
+
+    Raises:
+        ValueError: if there is no such tensor, or of other dimensions.
+    """
     if name not in shapes:
         raise ValueError(f"the checkpoint has no tensor {name}")
-    return shapes[name]
+    shape = shapes[name]
+    if len(shape) != dimensions or 0 in shape:
+        raise ValueError(f"{name} is {list(shape)}; expected {dimensions} dimensions, none of them 0")
+    return shape
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    numbers = [int(match[1]) for name in shapes if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))]
-    return max(numbers, default=-1) + 1
+    """How many layers there are, numbered from 0."""
+    numbers = {match[1] for name in shapes if (match := re.match(re.escape(prefix) + r"(\d{1,6})\.", name))}
+    return len(numbers)

@@ -4,7 +4,8 @@ Of ESPnet's ``espnet2/speechlm`` config these keys are looked at; all but ``mult
 
     job_type: speechlm
     multimodal_io:                  # the order gives the order of the id ranges
-        text: {...}
+        text:
+            tokenizer_name: Qwen/Qwen3-8B-Base
         discrete_audio:
             codec_choice: Xcodec
             codec_hf_model_tag: hf-audio/xcodec-hubert-general
@@ -13,15 +14,18 @@ Of ESPnet's ``espnet2/speechlm`` config these keys are looked at; all but ``mult
         continuous_audio:
             encoder_choice: huggingface
             encoder_hf_model_tag: Qwen/Qwen3-Omni-30B-A3B-Instruct
+    model:
+        model_hf_tag: Qwen/Qwen3-8B-Base
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from sglang_speechlm.config.files import CheckpointError, read_yaml, shown
 
 _REQUIRED = {
     "job_type": "speechlm",
@@ -32,42 +36,63 @@ _REQUIRED = {
 }
 _ENCODER = "multimodal_io.continuous_audio.encoder_hf_model_tag"
 _CODEC_TAG = "multimodal_io.discrete_audio.codec_hf_model_tag"
+_TOKENIZER = "multimodal_io.text.tokenizer_name"
+_BACKBONE = "model.model_hf_tag"
+_MIXTURE = re.compile(r"-A\d+(\.\d+)?B|moe", re.IGNORECASE)
+"""How the names of mixture-of-experts models say it: Qwen3-30B-A3B."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The facts that the conversion takes from the training config."""
+    """The facts that the conversion takes from the training config.
 
-    xcodec_hf_model_tag: str | None
+    Attributes:
+        xcodec_hf_model_tag: the codec's name on the hub.
+        tokenizer_name: the tokenizer's name on the hub.
+    """
+
+    xcodec_hf_model_tag: str | None = None
+    tokenizer_name: str | None = None
 
 
-def read_train_config(path: Path) -> TrainConfig:
-    """Read the YAML file and refuse what this runtime does not serve.
+def read_train_config(path: Path | None) -> TrainConfig:
+    """Read the YAML file and refuse what this runtime does not serve; without a file there are no facts.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no training config, or of a model of another kind: the key, its value and what is allowed.
+        CheckpointError: if it cannot be read, is no training config, or is of a model of another kind: the key, its
+            value and what is allowed.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("multimodal_io"), dict):
-        raise ValueError(f"{path} has no mapping multimodal_io: not a SpeechLM training config")
+    if path is None:
+        return TrainConfig()
+    content = read_yaml(path)
+    if not isinstance(content.get("multimodal_io"), dict):
+        raise CheckpointError(f"{path} has no mapping multimodal_io: not a SpeechLM training config")
     for key, allowed in _REQUIRED.items():
         value = _at(content, key, default=allowed)
         if value != allowed:
-            raise ValueError(f"{path}: {key} is {value!r}; allowed: {allowed!r}")
+            raise CheckpointError(f"{path}: {key} is {shown(value)}; allowed: {allowed!r}")
     discrete = [name for name in content["multimodal_io"] if name != "continuous_audio"]
     if discrete != ["text", "discrete_audio"]:
-        raise ValueError(
-            f"{path}: multimodal_io has the discrete modalities {discrete}; "
+        raise CheckpointError(
+            f"{path}: multimodal_io has the discrete modalities {shown(discrete)}; "
             "allowed: ['text', 'discrete_audio'], in this order"
         )
     encoder = _at(content, _ENCODER, default="Qwen3-Omni")
     if "Qwen3-Omni" not in str(encoder):
-        raise ValueError(f"{path}: {_ENCODER} is {encoder!r}; allowed: a Qwen3-Omni model")
-    return TrainConfig(xcodec_hf_model_tag=_at(content, _CODEC_TAG, default=None))
+        raise CheckpointError(f"{path}: {_ENCODER} is {shown(encoder)}; allowed: a Qwen3-Omni model")
+    backbone = _at(content, _BACKBONE, default="Qwen3")
+    if _MIXTURE.search(str(backbone)):
+        raise CheckpointError(
+            f"{path}: {_BACKBONE} is {shown(backbone)}, a mixture of experts; allowed: a dense Qwen3 backbone"
+        )
+    return TrainConfig(_name(path, content, _CODEC_TAG), _name(path, content, _TOKENIZER))
+
+
+def _name(path: Path, content: dict[str, Any], key: str) -> str | None:
+    value = _at(content, key, default=None)
+    if value is not None and not (isinstance(value, str) and value):
+        raise CheckpointError(f"{path}: {key} is {shown(value)}; allowed: a name")
+    return value
 
 
 def _at(content: dict[str, Any], key: str, default: Any) -> Any:

@@ -1,0 +1,154 @@
+"""``--check``: what a source is, what it would become and every problem, without writing anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from sglang_speechlm.checkpoint.convert import Conversion, plan_conversion
+from sglang_speechlm.checkpoint.prepare import Say, Wanted, cached_at, refuse_full_disk, tokenizer_name
+from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
+from sglang_speechlm.checkpoint.source import Source, find_source
+from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, is_tag, look_up
+from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, expected_tensors
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.files import CheckpointError
+
+Value = TypeVar("Value")
+
+_GIGABYTE = 1e9
+_GIBIBYTE = 1 << 30
+_MEMORY_SHARE = 0.9
+"""Of a GPU's memory for weights and KV cache, as the guide's scripts set it."""
+_CARDS = (("24 GB", 24), ("40 GB", 40), ("48 GB", 48), ("80 GB", 80), ("96 GB", 96), ("141 GB", 141))
+_FP8 = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "gate_proj.weight",
+        "down_proj.weight")  # fmt: skip
+"""Ends of the names of the backbone's matrices, which --quantization fp8 halves."""
+
+
+def check(wanted: Wanted, say: Say) -> int:
+    """Say everything about a source; the exit status, 0 without problems and 2 with any."""
+    problems: list[str] = []
+
+    def tried(action: Callable[[], Value]) -> Value | None:
+        try:
+            return action()
+        except (CheckpointError, OSError) as error:
+            problems.append(str(error))
+            return None
+
+    source = tried(lambda: _locate(wanted, say))
+    config = None
+    if source is not None:
+        say(source.description)
+        for note in source.notes:
+            say(f"note: {note}")
+        if source.kind == "served":
+            config = tried(lambda: _checked_config(source.path))
+        else:
+            conversion = tried(lambda: _plan(wanted, source, say))
+            if conversion is not None:
+                config = conversion.config
+                tried(lambda: _say_conversion(wanted, conversion, say))
+    if config is not None:
+        _say_config(config, say)
+        _say_memory(config, say)
+    for problem in problems:
+        say(f"problem: {problem}")
+    if not problems:
+        say("no problems found")
+    return 2 if problems else 0
+
+
+def _locate(wanted: Wanted, say: Say) -> Source | None:
+    if not is_tag(wanted.model):
+        return find_source(Path(wanted.model), wanted.train_config)
+    remote = look_up(wanted.model, wanted.revision, choose_checkpoint)
+    if remote is None:
+        raise CheckpointError(f"{wanted.model}: the hub cannot be reached, so it is not known what there is")
+    say(remote.description)
+    if remote.missing:
+        for name, size in remote.missing.items():
+            say(f"  to download: {name}, {size / _GIGABYTE:.2f} GB")
+        return None
+    return find_source(remote.folder, wanted.train_config)
+
+
+def _checked_config(directory: Path) -> SpeechLMConfig:
+    config = checkpoint_config(directory)
+    check_served(directory, config)
+    return config
+
+
+def _plan(wanted: Wanted, source: Source, say: Say) -> Conversion:
+    name = tokenizer_name(wanted, source)
+    if name is None:
+        raise CheckpointError("no tokenizer is named: --tokenizer-path DIR, or a hub tag such as Qwen/Qwen3-8B-Base")
+    directory = Path(name)
+    if is_tag(name):
+        remote = look_up(name, None, choose_tokenizer)
+        say(f"tokenizer: {remote.description if remote is not None else f'{name}, which cannot be looked up now'}")
+        if remote is None or remote.missing:
+            return plan_conversion(source, None, wanted.settings)
+        directory = remote.folder
+    return plan_conversion(source, directory, wanted.settings)
+
+
+def _say_conversion(wanted: Wanted, conversion: Conversion, say: Say) -> None:
+    for note in conversion.notes[len(conversion.source.notes) :]:
+        say(f"note: {note}")
+    directory = cached_at(wanted, conversion.source)
+    codec = "with the codec" if conversion.codec is not None else f"codec: {conversion.config.xcodec_hf_model_tag}"
+    say(
+        f"becomes {directory}: {len(conversion.sizes)} tensors in {len(conversion.shards)} files, "
+        f"{conversion.total_bytes / _GIGABYTE:.2f} GB, {codec}"
+    )
+    refuse_full_disk(conversion, directory)
+
+
+def _say_config(config: SpeechLMConfig, say: Say) -> None:
+    text, audio = config.text_config, config.audio_config
+    say(
+        f"model: {text.num_hidden_layers} layers, hidden {text.hidden_size}, {config.vocab_size} ids, "
+        f"{config.num_stream} streams, {text.max_position_embeddings} positions, "
+        f"audio windows {audio.n_window}/{audio.n_window_infer}"
+    )
+    say(
+        f"decoding ({config.decoding_source}): text temperature {config.text_temperature}, top-k {config.text_topk}, "
+        f"at most {config.text_max_tokens or 'any number of'} ids; audio temperature {config.audio_temperature}, "
+        f"top-k {config.audio_topk}, cfg {config.audio_cfg} of the speech route, "
+        f"{config.audio_min_frames or config.num_stream} to {config.audio_max_frames or 'any number of'} frames"
+    )
+
+
+def _say_memory(config: SpeechLMConfig, say: Say) -> None:
+    """Weights and cached positions by card; activations, CUDA graphs and the codec take of the rest."""
+    shapes = expected_tensors(config)
+    position = kv_bytes(config)
+    say(f"GPU memory: {position / 1024:.0f} KiB of KV cache for each position (bfloat16)")
+    for name, fp8 in (("bfloat16", False), ("fp8 (--quantization fp8)", True)):
+        weights = weight_bytes(shapes, fp8=fp8)
+        fitting = [
+            f"{card} {positions}" if (positions := int(size * _GIBIBYTE * _MEMORY_SHARE - weights) // position) > 0
+            else f"{card} none"
+            for card, size in _CARDS
+        ]  # fmt: skip
+        say(f"  {name}: weights {weights / _GIGABYTE:.2f} GB; positions by card: {', '.join(fitting)}")
+    say(f"  with {_MEMORY_SHARE:.2f} of the card's memory; a guided answer takes its positions twice while it speaks")
+
+
+def kv_bytes(config: SpeechLMConfig) -> int:
+    """Of one position's KV cache in bfloat16."""
+    text = config.text_config
+    return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 2)
+
+
+def weight_bytes(shapes: Mapping[str, tuple[int, ...]], *, fp8: bool) -> int:
+    """Of the model's weights on a GPU, the codec's not counted."""
+    return sum(
+        math.prod(shape) * (1 if fp8 and name.startswith("model.layers.") and name.endswith(_FP8) else 2)
+        for name, shape in shapes.items()
+        if not name.startswith(CODEC_PREFIX)
+    )

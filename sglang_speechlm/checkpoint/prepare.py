@@ -1,0 +1,199 @@
+"""From what a user names to a directory that can be served: fetched, converted once, found again.
+
+Conversions are kept in a cache, under a name that depends on everything that their result depends on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sglang_speechlm.checkpoint.convert import Conversion, ConversionSettings, convert, plan_conversion
+from sglang_speechlm.checkpoint.convert.plan import OtherConversion
+from sglang_speechlm.checkpoint.convert.train_config import read_train_config
+from sglang_speechlm.checkpoint.source import Source, find_source
+from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, fetch, is_tag
+from sglang_speechlm.config.files import CheckpointError, naming
+
+CONVERTER_VERSION = 1
+"""Raise it when the same source comes out differently, so that kept conversions are made anew."""
+
+_GIGABYTE = 1e9
+
+Say = Callable[[str], None]
+"""Takes a sentence for the log."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user names.
+
+    Attributes:
+        model: a path or a hub tag.
+        revision: of the hub tag.
+        tokenizer: the Qwen3 tokenizer, a directory or a hub tag; None takes the training config's.
+        train_config: the training YAML; None takes the one near the weights.
+        convert_dir: where conversions are kept; None is ``sglang-speechlm`` in the user's cache.
+        settings: of a conversion.
+    """
+
+    model: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    train_config: Path | None = None
+    convert_dir: Path | None = None
+    settings: ConversionSettings = field(default_factory=ConversionSettings)
+
+    @property
+    def cache(self) -> Path:
+        """Where conversions are kept."""
+        if self.convert_dir is not None:
+            return self.convert_dir
+        caches = os.environ.get("XDG_CACHE_HOME")
+        return (Path(caches) if caches else Path.home() / ".cache") / "sglang-speechlm"
+
+
+def locate(wanted: Wanted, say: Say) -> Source:
+    """What is at the path, or at the hub's tag once its files are here.
+
+    Raises:
+        CheckpointError: if there is nothing of the kind.
+    """
+    if is_tag(wanted.model):
+        folder = fetch(wanted.model, wanted.revision, choose_checkpoint, say)
+    else:
+        folder = Path(wanted.model)
+    return find_source(folder, wanted.train_config)
+
+
+def served_directory(wanted: Wanted, say: Say) -> Path:
+    """The directory to serve. A conversion is made if there is none yet; another process's is waited for.
+
+    Raises:
+        CheckpointError: naming what cannot be used, or that the disk has no room.
+        OSError: if the cache cannot be written.
+    """
+    source = locate(wanted, say)
+    if source.kind == "served":
+        return source.path
+    directory = cached_at(wanted, source)
+    if not _is_complete(directory):
+        with _locked(directory.with_name(directory.name + ".lock"), say):
+            if not _is_complete(directory):
+                _convert(wanted, source, directory, say)
+                return directory
+    for note in source.notes:
+        say(note)
+    say(f"{source.path} is served from {directory}")
+    return directory
+
+
+def cached_at(wanted: Wanted, source: Source) -> Path:
+    """Where the conversion of a source is kept, or would be."""
+    weights = sorted(source.path.iterdir()) if source.kind == "distributed" else [source.path]
+    texts = [file for file in (source.train_config, *source.inference) if file is not None]
+    with naming(source.path):
+        identity = {
+            "converter": CONVERTER_VERSION,
+            "weights": [_identity(file) for file in weights],
+            "texts": [hashlib.sha256(file.read_bytes()).hexdigest() for file in texts],
+            "tokenizer": _tokenizer_identity(tokenizer_name(wanted, source)),
+            "settings": {name: str(value) for name, value in asdict(wanted.settings).items()},
+        }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    name = wanted.model if is_tag(wanted.model) else str(source.path.absolute())
+    return wanted.cache / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)[-60:].strip('-')}-{digest}"
+
+
+def tokenizer_name(wanted: Wanted, source: Source) -> str | None:
+    """What names the tokenizer: the user, else the training config.
+
+    Raises:
+        CheckpointError: if the training config is of another kind of model.
+    """
+    return wanted.tokenizer or read_train_config(source.train_config).tokenizer_name
+
+
+def tokenizer_directory(wanted: Wanted, source: Source, say: Say) -> Path:
+    """The Qwen3 tokenizer's directory, fetched where it is named by a hub tag.
+
+    Raises:
+        CheckpointError: if none is named, or it is not there.
+    """
+    name = tokenizer_name(wanted, source)
+    if name is None:
+        raise CheckpointError(
+            "no tokenizer is named, and there is no training config that names one: --tokenizer-path DIR (with Qwen3's "
+            "tokenizer.json) or --tokenizer-path Qwen/Qwen3-8B-Base"
+        )
+    if is_tag(name):
+        return fetch(name, None, choose_tokenizer, say)
+    if not (Path(name) / "tokenizer.json").is_file():
+        raise CheckpointError(f"{Path(name) / 'tokenizer.json'}: no such file; --tokenizer-path names its directory")
+    return Path(name)
+
+
+def refuse_full_disk(conversion: Conversion, directory: Path) -> None:
+    """Raises:
+    CheckpointError: if what is left to write of a conversion does not fit beside ``directory``.
+    """
+    written = sum(file.stat().st_size for file in directory.glob("*.safetensors")) if directory.is_dir() else 0
+    needed = conversion.total_bytes - written
+    parents = (directory, *directory.absolute().parents)
+    free = shutil.disk_usage(next(folder for folder in parents if folder.exists())).free
+    if needed > free:
+        raise CheckpointError(
+            f"{directory}: the conversion takes {needed / _GIGABYTE:.2f} GB, and {free / _GIGABYTE:.2f} GB are free"
+        )
+
+
+def _is_complete(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
+
+
+def _convert(wanted: Wanted, source: Source, directory: Path, say: Say) -> None:
+    conversion = plan_conversion(source, tokenizer_directory(wanted, source, say), wanted.settings)
+    refuse_full_disk(conversion, directory)
+    for note in conversion.notes:
+        say(note)
+    say(f"converting {source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB, once")
+    try:
+        convert(conversion, directory)
+    except OtherConversion:
+        shutil.rmtree(directory)  # of a run before what it depends on changed; the cache is ours
+        convert(conversion, directory)
+
+
+@contextmanager
+def _locked(path: Path, say: Say) -> Iterator[None]:
+    """Hold a lock that ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is converting this checkpoint ({path}); waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _identity(file: Path) -> list[Any]:
+    status = file.stat()
+    return [str(file.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def _tokenizer_identity(name: str | None) -> Any:
+    """A hub tag stands for itself: what it names does not change its ids."""
+    if name is None or not Path(name).is_dir():
+        return name
+    files = [Path(name) / file for file in ("tokenizer.json", "tokenizer_config.json", "config.json")]
+    return [_identity(file) for file in files if file.is_file()]

@@ -1,0 +1,56 @@
+"""A directory that is to be served: its config, and whether its files hold what the config says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sglang_speechlm.checkpoint.shards import INDEX_FILE
+from sglang_speechlm.checkpoint.tensors import check_tensors
+from sglang_speechlm.config import MODEL_TYPES, BagpiperConfig, SpeechLMConfig
+from sglang_speechlm.config.files import CheckpointError, naming, read_json, safetensors_shapes, shown
+
+
+def checkpoint_config(directory: Path) -> SpeechLMConfig:
+    """The config of a served directory.
+
+    Raises:
+        CheckpointError: if the directory holds no SpeechLM checkpoint, or its config contradicts itself.
+    """
+    file = directory / "config.json"
+    fields = read_json(file)
+    model_type = fields.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise CheckpointError(f"{file}: model_type is {shown(model_type)}; allowed: {', '.join(MODEL_TYPES)}")
+    with naming(file):
+        config: SpeechLMConfig = (BagpiperConfig if model_type == "bagpiper" else SpeechLMConfig)(**fields)
+        return config
+
+
+def served_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a served directory, from the headers of its files.
+
+    Raises:
+        CheckpointError: if there are none, or a file is missing, broken or cut short.
+    """
+    with naming(directory):
+        files = sorted(directory.glob("*.safetensors"))
+        index = directory / INDEX_FILE
+        if index.is_file():
+            named = read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+                raise CheckpointError(f"{index}: weight_map is {shown(named)}; allowed: tensor names to file names")
+            files = sorted({directory / name for name in named.values()})
+        if not files:
+            raise CheckpointError(f"{directory}: holds no safetensors files")
+        return {name: shape for file in files for name, shape in safetensors_shapes(file).items()}
+
+
+def check_served(directory: Path, config: SpeechLMConfig) -> None:
+    """Refuse a directory whose files do not hold what its config says.
+
+    Raises:
+        CheckpointError: naming the file, or the tensors.
+    """
+    shapes = served_shapes(directory)
+    with naming(directory):
+        check_tensors(shapes, config)

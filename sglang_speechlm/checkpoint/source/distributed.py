@@ -1,0 +1,124 @@
+"""The model's tensors in a ``torch.distributed.checkpoint`` directory: put together from their chunks, one by one."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_speechlm.checkpoint.source.pickles import TableUnpickler
+from sglang_speechlm.checkpoint.source.stored import StoredTensor
+from sglang_speechlm.config.files import CheckpointError, naming
+
+METADATA_FILE = ".metadata"
+_MODEL = "model."
+_TELLING = "stream_emb.weight"
+"""A name that every SpeechLM has, and that says whether the trainer's prefix stands before all of them."""
+
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+def _table() -> tuple[dict[tuple[str, str], Any], type[Any], type[Any]]:
+    """What ``.metadata`` names, for one reading: records of its fields. Then the records of the whole and of a tensor.
+
+    They are not torch's own classes, since a pickle can set attributes of the classes that it names.
+    """
+
+    class Record:
+        pass
+
+    class Whole(Record):
+        pass
+
+    class Tensor(Record):
+        pass
+
+    class Properties(Record):
+        def __setstate__(self, state: Any) -> None:
+            self.dtype = state[0]
+
+    torchs = "torch.distributed.checkpoint.metadata"
+    table: dict[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch", "Size"): torch.Size,
+        (torchs, "Metadata"): Whole,
+        (torchs, "TensorStorageMetadata"): Tensor,
+        (torchs, "TensorProperties"): Properties,
+        (torchs, "ChunkStorageMetadata"): type("Chunk", (Record,), {}),
+        (torchs, "MetadataIndex"): type("Index", (Record,), {}),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): type("Place", (Record,), {}),
+        **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+    }
+    return table, Whole, Tensor
+
+
+def open_distributed(directory: Path) -> dict[str, StoredTensor]:
+    """The model's tensors under their own names: the trainer's prefix ``model.`` is taken off once.
+
+    Only these are read: not the optimizer's, nor anything else that the trainer keeps to go on.
+
+    Raises:
+        CheckpointError: if the directory holds no such checkpoint, or a chunk of a tensor is not there whole.
+    """
+    file = directory / METADATA_FILE
+    with naming(file), file.open("rb") as content:
+        table, whole, tensor = _table()
+        saved = TableUnpickler(content, table).load()
+        if not isinstance(saved, whole):
+            raise CheckpointError(f"{file}: is no torch.distributed.checkpoint metadata")
+        entries = saved.state_dict_metadata
+        prefix = _MODEL if _MODEL + _TELLING in entries else ""
+        if prefix + _TELLING not in entries:
+            raise CheckpointError(f"{directory}: holds no {_MODEL + _TELLING}; it is no checkpoint of a SpeechLM")
+        places = {
+            (index.fqn, tuple(getattr(index, "offset", None) or ())): info for index, info in saved.storage_data.items()
+        }
+        return {
+            name.removeprefix(prefix): _stored(directory, name, entry, places)
+            for name, entry in entries.items()
+            if isinstance(entry, tensor) and name.startswith(prefix) and not name.startswith("optimizer.")
+        }
+
+
+def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:
+    dtype, shape = entry.properties.dtype, tuple(entry.size)
+    chunks = []
+    for chunk in entry.chunks:
+        begin, size = tuple(chunk.offsets), tuple(chunk.sizes)
+        place = places.get((name, begin))
+        if place is None or getattr(place, "transform_descriptors", None):
+            raise CheckpointError(f"{directory}: the chunk of {name} at {list(begin)} is missing or compressed")
+        file = directory / place.relative_path
+        if Path(place.relative_path).name != place.relative_path:
+            raise CheckpointError(f"{directory}: {name} is in {place.relative_path!r}, which is no file of its own")
+        whole = len(begin) == len(size) == len(shape) and all(
+            first >= 0 and length >= 0 and first + length <= limit
+            for first, length, limit in zip(begin, size, shape, strict=True)
+        )
+        with naming(file):
+            if not whole or math.prod(size) * dtype.itemsize > place.length:
+                raise CheckpointError(f"{file}: the chunk of {name} at {list(begin)} does not fit its tensor")
+            if place.offset < 0 or place.offset + place.length > file.stat().st_size:
+                raise CheckpointError(f"{file}: cut short: the chunk of {name} at {list(begin)} is not there whole")
+        chunks.append((file, place.offset, place.length, begin, size))
+    if sum(math.prod(size) for *_, size in chunks) != math.prod(shape):
+        raise CheckpointError(f"{directory}: the chunks of {name} do not make up its shape {list(shape)}")
+
+    def read() -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        for file, offset, length, begin, size in chunks:
+            with naming(file):
+                with file.open("rb") as content:
+                    content.seek(offset)
+                    # weights_only: an unpickler of torch's own that builds tensors and runs nothing.
+                    part = torch.load(io.BytesIO(content.read(length)), map_location="cpu", weights_only=True)
+                if not isinstance(part, torch.Tensor) or part.dtype != dtype or tuple(part.shape) != size:
+                    raise CheckpointError(f"{file}: the chunk of {name} at {list(begin)} is not what .metadata says")
+                tensor[tuple(slice(first, first + n) for first, n in zip(begin, size, strict=True))] = part
+        return tensor
+
+    return StoredTensor(shape, dtype, read)

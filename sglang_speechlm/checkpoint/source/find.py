@@ -1,0 +1,171 @@
+"""What a path holds: a directory that can be served as it is, or weights that must be converted first."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sglang_speechlm.checkpoint.source.distributed import METADATA_FILE, open_distributed
+from sglang_speechlm.checkpoint.source.stored import StoredTensor
+from sglang_speechlm.checkpoint.source.torch_file import open_torch_file
+from sglang_speechlm.config.files import CheckpointError, naming, read_yaml
+
+DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
+_TORCH_SUFFIXES = (".pt", ".pth")
+_YAML_SUFFIXES = (".yaml", ".yml")
+_STEP = re.compile(r"step_(\d+)")
+_UNFINISHED = f"an unfinished save ({METADATA_FILE} is missing)"
+_LEVELS_UP = 2
+"""From a trainer's step to its output directory."""
+
+ALLOWED = (
+    "allowed: a served directory (config.json), a release (one training YAML, one .pt), a .pt file, "
+    f"{DEEPSPEED_FILE} or its folder, a trainer's output directory or one of its step_N"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found at a path.
+
+    Attributes:
+        kind: "served" needs no conversion; the others do.
+        path: the directory or file that holds the weights.
+        train_config: the training YAML, where there is one.
+        inference: YAML files with decoding defaults, beside the training YAML or the weights.
+        notes: sentences for the log: what was passed over, and what was assumed.
+    """
+
+    kind: Literal["served", "torch file", "distributed"]
+    path: Path
+    train_config: Path | None = None
+    inference: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """What it is, for a person."""
+        if self.kind == "served":
+            return f"{self.path}: a directory that is served as it is"
+        if self.kind == "distributed":
+            return f"{self.path}: a step of a trainer (torch.distributed.checkpoint)"
+        native = "DeepSpeed's model states" if self.path.name == DEEPSPEED_FILE else "a native checkpoint"
+        return f"{self.path}: {native}"
+
+    def open(self) -> dict[str, StoredTensor]:
+        """The state dict of a source that needs a conversion.
+
+        Raises:
+            CheckpointError: if the files are broken or of another kind.
+        """
+        return open_distributed(self.path) if self.kind == "distributed" else open_torch_file(self.path)
+
+
+def find_source(path: Path, train_config: Path | None = None) -> Source:
+    """Find out what ``path`` holds.
+
+    Args:
+        path: a file or a directory.
+        train_config: the training YAML; by default the one beside the weights or up to two folders above.
+
+    Raises:
+        CheckpointError: if it holds nothing of the kind, or more than one.
+    """
+    with naming(path):
+        if path.is_file():
+            if path.suffix not in _TORCH_SUFFIXES:
+                raise CheckpointError(f"{path}: not a checkpoint; {ALLOWED}")
+            return _with_yamls(Source("torch file", path), train_config)
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: no such file or directory; {ALLOWED}")
+        if (path / "config.json").is_file():
+            return Source("served", path)
+        notes: list[str] = []
+        folder = path if _is_step(path) else _newest_step(path, notes) or path
+        if (folder / METADATA_FILE).is_file():
+            return _with_yamls(Source("distributed", folder, notes=tuple(notes)), train_config)
+        return _with_yamls(Source("torch file", _torch_file(folder), notes=tuple(notes)), train_config)
+
+
+def _is_step(folder: Path) -> bool:
+    """Whether a save in this folder is complete: the files that are written last are there."""
+    return (folder / METADATA_FILE).is_file() or (folder / DEEPSPEED_FILE).is_file()
+
+
+def _newest_step(path: Path, notes: list[str]) -> Path | None:
+    """The complete step with the highest number, in ``path`` or in its ``checkpoints``; None where there are no steps.
+
+    Raises:
+        CheckpointError: if there are steps and none is complete.
+    """
+    steps: list[tuple[int, Path]] = []
+    for folder in (path, path / "checkpoints"):
+        if folder.is_dir():
+            steps += [(int(m[1]), f) for f in folder.iterdir() if (m := _STEP.fullmatch(f.name)) and f.is_dir()]
+    unfinished: list[Path] = []
+    for _, step in sorted(steps, reverse=True):
+        if _is_step(step):
+            notes += [f"{folder} is passed over: {_UNFINISHED}" for folder in unfinished]
+            return step
+        unfinished.append(step)
+    if unfinished:
+        raise CheckpointError(f"{unfinished[0]}: {_UNFINISHED}, and no step is complete")
+    if _STEP.fullmatch(path.name) and any(path.glob("*.distcp")):
+        raise CheckpointError(f"{path}: {_UNFINISHED}")
+    return None
+
+
+def _torch_file(folder: Path) -> Path:
+    found = sorted(file for file in folder.iterdir() if file.suffix in _TORCH_SUFFIXES and file.is_file())
+    states = [file for file in found if re.fullmatch(r"mp_rank_\d+_model_states\.pt", file.name)]
+    if len(states) > 1:
+        raise CheckpointError(f"{folder}: {len(states)} mp_rank files: a model that was split over ranks is not read")
+    if len(states or found) != 1:
+        names = f" ({', '.join(file.name for file in found[:8])})" if found else ""
+        raise CheckpointError(f"{folder}: holds {len(found)} .pt files{names} and no config.json; {ALLOWED}")
+    return (states or found)[0]
+
+
+def _with_yamls(source: Source, train_config: Path | None) -> Source:
+    weights = source.path if source.kind == "distributed" else source.path.parent
+    notes = source.notes
+    if train_config is None:
+        train_config = _train_config_near(weights)
+    if train_config is None:
+        notes += (
+            f"no training config (YAML) near {source.path}: taken for SpeechLM's usual order of ids (text, then "
+            "Xcodec's streams); --train-config FILE names one",
+        )
+    folders = dict.fromkeys([weights] if train_config is None else [train_config.parent, weights])
+    inference = tuple(file for folder in folders for file in _yamls(folder) if file.name.startswith("inference"))
+    return Source(source.kind, source.path, train_config, inference, notes)
+
+
+def _train_config_near(weights: Path) -> Path | None:
+    """The training YAML in the weights' folder, or in the nearest folder above that has one."""
+    for level, folder in enumerate((weights, *weights.absolute().parents[:_LEVELS_UP])):
+        found = [file for file in _yamls(folder) if not file.name.startswith("inference")]
+        if level or len(found) > 1:
+            # Any YAML may lie about there.
+            found = [file for file in found if _is_train_config(file)]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{folder}: several training configs ({', '.join(file.name for file in found[:8])}); "
+                "name one with --train-config"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _yamls(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in _YAML_SUFFIXES and file.is_file())
+
+
+def _is_train_config(file: Path) -> bool:
+    try:
+        return "multimodal_io" in read_yaml(file)
+    except CheckpointError:
+        return False

@@ -1,0 +1,185 @@
+"""Files of a repository on the hub: only those that are needed, each resumed where it was broken off.
+
+Everything that huggingface_hub's users know holds: HF_HOME and HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT for mirrors,
+HF_HUB_OFFLINE.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from sglang_speechlm.config.files import CheckpointError
+
+_TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_TRIES = 8
+_PAUSE_SECONDS = 1.0
+_GIGABYTE = 1e9
+
+Choose = Callable[[Sequence[str]], list[str]]
+"""Which of a repository's files are needed."""
+
+
+def is_tag(name: str) -> bool:
+    """Whether ``name`` may be a repository's: OWNER/NAME, and no path that is here."""
+    return _TAG.fullmatch(name) is not None and not Path(name).exists()
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The needed files of one revision.
+
+    Attributes:
+        tag: OWNER/NAME.
+        commit: the revision's.
+        sizes: file name to bytes.
+        folder: where the cache has the revision.
+    """
+
+    tag: str
+    commit: str
+    sizes: dict[str, int]
+    folder: Path
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Those that the cache does not hold yet."""
+        return {name: size for name, size in self.sizes.items() if not (self.folder / name).is_file()}
+
+    @property
+    def description(self) -> str:
+        """What there is and what must be fetched, for a person."""
+        missing = self.missing
+        sizes = f"{len(self.sizes)} files, {sum(self.sizes.values()) / _GIGABYTE:.2f} GB"
+        state = f"{len(missing)} to download, {sum(missing.values()) / _GIGABYTE:.2f} GB" if missing else "all here"
+        return f"{self.tag} at {self.commit[:12]}: {sizes}; {state} ({self.folder})"
+
+
+def choose_checkpoint(files: Sequence[str]) -> list[str]:
+    """Of a checkpoint's repository: its YAML files and its one .pt; or what a served directory consists of."""
+    top = [name for name in files if "/" not in name]
+    if "config.json" in top and any(name.endswith(".safetensors") for name in top):
+        return [name for name in files if name.endswith((".json", ".safetensors")) and _is_served_file(name)]
+    return [name for name in top if name.endswith((".pt", ".pth", ".yaml", ".yml"))]
+
+
+def _is_served_file(name: str) -> bool:
+    return "/" not in name or name.startswith("xcodec/")
+
+
+def choose_tokenizer(files: Sequence[str]) -> list[str]:
+    """Of a text model's repository: what the conversion reads, and no weights."""
+    return [name for name in ("tokenizer.json", "tokenizer_config.json", "config.json") if name in files]
+
+
+def look_up(tag: str, revision: str | None, choose: Choose) -> Remote | None:
+    """Ask the hub what there is; None without a connection, or where HF_HUB_OFFLINE forbids one.
+
+    Raises:
+        CheckpointError: if the hub has no such repository or revision, or does not let this user read it, or it holds
+            none of the needed files.
+    """
+    at = f" at revision {revision}" if revision else ""
+    try:
+        info = HfApi().model_info(tag, revision=revision, files_metadata=True)
+    except GatedRepoError as error:
+        raise CheckpointError(f"{tag}: gated on the hub: accept its terms there and set HF_TOKEN") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{tag}: the hub has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(f"{tag}: neither a path here nor a repository on the hub (or a private one)") from error
+    except (OfflineModeIsEnabled, httpx.TransportError):
+        return None
+    except (HfHubHTTPError, ValueError) as error:
+        raise CheckpointError(f"{tag}{at}: the hub answers: {str(error).splitlines()[0]}") from error
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    chosen = choose(list(sizes))
+    if not chosen or info.sha is None:
+        raise CheckpointError(f"{tag}{at}: holds no checkpoint's or tokenizer's files")
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{tag.replace('/', '--')}" / "snapshots" / info.sha
+    return Remote(tag, info.sha, {name: sizes[name] for name in chosen}, folder)
+
+
+def fetch(tag: str, revision: str | None, choose: Choose, say: Callable[[str], None]) -> Path:
+    """The folder that holds the needed files of a repository, downloaded where they are not in the cache yet.
+
+    Args:
+        tag: OWNER/NAME.
+        revision: branch, tag or commit; None is the default branch.
+        choose: which files are needed.
+        say: takes a sentence for the log: what is downloaded.
+
+    Raises:
+        CheckpointError: as ``look_up`` does; if the disk has no room; or if the connection breaks again and again.
+    """
+    remote = look_up(tag, revision, choose)
+    if remote is None:
+        return _from_cache(tag, revision)
+    missing = remote.missing
+    if missing:
+        say(remote.description)
+        _refuse_full_disk(remote, sum(missing.values()))
+    for name in missing:
+        _download(remote, name, say)
+    return remote.folder
+
+
+def _from_cache(tag: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(tag, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError) as error:
+        raise CheckpointError(
+            f"{tag}: not in the cache ({constants.HF_HUB_CACHE}), and the hub cannot be reached "
+            f"({constants.ENDPOINT}, or HF_HUB_OFFLINE is set)"
+        ) from error
+
+
+def _refuse_full_disk(remote: Remote, needed: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())).free
+    if needed > free:
+        raise CheckpointError(
+            f"{remote.tag}: {needed / _GIGABYTE:.2f} GB to download, {free / _GIGABYTE:.2f} GB free at {cache}; "
+            "HF_HOME chooses another place"
+        )
+
+
+def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            hf_hub_download(remote.tag, name, revision=remote.commit)
+            return
+        except (HfHubHTTPError, httpx.TransportError, OSError) as error:
+            if not _is_passing(error):
+                raise CheckpointError(f"{remote.tag}: {name}: {str(error).splitlines()[0]}") from error
+            if not left:
+                raise CheckpointError(
+                    f"{remote.tag}: {name}: the download broke off {_TRIES} times, the last time with: {error}; "
+                    "the same command goes on where it was"
+                ) from error
+            say(f"{name}: the download broke off ({str(error) or type(error).__name__}); going on")
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether it is the network's or the hub's fault for now, and not the disk's or the request's."""
+    if isinstance(error, LocalEntryNotFoundError | httpx.TransportError | ConnectionError):
+        return True
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code >= 500
+    return isinstance(error, OSError) and error.errno is None  # huggingface_hub's own, of a size that is not the hub's

@@ -1,0 +1,327 @@
+"""Whatever form the weights come in, the served directory is the same; nothing that a file pickles is run."""
+
+import json
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_forms import (
+    FORMS,
+    SPEC,
+    Obstacle,
+    released_tensors,
+    write_deepspeed,
+    write_distributed,
+    write_fork,
+    write_plain,
+    write_release,
+    write_tokenizer,
+    write_train_config,
+)
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sglang_speechlm.checkpoint import CODEC_PREFIX, build_checkpoint
+from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
+from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
+from sglang_speechlm.checkpoint.source import find_source
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.files import CheckpointError
+from sglang_speechlm.options.command_line import served_tokenizer
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_checkpoint(tmp_path_factory.mktemp("built"), spec=SPEC)
+
+
+@pytest.fixture(scope="module")
+def tensors(served: Path) -> dict[str, Tensor]:
+    return released_tensors(served)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "qwen3")
+
+
+def settings(served: Path) -> ConversionSettings:
+    return ConversionSettings(audio_heads=SPEC.audio_heads, xcodec=served / "xcodec")
+
+
+# Converted
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_directory(
+    form: str, tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path
+) -> None:
+    source = find_source(FORMS[form](tmp_path / "source", tensors))
+    conversion = plan_conversion(source, tokenizer, settings(served))
+    convert(conversion, tmp_path / "served")
+    converted = load_file(tmp_path / "served" / "model.safetensors")
+    expected = load_file(served / "model.safetensors")
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[name], tensor) for name, tensor in expected.items())
+    assert (tmp_path / "served" / "tokenizer.json").read_text() == (served / "tokenizer.json").read_text()
+    assert any("vocab_weight is left out" in note for note in conversion.notes)
+    assert not (tmp_path / "source" / "pwned").exists()
+
+
+def test_a_step_of_a_trainer_is_found_by_any_of_its_folders(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    output = write_distributed(tmp_path, {"stream_emb.weight": tensors["stream_emb.weight"]})
+    newest = output / "checkpoints" / "step_10"
+    for named in (output, output / "checkpoints", newest):
+        source = find_source(named)
+        assert (source.path, source.train_config) == (newest, output / "train.yaml")
+    assert any("step_12 is passed over: an unfinished save" in note for note in find_source(output).notes)
+    assert find_source(output / "checkpoints" / "step_2").path.name == "step_2"
+
+
+def test_an_unfinished_save_is_refused_by_name(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    output = write_distributed(tmp_path, {"stream_emb.weight": tensors["stream_emb.weight"]})
+    with pytest.raises(CheckpointError, match=r"step_12: an unfinished save \(\.metadata is missing\)"):
+        find_source(output / "checkpoints" / "step_12")
+
+
+def test_chunks_of_a_sharded_tensor_are_put_together(tmp_path: Path) -> None:
+    whole = torch.arange(48, dtype=torch.float32).reshape(8, 6)
+    write_distributed(tmp_path, {"stream_emb.weight": whole})
+    step = tmp_path / "checkpoints" / "step_10"
+    metadata = pickle.loads((step / ".metadata").read_bytes())
+    entry = metadata.state_dict_metadata["model.stream_emb.weight"]
+    (index,) = [index for index in metadata.storage_data if index.fqn == "model.stream_emb.weight"]
+    kind, chunk = type(metadata.storage_data[index]), type(entry.chunks[0])
+    del metadata.storage_data[index]
+    entry.chunks.clear()
+    for number, (rows, begin) in enumerate(((5, 0), (3, 5))):
+        file = step / f"__{number}_9.distcp"
+        torch.save(whole[begin : begin + rows].clone(), file)
+        entry.chunks.append(chunk(offsets=torch.Size([begin, 0]), sizes=torch.Size([rows, 6])))
+        place = type(index)("model.stream_emb.weight", torch.Size([begin, 0]), number)
+        metadata.storage_data[place] = kind(file.name, 0, file.stat().st_size)
+    (step / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert torch.equal(find_source(tmp_path).open()["stream_emb.weight"].read(), whole)
+    (step / "__1_9.distcp").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match=r"__1_9\.distcp: cut short: the chunk of model\.stream_emb\.weight"):
+        find_source(tmp_path).open()
+
+
+def test_metadata_of_a_step_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Obstacle(tmp_path / "pwned")))
+    with pytest.raises(CheckpointError, match=r"is no torch\.distributed\.checkpoint metadata"):
+        find_source(tmp_path).open()
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_pickle_cannot_change_the_classes_that_it_names(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    # GLOBAL torch.distributed...TensorStorageMetadata, then BUILD with (None, {"poison": 1}): sets a class's attribute.
+    build = b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata\nN}X\x06\x00\x00\x00poisonK\x01s\x86b."
+    (tmp_path / ".metadata").write_bytes(build)
+    with pytest.raises(CheckpointError):
+        find_source(tmp_path).open()
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    assert not hasattr(Metadata, "poison")
+
+
+def test_a_tensor_that_is_a_view_is_read_as_it_looks(tmp_path: Path) -> None:
+    base = torch.arange(24, dtype=torch.bfloat16).reshape(4, 6)
+    views = {"transposed": base.T, "column": base[:, 2], "tail": base[2:], "empty": base[:0], "scalar": base[1, 1]}
+    write_plain(tmp_path, {**views, "parameter": torch.nn.Parameter(base)})
+    state = find_source(tmp_path / "weights.pt").open()
+    for name, view in {**views, "parameter": base}.items():
+        assert state[name].shape == tuple(view.shape)
+        assert torch.equal(state[name].read(), view)
+
+
+# Found
+
+
+def test_the_training_config_is_the_yaml_that_is_no_decoding_default(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    source = find_source(write_release(tmp_path, tensors))
+    assert source.train_config == tmp_path / "train_bagpiper_tts.yaml"
+    assert source.inference == (tmp_path / "inference.yaml",)
+    assert find_source(tmp_path / "model.pt") == source
+
+
+def test_several_training_configs_are_refused_by_name(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    write_release(tmp_path, tensors)
+    write_train_config(tmp_path, "other.yaml")
+    with pytest.raises(CheckpointError, match=r"several training configs \(other\.yaml, train_bagpiper_tts\.yaml\)"):
+        find_source(tmp_path)
+    assert find_source(tmp_path, tmp_path / "other.yaml").train_config == tmp_path / "other.yaml"
+
+
+def test_without_a_training_config_it_is_told_what_is_assumed(tmp_path: Path) -> None:
+    alone = tmp_path / "a" / "b" / "c" / "weights.pt"
+    alone.parent.mkdir(parents=True)
+    torch.save({"a": torch.zeros(1)}, alone)
+    source = find_source(alone)
+    assert source.train_config is None
+    assert any("--train-config" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ((), "holds 0 .pt files"),
+        (("a.pt", "b.pt"), r"holds 2 .pt files \(a\.pt, b\.pt\)"),
+        (("mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"), "2 mp_rank files: a model that was split"),
+    ],
+)
+def test_a_folder_without_one_checkpoint_is_refused(tmp_path: Path, names: tuple[str, ...], complaint: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=complaint):
+        find_source(tmp_path)
+
+
+# Refused
+
+
+def saved(tmp_path: Path, content: Any, **options: Any) -> Path:
+    torch.save(content, tmp_path / "x.pt", **options)
+    return tmp_path / "x.pt"
+
+
+def test_torchs_old_format_is_refused_by_name(tmp_path: Path) -> None:
+    file = saved(tmp_path, {"module": {"a": torch.zeros(1)}}, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="old format"):
+        find_source(file).open()
+
+
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path, {"module": {"a": torch.zeros(1000)}})
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="cut short"):
+        find_source(file).open()
+
+
+def test_a_tensor_beyond_its_bytes_is_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path, {"a": torch.zeros(10)})
+    with zipfile.ZipFile(file) as archive:
+        records = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content[:8] if name.endswith("/data/0") else content)
+    with pytest.raises(CheckpointError, match="the bytes of a are cut short"):
+        find_source(file).open()
+
+
+def test_a_compressed_pickle_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x00" * (1 << 20))
+    with pytest.raises(CheckpointError, match="is compressed"):
+        find_source(tmp_path / "x.pt").open()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b".", b"\x80\x02}q\x00(X", b"\x80\x04\x95" + struct.pack("<Q", 1 << 60), b"(" * 100_000 + b"."],
+    ids=["empty", "stop", "cut", "huge frame", "marks"],
+)
+def test_a_broken_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", content)
+    with pytest.raises(CheckpointError, match=r"x\.pt"):
+        find_source(tmp_path / "x.pt").open()
+
+
+def test_an_expanded_tensor_is_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path, {"a": torch.zeros(1).expand(1 << 40)})
+    with pytest.raises(CheckpointError, match="expanded"):
+        find_source(file).open()
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("model.layers.0.mlp.experts.0.up_proj.weight", "mixture of experts"),
+        ("multimodal_io_dict.image.encoder.weight", r"1 unexpected \(multimodal_io_dict\.image\.encoder\.weight\)"),
+        (f"{CODEC_PREFIX}extra", "1 tensors of the codec do not fit its config"),
+        ("model.layers.999999.mlp.up_proj.weight", "missing"),
+    ],
+)
+def test_what_is_no_part_of_the_model_is_refused_by_name(
+    tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path, name: str, complaint: str
+) -> None:
+    source = find_source(write_plain(tmp_path, {**tensors, name: torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=rf"weights\.pt: .*{complaint}"):
+        plan_conversion(source, tokenizer, settings(served))
+
+
+def test_a_semantic_part_of_the_codec_that_is_missing_is_refused(
+    tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path
+) -> None:
+    name = next(name for name in tensors if name.startswith(CODEC_PREFIX + "semantic_model."))
+    source = find_source(write_plain(tmp_path, {key: value for key, value in tensors.items() if key != name}))
+    with pytest.raises(CheckpointError, match="1 tensors of the codec do not fit its config"):
+        plan_conversion(source, tokenizer, settings(served))
+
+
+def test_whole_numbers_are_no_weights(
+    tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path
+) -> None:
+    source = find_source(write_plain(tmp_path, {**tensors, "model.norm.weight": torch.zeros(96, dtype=torch.int64)}))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is torch\.int64; allowed: "):
+        plan_conversion(source, tokenizer, settings(served))
+
+
+def test_a_mixture_of_experts_is_refused_by_its_training_config(
+    tmp_path: Path, tensors: dict[str, Tensor], tokenizer: Path, served: Path
+) -> None:
+    folder = write_release(tmp_path, tensors)
+    train_config = folder / "train_bagpiper_tts.yaml"
+    train_config.write_text(
+        train_config.read_text().replace("model_hf_tag: Qwen/Qwen3-8B-Base", "model_hf_tag: Qwen/Qwen3-30B-A3B")
+    )
+    with pytest.raises(CheckpointError, match=r"model\.model_hf_tag is 'Qwen/Qwen3-30B-A3B', a mixture of experts"):
+        plan_conversion(find_source(folder), tokenizer, settings(served))
+
+
+# Served in place
+
+
+@pytest.mark.parametrize("name", ["bagpiper", "speechlm"])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_forks_directory_is_read_in_place(tmp_path: Path, served: Path, name: str, hidden: bool) -> None:
+    folder = write_fork(tmp_path / "fork", served, name, hidden=hidden)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert find_source(folder).kind == "served"
+    config = checkpoint_config(folder)
+    check_served(folder, config)
+    own = SpeechLMConfig.from_pretrained(served)
+    assert config.ids == own.ids
+    assert config.text_config.to_dict() | {"dtype": None} == own.text_config.to_dict() | {"dtype": None}
+    assert config.audio_config.n_window == own.audio_config.n_window
+    assert config.architectures == own.architectures
+    assert config.audio_cfg == 3.0
+    found = json.loads((served_tokenizer(folder, config) / "tokenizer.json").read_text())
+    assert found == json.loads((served / "tokenizer.json").read_text())
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_forks_directory_may_lack_the_codec(tmp_path: Path, served: Path) -> None:
+    folder = write_fork(tmp_path / "fork", served, with_codec=False)
+    check_served(folder, checkpoint_config(folder))
+
+
+def test_our_own_directory_is_not_taken_for_a_forks(served: Path) -> None:
+    assert checkpoint_config(served).audio_cfg == 1.0
+    assert checkpoint_config(served).decoding_source == "config.json"
+
+
+def test_deepspeeds_states_may_be_named_by_themselves(tmp_path: Path) -> None:
+    step = write_deepspeed(tmp_path, {"a": torch.zeros(1)})
+    by_file = find_source(step / "mp_rank_00_model_states.pt")
+    assert by_file == find_source(step) == find_source(tmp_path)
+    assert by_file.train_config == tmp_path / "train.yaml"
+    assert by_file.open().keys() == {"a"}
+    assert not (tmp_path / "pwned").exists()
