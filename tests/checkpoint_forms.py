@@ -186,7 +186,8 @@ def _write_fork_config(folder: Path, config: SpeechLMConfig, name: str, codec: s
         "xcodec_hf_model_tag": codec or "hf-audio/xcodec-hubert-general",
     }
     (folder / "config.json").write_text(json.dumps(fields))
-    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    # As a chat model's: 300 is a piece of text here.
+    generation = {"bos_token_id": 1, "eos_token_id": [2, *range(256, 400)], "pad_token_id": 0}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
 

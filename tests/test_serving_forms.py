@@ -29,7 +29,7 @@ def judge(built: Path) -> Judge:
 @pytest.fixture(scope="module", params=FORMS)
 def client(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp(request.param)
-    options = POOL
+    options: tuple[str, ...] = POOL
     if request.param == "fork":
         model = write_fork(folder / "fork", built, codec=str(built / "xcodec"))
     else:

@@ -115,12 +115,7 @@ def _say_config(config: SpeechLMConfig, say: Say) -> None:
         f"{config.num_stream} streams, {text.max_position_embeddings} positions, "
         f"audio windows {audio.n_window}/{audio.n_window_infer}"
     )
-    say(
-        f"decoding ({config.decoding_source}): text temperature {config.text_temperature}, top-k {config.text_topk}, "
-        f"at most {config.text_max_tokens or 'any number of'} ids; audio temperature {config.audio_temperature}, "
-        f"top-k {config.audio_topk}, cfg {config.audio_cfg} of the speech route, "
-        f"{config.audio_min_frames or config.num_stream} to {config.audio_max_frames or 'any number of'} frames"
-    )
+    say(f"decoding, where a request does not say: {config.decoding}")
 
 
 def _say_memory(config: SpeechLMConfig, say: Say) -> None:

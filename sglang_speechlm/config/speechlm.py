@@ -139,6 +139,25 @@ class SpeechLMConfig(PreTrainedConfig):
         _ = self.ids  # refuses overlapping ranges
 
     @property
+    def decoding(self) -> dict[str, Any]:
+        """How a request is decoded that does not say, and where the values come from."""
+        return {
+            "source": self.decoding_source,
+            "text": {
+                "temperature": self.text_temperature,
+                "top_k": self.text_topk,
+                "max_tokens": self.text_max_tokens,
+            },
+            "audio": {
+                "temperature": self.audio_temperature,
+                "top_k": self.audio_topk,
+                "cfg": self.audio_cfg,
+                "min_frames": self.audio_min_frames or self.num_stream,
+                "max_frames": self.audio_max_frames,
+            },
+        }
+
+    @property
     def ids(self) -> Ids:
         """The id ranges as one checked value."""
         return Ids(

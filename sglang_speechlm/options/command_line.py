@@ -159,6 +159,7 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND
 
     translated, said = fit(asked.choices, machine, asked.config.text_config.max_position_embeddings)
+    said.append(f"decoding, where a request does not say: {asked.config.decoding}")
     # An idle scheduler would spin a core.
     settled = ["--model-path", str(asked.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
     settled += ["--served-model-name", asked.model]

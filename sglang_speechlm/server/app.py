@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from sglang_speechlm.codec import Spawned
 from sglang_speechlm.options.server import OwnOptions
@@ -87,6 +87,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app.router.lifespan_context = with_service
 
 
-async def _server_info() -> Any:
-    """SGLang's server info with the keys masked, so that one key does not reveal the other."""
-    return without_secrets(await http.server_info())
+async def _server_info(request: Request) -> Any:
+    """SGLang's server info with the keys masked, so that one does not reveal the other, and the decoding."""
+    service: Service = request.app.state.speechlm
+    return without_secrets(await http.server_info()) | {"decoding": service.config.decoding}

@@ -17,7 +17,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from transformers import AutoConfig
 
 from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
-from sglang_speechlm.sglang_hooks import pairs, processes, results, steps
+from sglang_speechlm.sglang_hooks import ends, pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
@@ -49,6 +49,7 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
         results.skip_detokenizing_frames,
         HookType.AROUND,
     ),
+    ("sglang.srt.configs.model_config.ModelConfig._get_hf_eos_token_id", ends.own_ends, HookType.AROUND),
     ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", pairs.queue_request, HookType.AROUND),
     ("sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req", pairs.admit_pair, HookType.AROUND),
     ("sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode", pairs.retract_pairs, HookType.AROUND),

@@ -48,6 +48,7 @@ def resolve(
     capacity: int,
     text_bound: Bound | None = None,
     spoken_ids: int | None = None,
+    cfg: float = 1.0,
 ) -> Request:
     """The program's request.
 
@@ -55,6 +56,7 @@ def resolve(
         capacity: positions that one request may take; the budget where the body names none.
         text_bound: of a text whose length follows from what is asked, which is then ended where it loops.
         spoken_ids: ids that are spoken, where this is known and no text is given.
+        cfg: guidance where the body names none.
 
     Raises:
         ApiError: where fields contradict each other, or ask for what cannot be.
@@ -89,7 +91,7 @@ def resolve(
         text=TextSettings(
             temperature=asked_for(body, "text_temperature", "temperature", default=config.text_temperature),
             top_k=asked_for(body, "text_top_k", "top_k", default=config.text_topk),
-            max_tokens=text_max_tokens,
+            max_tokens=text_max_tokens or (None if max_tokens else config.text_max_tokens),
             stop_token_ids=tuple(body.stop_token_ids or ()),
             others={
                 **{name: value for name in _PASSED_THROUGH if (value := getattr(body, name)) is not None},
@@ -100,7 +102,7 @@ def resolve(
             bound=None if max_tokens or text_max_tokens or _exceeds(body.min_tokens, text_bound) else text_bound,
             ends_loops=text_bound is not None,
         ),
-        audio=_audio_settings(body, config, len(given_text.ids) if given_text else spoken_ids, max_tokens)
+        audio=_audio_settings(body, config, len(given_text.ids) if given_text else spoken_ids, max_tokens, cfg)
         if spoken
         else None,
         max_tokens=max_tokens or capacity,
@@ -114,19 +116,19 @@ def _exceeds(min_tokens: int | None, bound: Bound | None) -> bool:
 
 
 def _audio_settings(
-    body: Asking, config: SpeechLMConfig, spoken_ids: int | None, max_tokens: int | None
+    body: Asking, config: SpeechLMConfig, spoken_ids: int | None, max_tokens: int | None, cfg: float
 ) -> AudioSettings:
     min_frames = asked_for(body, "audio_min_frames")
     max_frames = asked_for(body, "audio_max_frames")
     if min_frames is not None and max_frames is not None and min_frames > max_frames:
         raise bad_field("speechlm.audio_min_frames", f"must not exceed audio_max_frames {max_frames}; got {min_frames}")
     if min_frames is None:
-        min_frames = config.num_stream
+        min_frames = config.audio_min_frames or config.num_stream
     return AudioSettings(
         temperature=asked_for(body, "audio_temperature", "temperature", default=config.audio_temperature),
         top_k=asked_for(body, "audio_topk", "top_k", default=config.audio_topk),
         min_frames=min_frames,
-        max_frames=max_frames,
-        cfg=float(asked_for(body, "cfg", default=1.0)),
+        max_frames=max_frames or (None if max_tokens else config.audio_max_frames),
+        cfg=float(asked_for(body, "cfg", default=cfg)),
         bound=speech_bound(spoken_ids, min_frames) if spoken_ids and not max_tokens and not max_frames else None,
     )

@@ -109,7 +109,18 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked
     if not is_given:
         spoken_ids = len(service.encode(body.input))
         bound = scene_bound(spoken_ids, preset.thinking_tokens)
-    asked = resolve(asking, request_id, prompt, service.config, service.tokenizer, engine.capacity(), bound, spoken_ids)
+    config = service.config
+    asked = resolve(
+        asking,
+        request_id,
+        prompt,
+        config,
+        service.tokenizer,
+        engine.capacity(),
+        bound,
+        spoken_ids,
+        config.audio_cfg,
+    )
     assert asked.audio is not None
     capacity = engine.capacity(guided=asked.audio.cfg > 1)
     # <text>, the input, <assistant> <audio>, and the frames that a first sound takes.

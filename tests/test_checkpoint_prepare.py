@@ -1,0 +1,285 @@
+"""What a user names becomes a served directory: converted once, found again, fetched from the hub in parts."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from checkpoint_forms import INFERENCE, released_tensors, write_fork, write_release, write_tokenizer, write_train_config
+from hub_stand_in import Hub, hub_of
+
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.checkpoint.check import check
+from sglang_speechlm.checkpoint.convert.decoding import read_decoding
+from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.decoding import TABLE_10
+from sglang_speechlm.config.files import CheckpointError
+
+SPEC = CheckpointSpec(
+    layers=1, audio_layers=1, audio_d_model=64, audio_heads=1, codec_layer_size=1025, codec_storage="directory"
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_checkpoint(tmp_path_factory.mktemp("built"), spec=SPEC)
+
+
+@pytest.fixture
+def wanted(tmp_path: Path, built: Path) -> Wanted:
+    release = write_release(tmp_path / "release", released_tensors(built))
+    tokenizer = write_tokenizer(tmp_path / "qwen3")
+    return Wanted(str(release), tokenizer=str(tokenizer), convert_dir=tmp_path / "converted")
+
+
+def prepared(wanted: Wanted) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    return served_directory(wanted, said.append), said
+
+
+def converting(said: list[str]) -> bool:
+    return any(sentence.startswith("converting ") for sentence in said)
+
+
+# The cache
+
+
+def test_a_conversion_is_made_once(wanted: Wanted) -> None:
+    directory, said = prepared(wanted)
+    assert converting(said)
+    written = {file: file.stat().st_mtime_ns for file in directory.iterdir()}
+    again, said = prepared(wanted)
+    assert again == directory
+    assert not converting(said)
+    assert {file: file.stat().st_mtime_ns for file in directory.iterdir()} == written
+
+
+def test_another_source_is_another_conversion(wanted: Wanted) -> None:
+    first, _ = prepared(wanted)
+    (Path(wanted.model) / "inference.yaml").write_text("audio: {cfg: 2}")
+    second, said = prepared(wanted)
+    assert first != second
+    assert converting(said)
+    os.utime(Path(wanted.model) / "model.pt", ns=(1, 1))
+    third, _ = prepared(wanted)
+    assert len({first, second, third}) == 3
+
+
+def test_two_launchers_at_once_convert_once(wanted: Wanted) -> None:
+    program = (
+        "import sys; from pathlib import Path; "
+        "from sglang_speechlm.checkpoint.prepare import Wanted, served_directory; "
+        f"print(served_directory(Wanted({wanted.model!r}, tokenizer={wanted.tokenizer!r}, "
+        f"convert_dir=Path({str(wanted.convert_dir)!r})), lambda said: print(said, file=sys.stderr)))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sum(error.count("converting /") for _, error in outputs) == 1
+
+
+def test_a_held_lock_is_waited_for(wanted: Wanted) -> None:
+    directory, _ = prepared(wanted)
+    (directory / "config.json").unlink()
+    lock = directory.with_name(directory.name + ".lock").open("a")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if "waiting for it" in sentence:
+            lock.close()
+
+    assert served_directory(wanted, say) == directory
+    assert any("waiting for it" in sentence for sentence in said)
+    assert (directory / "config.json").is_file()
+
+
+def test_an_unfinished_conversion_of_another_version_is_begun_anew(wanted: Wanted) -> None:
+    directory, _ = prepared(wanted)
+    expected = (directory / "config.json").read_bytes()
+    (directory / "config.json").unlink()
+    (directory / "conversion.json").write_text('{"of": "another version"}')
+    prepared(wanted)
+    assert (directory / "config.json").read_bytes() == expected
+
+
+def test_the_cache_is_the_users(wanted: Wanted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert Wanted("x").cache == tmp_path / "cache" / "sglang-speechlm"
+
+
+def test_what_is_served_in_place_is_not_converted(tmp_path: Path, built: Path) -> None:
+    fork = write_fork(tmp_path / "fork", built)
+    for directory in (built, fork):
+        assert prepared(Wanted(str(directory), convert_dir=tmp_path / "converted"))[0] == directory
+    assert not (tmp_path / "converted").exists()
+
+
+def test_a_source_that_is_refused_leaves_nothing_behind(wanted: Wanted) -> None:
+    write_train_config(Path(wanted.model), "train_bagpiper_tts.yaml", codec_choice="ESPnet")
+    with pytest.raises(
+        CheckpointError, match=r"train_bagpiper_tts\.yaml: .*codec_choice is 'ESPnet'; allowed: 'Xcodec'"
+    ):
+        prepared(wanted)
+    assert wanted.convert_dir is not None
+    assert not wanted.convert_dir.exists()
+
+
+def test_without_a_tokenizer_it_is_told_how_to_name_one(wanted: Wanted, tmp_path: Path) -> None:
+    nowhere = Wanted(wanted.model, tokenizer=str(tmp_path), convert_dir=wanted.convert_dir)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: no such file; --tokenizer-path"):
+        prepared(nowhere)
+
+
+# Decoding defaults
+
+
+def test_the_releases_decoding_is_the_configs(wanted: Wanted) -> None:
+    config = SpeechLMConfig.from_pretrained(prepared(wanted)[0])
+    assert config.decoding == {
+        "source": "inference.yaml",
+        "text": {"temperature": 0.7, "top_k": 25, "max_tokens": 4096},
+        "audio": {"temperature": 0.9, "top_k": 30, "cfg": 3.0, "min_frames": 40, "max_frames": 1024},
+    }
+
+
+def test_without_a_file_the_papers_table_holds() -> None:
+    found = read_decoding([])
+    assert found.pop("decoding_source") == "Table 10 of the Bagpiper paper"
+    assert found == TABLE_10
+
+
+def test_each_mode_is_decoded_by_its_own_file(tmp_path: Path) -> None:
+    files = [tmp_path / "inference_audio.yaml", tmp_path / "inference_text.yaml"]
+    files[0].write_text(yaml.safe_dump({**INFERENCE, "text": {"max_step": 1}}))
+    files[1].write_text(yaml.safe_dump({"text": {"max_step": 77}, "audio": {"cfg": 9}}))
+    found = read_decoding(files)
+    assert (found["text_max_tokens"], found["audio_cfg"]) == (77, 3.0)
+    assert (
+        found["decoding_source"]
+        == "inference_text.yaml, else inference_audio.yaml, else Table 10 of the Bagpiper paper"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("audio: {cfg: 50}", r"audio\.cfg is 50; allowed: a number from 1 to 20"),
+        ("text: {temperature: .nan}", r"text\.temperature is nan; allowed: a number from 0 to 2"),
+        ("audio: {topk: true}", r"audio\.topk is True"),
+        ("audio: {min_step: '50'}", r"audio\.min_step is '50'"),
+        ("audio: [1]", r"audio is \[1\]; allowed: a mapping"),
+    ],
+)
+def test_decoding_that_cannot_be_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "inference.yaml").write_text(content)
+    with pytest.raises(CheckpointError, match=rf"inference\.yaml: {complaint}"):
+        read_decoding([tmp_path / "inference.yaml"])
+
+
+# --check
+
+
+def test_a_check_tells_what_a_source_becomes_and_writes_nothing(wanted: Wanted) -> None:
+    said: list[str] = []
+    assert check(wanted, said.append) == 0, said
+    printed = "\n".join(said)
+    for part in (
+        "a native checkpoint",
+        "vocab_weight is left out",
+        "becomes ",
+        "KiB of KV cache",
+        "fp8",
+        "141 GB",
+        "no problems",
+    ):
+        assert part in printed
+    assert wanted.convert_dir is not None
+    assert not wanted.convert_dir.exists()
+
+
+def test_a_check_tells_every_problem(wanted: Wanted) -> None:
+    (Path(wanted.model) / "inference.yaml").write_text("audio: {cfg: 50}")
+    said: list[str] = []
+    assert check(wanted, said.append) == 2
+    assert any(sentence.startswith("problem: ") and "audio.cfg" in sentence for sentence in said)
+
+
+# The hub
+
+
+FETCHING = """
+import sys
+from pathlib import Path
+from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
+say = lambda said: print(said, file=sys.stderr)
+try:
+    print(served_directory(Wanted({model!r}, {revision!r}, {tokenizer!r}, convert_dir=Path({convert_dir!r})), say))
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+class Fetching:
+    """Serves by a hub tag in processes of their own, since huggingface_hub reads its settings when it is imported."""
+
+    def __init__(self, hub: Hub, folder: Path) -> None:
+        self.hub, self.folder = hub, folder
+
+    def __call__(self, model: str, revision: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        program = FETCHING.format(
+            model=model, revision=revision, tokenizer="Qwen/Tiny", convert_dir=str(self.folder / "converted")
+        )
+        kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        environment = kept | {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "hf"), **variables}
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+        )
+
+
+@pytest.fixture
+def fetching(wanted: Wanted, tmp_path: Path) -> Iterator[Fetching]:
+    assert wanted.tokenizer is not None
+    (Path(wanted.model) / "big_unneeded.bin").write_bytes(b"x" * 1000)
+    with hub_of({"espnet/tiny": Path(wanted.model), "Qwen/Tiny": Path(wanted.tokenizer)}) as hub:
+        yield Fetching(hub, tmp_path)
+
+
+def test_a_hub_tag_is_fetched_resumed_converted_and_found_again(fetching: Fetching) -> None:
+    fetching.hub.breaks = {"model.pt"}
+    first = fetching("espnet/tiny", "v1")
+    assert first.returncode == 0, first.stderr
+    assert "espnet/tiny at 0123456789ab: 3 files" in first.stderr
+    assert "3 to download" in first.stderr
+    assert json.loads((Path(first.stdout.strip()) / "config.json").read_text())["model_type"] == "speechlm"
+    paths = fetching.hub.requests
+    assert any("model.pt bytes=" in path for path in paths), paths  # it went on, and did not begin anew
+    assert not any("README" in path or "big_unneeded" in path for path in paths)
+    before = len(paths)
+    offline = fetching("espnet/tiny", "v1", HF_HUB_OFFLINE="1")
+    assert (offline.returncode, offline.stdout) == (0, first.stdout), offline.stderr
+    assert len(paths) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "complaint"),
+    [("espnet/nothing", None, "neither a path here nor a repository"), ("espnet/tiny", "v9", "no revision 'v9'")],
+)
+def test_what_the_hub_does_not_have_is_named(
+    fetching: Fetching, model: str, revision: str | None, complaint: str
+) -> None:
+    tried = fetching(model, revision)
+    assert tried.returncode == 1
+    assert complaint in tried.stderr
+    assert "Traceback" not in tried.stderr
