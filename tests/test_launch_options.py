@@ -202,7 +202,8 @@ def told(home: Path, script: str, *arguments: str, cwd: Path | None = None, mode
 
 
 @pytest.mark.parametrize(
-    ("script", "port", "ranks", "rows"), [("serve_cfg_1", 9000, 1, 1024), ("serve_cfg", 9001, 4, 2048)]
+    ("script", "port", "ranks", "rows"),
+    [("serve_cfg_1", 9000, 1, 1024), ("serve_cfg", 9001, 4, 2048), ("serve_bagpiper", 9811, 1, 1024)],
 )
 def test_the_scripts_defaults_are_the_guides(script: str, port: int, ranks: int, rows: int, home: Path) -> None:
     arguments, _ = became(told(home, f"{script}.sh"))
@@ -271,3 +272,17 @@ def test_a_raw_tokenizer_is_served_with_the_checkpoints_ids(tmp_path: Path) -> N
     assert folder != tmp_path
     assert TextTokenizer.fits(folder, config)
     assert served_tokenizer(folder, config) == folder
+
+
+def test_the_bagpiper_script_serves_the_release_that_espnets_clients_look_for(home: Path) -> None:
+    told_without = told(home, "serve_bagpiper.sh")
+    assert told_without[:2] == ["--model-path", "espnet/bagpiper-tts-sft"]
+    assert "bagpiper" in told_without
+    assert told(home, "serve_bagpiper.sh", model="here/release")[1] == "here/release"
+
+
+def test_several_names_may_be_served(tmp_path: Path, served_checkpoint: Path) -> None:
+    asked = read(["--model-path", str(served_checkpoint), "--served-model-name", "a", "b", "--port", "1"])
+    assert asked.own.served_names == ("a", "b")
+    assert asked.others == ["--port", "1"]
+    assert read(["--model-path", str(served_checkpoint)]).own.served_names == ()

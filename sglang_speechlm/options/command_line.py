@@ -47,7 +47,6 @@ _WHAT_TO_DO = (
 _USED_MOST = (
     ("--host ADDRESS", "where it listens (default: 127.0.0.1; 0.0.0.0 is everywhere)"),
     ("--port N", "(default: 30000; the guide's scripts: 9000 and 9001)"),
-    ("--served-model-name NAME", "what answers name as their model"),
     ("--api-key KEY", "without it nothing but /health answers"),
     ("--enable-metrics", "Prometheus metrics at /metrics"),
     ("--max-total-tokens N", "positions of the KV cache"),
@@ -162,7 +161,7 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     said.append(f"decoding, where a request does not say: {asked.config.decoding}")
     # An idle scheduler would spin a core.
     settled = ["--model-path", str(asked.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
-    settled += ["--served-model-name", asked.model]
+    settled += ["--served-model-name", next(iter(asked.own.served_names), asked.model)]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
     settled += ["--tokenizer-path", str(served_tokenizer(asked.tokenizer_path, asked.config))]
     for name, value in defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus).items():

@@ -25,6 +25,7 @@ class OwnOptions:
     """What an operator decided.
 
     Attributes:
+        served_names: of the model; answers name the first where a request names none. Empty is what --model-path names.
         codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
         codec_threads: its CPU threads.
         preset: how the checkpoint is asked.
@@ -38,6 +39,7 @@ class OwnOptions:
         allowed_origins: of web pages that are answered, beside the server's own and the loopback's.
     """
 
+    served_names: tuple[str, ...] = ()
     codec_device: str = "auto"
     codec_threads: int = 1
     preset: Preset = field(default_factory=partial(load_preset, "default"))
@@ -61,6 +63,7 @@ class OwnOptions:
         preset = load_preset(parsed.preset, Path(parsed.model_path))
         templates = {"speech": parsed.speech_template, "transcription": parsed.transcription_template}
         return cls(
+            served_names=tuple(parsed.served_model_name),
             codec_device=parsed.codec_device,
             codec_threads=parsed.codec_threads,
             preset=preset.model_copy(update={name: own for name, own in templates.items() if own is not None}),
@@ -83,6 +86,8 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     def add(name: str, kind: Callable[[str], Any], default: Any, said: str, **more: Any) -> None:
         parser.add_argument(name, type=kind, default=default, help=said, **more)
 
+    said = "names that requests may give the model; answers name the first (default: as --model-path names it)"
+    add("--served-model-name", str, own.served_names, said, nargs="+", metavar="NAME")
     said = "where the audio decoder runs, as torch names it (default: %(default)s, a GPU where there is one)"
     add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
     said = "CPU threads of the audio decoder (default: %(default)s)"

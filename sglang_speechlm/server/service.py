@@ -17,8 +17,8 @@ from sglang_speechlm.server.reading.messages import MessageReader
 from sglang_speechlm.server.reading.store import AnswerStore
 from sglang_speechlm.tokenizer import TextTokenizer
 
-_ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "default")
-"""Names that any checkpoint answers to: the usage guide's, and what clients write who have only one server."""
+_ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "bagpiper", "default")
+"""Names that any checkpoint answers to: the usage guide's, ESPnet's clients', and those of clients that know but one server."""
 
 
 class Service:
@@ -66,7 +66,7 @@ class Service:
             options.max_clips,
             options.max_body_bytes,
         )
-        self._names = {self.model_name, manager.model_path, path.name, *_ALWAYS_SERVED}
+        self._names = {self.model_name, *options.served_names, manager.model_path, path.name, *_ALWAYS_SERVED}
 
     async def start(self) -> None:
         """Start the codec.
