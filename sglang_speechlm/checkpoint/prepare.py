@@ -87,9 +87,11 @@ def served_directory(wanted: Wanted, say: Say) -> Path:
         return source.path
     directory = cached_at(wanted, source)
     if not _is_complete(directory):
+        conversion = plan_conversion(source, tokenizer_directory(wanted, source, say), wanted.settings)
+        refuse_full_disk(conversion, directory)
         with _locked(directory.with_name(directory.name + ".lock"), say):
             if not _is_complete(directory):
-                _convert(wanted, source, directory, say)
+                _convert(conversion, directory, say)
                 return directory
     for note in source.notes:
         say(note)
@@ -160,12 +162,10 @@ def _is_complete(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def _convert(wanted: Wanted, source: Source, directory: Path, say: Say) -> None:
-    conversion = plan_conversion(source, tokenizer_directory(wanted, source, say), wanted.settings)
-    refuse_full_disk(conversion, directory)
+def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
     for note in conversion.notes:
         say(note)
-    say(f"converting {source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB, once")
+    say(f"converting {conversion.source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB, once")
     try:
         convert(conversion, directory)
     except OtherConversion:

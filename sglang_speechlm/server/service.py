@@ -18,7 +18,7 @@ from sglang_speechlm.server.reading.store import AnswerStore
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "bagpiper", "default")
-"""Names that any checkpoint answers to: the usage guide's, ESPnet's clients', and those of clients that know but one server."""
+"""Names that any checkpoint answers to: the usage guide's, ESPnet's clients', and one for clients of one server."""
 
 
 class Service:
