@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from checkpoint_forms import INFERENCE, released_tensors, write_fork, write_release, write_tokenizer, write_train_config
 from hub_stand_in import Hub, hub_of
@@ -249,8 +250,11 @@ class Fetching:
 
 
 @pytest.fixture
-def fetching(wanted: Wanted, tmp_path: Path) -> Iterator[Fetching]:
+def fetching(wanted: Wanted, built: Path, tmp_path: Path) -> Iterator[Fetching]:
     assert wanted.tokenizer is not None
+    # huggingface_hub writes pieces of 10 MiB: what is smaller cannot be broken off midway.
+    tensors = {**released_tensors(built), "vocab_weight": torch.ones(8_000_000)}
+    torch.save({"module": tensors}, Path(wanted.model) / "model.pt")
     (Path(wanted.model) / "big_unneeded.bin").write_bytes(b"x" * 1000)
     with hub_of({"espnet/tiny": Path(wanted.model), "Qwen/Tiny": Path(wanted.tokenizer)}) as hub:
         yield Fetching(hub, tmp_path)
