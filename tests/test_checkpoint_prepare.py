@@ -143,6 +143,13 @@ def test_without_a_tokenizer_it_is_told_how_to_name_one(wanted: Wanted, tmp_path
         prepared(nowhere)
 
 
+def test_a_preset_beside_the_weights_belongs_to_the_checkpoint(wanted: Wanted) -> None:
+    preset = {"extends": "bagpiper-sft", "system": {"generation": "Speak."}}
+    assert json.loads((prepared(wanted)[0] / "preset.json").read_text()) == {"extends": "bagpiper-tts"}
+    (Path(wanted.model) / "preset.json").write_text(json.dumps(preset))
+    assert json.loads((prepared(wanted)[0] / "preset.json").read_text()) == preset
+
+
 # Decoding defaults
 
 

@@ -102,7 +102,7 @@ def served_directory(wanted: Wanted, say: Say) -> Path:
 def cached_at(wanted: Wanted, source: Source) -> Path:
     """Where the conversion of a source is kept, or would be."""
     weights = sorted(source.path.iterdir()) if source.kind == "distributed" else [source.path]
-    texts = [file for file in (source.train_config, *source.inference) if file is not None]
+    texts = [file for file in (source.train_config, source.preset, *source.inference) if file is not None]
     with naming(source.path):
         identity = {
             "converter": CONVERTER_VERSION,

@@ -139,7 +139,8 @@ def read(arguments: Sequence[str]) -> CommandLine:
         raise ValueError(f"--model-path {parsed.model_path}: {error}{hint}") from error
     tokenizer = Path(parsed.tokenizer_path or "")
     served = tokenizer if parsed.tokenizer_path and tokenizer.is_dir() else directory
-    return CommandLine(parsed.model_path, directory, served, config, OwnOptions.of(parsed), choices, others)
+    model, parsed.model_path = parsed.model_path, str(directory)
+    return CommandLine(model, directory, served, config, OwnOptions.of(parsed), choices, others)
 
 
 def _say(sentence: str) -> None:

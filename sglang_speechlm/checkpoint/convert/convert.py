@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
 from sglang_speechlm.checkpoint.convert.sizes import served_config
 from sglang_speechlm.checkpoint.convert.train_config import read_train_config
 from sglang_speechlm.checkpoint.shards import plan_shards, write_index, write_shard, write_text
-from sglang_speechlm.checkpoint.source import Source, StoredTensor
+from sglang_speechlm.checkpoint.source import PRESET_FILE, Source, StoredTensor
 from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, LOSS_WEIGHTS, check_tensors, expected_tensors
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.config.files import CheckpointError, naming
+from sglang_speechlm.config.files import CheckpointError, naming, read_json
 from sglang_speechlm.tokenizer import offset_tokenizer
 
 _CODEC_DIRECTORY = "xcodec"
+_BAGPIPERS_PRESET = {"extends": "bagpiper-tts"}
+"""Every native checkpoint is a Bagpiper: it plans and captions before it speaks."""
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -36,7 +39,7 @@ class Conversion:
         source: what is converted.
         config: the served config.
         codec: of the codec among the source's tensors; None where it holds none.
-        tokenizer_files: name to content.
+        files: texts of the served directory, name to content: its tokenizer's, and how it is asked.
         state: the tensors that are written.
         sizes: of each of them in the served directory, in bytes, in the order of the files.
         shards: file name to tensor names.
@@ -46,7 +49,7 @@ class Conversion:
     source: Source
     config: SpeechLMConfig
     codec: XcodecConfig | None
-    tokenizer_files: Mapping[str, str]
+    files: Mapping[str, str]
     state: Mapping[str, StoredTensor]
     sizes: Mapping[str, int]
     shards: Mapping[str, list[str]]
@@ -85,11 +88,14 @@ def plan_conversion(source: Source, tokenizer: Path | None, settings: Conversion
         if codec is not None:
             check_codec(shapes, codec)
             config.xcodec_hf_model_tag = _CODEC_DIRECTORY
-    tokenizer_files = offset_tokenizer(tokenizer, config) if tokenizer is not None else {}
+    preset = _BAGPIPERS_PRESET if source.preset is None else read_json(source.preset)
+    files = {PRESET_FILE: json.dumps(preset, indent=2) + "\n"}
+    if tokenizer is not None:
+        files |= offset_tokenizer(tokenizer, config)
     order = [*expected_tensors(config), *(name for name in state if name.startswith(CODEC_PREFIX))]
     sizes = {name: state[name].numel * _dtype_of(name, state[name], dtype).itemsize for name in order}
     shards = plan_shards(sizes, settings.shard_bytes)
-    return Conversion(source, config, codec, tokenizer_files, state, sizes, shards, tuple(notes))
+    return Conversion(source, config, codec, files, state, sizes, shards, tuple(notes))
 
 
 def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
@@ -115,7 +121,7 @@ def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
     dtype = config.dtype
     plan = {"checkpoint": conversion.source.path.name, "config": config.to_dict(), "shards": shards}
     begin_or_resume(output, plan)
-    for file, text in conversion.tokenizer_files.items():
+    for file, text in conversion.files.items():
         write_text(output / file, text)
     with tqdm(total=conversion.total_bytes, desc="Converting", unit="B", unit_scale=True) as progress:
         for file, names in shards.items():

@@ -1,6 +1,6 @@
 """Where weights come from: what a path holds, and its tensors by name, each read when it is used."""
 
-from sglang_speechlm.checkpoint.source.find import Source, find_source
+from sglang_speechlm.checkpoint.source.find import PRESET_FILE, Source, find_source
 from sglang_speechlm.checkpoint.source.stored import StoredTensor
 
-__all__ = ["Source", "StoredTensor", "find_source"]
+__all__ = ["PRESET_FILE", "Source", "StoredTensor", "find_source"]

@@ -12,6 +12,7 @@ from sglang_speechlm.checkpoint.source.stored import StoredTensor
 from sglang_speechlm.checkpoint.source.torch_file import open_torch_file
 from sglang_speechlm.config.files import CheckpointError, naming, read_yaml
 
+PRESET_FILE = "preset.json"
 DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
 _TORCH_SUFFIXES = (".pt", ".pth")
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -35,6 +36,7 @@ class Source:
         path: the directory or file that holds the weights.
         train_config: the training YAML, where there is one.
         inference: YAML files with decoding defaults, beside the training YAML or the weights.
+        preset: how the checkpoint is asked, a file that somebody put there.
         notes: sentences for the log: what was passed over, and what was assumed.
     """
 
@@ -42,6 +44,7 @@ class Source:
     path: Path
     train_config: Path | None = None
     inference: tuple[Path, ...] = ()
+    preset: Path | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -140,7 +143,8 @@ def _with_yamls(source: Source, train_config: Path | None) -> Source:
         )
     folders = dict.fromkeys([weights] if train_config is None else [train_config.parent, weights])
     inference = tuple(file for folder in folders for file in _yamls(folder) if file.name.startswith("inference"))
-    return Source(source.kind, source.path, train_config, inference, notes)
+    preset = next((file for folder in folders if (file := folder / PRESET_FILE).is_file()), None)
+    return Source(source.kind, source.path, train_config, inference, preset, notes)
 
 
 def _train_config_near(weights: Path) -> Path | None:
