@@ -136,7 +136,19 @@ def fetch(tag: str, revision: str | None, choose: Choose, say: Callable[[str], N
         _refuse_full_disk(remote, sum(missing.values()))
     for name in missing:
         _download(remote, name, say)
+    _note_revision(remote, revision or constants.DEFAULT_REVISION)
     return remote.folder
+
+
+def _note_revision(remote: Remote, revision: str) -> None:
+    """Let the cache know what the revision is, as it would if that had been downloaded by name: to be found offline.
+
+    The files are downloaded by their commit, so that they belong together even where the revision moves meanwhile.
+    """
+    if revision != remote.commit:
+        reference = remote.folder.parent.parent / "refs" / revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(remote.commit, encoding="utf-8")
 
 
 def _from_cache(tag: str, revision: str | None) -> Path:
