@@ -14,7 +14,7 @@ if __name__ == "__main__":
     from sglang_speechlm.options.fleet import is_fleet
 
     arguments = sys.argv[1:]
-    if is_fleet(arguments):
+    if is_fleet(arguments) and "--check" not in arguments:
         from sglang_speechlm.fleet.main import main
 
         collect_garbage()

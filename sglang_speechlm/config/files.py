@@ -53,8 +53,17 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from error
     except _FAULTS as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
-        raise CheckpointError(f"{path}: {reason}") from error
+        raise CheckpointError(f"{path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case RecursionError():
+            return "nested too deeply"
+        case KeyError():
+            return f"lacks the field {error}"
+        case _:
+            return str(error) or type(error).__name__
 
 
 def shown(value: Any) -> str:

@@ -134,7 +134,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
         directory = served_directory(wanted, _say)
         config = checkpoint_config(directory)
         check_served(directory, config)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         hint = "" if Path(parsed.model_path).exists() else f". {_WHAT_TO_DO}"
         raise ValueError(f"--model-path {parsed.model_path}: {error}{hint}") from error
     tokenizer = Path(parsed.tokenizer_path or "")
