@@ -224,8 +224,15 @@ def test_a_compressed_pickle_is_refused_before_it_unfolds(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b".", b"\x80\x02}q\x00(X", b"\x80\x04\x95" + struct.pack("<Q", 1 << 60), b"(" * 100_000 + b"."],
-    ids=["empty", "stop", "cut", "huge frame", "marks"],
+    [
+        b"",
+        b".",
+        b"\x80\x02}q\x00(X",
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 60),
+        b"(" * 100_000 + b".",
+        b"\x80\x02}r\xff\xff\xff\xff.",
+    ],
+    ids=["empty", "stop", "cut", "huge frame", "marks", "huge memo"],
 )
 def test_a_broken_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:

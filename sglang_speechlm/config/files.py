@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RuntimeError, MemoryError,
-    EOFError, AssertionError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, yaml.YAMLError,
+    EOFError, AssertionError, SafetensorError, zipfile.BadZipFile, pickle.PickleError, yaml.YAMLError, struct.error,
 )  # fmt: skip
 
 

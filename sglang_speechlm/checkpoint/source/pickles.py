@@ -37,8 +37,11 @@ class Skipped:
         """Take an item of what was a set."""
 
 
-class TableUnpickler(pickle.Unpickler):
-    """Builds what a table names, and plain Python values."""
+class TableUnpickler(pickle._Unpickler):
+    """Builds what a table names, and plain Python values.
+
+    On the unpickler in Python: the one in C makes room for as many values as a pickle's memo claims to have.
+    """
 
     def __init__(
         self,
