@@ -49,7 +49,6 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
         results.skip_detokenizing_frames,
         HookType.AROUND,
     ),
-    ("sglang.srt.configs.model_config.ModelConfig._get_hf_eos_token_id", ends.own_ends, HookType.AROUND),
     ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", pairs.queue_request, HookType.AROUND),
     ("sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req", pairs.admit_pair, HookType.AROUND),
     ("sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode", pairs.retract_pairs, HookType.AROUND),
@@ -79,6 +78,10 @@ OWN_PROCESSORS = (
 """Of a server of this model: any other that loads the plugins may need SGLang's."""
 
 
+ENDS = ("sglang.srt.configs.model_config.ModelConfig._get_hf_eos_token_id", ends.own_ends, HookType.AROUND)
+"""It looks at the config itself: while that is being made, nobody can say yet which model the process serves."""
+
+
 def import_own_model_alone() -> None:
     """Have SGLang import none of its own models and multimodal processors. Before ``load_plugins``."""
     processes.disable_other_models()
@@ -92,6 +95,7 @@ def register_all() -> None:
     register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
     if not torch.cuda.is_available():
         _register_cpu_attention("torch_native")  # the name that SGLang knows to be plain torch
+    HookRegistry.register(*ENDS)
     for target, hook, kind in HOOKS:
         HookRegistry.register(target, for_speechlm_alone(hook, kind), kind)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sglang.srt.runtime_context import get_server_args
 
-from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config import MODEL_TYPES
 
 
 def serves_speechlm() -> bool:
@@ -13,4 +13,4 @@ def serves_speechlm() -> bool:
         server_args = get_server_args()
     except ValueError:  # a process that serves nothing, and uses SGLang's classes by themselves
         return False
-    return bool(server_args.get_model_config().hf_config.model_type == SpeechLMConfig.model_type)
+    return bool(server_args.get_model_config().hf_config.model_type in MODEL_TYPES)
