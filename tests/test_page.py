@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Request, sync_playwright
+from playwright.sync_api import Locator, Page, Request, expect, sync_playwright
 from server import SECONDS, Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,6 +28,8 @@ ARGUMENTS = (
 asked: set[str] = set()
 """Hosts that the page asked for something."""
 failures: list[str] = []
+
+expect.set_options(timeout=1000 * SECONDS)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -49,7 +51,8 @@ def page(server: Server) -> Iterator[Page]:
 def _ask(page: Page) -> Locator:
     """Ask what the form holds; the turn that it becomes, once its answer has ended."""
     page.click("#send")
-    page.wait_for_function("!document.getElementById('send').disabled && !document.querySelector('.busy')")
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator(".busy")).to_have_count(0)
     return page.locator(".turn").last
 
 
@@ -78,7 +81,7 @@ def test_nothing_empty_is_shown_before_a_question(page: Page) -> None:
 
 
 def test_the_served_model_is_named_without_its_path(page: Page) -> None:
-    page.wait_for_function("document.getElementById('server').textContent.startsWith('serving ')")
+    expect(page.locator("#server")).to_contain_text("serving ")
     assert "/" not in page.inner_text("#server")
 
 
@@ -104,7 +107,7 @@ def test_a_recorded_clip_goes_with_the_question(page: Page) -> None:
     page.click("#record")
     page.wait_for_timeout(800)
     page.click("#record")
-    page.wait_for_function("document.getElementById('clip').textContent.startsWith('recording')")
+    expect(page.locator("#clip")).to_contain_text("recording")
     page.check("input[name=mode][value=text]")
     turn = _ask(page)
     assert turn.locator(".clip").is_visible()
@@ -131,7 +134,7 @@ def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
     turn.locator(".spoken-text").fill("A text of mine.")
     with page.expect_request("**/v1/chat/completions") as request:
         turn.locator(".editing button[type=submit]").click()
-    page.wait_for_function("!document.querySelector('.busy')")
+    expect(page.locator(".busy")).to_have_count(0)
     assert _sent(request.value)["speechlm"]["text"] == "A text of mine."
     assert len(_sent(request.value)["messages"]) == 1
     assert turn.locator(".answer > .text").inner_text() == "A text of mine."
@@ -143,7 +146,7 @@ def test_the_copied_command_asks_the_same(page: Page, server: Server) -> None:
     page.click("summary:text('Settings')")
     page.fill("#api_key", "k'ey $HOME")
     page.click("#curl")
-    page.wait_for_function("document.getElementById('copied').textContent === 'copied'")
+    expect(page.locator("#copied")).to_have_text("copied")
     words = shlex.split(page.evaluate("navigator.clipboard.readText()"))
     assert words[:2] == ["curl", f"{server.url}/v1/chat/completions"]
     assert "Authorization: Bearer k'ey $HOME" in words

@@ -52,10 +52,7 @@ def clip_urls(target: Target, ledger: Ledger) -> None:
     with target.client() as client:
         for url in urls:
             response = client.post(CHAT, json=_chat_with(url))
-            named = (
-                any(private in response.text for private in ("169.254.169.254", "10.0.0.1"))
-                and url not in response.text
-            )
+            named = "127.0.0.1" in response.text and "127.0.0.1" not in url
             held = response.status_code == 400 and not canary.visits and not named
             ledger.check(area, held, f"{url[:60]!r}: {response.status_code} {response.text[:120]}")
     time.sleep(0.5)
