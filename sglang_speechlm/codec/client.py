@@ -74,7 +74,7 @@ class CodecService:
         nice: int = 10,
         batch_codes: int = 320,
         undelivered_pieces: int = 4,
-        restart_seconds: float = 10.0,
+        restart_seconds: float = 18.0,
         policy: PiecePolicy | None = None,
         spawned: Spawned | None = None,
     ) -> None:
