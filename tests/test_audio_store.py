@@ -243,3 +243,21 @@ def test_a_text_that_is_not_what_the_audio_says_is_refused(client: Client) -> No
     response = client.http.post(CHAT, json=ask(FIRST, earlier(first, content="Something else."), THEN))
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "messages[1].content"
+
+
+THOUGHT = "<think>A plan.</think>Good day."
+
+
+def test_without_a_preset_that_thinks_tags_are_text(client: Client) -> None:
+    message = message_of(client.chat(ask(FIRST, text=THOUGHT)))
+    assert message["content"] == message["audio"]["transcript"] == THOUGHT
+    assert "reasoning_content" not in message
+
+
+def test_without_a_preset_that_thinks_thinking_is_not_read_and_that_is_told(client: Client) -> None:
+    reply = {"role": "assistant", "content": SAID}
+    bare = client.chat(ask(FIRST, reply, THEN))
+    answer = client.chat(ask(FIRST, {**reply, "reasoning_content": "A plan."}, THEN))
+    assert answer["usage"]["prompt_tokens"] == bare["usage"]["prompt_tokens"]
+    (warning,) = message_of(answer)["speechlm"]["warnings"]
+    assert warning.startswith("messages[1].reasoning_content: not used")

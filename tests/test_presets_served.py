@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from conftest import POOL
-from server import SECONDS, Client, assert_same_sound, message_of, samples_of, serving
+from server import SECONDS, Client, assert_same_sound, deltas_of, message_of, samples_of, serving
 
 SYSTEM = "Perform the described scene."
 GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0, "audio_max_frames": 30}
@@ -56,3 +57,106 @@ def test_a_written_chat_has_no_system_turn_of_speech(client: Client) -> None:
     user = {"role": "user", "content": "Good day."}
     spoken, written = chat(client, user, mode="text_audio"), chat(client, user)
     assert written["usage"]["prompt_tokens"] < spoken["usage"]["prompt_tokens"]
+
+
+# Thinking, in texts that are given: a small random model writes none by itself.
+
+PLAN, CAPTION = " A calm man greets. ", "\n\nGood day, he says."
+TAGGED = f"<think>{PLAN}</think>{CAPTION}"
+LONE = f"{PLAN}</think>{CAPTION}"
+FIRST, THEN = {"role": "user", "content": "Say something."}, {"role": "user", "content": "Say that again."}
+
+
+@pytest.fixture(scope="module")
+def planned(client: Client) -> Any:
+    """A spoken answer that has a plan."""
+    return message_of(chat(client, FIRST, mode="text_audio", text=TAGGED))
+
+
+def read_as(client: Client, reply: dict[str, Any]) -> tuple[int, list[int], list[str]]:
+    """How a history with this reply is read: positions, what is answered, and warnings."""
+    answer = chat(client, FIRST, {"role": "assistant", **reply}, THEN, text_max_tokens=20)
+    ours = message_of(answer)["speechlm"]
+    return answer["usage"]["prompt_tokens"], ours["text_ids"], ours["warnings"]
+
+
+@pytest.mark.parametrize("text", [TAGGED, LONE])
+def test_a_plan_is_reasoning_and_no_part_of_the_transcript(text: str, client: Client) -> None:
+    message = message_of(chat(client, FIRST, mode="text_audio", text=text))
+    assert message["reasoning_content"] == PLAN
+    assert message["content"] == message["audio"]["transcript"] == CAPTION
+
+
+def test_a_plan_is_spoken_from_like_the_rest(planned: Any, client: Client) -> None:
+    bare = message_of(chat(client, FIRST, mode="text_audio", text=CAPTION))
+    assert "reasoning_content" not in bare
+    assert bare["content"] == CAPTION
+    assert len(planned["speechlm"]["text_ids"]) > len(bare["speechlm"]["text_ids"])
+    assert planned["speechlm"]["codes"] != bare["speechlm"]["codes"]
+
+
+def test_a_stream_has_the_plan_first(planned: Any, client: Client) -> None:
+    body = {"messages": [FIRST], "speechlm": {**GREEDY, "return_ids": True, "mode": "text_audio", "text": TAGGED}}
+    deltas = deltas_of(client.stream(body))
+    kinds = [name for delta in deltas for name in ("reasoning_content", "content", "audio") if delta.get(name)]
+    assert kinds[:3] == ["reasoning_content", "content", "audio"]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == PLAN
+    assert "".join(delta.get("content", "") for delta in deltas) == CAPTION
+    assert [delta["audio"]["transcript"] for delta in deltas if "transcript" in delta.get("audio", {})] == [CAPTION]
+    assert deltas[-1]["speechlm"]["text_ids"] == planned["speechlm"]["text_ids"]
+
+
+def test_thinking_without_an_end_is_followed_by_audio(client: Client) -> None:
+    message = message_of(chat(client, FIRST, mode="text_audio", text=f"<think>{PLAN}"))
+    assert (message["reasoning_content"], message["content"]) == (PLAN, "")
+    assert samples_of(message).any()
+
+
+def test_a_reply_sent_back_is_read_as_it_was_written(client: Client) -> None:
+    whole = read_as(client, {"content": TAGGED})
+    assert read_as(client, {"reasoning_content": PLAN, "content": CAPTION}) == whole
+    parts = [{"type": "text", "text": CAPTION}]
+    assert read_as(client, {"reasoning_content": PLAN, "content": parts}) == whole
+    assert read_as(client, {"content": CAPTION})[0] < whole[0]
+    assert read_as(client, {"reasoning_content": None, "content": CAPTION}) == read_as(client, {"content": CAPTION})
+
+
+def test_thinking_alone_may_be_sent_back(client: Client) -> None:
+    thinking = read_as(client, {"reasoning_content": PLAN, "content": ""})
+    assert thinking == read_as(client, {"content": f"<think>{PLAN}</think>"})
+
+
+def test_an_earlier_answer_may_be_sent_back_with_its_plan_or_without(planned: Any, client: Client) -> None:
+    bare = read_as(client, {"audio": {"id": planned["audio"]["id"]}})
+    assert read_as(client, planned) == bare
+    assert read_as(client, {"audio": planned["audio"], "content": TAGGED}) == bare
+    assert read_as(client, {"audio": planned["audio"], "content": CAPTION}) == bare
+
+
+def test_a_plan_that_was_not_this_answers_is_refused(planned: Any, client: Client) -> None:
+    reply = {"role": "assistant", "audio": {"id": planned["audio"]["id"]}, "reasoning_content": "Another plan."}
+    response = client.http.post("/v1/chat/completions", json={"messages": [FIRST, reply, THEN]})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages[1].reasoning_content"
+
+
+def test_of_an_expired_answer_plan_and_transcript_are_read(client: Client) -> None:
+    audio = {"id": "audio-none", "transcript": CAPTION}
+    *read, warnings = read_as(client, {"audio": audio, "reasoning_content": PLAN})
+    assert read == [*read_as(client, {"content": TAGGED})[:2]]
+    assert [warning.split(":")[0] for warning in warnings] == ["messages[1].audio.id"]
+
+
+def test_the_stock_client_reads_the_plan(client: Client) -> None:
+    body = {"speechlm": {**GREEDY, "mode": "text_audio", "text": TAGGED}}
+    with openai.OpenAI(base_url=str(client.http.base_url) + "v1", api_key="none", max_retries=0) as stock:
+        answer = stock.chat.completions.create(model="speechlm", messages=[FIRST], extra_body=body)  # type: ignore[list-item]
+    message = answer.choices[0].message
+    assert message.content == CAPTION
+    assert message.reasoning_content == PLAN  # type: ignore[attr-defined]
+
+
+def test_a_written_answer_without_thinking_is_content(client: Client) -> None:
+    message = message_of(chat(client, FIRST))
+    assert message["content"]
+    assert "reasoning_content" not in message

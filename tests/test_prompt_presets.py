@@ -153,6 +153,7 @@ def test_every_built_in_preset_is_one(name: str) -> None:
         ({"speech": {"messages": []}}, "speech.messages"),
         ({"transcription": SPEECH}, "transcription"),
         ({"speech_text": "sung"}, "speech_text"),
+        ({"reasoning": "qwen3"}, "reasoning"),
     ],
 )
 def test_a_file_that_is_no_preset_is_refused_by_name_and_field(
@@ -186,3 +187,25 @@ def test_the_options_choose_the_preset_and_replace_a_template(tmp_path: Path) ->
     own = options("--speech-template", str(template)).preset
     assert own.speech.messages[0].content == "{input}"
     assert own.transcription == load_preset(None, MODEL).transcription
+
+
+@pytest.mark.parametrize(
+    ("parser", "reasoning"),
+    [("auto", "lone"), ("none", "none"), ("qwen3", "think"), ("deepseek-r1", "lone"), ("think", "think")],
+)
+def test_the_option_says_where_thinking_stands_in_place_of_the_preset(parser: str, reasoning: str) -> None:
+    assert options("--preset", "bagpiper-sft", "--reasoning-parser", parser).preset.reasoning == reasoning
+
+
+def test_thinking_is_told_apart_for_bagpipers_alone() -> None:
+    assert load_preset("bagpiper-tts").reasoning == load_preset("bagpiper-sft").reasoning == "lone"
+    assert load_preset("default").reasoning == options().preset.reasoning == "none"
+
+
+def test_an_unknown_reasoning_parser_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options("--reasoning-parser", "gpt-oss")
+    complaint = capsys.readouterr().err
+    assert "--reasoning-parser" in complaint
+    assert "'gpt-oss'" in complaint
+    assert "qwen3-thinking" in complaint

@@ -35,6 +35,7 @@ REFUSED: dict[str, Any] = {
     "enable_pdmux": True,
     "dllm_algorithm": "LowConfidence",
     "page_size": 16,
+    "reasoning_parser": "qwen3",
 }
 DEFAULTS = {field.name: field.default for field in fields(ServerArgs) if field.default is not MISSING}
 

@@ -13,6 +13,7 @@ from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
+from sglang_speechlm.prompt.thinking import PARSERS
 from sglang_speechlm.server.edge.origins import parse_origins
 
 Value = TypeVar("Value")
@@ -61,12 +62,16 @@ class OwnOptions:
             ValueError: if there is no such preset.
         """
         preset = load_preset(parsed.preset, Path(parsed.model_path))
-        templates = {"speech": parsed.speech_template, "transcription": parsed.transcription_template}
+        overriding = {
+            "speech": parsed.speech_template,
+            "transcription": parsed.transcription_template,
+            "reasoning": PARSERS.get(parsed.reasoning_parser),
+        }
         return cls(
             served_names=tuple(parsed.served_model_name),
             codec_device=parsed.codec_device,
             codec_threads=parsed.codec_threads,
-            preset=preset.model_copy(update={name: own for name, own in templates.items() if own is not None}),
+            preset=preset.model_copy(update={name: own for name, own in overriding.items() if own is not None}),
             media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
             max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
             max_clips=parsed.max_clips,
@@ -98,6 +103,8 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     for route, kind in kinds:
         said = f"what the model is asked for a {route}, in place of the preset's template"
         add(f"--{route}-template", _from_path(partial(load_template, kind)), None, said, metavar="FILE")
+    said = "where thinking stands in a text, in place of the preset's reasoning (default: auto, the preset's)"
+    add("--reasoning-parser", str, "auto", said, choices=("auto", *PARSERS))
     add(
         "--allowed-media-domains",
         _complaining(parse_hosts),

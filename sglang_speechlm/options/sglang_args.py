@@ -31,6 +31,10 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_http2": (False, "its server could not be told to stop without cutting answers off"),
     "enable_pdmux": (False, "a step that prefills and decodes at once would mix up frames"),
     "dllm_algorithm": (None, "frames are decoded from left to right"),
+    "reasoning_parser": (
+        None,
+        "it belongs on the command line, which SpeechLM reads; a configuration file does not set it",
+    ),
     "prefill_max_requests": (None, "both branches of a guided answer are prefilled in one step, or never"),
 }
 """Field of SGLang's ServerArgs: the value that it must have, and why."""

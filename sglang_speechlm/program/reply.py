@@ -18,6 +18,7 @@ from sglang_speechlm.metrics import Mode, ReplyWatch
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
 from sglang_speechlm.program.engine import Engine, StageRefused
 from sglang_speechlm.program.request import GivenText, Request
+from sglang_speechlm.prompt.thinking import Reasoning, Split, ThinkingSplitter
 from sglang_speechlm.tokenizer import TextTokenizer
 
 
@@ -26,7 +27,8 @@ class Reply:
     """A reply as far as it has come; complete when the iteration over its pieces has ended.
 
     Attributes:
-        text: without what only marks its end.
+        text: whole, thinking included, without what only marks its end.
+        split: the text as far as it was given, thinking apart.
         text_ids: as generated or given, the closing eot or eos included.
         codes: [T][num_stream] code indices with the delay removed; None for a reply that is only written.
         cached_tokens: by stage, positions of its prompt that the radix cache held.
@@ -34,6 +36,7 @@ class Reply:
     """
 
     text: str = ""
+    split: Split = field(default_factory=Split)
     text_ids: list[int] = field(default_factory=list)
     codes: list[list[int]] | None = None
     cached_tokens: dict[str, int] = field(default_factory=dict)
@@ -41,8 +44,15 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class ReasoningDelta:
+    """More of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class TextDelta:
-    """More of the text."""
+    """More of the text, thinking left out."""
 
     text: str
 
@@ -52,6 +62,9 @@ class AudioDelta:
     """More of the sound: float32 samples [n]."""
 
     samples: npt.NDArray[np.float32]
+
+
+Piece = ReasoningDelta | TextDelta | AudioDelta
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Voice:
         tokenizer: decodes the text.
         codec: turns codes into sound.
         sample_rate: of the sound, in Hz.
+        reasoning: where thinking stands in the text.
     """
 
     engine: Engine
@@ -71,8 +85,9 @@ class Voice:
     tokenizer: TextTokenizer
     codec: CodecService
     sample_rate: int
+    reasoning: Reasoning = "none"
 
-    async def reply(self, request: Request, reply: Reply) -> AsyncGenerator[TextDelta | AudioDelta]:
+    async def reply(self, request: Request, reply: Reply) -> AsyncGenerator[Piece]:
         """Give the pieces of one reply and keep what they come to in ``reply``. Closing the iterator ends it all.
 
         Raises:
@@ -102,9 +117,10 @@ class Voice:
 
     async def _write(
         self, events: AsyncGenerator[Event], reply: Reply, given: GivenText | None
-    ) -> AsyncGenerator[TextDelta]:
+    ) -> AsyncGenerator[ReasoningDelta | TextDelta]:
         """The text's deltas, up to its end."""
         stream = self.tokenizer.stream()
+        splitter = ThinkingSplitter(self.reasoning)
         decoded = ""
         async for event in events:
             match event:
@@ -119,9 +135,14 @@ class Voice:
                 case TextEnd(cached_tokens):
                     reply.cached_tokens["text"] = cached_tokens
                     decoded += stream.flush()
-            if delta := decoded[len(reply.text) :]:
-                reply.text = decoded
-                yield TextDelta(delta)
+            piece = splitter.push(decoded[len(reply.text) :])
+            if isinstance(event, TextEnd):
+                piece = piece.then(splitter.flush())
+            reply.text, reply.split = decoded, reply.split.then(piece)
+            if piece.reasoning:
+                yield ReasoningDelta(piece.reasoning)
+            if piece.content:
+                yield TextDelta(piece.content)
             if isinstance(event, TextEnd):
                 return
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sglang_speechlm.prompt.layout import Message, Spoken, Text
 from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate
+from sglang_speechlm.prompt.thinking import Reasoning
 
 FILE = "preset.json"
 """Of a served directory."""
@@ -40,6 +41,7 @@ class Preset(Strict):
     systems: list[str] | None = None
     earlier_turns: Annotated[int, Field(ge=0)] | None = None
     earlier_sound: bool = True
+    reasoning: Reasoning = "none"
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
     voices: dict[str, str] = Field(default_factory=dict)
     default_voice: str | None = None

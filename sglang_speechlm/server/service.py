@@ -48,7 +48,9 @@ class Service:
         )
         engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
         self.sample_rate = self.config.xcodec_sample_rate
-        self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
+        self.voice = Voice(
+            engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate, options.preset.reasoning
+        )
         self.model_name = str(manager.served_model_name)
         if manager.server_args.enable_metrics:
             metrics.enable()

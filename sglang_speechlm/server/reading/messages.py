@@ -14,6 +14,7 @@ from sglang_speechlm.codec import interleave
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, lay_out
 from sglang_speechlm.prompt.presets import Preset
+from sglang_speechlm.prompt.thinking import join, split
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import ChatMessage, InputAudio, Part
@@ -61,9 +62,11 @@ class MessageReader:
         for i, message in enumerate(messages):
             if message.audio is not None and (answer := self._earlier(i, message, warnings)) is not None:
                 kept[i] = answer
-            elif not message.parts and not _transcript(message):
+            elif not self._said(message):
                 warnings.add(*_left_out(i, message))
-        if not any(message.parts or _transcript(message) or i in kept for i, message in enumerate(messages)):
+            if _thoughts(message) and self.preset.reasoning == "none":
+                warnings.add(f"messages[{i}].reasoning_content: not used, because this model was not taught to think")
+        if not any(self._said(message) or i in kept for i, message in enumerate(messages)):
             raise bad_field(
                 f"messages[{len(messages) - 1}].content", "must not be empty where no message says anything"
             )
@@ -97,15 +100,32 @@ class MessageReader:
         if message.role != "assistant":
             raise bad_field(place, f"only an assistant's message refers to earlier audio; got role {message.role!r}")
         answer = self.answers.get(audio_id)
-        written = "".join(part.text or "" for _, part in message.parts)
         if answer is None:
             unknown = f"unknown or expired audio id {audio_id[:100]!r}"
-            if not written and not message.audio.transcript:
+            if not self._said(message):
                 raise bad_field(f"{place}.id", f"{unknown}; send the message's text with it")
             warnings.add(f"{place}.id: {unknown}: the message's text was read in its place")
-        elif written not in ("", answer.text):
+            return None
+        reasoning, content = split(answer.text, self.preset.reasoning)
+        if "".join(part.text or "" for _, part in message.parts) not in ("", answer.text, content):
             raise bad_field(f"messages[{i}].content", f"must be what audio {audio_id!r} says, or be left out")
+        if self.preset.reasoning != "none" and _thoughts(message) not in ("", reasoning):
+            raise bad_field(
+                f"messages[{i}].reasoning_content", f"must be the thinking before audio {audio_id!r}, or be left out"
+            )
         return answer
+
+    def _said(self, message: ChatMessage) -> list[tuple[str, Part]]:
+        """What a message says by its place in it: its parts, or else what it said aloud.
+
+        Thinking and the text after it become one text again, as the model wrote it.
+        """
+        said = message.parts or _transcript(message)
+        thoughts = _thoughts(message)
+        if not thoughts or self.preset.reasoning == "none":
+            return said
+        (place, first), *rest = said or [("reasoning_content", Part(type="text", text=""))]
+        return [(place, first.model_copy(update={"text": join(thoughts, first.text or "")})), *rest]
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[tuple[int, str], Bytes]:
         """What the audio_url parts name, by message and place in it."""
@@ -137,7 +157,7 @@ class MessageReader:
                 contents.append(Message(message.role, Text(kept[i].text_ids.tolist())))
                 contents.append(Message(message.role, Spoken(frames)))
                 continue
-            for key, part in message.parts or _transcript(message):
+            for key, part in self._said(message):
                 place = f"messages[{i}].{key}"
                 if part.input_audio is not None:
                     place += ".input_audio.data"
@@ -196,6 +216,11 @@ def _transcript(message: ChatMessage) -> list[tuple[str, Part]]:
     """What an assistant's message said aloud, as it was sent back."""
     transcript = message.audio.transcript if message.audio is not None else None
     return [("audio.transcript", Part(type="text", text=transcript))] if transcript else []
+
+
+def _thoughts(message: ChatMessage) -> str:
+    """What an assistant's message says that was thought before its text."""
+    return (message.reasoning_content or "") if message.role == "assistant" else ""
 
 
 def _left_out(i: int, message: ChatMessage) -> Iterator[str]:

@@ -137,6 +137,7 @@ class ChatMessage(Lenient):
     role: Literal["system", "user", "assistant"]
     audio: EarlierAudio | None = None
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
+    reasoning_content: str | None = None
     refusal: Any = None
     tool_calls: Any = None
     function_call: Any = None

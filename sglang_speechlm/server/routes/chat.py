@@ -103,7 +103,9 @@ async def _choice(
     warnings: tuple[str, ...],
 ) -> dict[str, Any]:
     """One of the answer's choices, once its reply is complete."""
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    message: dict[str, Any] = {"role": "assistant", "content": reply.split.content}
+    if reply.split.reasoning is not None:
+        message["reasoning_content"] = reply.split.reasoning
     if asked.audio is not None:
         message["audio"] = None
         if samples:
@@ -113,7 +115,7 @@ async def _choice(
                 "id": audio_id(asked),
                 "data": base64.b64encode(data).decode(),
                 "expires_at": service.keep(audio_id(asked), reply),
-                "transcript": reply.text,
+                "transcript": reply.split.content,
                 "sample_rate": service.sample_rate,
             }
     if ours := told(body, asked, reply, warnings, has_sounded=bool(samples)):

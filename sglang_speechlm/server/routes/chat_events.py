@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from sglang_speechlm.codec.files import pcm16_bytes
-from sglang_speechlm.program.reply import AudioDelta, Reply, TextDelta
+from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
 from sglang_speechlm.program.request import Request as Asked
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.identity import WORKER_ID
@@ -16,12 +16,12 @@ from sglang_speechlm.server.routes.route import REFUSALS, refusal
 from sglang_speechlm.server.routes.streams import chained, event
 from sglang_speechlm.server.service import Service
 
-Arrival = tuple[int, TextDelta | AudioDelta | None]
+Arrival = tuple[int, Piece | None]
 """The index of a choice, and what came of it; None is its end."""
 
 
 class ChatStream:
-    """Of each choice: role, text, audio, finish reason; then usage if asked for, and [DONE]; or an error midway.
+    """Of each choice: role, thinking, text, audio, finish reason; then usage if asked for, and [DONE]; or an error.
 
     The choices' chunks come between each other's as they are made.
     """
@@ -56,6 +56,8 @@ class ChatStream:
         try:
             async for index, piece in chained(first, rest):
                 match piece:
+                    case ReasoningDelta(text):
+                        yield self._chunk(index, {"reasoning_content": text})
                     case TextDelta(text):
                         yield self._chunk(index, {"content": text})
                     case AudioDelta(samples):
@@ -83,7 +85,7 @@ class ChatStream:
         self._speaking.add(index)
         return {
             "id": audio_id(self._requests[index]),
-            "transcript": self._replies[index].text,
+            "transcript": self._replies[index].split.content,
             "sample_rate": self._service.sample_rate,
         }
 

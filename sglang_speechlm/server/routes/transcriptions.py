@@ -20,7 +20,6 @@ from sglang_speechlm.audio import Clip
 from sglang_speechlm.program.bounds import transcription_bound
 from sglang_speechlm.program.reply import Reply, TextDelta
 from sglang_speechlm.program.request import Request as Asked
-from sglang_speechlm.program.thinking import AfterThinking
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.server.edge.body import read_form
 from sglang_speechlm.server.edge.connection import unless_gone
@@ -135,19 +134,20 @@ def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload, warn
 
 
 async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -> AsyncGenerator[str]:
-    """The text as it comes; of a model that thinks first, what follows its thoughts.
+    """The text as it comes; after thinking it begins with its first letter.
 
     Raises:
         ApiError: 504 at the deadline.
         StageRefused: as the reply does.
     """
-    thinking = AfterThinking() if service.options.preset.thinking_tokens else None
+    has_begun = False
     async with aclosing(merged([service.voice.reply(asked, reply)], deadline)) as arrivals:
         async for _, piece in arrivals:
-            if isinstance(piece, TextDelta) and (text := piece.text if thinking is None else thinking.push(piece.text)):
-                yield text
-    if thinking is not None and (rest := thinking.flush()):
-        yield rest
+            if isinstance(piece, TextDelta):
+                is_first = reply.split.reasoning is not None and not has_begun
+                if text := piece.text.lstrip() if is_first else piece.text:
+                    has_begun = True
+                    yield text
 
 
 async def _joined(pieces: AsyncGenerator[str]) -> str:

@@ -29,8 +29,9 @@ export class Turn {
   /** What later turns send of this one: the question, and the answer by the id of its sound where it has one. */
   history() {
     const reply = { role: "assistant", content: this.text };
+    if (this.thinking) reply.reasoning_content = this.thinking;
     if (this.audioId) reply.audio = { id: this.audioId };
-    return this.text || this.audioId ? [this.message, reply] : [this.message];
+    return this.text || this.thinking || this.audioId ? [this.message, reply] : [this.message];
   }
 
   /** Shows an answer while it comes: the events of a stream. */
@@ -60,7 +61,7 @@ export class Turn {
     if (delta.content) {
       this.seconds.text ??= this.since();
       this.text += delta.content;
-      this.find(".answer > .text").textContent = this.text;
+      this.find(".answer > .text").textContent = this.text.trimStart();
     }
     if (delta.audio?.id) this.audioId = delta.audio.id;
     if (delta.audio?.sample_rate) this.rate = delta.audio.sample_rate;
@@ -111,7 +112,7 @@ export class Turn {
       return [term, fact];
     }));
     this.find(".facts").hidden = false;
-    this.find(".edit").hidden = !this.text;
+    this.find(".edit").hidden = !this.text && !this.thinking;
   }
 
   /** Offers plan and text for editing; `speak` is called with the whole text that is to be spoken. */
