@@ -141,6 +141,20 @@ def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
     assert turn.locator(".player").is_visible()
 
 
+def test_a_plan_is_shown_apart_and_goes_back_with_its_text(page: Page) -> None:
+    reply, shown = page.evaluate("""async () => {
+        const { Turn } = await import("./turn.js");
+        const turn = new Turn({ role: "user", content: "Hello." }, "Hello.", null);
+        for (const delta of [{ reasoning_content: "A pl" }, { reasoning_content: "an." }, { content: "\\n\\nGood day." }]) {
+            turn.take({ choices: [{ delta }] });
+        }
+        const texts = [".thinking p", ".answer > .text"].map((selector) => turn.find(selector).textContent);
+        return [turn.history()[1], texts];
+    }""")
+    assert reply == {"role": "assistant", "reasoning_content": "A plan.", "content": "\n\nGood day."}
+    assert shown == ["A plan.", "Good day."]
+
+
 def test_the_copied_command_asks_the_same(page: Page, server: Server) -> None:
     page.fill("#message", "It's $HOME, `date` and \"quotes\"\n'over' two lines \\")
     page.click("summary:text('Settings')")

@@ -149,7 +149,7 @@ def test_of_an_expired_answer_plan_and_transcript_are_read(client: Client) -> No
 
 def test_the_stock_client_reads_the_plan(client: Client) -> None:
     body = {"speechlm": {**GREEDY, "mode": "text_audio", "text": TAGGED}}
-    with openai.OpenAI(base_url=str(client.http.base_url) + "v1", api_key="none", max_retries=0) as stock:
+    with openai.OpenAI(base_url=client.http.base_url.join("/v1"), api_key="none", max_retries=0) as stock:
         answer = stock.chat.completions.create(model="speechlm", messages=[FIRST], extra_body=body)  # type: ignore[list-item]
     message = answer.choices[0].message
     assert message.content == CAPTION

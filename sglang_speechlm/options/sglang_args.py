@@ -33,7 +33,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "dllm_algorithm": (None, "frames are decoded from left to right"),
     "reasoning_parser": (
         None,
-        "it belongs on the command line, which SpeechLM reads; a configuration file does not set it",
+        "it belongs on the command line; a configuration file does not set it",
     ),
     "prefill_max_requests": (None, "both branches of a guided answer are prefilled in one step, or never"),
 }
