@@ -145,7 +145,8 @@ def test_a_plan_is_shown_apart_and_goes_back_with_its_text(page: Page) -> None:
     reply, shown = page.evaluate("""async () => {
         const { Turn } = await import("./turn.js");
         const turn = new Turn({ role: "user", content: "Hello." }, "Hello.", null);
-        for (const delta of [{ reasoning_content: "A pl" }, { reasoning_content: "an." }, { content: "\\n\\nGood day." }]) {
+        const deltas = [{ reasoning_content: "A pl" }, { reasoning_content: "an." }, { content: "\\n\\nGood day." }];
+        for (const delta of deltas) {
             turn.take({ choices: [{ delta }] });
         }
         const texts = [".thinking p", ".answer > .text"].map((selector) => turn.find(selector).textContent);

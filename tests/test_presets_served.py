@@ -11,6 +11,10 @@ import pytest
 from conftest import POOL
 from server import SECONDS, Client, assert_same_sound, deltas_of, message_of, samples_of, serving
 
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.prompt.thinking import split
+from sglang_speechlm.tokenizer import TextTokenizer
+
 SYSTEM = "Perform the described scene."
 GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0, "audio_max_frames": 30}
 SCENE = "A calm man in a quiet room says: 'Good day.' He is tired."
@@ -156,7 +160,31 @@ def test_the_stock_client_reads_the_plan(client: Client) -> None:
     assert message.reasoning_content == PLAN  # type: ignore[attr-defined]
 
 
-def test_a_written_answer_without_thinking_is_content(client: Client) -> None:
-    message = message_of(chat(client, FIRST))
-    assert message["content"]
-    assert "reasoning_content" not in message
+@pytest.fixture(scope="module")
+def tokenizer(served_checkpoint: Path) -> TextTokenizer:
+    return TextTokenizer.from_pretrained(served_checkpoint, SpeechLMConfig.from_pretrained(served_checkpoint))
+
+
+@pytest.mark.parametrize("question", ["Say something.", "Good day.", "What is it?"])
+def test_what_the_model_writes_is_split_alike_whole_and_streamed(
+    question: str, client: Client, tokenizer: TextTokenizer
+) -> None:
+    """Among the answers of this small random model is one with a lone end."""
+    body = {"messages": [{"role": "user", "content": question}], "speechlm": {**GREEDY, "return_ids": True}}
+    message, deltas = message_of(client.chat(body)), deltas_of(client.stream(body))
+    reasoning, content = split(tokenizer.decode(message["speechlm"]["text_ids"]), "lone")
+    assert (message.get("reasoning_content"), message["content"]) == (reasoning, content)
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (reasoning or "")
+    assert "".join(delta.get("content", "") for delta in deltas) == content
+
+
+def test_an_answer_that_is_cut_inside_thinking_has_no_content_and_is_spoken(
+    client: Client, tokenizer: TextTokenizer
+) -> None:
+    (think,) = tokenizer.encode("<think>")
+    speechlm = {**GREEDY, "mode": "text_audio", "text_max_tokens": 6}
+    deltas = deltas_of(client.stream({"messages": [FIRST], "logit_bias": {str(think): 100}, "speechlm": speechlm}))
+    assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == ["<think>"] * 5
+    assert "".join(delta.get("content", "") for delta in deltas) == ""
+    assert [delta["audio"]["transcript"] for delta in deltas if "transcript" in delta.get("audio", {})] == [""]
+    assert any(delta.get("audio", {}).get("data") for delta in deltas)
