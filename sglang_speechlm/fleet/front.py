@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import aiohttp
@@ -31,7 +31,10 @@ _ROUTED = (_CHAT, "/generate")
 _FOR_ALL = ("/flush_cache", "/abort_request")
 """Routes that tell a worker something, and so every worker."""
 _READ_HERE = ("/health", "/readiness", "/metrics")
-_EARLIER_AUDIO = re.compile(rb'(?<!\\)"audio-([0-9a-f]{8})-chatcmpl-')
+_EARLIER_AUDIO = re.compile(rb'"audio-([0-9a-f]{8})-chatcmpl-')
+_AUDIO_ID_BYTES = len(b'"audio-00000000-chatcmpl-')
+_SEARCHED_BYTES = 1 << 20
+"""Searched in one go, in which nobody else is served."""
 _PAGE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -163,7 +166,8 @@ class Front:
             if path in _FOR_ALL:
                 await self._tell_all(scope, body, answer)
             else:
-                await self._to_one(scope, body, answer, self._that_knows(body) if path == _CHAT else None)
+                knowing = await asyncio.to_thread(self._that_knows, body) if path == _CHAT else None
+                await self._to_one(scope, body, answer, knowing)
             return
         headers = Headers(scope=scope)
         if "content-length" in headers or "transfer-encoding" in headers:
@@ -175,8 +179,10 @@ class Front:
     def _that_knows(self, body: bytearray) -> Member | None:
         """The worker that has the spoken answers that a chat request refers to; of several, that of the last."""
         by_id = {member.worker_id: member for member in self._router.healthy() if member.worker_id}
-        named = [found.decode() for found in _EARLIER_AUDIO.findall(body)]
-        return next((by_id[name] for name in reversed(named) if name in by_id), None)
+        knowing = None
+        for worker_id in _workers_named(body):
+            knowing = by_id.get(worker_id, knowing)
+        return knowing
 
     async def _to_one(self, scope: Scope, body: bytearray, answer: Answer, knowing: Member | None) -> None:
         """The worker that knows what a request refers to; without one, the router decides, or, if it is away, we do."""
@@ -221,6 +227,15 @@ class Front:
         failed = next((kept for kept in told if kept.status >= 300), told[0])
         for message in failed.messages:
             await answer.send(message)
+
+
+def _workers_named(body: bytearray) -> Iterator[str]:
+    """The worker ids in the ids of earlier answers' audio that stand in a body, in their order."""
+    for begin in range(0, len(body), _SEARCHED_BYTES):
+        end = begin + _SEARCHED_BYTES + _AUDIO_ID_BYTES - 1
+        for found in _EARLIER_AUDIO.finditer(body, begin, end):
+            if body[found.start() - 1] != ord("\\"):  # else it stands in a text
+                yield found[1].decode()
 
 
 class _Kept:

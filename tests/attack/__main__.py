@@ -44,6 +44,7 @@ class Scale:
         sent_sounds: damaged files to send.
         bodies: odd bodies.
         megabytes: of a heavy body.
+        health_seconds: that ``/health`` may wait for one.
         connections: that stall.
         signals: sent to parts.
         parts: that get them.
@@ -54,14 +55,24 @@ class Scale:
     sent_sounds: int = 300
     bodies: int = 2500
     megabytes: int = 60
+    health_seconds: float = 1.0
     connections: int = 200
     signals: tuple[signal.Signals, ...] = (signal.SIGSTOP, signal.SIGKILL)
     parts: tuple[str, ...] = ("codec", "router", "scheduler", "detokenizer", "http process")
 
 
 SHORT = Scale(
-    sounds=2000, sound_seconds=20, sent_sounds=40, bodies=150, megabytes=4, connections=20, signals=(), parts=()
+    sounds=2000,
+    sound_seconds=20,
+    sent_sounds=40,
+    bodies=150,
+    megabytes=4,
+    health_seconds=30,
+    connections=20,
+    signals=(),
+    parts=(),
 )
+"""For a machine that has other things to do: nothing in it depends on how fast that is."""
 
 
 def attack(checkpoint: Path, folder: Path, names: Sequence[str], scale: Scale, seed: int) -> Ledger:
@@ -91,7 +102,7 @@ def _attack_target(attacked: Target, ledger: Ledger, scale: Scale, seed: int, *,
         clip_urls(attacked, ledger)
         damaged_over_http(attacked, ledger, scale.sent_sounds, seed)
         odd_bodies(attacked, ledger, scale.bodies, seed)
-        heavy_bodies(attacked, ledger, scale.megabytes)
+        heavy_bodies(attacked, ledger, scale.megabytes, scale.health_seconds)
     grown = attacked.memory() - before
     ledger.check(f"{attacked.name}: memory", grown < _MEMORY_BYTES, f"grew by {grown / 1e6:.0f} MB")
     deaths(attacked, ledger, scale.signals, scale.parts)

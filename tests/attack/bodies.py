@@ -35,7 +35,6 @@ _INNER = (
 )  # fmt: skip
 _PATHS = (CHAT, CHAT, "/v1/audio/speech", "/generate")
 _AT_ONCE = 8
-_HEALTH_SECONDS = 1.0
 _GROWTH = 4
 
 
@@ -82,7 +81,7 @@ def _odd_body(chosen: random.Random) -> Any:
     return body
 
 
-def heavy_bodies(target: Target, ledger: Ledger, megabytes: int) -> None:
+def heavy_bodies(target: Target, ledger: Ledger, megabytes: int, health_seconds: float) -> None:
     """Send heavy bodies while others ask for ``/health`` and the memory of the family is watched."""
     area = f"{target.name}: heavy bodies"
     for name, path, make in _heavy(megabytes):
@@ -98,7 +97,7 @@ def heavy_bodies(target: Target, ledger: Ledger, megabytes: int) -> None:
         size = len(raw) / 1e6
         grown = (watch.memory - before) / 1e6
         what = f"{name} ({size:.0f} MB): {status}, /health waited {watch.longest:.2f} s, memory grew by {grown:.0f} MB"
-        held = status in (200, 400, 413) and watch.longest <= _HEALTH_SECONDS and grown <= _GROWTH * size + 64
+        held = status in (200, 400, 413) and watch.longest <= health_seconds and grown <= _GROWTH * size + 64
         ledger.check(area, held, what)
     ledger.check(area, target.answers(), "it does not answer afterwards")
 

@@ -31,7 +31,7 @@ def _chat_with(url: str) -> dict[str, object]:
 
 
 def clip_urls(target: Target, ledger: Ledger) -> None:
-    """A URL that the operator did not allow is refused, nothing is fetched, and nothing private is named."""
+    """A URL that the operator did not allow is refused, and nothing is fetched."""
     area = f"{target.name}: URLs of clips"
     canary = Canary()
     port = canary.port
@@ -52,8 +52,7 @@ def clip_urls(target: Target, ledger: Ledger) -> None:
     with target.client() as client:
         for url in urls:
             response = client.post(CHAT, json=_chat_with(url))
-            named = "127.0.0.1" in response.text and "127.0.0.1" not in url
-            held = response.status_code == 400 and not canary.visits and not named
+            held = response.status_code == 400 and not canary.visits
             ledger.check(area, held, f"{url[:60]!r}: {response.status_code} {response.text[:120]}")
     time.sleep(0.5)
     ledger.check(area, canary.visits == 0, f"{canary.visits} connections to this machine")
