@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def test_base64_may_have_line_breaks_another_alphabet_and_no_padding(data: bytes
         (" \n", "empty"),
         ("====", "empty"),
         ("UklGR", "not valid base64"),
-        ("UklGRg==UklGRg==", "padding inside it"),
+        ("UklGRg==UklGRg==", "padding in its middle"),
         ("Ukl.", r"character '\.' at position 3"),
         ("Uklé", "character 'é' at position 3"),
         ("data:audio/wav;base64,UklGRg==", "character ':' at position 4"),
@@ -58,7 +59,7 @@ def test_audio_is_base64_or_a_data_url(text: str, format: str) -> None:
         ("data:audio/FLAC;base64,UklGRg==", "flac"),
         ("DATA:audio/ogg;codecs=opus;BASE64,UklGRg==", "ogg"),
         ("data:;base64,UklGRg==", ""),
-        ("data:audio/wav;base64,UklG%52g%3D%3D", "wav"),
+        ("data:audio/wav;base64,UklGRg%3D%3d%0A", "wav"),
         ("data: audio/wav ; base64, UklGRg==", "wav"),
     ],
 )
@@ -72,6 +73,18 @@ def test_data_url_gives_bytes_and_format(url: str, format: str) -> None:
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(AudioError, match="must have the form"):
         decode_data_url(url)
+
+
+@pytest.mark.parametrize("unit", ["%", "%41", "%2", ";", "; ", "-", "A\n", "=", " "])
+def test_a_long_text_takes_little_more_memory_than_it_has_itself(unit: str) -> None:
+    for head in ("data:audio/wav;base64,", "data:audio/wav", ""):
+        text = head + unit * (4_000_000 // len(unit))
+        tracemalloc.start()
+        with contextlib.suppress(AudioError):
+            decode_audio(text)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5 * len(text)
 
 
 @given(st.text())

@@ -40,7 +40,7 @@ def test_pages_of_the_loopback_are_answered(origin: str) -> None:
     [
         "http://evil.example", "null", "", "file://", "http://localhost.evil.example", "http://127.0.0.1.evil.example",
         "http://evil.example@localhost", "http://localhost@evil.example", "https://app.example.com.evil.example",
-        "chrome-extension://abc", "http://gpu:9001", "localhost",
+        "chrome-extension://abc", "http://gpu:9001", "localhost", "http://[::1", "http://[zz]", "http://a]b", "http://[",
     ],
 )  # fmt: skip
 def test_other_pages_are_not(origin: str) -> None:

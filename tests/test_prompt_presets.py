@@ -113,6 +113,11 @@ def test_a_system_turn_that_was_not_taught_is_left_out(tmp_path: Path) -> None:
     assert taught(own, [say("system", "Rhyme."), say("user", "Hi.")]) == [("user", "Hi.")]
 
 
+def test_a_chat_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="more than a system turn"):
+        taught(preset(tmp_path, systems=["Be brief."]), [say("system", "Rhyme.")])
+
+
 def test_bagpipers_speech_is_a_scene_with_the_words_quoted() -> None:
     own = load_preset("bagpiper-tts")
 

@@ -133,6 +133,12 @@ def test_a_stage_ends_by_the_id_that_its_client_gave_it(rid: str, client: Client
     assert meta["finish_reason"]["type"] == "abort"
 
 
+def test_choices_have_the_id_that_their_client_gave(client: Client) -> None:
+    params = {"max_new_tokens": 2, "n": 2}
+    answers = client.http.post("/generate", json={"text": "On.", "rid": "mine", "sampling_params": params}).json()
+    assert [answer["meta_info"]["id"] for answer in answers] == ["mine", "mine"]
+
+
 def test_who_leaves_a_stage_ends_no_other(client: Client, judge: Judge) -> None:
     """SGLang would end all whose ids begin with this one's."""
     case = BY_NAME["audio_min_frames"]

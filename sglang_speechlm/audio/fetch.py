@@ -20,6 +20,8 @@ from sglang_speechlm.audio import AudioError, decode_data_url
 FETCH_SECONDS = 30
 """For one clip, from the resolution of its host's name to its last byte."""
 
+_MAX_URL = 8192
+
 _HOST = re.compile(r"[\w.:-]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TRANSLATED = IPv6Network("64:ff9b::/96")
@@ -46,7 +48,9 @@ class AllowedMedia:
             AudioError: if the URL is not allowed, or gives nothing, too much, or nothing in time.
         """
         if url[:5].lower() == "data:":
-            return decode_data_url(url)
+            return await asyncio.to_thread(decode_data_url, url)
+        if len(url) > _MAX_URL:
+            raise AudioError(f"audio URL must not have more than {_MAX_URL} characters; got {len(url)}")
         try:
             parsed = URL(url)
         except ValueError as error:

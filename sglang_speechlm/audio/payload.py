@@ -5,11 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from urllib.parse import unquote
 
 from sglang_speechlm.audio.errors import AudioError
 
 _DATA_URL = re.compile(r"\s*data:(?P<media_type>[^;,]*)(?:;[^;,]*)*?;\s*base64\s*,", re.IGNORECASE)
+_HEADER_CHARACTERS = 1000
+"""Within which a data URL says what it holds."""
+
+_UNKNOWN_ESCAPE = re.compile("%(?!2[BF]|3D|0[DA]|20)", re.IGNORECASE)
+_ESCAPED = (("%2b", "+"), ("%2f", "/"), ("%3d", "="), ("%0d", ""), ("%0a", ""), ("%20", ""))
+"""What may be percent-encoded in a data URL: the characters of base64 that mean something in a URL, and white space.
+
+Decoding anything would take seconds and gigabytes for a long text of percent signs.
+"""
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_WHITE_SPACE = b" \t\n\r\f\v"
 _STRAY = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 
 
@@ -46,19 +57,25 @@ def decode_data_url(url: str) -> tuple[bytes, str]:
     Raises:
         AudioError: if ``url`` is no base64 data URL, or what it holds is not base64.
     """
-    header = _DATA_URL.match(url)
+    header = _DATA_URL.match(url, 0, _HEADER_CHARACTERS)
     if header is None:
         raise AudioError(f"audio URL must have the form 'data:audio/wav;base64,...'; it begins with {url[:32]!r}")
     content = url[header.end() :]
     if "%" in content:
-        content = unquote(content)
+        if (unknown := _UNKNOWN_ESCAPE.search(content)) is not None:
+            raise AudioError(
+                f"audio data is not valid base64: {content[unknown.start() :][:3]!r} at position {unknown.start()}; "
+                "allowed are %2B, %2F, %3D and white space where characters are percent-encoded"
+            )
+        for escape, character in _ESCAPED:
+            content = content.replace(escape, character).replace(escape.upper(), character)
     return decode_base64(content), header["media_type"].strip().lower().rpartition("/")[2]
 
 
 def _decode_loosely(text: str) -> bytes:
-    bare = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+        bare = text.encode("ascii").translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
+        return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError):
         stray = _STRAY.search(text)
         reason = (

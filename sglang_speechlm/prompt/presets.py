@@ -65,6 +65,9 @@ class Preset(Strict):
         Args:
             encode: text to ids.
             speaks: whether the answer is to be spoken.
+
+        Raises:
+            ValueError: if nothing is left.
         """
         kept = list(messages)
         warnings = []
@@ -84,6 +87,8 @@ class Preset(Strict):
         if not self.earlier_sound and any(isinstance(m.content, Spoken) for m in kept):
             kept = [m for m in kept if not isinstance(m.content, Spoken)]
             warnings.append("messages: of earlier spoken answers this model reads the text and not the sound")
+        if not kept:
+            raise ValueError("must hold more than a system turn, which this model was not taught to follow")
         has_system = any(m.role == "system" for m in messages)
         return kept if has_system else self.with_system(kept, encode, speaks=speaks), warnings
 

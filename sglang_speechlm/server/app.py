@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 
 from sglang_speechlm.codec import Spawned
 from sglang_speechlm.options.server import OwnOptions
+from sglang_speechlm.process.stdio import silence_decoders
 from sglang_speechlm.server.edge.keys import Keys, without_secrets
 from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
 from sglang_speechlm.server.edge.refusals import answer_in_one_shape
@@ -74,6 +75,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
 
     @asynccontextmanager
     async def with_service(app: FastAPI) -> AsyncIterator[Any]:
+        silence_decoders()
         service = Service(http.state(), own, codec)
         await service.start()
         app.state.speechlm = service

@@ -56,6 +56,8 @@ async def read_form(http: Request) -> FormData:
         return await parser.parse()
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}") from error
+    except UnicodeError as error:  # of a charset that decodes nothing
+        raise ApiError(400, f"the form cannot be read: {error}") from error
 
 
 class _InMemory(MultiPartParser):

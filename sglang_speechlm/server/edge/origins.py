@@ -45,8 +45,8 @@ class Origins:
         origin = headers.get("origin")
         if origin is None or not {ANY, origin.lower()}.isdisjoint(self.allowed):
             return None
-        name = urlsplit(origin.lower()) if _ORIGIN.fullmatch(origin.lower()) else None
-        if name is not None and (_is_loopback(name.hostname or "") or (is_named and name.netloc == host)):
+        found = _ORIGIN.fullmatch(origin.lower())
+        if found is not None and (_is_loopback(_hostname(found[2]) or "") or (is_named and found[2] == host)):
             return None
         return ApiError(403, f"Origin: pages of {shown(origin)} are not answered here; allow them by --allowed-origins")
 
@@ -86,6 +86,7 @@ def _parse_origin(entry: str) -> str:
 
 
 def _hostname(host: str) -> str | None:
+    """The name or the address in a host with or without a port, as it is where it is none (``[::1``, ``[x]``)."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

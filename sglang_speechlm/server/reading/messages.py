@@ -174,7 +174,10 @@ class MessageReader:
                     continue
                 contents.append(Message(message.role, heard))
                 warnings.add(*(f"{place}: {warning}" for warning in clip.warnings))
-        contents, left_out = self.preset.as_taught(contents, self.tokenizer.encode, speaks=speaks)
+        try:
+            contents, left_out = self.preset.as_taught(contents, self.tokenizer.encode, speaks=speaks)
+        except ValueError as error:
+            raise bad_field("messages", str(error)) from error
         warnings.add(*left_out)
         return lay_out(contents, self.config)
 

@@ -162,7 +162,8 @@ async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[s
             async for output in outputs:
                 for answer in output if isinstance(output, list) else [output]:
                     meta = answer["meta_info"]
-                    meta["id"] = names.get(meta["id"], meta["id"])
+                    own = meta["id"].partition("_")[0]  # of several choices, SGLang adds an id to each
+                    meta["id"] = names.get(own, own)
                 yield output
     finally:
         for name in names.values():

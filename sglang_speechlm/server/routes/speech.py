@@ -156,7 +156,7 @@ async def _sound(
                 has_sounded = True
                 yield piece.samples
     if not has_sounded:
-        raise ApiError(400, "no audio: too few frames (speechlm.audio_min_frames, audio_max_frames) to give a sound")
+        raise ApiError(400, "no audio: too few frames (max_tokens, speechlm.audio_max_frames) to give a sound")
 
 
 async def _sliced(sound: AsyncGenerator[npt.NDArray[np.float32]], head: bytes) -> AsyncGenerator[bytes]:

@@ -93,9 +93,14 @@ async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
 
 
 def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A form's fields as a JSON body has them: lists from ``name[]``, objects from ``name[member]`` or as JSON."""
+    """A form's fields as a JSON body has them: lists from ``name[]``, objects from ``name[member]`` or as JSON.
+
+    A form has no null: clients leave a field empty where they have no value for it.
+    """
     fields: dict[str, Any] = {}
     for name, value in items:
+        if value == "":
+            continue
         if bracketed := _BRACKETED.fullmatch(name):
             name, member = bracketed.groups()
             found = fields.setdefault(name, {} if member else [])
