@@ -168,7 +168,7 @@ def test_a_blank_language_or_prompt_is_none(blank: str, client: Client, judge: J
     ["language", "prompt", "temperature", "max_tokens", "response_format", "stream", "seed", "speechlm", "stop[]"],
 )
 def test_an_empty_field_is_none(field: str, client: Client, judge: Judge) -> None:
-    assert post(client, **{field: ""}).json()["text"] == expected(judge)
+    assert post(client, None, **{field: ""}).json()["text"] == expected(judge)
 
 
 def nan_wav() -> bytes:
