@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import sglang as sgl
 from conftest import POOL
 from server import SECONDS, Client, assert_same_sound, deltas_of, message_of, samples_of, serving
 
+from sglang_speechlm import frontend
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.thinking import split
 from sglang_speechlm.tokenizer import TextTokenizer
@@ -188,3 +190,23 @@ def test_an_answer_that_is_cut_inside_thinking_has_no_content_and_is_spoken(
     assert "".join(delta.get("content", "") for delta in deltas) == ""
     assert [delta["audio"]["transcript"] for delta in deltas if "transcript" in delta.get("audio", {})] == [""]
     assert any(delta.get("audio", {}).get("data") for delta in deltas)
+
+
+def test_thinking_stays_in_the_content_of_a_request_that_wants_it_whole(planned: Any, client: Client) -> None:
+    speechlm = {**GREEDY, "return_ids": True, "mode": "text_audio", "text": TAGGED}
+    message = message_of(client.chat({"messages": [FIRST], "separate_reasoning": False, "speechlm": speechlm}))
+    assert (message["content"], message["audio"]["transcript"]) == (TAGGED, CAPTION)
+    assert "reasoning_content" not in message
+    assert message["speechlm"]["codes"] == planned["speechlm"]["codes"]
+    assert read_as(client, message) == read_as(client, planned)
+
+
+def test_a_script_keeps_the_plan_in_its_text(client: Client) -> None:
+    @sgl.function
+    def script(s: Any) -> None:
+        s += sgl.user("Say something.")
+        s += sgl.assistant(frontend.speak("voice", text=TAGGED, audio_max_frames=30))
+
+    state = script.run(backend=frontend.SpeechLM(str(client.http.base_url)))
+    assert state["voice"].text == TAGGED
+    assert TAGGED in state.text()

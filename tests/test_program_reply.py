@@ -54,11 +54,11 @@ def replied(
 ) -> tuple[Reply, list[Piece]]:
     """The reply of a model that writes ``text``, and the pieces in which it came."""
     engine = Scripted([*tokenizer.encode(text), config.ids.eot], "stop")
-    voice = Voice(engine, config.ids, tokenizer, cast(CodecService, None), 24000, reasoning)
+    voice = Voice(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
     reply = Reply()
 
     async def collect() -> list[Piece]:
-        request = Request("a", Prompt([1]), TextSettings(0.0, -1), None, 1000, 0)
+        request = Request("a", Prompt([1]), TextSettings(0.0, -1), None, 1000, 0, reasoning=reasoning)
         return [piece async for piece in voice.reply(request, reply)]
 
     return reply, asyncio.run(collect())

@@ -27,6 +27,9 @@ _NOT_OFFERED = (
     "return_text_in_logprobs", "json_schema", "dtype", "regex",
 )  # fmt: skip
 
+_WHOLE = {"separate_reasoning": False}
+"""A script's text is what the model reads in later turns and speaks from, so thinking stays in it."""
+
 _CONNECT_SECONDS = 10
 
 Generated = tuple[str | list[str], dict[str, Any]]
@@ -123,7 +126,7 @@ class SpeechLM(BaseBackend):
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            response = self._client.post("/chat/completions", body=request, cast_to=httpx.Response)
+            response = self._client.post("/chat/completions", body={**request, **_WHOLE}, cast_to=httpx.Response)
             return response.json()
         except openai.APIError as error:
             raise self._clear(error) from error
@@ -132,7 +135,7 @@ class SpeechLM(BaseBackend):
         messages = request.pop("messages")
         try:
             chunks = self._client.chat.completions.create(
-                model=self._model, messages=messages, stream=True, extra_body=request
+                model=self._model, messages=messages, stream=True, extra_body={**request, **_WHOLE}
             )
             for chunk in chunks:
                 for choice in chunk.choices:

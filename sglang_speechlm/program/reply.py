@@ -17,8 +17,8 @@ from sglang_speechlm.config import Ids
 from sglang_speechlm.metrics import Mode, ReplyWatch
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
 from sglang_speechlm.program.engine import Engine, StageRefused
-from sglang_speechlm.program.request import GivenText, Request
-from sglang_speechlm.prompt.thinking import Reasoning, Split, ThinkingSplitter
+from sglang_speechlm.program.request import Request
+from sglang_speechlm.prompt.thinking import Split, ThinkingSplitter
 from sglang_speechlm.tokenizer import TextTokenizer
 
 
@@ -77,7 +77,6 @@ class Voice:
         tokenizer: decodes the text.
         codec: turns codes into sound.
         sample_rate: of the sound, in Hz.
-        reasoning: where thinking stands in the text.
     """
 
     engine: Engine
@@ -85,7 +84,6 @@ class Voice:
     tokenizer: TextTokenizer
     codec: CodecService
     sample_rate: int
-    reasoning: Reasoning = "none"
 
     async def reply(self, request: Request, reply: Reply) -> AsyncGenerator[Piece]:
         """Give the pieces of one reply and keep what they come to in ``reply``. Closing the iterator ends it all.
@@ -100,7 +98,7 @@ class Voice:
             if request.audio is not None:
                 self.codec.check()
             async with aclosing(answer(self.engine, self.ids, request)) as events:
-                async for delta in self._write(events, reply, request.given_text):
+                async for delta in self._write(events, reply, request):
                     if request.given_text is None:
                         watch.wrote()
                     yield delta
@@ -116,11 +114,12 @@ class Voice:
             watch.finish_reason = reply.finish.reason if reply.finish is not None else None
 
     async def _write(
-        self, events: AsyncGenerator[Event], reply: Reply, given: GivenText | None
+        self, events: AsyncGenerator[Event], reply: Reply, request: Request
     ) -> AsyncGenerator[ReasoningDelta | TextDelta]:
         """The text's deltas, up to its end."""
         stream = self.tokenizer.stream()
-        splitter = ThinkingSplitter(self.reasoning)
+        splitter = ThinkingSplitter(request.reasoning)
+        given = request.given_text
         decoded = ""
         async for event in events:
             match event:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.prompt.layout import Prompt
+from sglang_speechlm.prompt.thinking import Reasoning
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Request:
         given_text: the reply's text where the caller gives it; the text stage is then skipped.
         max_tokens: one budget for text ids and frames.
         seed: of every draw.
+        reasoning: where thinking stands in the text, which is then given apart.
     """
 
     id: str
@@ -88,3 +90,4 @@ class Request:
     max_tokens: int
     seed: int
     given_text: GivenText | None = None
+    reasoning: Reasoning = "none"

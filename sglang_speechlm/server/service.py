@@ -48,9 +48,7 @@ class Service:
         )
         engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
         self.sample_rate = self.config.xcodec_sample_rate
-        self.voice = Voice(
-            engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate, options.preset.reasoning
-        )
+        self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
         self.model_name = str(manager.served_model_name)
         if manager.server_args.enable_metrics:
             metrics.enable()

@@ -244,6 +244,7 @@ class ChatRequest(Asking):
     model: str | None = None
     n: Annotated[Int, Field(ge=1, le=16)] | None = None
     stream_options: StreamOptions | None = None
+    separate_reasoning: bool | None = None
     audio: AudioOutput | None = None
 
 

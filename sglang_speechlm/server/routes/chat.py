@@ -19,13 +19,14 @@ from sglang_speechlm.codec.files import RATE_HEADER
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import AudioDelta, Reply
 from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import resolve, wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
-from sglang_speechlm.server.routes.chat_events import ChatStream, audio_id, told, usage
+from sglang_speechlm.server.routes.chat_events import ChatStream, audio_id, told, transcript, usage
 from sglang_speechlm.server.routes.route import route
 from sglang_speechlm.server.routes.streams import ClosingStream, merged
 from sglang_speechlm.server.service import Service
@@ -53,9 +54,10 @@ async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> l
     first = await asyncio.to_thread(
         resolve, body, request_id, prompt, service.config, service.tokenizer, service.voice.engine.capacity()
     )
+    reasoning: Reasoning = "none" if body.separate_reasoning is False else service.options.preset.reasoning
     # The choices' seeds follow from the first one's, so that a seed fixes all of them.
     return [
-        replace(first, id=f"{request_id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63)
+        replace(first, id=f"{request_id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63, reasoning=reasoning)
         for i in range(body.n or 1)
     ]
 
@@ -115,7 +117,7 @@ async def _choice(
                 "id": audio_id(asked),
                 "data": base64.b64encode(data).decode(),
                 "expires_at": service.keep(audio_id(asked), reply),
-                "transcript": reply.split.content,
+                "transcript": transcript(service, reply),
                 "sample_rate": service.sample_rate,
             }
     if ours := told(body, asked, reply, warnings, has_sounded=bool(samples)):

@@ -10,6 +10,7 @@ from typing import Any
 from sglang_speechlm.codec.files import pcm16_bytes
 from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
 from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.prompt.thinking import split
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.identity import WORKER_ID
 from sglang_speechlm.server.routes.route import REFUSALS, refusal
@@ -85,7 +86,7 @@ class ChatStream:
         self._speaking.add(index)
         return {
             "id": audio_id(self._requests[index]),
-            "transcript": self._replies[index].split.content,
+            "transcript": transcript(self._service, self._replies[index]),
             "sample_rate": self._service.sample_rate,
         }
 
@@ -102,6 +103,11 @@ class ChatStream:
 def audio_id(asked: Asked) -> str:
     """By which later messages refer to the answer's audio, and a front finds the worker that has it."""
     return f"audio-{WORKER_ID}-{asked.id}"
+
+
+def transcript(service: Service, reply: Reply) -> str:
+    """What the audio says: the text without thinking, whether or not the answer gives that apart."""
+    return split(reply.text, service.options.preset.reasoning).content
 
 
 def told(

@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -135,7 +135,8 @@ def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload, warn
         raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")
     request_id = f"transcription-{uuid.uuid4().hex}"
     bound = transcription_bound(clip.seconds, preset.thinking_tokens)
-    return resolve(body, request_id, prompt, service.config, service.tokenizer, capacity, bound), clip
+    asked = resolve(body, request_id, prompt, service.config, service.tokenizer, capacity, bound)
+    return replace(asked, reasoning=preset.reasoning), clip
 
 
 async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -> AsyncGenerator[str]:
