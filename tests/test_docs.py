@@ -1,7 +1,9 @@
 """The documents are true of the code."""
 
 import io
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,22 @@ import soundfile
 from server import Client, Server
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    file
+    for pattern in ("*.md", "docs/*.md", "examples/*.md", "benchmarks/*.md", "sglang_speechlm/**/*.md")
+    for file in ROOT.glob(pattern)
+)
 README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-MODES = [orjson.loads(found) for found in re.findall(r"^\| [^|]+ \| `(\{.*\})` \|$", README, re.MULTILINE)]
+MODES = [orjson.loads(found) for found in re.findall(r"^\| [^|]+ \| `(\{.*\})` \|$", API, re.MULTILINE)]
+CURLS = re.findall(r"```sh\n(curl .*?)```", API, re.DOTALL)
+URL = "http://127.0.0.1:9000"
 
 
 def test_every_folder_has_its_sentence() -> None:
     folders = {f"{found.parent.relative_to(ROOT)}" for found in ROOT.glob("sglang_speechlm/*/__init__.py")}
-    folders |= {"launch", "tests", "benchmarks"}
+    folders |= {"launch", "tests", "benchmarks", "clients", "examples"}
     named = set(re.findall(r"^\| `([^`]+)` \|", ARCHITECTURE, re.MULTILINE))
     assert folders <= named
 
@@ -30,31 +40,71 @@ def test_every_hook_is_in_the_table() -> None:
     assert table == [(target.removeprefix("sglang.srt."), kind.value) for target, _, kind in HOOKS]
 
 
-def test_every_field_is_in_the_readmes_table() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_python_file_that_is_named_exists(document: Path) -> None:
+    places = (ROOT, ROOT / "sglang_speechlm", document.parent)
+    for name in re.findall(r"`(?!espnet2/)((?:[\w*.-]+/)+[\w*.-]+\.(?:py|sh|json))`", document.read_text()):
+        assert any(list(place.glob(name)) for place in places), name
+
+
+def test_every_field_is_in_the_table() -> None:
     from sglang_speechlm.server.reading.schema import SpeechLM, VllmXargs
 
-    fields = re.findall(r"^\| `(\w+)` \| (both|`speechlm`) \|", README, re.MULTILINE)
+    fields = re.findall(r"^\| `(\w+)` \| (both|`speechlm`) \|", API, re.MULTILINE)
     both = {name for name, where in fields if where == "both"}
     assert both == set(VllmXargs.model_fields)
     assert {name for name, _ in fields} == set(SpeechLM.model_fields)
 
 
+def test_every_code_of_an_error_is_in_the_table() -> None:
+    source = "".join(file.read_text() for file in (ROOT / "sglang_speechlm").rglob("*.py"))
+    codes = set(re.findall(r'\bcode="(\w+)"', source)) | {"invalid_api_key", "request_too_large", "overloaded"}
+    table = API.partition("## Errors")[2].partition("## Headers")[0]
+    assert codes <= set(re.findall(r"`(\w+)`", table))
+
+
 def test_the_readmes_client_works(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (program,) = (program for program in programs if "OpenAI(" in program)
-    assert "http://127.0.0.1:9000" in program
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert URL in program
     monkeypatch.chdir(tmp_path)
-    exec(program.replace("http://127.0.0.1:9000", server.url), {})
+    exec(program.replace(URL, server.url), {})
     assert soundfile.info(io.BytesIO((tmp_path / "answer.wav").read_bytes())).frames > 0
 
 
 @pytest.mark.parametrize("mode", MODES, ids=[str(number) for number in range(len(MODES))])
-def test_the_readmes_modes_work(mode: dict[str, Any], client: Client) -> None:
+def test_the_modes_work(mode: dict[str, Any], client: Client) -> None:
     body = {"messages": [{"role": "user", "content": "Read this aloud."}], **mode}
     response = client.http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     assert ('"audio"' in response.text) == ("max_tokens" not in mode or "vllm_xargs" in mode)
 
 
-def test_the_readme_shows_all_modes() -> None:
+def test_all_modes_are_shown() -> None:
     assert len(MODES) == 6
+
+
+@pytest.mark.parametrize("command", CURLS, ids=[re.sub(r".*/", "", curl.split()[1]) for curl in CURLS])
+def test_the_curl_commands_work(command: str, server: Server, tmp_path: Path) -> None:
+    assert URL in command
+    command = command.replace(URL, server.url).replace("@sglang_speechlm", f"@{ROOT}/sglang_speechlm")
+    script = command.replace("curl ", "curl --fail-with-body --silent ", 1)
+    ran = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, env=os.environ | {"NO_PROXY": "*"})
+    assert ran.returncode == 0, ran.stdout
+    assert ran.stdout or any(tmp_path.iterdir())
+
+
+def test_the_error_that_is_shown_is_the_servers(client: Client) -> None:
+    (shown,) = re.findall(r"```json\n(.*?)```", API, re.DOTALL)
+    body = {"messages": [{"role": "user", "content": "hi"}], "temperature": 3}
+    assert client.http.post("/v1/chat/completions", json=body).json() == orjson.loads(shown)

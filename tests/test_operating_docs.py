@@ -1,4 +1,4 @@
-"""docs/operating.md and docs/troubleshooting.md name options, routes, variables and files that there are."""
+"""The documents for operators name options, routes, variables and files that there are."""
 
 import argparse
 import re
@@ -13,8 +13,9 @@ from sglang_speechlm.options.server import OwnOptions
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "docs" / name for name in ("operating.md", "troubleshooting.md")]
+NAMING_OPTIONS = [*DOCUMENTS, *(ROOT / "docs" / name for name in ("api.md", "checkpoints.md", "launching.md"))]
 ROUTES_OF_THE_FRONT = {"/readiness", "/workers"}
-OF_OTHER_PROGRAMS = {"--config.file", "--timeout"}
+OF_OTHER_PROGRAMS = {"--config.file", "--output", "--timeout"}
 GUIDES_SECONDS = 3600
 
 
@@ -37,7 +38,7 @@ def known_options() -> set[str]:
     return {name for each in (parser, fleet, sglangs) for name in re.findall(r"--[\w-]+", each.format_help())}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("document", NAMING_OPTIONS, ids=lambda file: file.stem)
 def test_every_option_is_one_of_the_launchers(document: Path) -> None:
     named = {word for text in quoted(document) for word in re.findall(r"(?<![\w-])--[a-z][\w.-]*", text)}
     assert named

@@ -47,7 +47,7 @@ _WHAT_TO_DO = (
 _USED_MOST = (
     ("--host ADDRESS", "where it listens (default: 127.0.0.1; 0.0.0.0 is everywhere)"),
     ("--port N", "(default: 30000; the guide's scripts: 9000 and 9001)"),
-    ("--api-key KEY", "without it nothing but /health answers"),
+    ("--api-key KEY", "requests must bring it, but for /health (default: no key)"),
     ("--enable-metrics", "Prometheus metrics at /metrics"),
     ("--max-total-tokens N", "positions of the KV cache"),
     ("--max-queued-requests N", f"more are refused with a 503 (default: {MAX_QUEUED})"),
