@@ -20,6 +20,7 @@ PROBES = ("/health", "/readiness", "/metrics", "/worker_id")
 """Asked every few seconds; in the log only when they fail otherwise than by "not ready"."""
 
 _LONGEST_PATH = 200
+_LONGEST_METHOD = 20
 
 
 class RequestLog:
@@ -59,7 +60,7 @@ def _write(scope: Scope, status: int, seconds: float, entry: Entry) -> None:
     path = scope.get("raw_path", b"").decode("ascii", "replace")[:_LONGEST_PATH]
     fields: dict[str, Any] = {
         "request_id": entry.request_id,
-        "method": scope["method"],
+        "method": scope["method"][:_LONGEST_METHOD],
         "route": path,
         "status": status,
         "seconds": round(seconds, 3),

@@ -142,7 +142,14 @@ def _heavy(megabytes: int) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
         "/v1/audio/speech",
         lambda: b'{"model":"speechlm","voice":"a","input":"' + b"a " * (size // 2) + b'"}',
     )
+    for unit in (b"%", b"%41", b"; ", b"A\\n", b"////"):
+        yield f"a data URL of {unit.decode()!r}", CHAT, _data_url(unit * (size // len(unit)))
     yield "stops", CHAT, filled(b"{" + good + b',"stop":[', b'"b"', b"]}")
+
+
+def _data_url(content: bytes) -> Callable[[], bytes]:
+    head = b'{"messages":[{"role":"user","content":[{"type":"audio_url","audio_url":{"url":"data:audio/wav;base64,'
+    return lambda: head + content + b'"}}]}],"max_tokens":1}'
 
 
 class _Watch:

@@ -109,6 +109,7 @@ def request_targets(target: Target, ledger: Ledger) -> None:
             ledger.check(area, held, f"{method} {text!r}: {status}, {canary.visits - before} connections elsewhere")
     headers = (
         "Connection: authorization", "Connection: x-request-id, content-length", "Connection: host",
+        "Origin: http://[::1", "Origin: http://[x]", "Origin: http://a]b",
         f"X-Forwarded-Host: {elsewhere}", f"x-smg-target-worker: http://{elsewhere}", f"X-Original-URL: http://{elsewhere}",
     )  # fmt: skip
     for header in headers:
