@@ -302,8 +302,9 @@ def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
     assert wait_for(fleet.is_whole)
     family = fleet.family()
     segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
-    codecs = [process for process in family if "sglang_speechlm.codec.worker.main" in command_of(process)]
-    folders = [Path(process.environ()["TMPDIR"]) for process in codecs]
+    # A copy's environment is that of the process that it is a copy of; Python's resource trackers begin anew.
+    trackers = [process for process in family if "multiprocessing.resource_tracker" in command_of(process)]
+    folders = {Path(process.environ()["TMPDIR"]) for process in trackers}
     assert segments
     assert len(folders) == 2
     fleet.server.process.kill()

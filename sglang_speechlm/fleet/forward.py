@@ -30,9 +30,9 @@ _PASSED = frozenset(
 of these is left out because ``Connection`` names it."""
 _NOT_PASSED_BACK = frozenset(
     (
-        # RFC 9110, 7.6.1; and what is set anew.
+        # RFC 9110, 7.6.1; and what is set anew: the worker was asked by no page.
         "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-        "date", "server", logs.REQUEST_ID_HEADER,
+        "date", "server", "vary", logs.REQUEST_ID_HEADER,
     )
 )  # fmt: skip
 _VIA = f"1.1 speechlm-{secrets.token_hex(8)}"

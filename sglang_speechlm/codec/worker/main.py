@@ -54,7 +54,6 @@ class Worker:
         options = self._receive_options()
         if options is None:
             return 0
-        os.nice(options.nice)
         torch.set_num_threads(options.threads)
         torch.backends.cudnn.allow_tf32 = False  # 1e-3 off the float32 decode otherwise
         try:
@@ -62,6 +61,7 @@ class Worker:
         except Exception as error:
             self._send(StartFailed(f"{type(error).__name__}: {error}"))
             return 1
+        os.nice(options.nice)  # not before: spoken answers wait for a codec that is being restarted
         self._hop = options.config.xcodec_hop_length
         self._table = SlotTable(
             decoder_context(self._model),
