@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sglang as sgl
 import soundfile
-from server import Client, Server, clip, message_of, wav
+from server import Client, Server, assert_same_sound, clip, message_of, samples_of, wav
 from server.process import free_port
 
 from sglang_speechlm import frontend
@@ -82,13 +82,15 @@ def voiced(client: Client, text: str | None, question: str = QUESTION, **speechl
     )
 
 
-def says_the_same(speech: frontend.Speech, message: Any) -> bool:
-    """Whether it does; the test fails with what was different."""
+def assert_says_the_same(speech: frontend.Speech, message: Any) -> None:
+    """A script's speech is that of a chat answer."""
     assert speech.text == message["content"]
     ended = f"ended by {speech.finish_reason}, {speech.cached_tokens}"
     assert len(speech.codes) == len(message["speechlm"]["codes"]), ended
     assert speech.codes == message["speechlm"]["codes"], ended
-    return speech.wav == base64.b64decode(message["audio"]["data"])
+    samples, rate = soundfile.read(io.BytesIO(speech.wav), dtype="float32")
+    assert rate == message["audio"]["sample_rate"]
+    assert_same_sound(samples, samples_of(message))
 
 
 @sgl.function
@@ -106,7 +108,7 @@ def test_one_text_in_three_guidance_scales_is_what_http_gives(backend: frontend.
     assert state["reply"] == written(client)
     voices = state["voice"]
     for scale, speech in zip(SCALES, voices, strict=True):
-        assert says_the_same(speech, voiced(client, state["reply"].lstrip(), cfg=scale, **FRAMES))
+        assert_says_the_same(speech, voiced(client, state["reply"].lstrip(), cfg=scale, **FRAMES))
     assert len({str(speech.codes) for speech in voices}) == len(SCALES)
     assert state.messages()[-1] == {"role": "assistant", "content": state["reply"].lstrip()}
 
@@ -125,7 +127,7 @@ def test_a_batch_of_programs_answers_each(backend: frontend.SpeechLM, client: Cl
     states = voice_thrice.run_batch([{"question": question} for question in questions], backend=backend, **GREEDY)
     for question, state in zip(questions, states, strict=True):
         assert state["reply"] == written(client, question)
-        assert says_the_same(state["voice"][1], voiced(client, state["reply"].lstrip(), question, cfg=2.0, **FRAMES))
+        assert_says_the_same(state["voice"][1], voiced(client, state["reply"].lstrip(), question, cfg=2.0, **FRAMES))
 
 
 @sgl.function
@@ -141,7 +143,7 @@ def best_of_three(s: State) -> None:
 def test_a_branch_is_picked_and_voiced(backend: frontend.SpeechLM, client: Client) -> None:
     state = best_of_three.run(backend=backend, max_new_tokens=60)
     assert len(set(state["replies"])) > 1
-    assert says_the_same(state["voice"], voiced(client, state["longest"], cfg=3.0, **FRAMES))
+    assert_says_the_same(state["voice"], voiced(client, state["longest"], cfg=3.0, **FRAMES))
     assert state.messages()[-1] == {"role": "assistant", "content": state["longest"].lstrip()}
 
 
@@ -156,7 +158,7 @@ def test_an_empty_turn_is_written_and_spoken_in_one_go(backend: frontend.SpeechL
     state = write_and_speak.run(7, backend=backend, temperature=1.0, max_new_tokens=20)
     sampling: Any = {"text_temperature": 1.0, "text_top_k": -1, "text_max_tokens": 20, "audio_temperature": None}
     message = voiced(client, None, seed=7, cfg=1.5, **sampling)
-    assert says_the_same(state["answer"], message)
+    assert_says_the_same(state["answer"], message)
     assert state["answer"] == message["content"]
     assert state.text().endswith(message["content"])
 
@@ -174,7 +176,7 @@ def speak_inside_the_turn(s: State) -> None:
 def test_a_program_goes_on_after_it_has_spoken(backend: frontend.SpeechLM, client: Client) -> None:
     state = speak_inside_the_turn.run(backend=backend, **GREEDY)
     reply = state["reply"].lstrip()
-    assert says_the_same(state["voice"], voiced(client, reply, **FRAMES))
+    assert_says_the_same(state["voice"], voiced(client, reply, **FRAMES))
     messages = [*asked(), {"role": "assistant", "content": reply}, {"role": "user", "content": "And in one word?"}]
     response = client.chat({"messages": messages, "temperature": 0, "max_tokens": 60})
     assert state["short"] == message_of(response)["content"]
@@ -207,7 +209,7 @@ def test_a_program_that_streams_gives_the_same(backend: frontend.SpeechLM, clien
     state = speak_inside_the_turn.run(backend=backend, stream=True, **GREEDY)
     assert "".join(state.text_iter("reply")) == written(client)
     state.sync()
-    assert says_the_same(state["voice"], voiced(client, state["reply"].lstrip(), **FRAMES))
+    assert_says_the_same(state["voice"], voiced(client, state["reply"].lstrip(), **FRAMES))
 
 
 def test_several_answers_of_one_gen_come_as_a_list(backend: frontend.SpeechLM) -> None:

@@ -1,13 +1,14 @@
 """Garbage is not collected while a process imports, and is once it serves."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sglang_speechlm.process.gc import collect_garbage, collect_no_garbage
+from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.server.lifetime import parts
 
 
@@ -26,17 +27,27 @@ def test_what_is_imported_stays_and_the_rest_is_collected() -> None:
     assert gc.get_freeze_count() > 0
 
 
-@pytest.mark.parametrize(
-    ("run", "sglangs"),
-    [(parts.run_scheduler, "run_scheduler_process"), (parts.run_detokenizer, "run_detokenizer_process")],
-)
-def test_sglangs_processes_collect_it(
-    run: Callable[[Any], None], sglangs: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collects: list[bool] = []
+@pytest.fixture
+def collects(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether SGLang's processes collect, in place of what they do."""
+    found: list[bool] = []
+
+    def scheduler(server_args: Any, tp_rank: int, dp_rank: int | None) -> None:
+        found.append(gc.isenabled())
+
     monkeypatch.setattr(parts, "forgive_failing_writes", lambda: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or a rank would choose this process's threads
-    monkeypatch.setattr(parts, sglangs, lambda _: collects.append(gc.isenabled()))
+    monkeypatch.setattr(parts, "run_scheduler_process", scheduler)
+    monkeypatch.setattr(parts, "run_detokenizer_process", lambda: found.append(gc.isenabled()))
     collect_no_garbage()
-    run(SimpleNamespace(tp_size=1))
+    return found
+
+
+def test_a_scheduler_collects_it(collects: list[bool]) -> None:
+    parts.run_scheduler({(0, 0): Heartbeat()}, SimpleNamespace(tp_size=1), 0, None)
+    assert collects == [True]
+
+
+def test_the_detokenizer_collects_it(collects: list[bool]) -> None:
+    parts.run_detokenizer(Heartbeat())
     assert collects == [True]
