@@ -171,7 +171,7 @@ def test_the_worker_takes_its_options() -> None:
     arguments = [*entrypoint("cuda"), *container("speechlm-worker")["args"]]
     _, others = build_parser().parse_known_args(arguments)
     assert {argument.partition("=")[0] for argument in others if argument.startswith("-")} == {
-        "--host", "--port", "--served-model-name", "--enable-metrics", "--api-key"
+        "--host", "--port", "--enable-metrics", "--api-key"
     }  # fmt: skip
 
 

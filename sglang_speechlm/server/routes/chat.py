@@ -72,7 +72,8 @@ async def _whole(service: Service, body: ChatRequest, deadline: float, warnings:
         # Where one choice is refused, the others end at once.
         async with aclosing(merged(voices, deadline)) as pieces:
             async for index, piece in pieces:
-                begun = True
+                # A text that was given is no work: asking again repeats nothing.
+                begun = begun or isinstance(piece, AudioDelta) or requests[index].given_text is None
                 if isinstance(piece, AudioDelta):
                     samples[index].append(piece.samples)
     except StageRefused as error:
