@@ -188,7 +188,7 @@ def warned(response: httpx.Response) -> list[str]:
 def test_what_cuts_the_sound_is_told(client: Client) -> None:
     endless = {"audio_min_frames": 60}
     assert "max_tokens (20 frames)" in warned(spoken(client, max_tokens=20, speechlm=endless))[0]
-    assert "audio_max_frames" in warned(spoken(client, speechlm={"audio_max_frames": 20}))[0]
+    assert "audio_max_frames" in warned(spoken(client, speechlm={"audio_max_frames": 20, "audio_min_frames": 20}))[0]
     *_, done = events(spoken(client, response_format="pcm", stream_format="sse", max_tokens=20, speechlm=endless))
     assert "max_tokens" in done["speechlm"]["warnings"][0]
     assert warned(spoken(client, temperature=0, speechlm=None)) == []
