@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +143,5 @@ def test_it_can_be_told_to_stop_while_it_loads(served_checkpoint: Path, tmp_path
     with living(served_checkpoint, tmp_path / "log") as life:
         assert wait_for(lambda: "server_args=" in life.server.output())
         life.look()
-        time.sleep(1)
         life.server.process.terminate()
         assert life.ended() == ExitStatus.STOPPED
