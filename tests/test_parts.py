@@ -86,8 +86,9 @@ def test_parts_begin_as_copies() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's processes are not copies")
 @pytest.mark.parametrize("part", ["sglang::scheduler", "sglang::detokenizer", "sglang_speechlm.codec.worker.main"])
-def test_a_part_of_a_server_is_a_copy_of_the_http_process(part: str, server: Server) -> None:
-    family = psutil.Process(server.process.pid).children(recursive=True)
+def test_a_part_of_a_server_is_a_copy_of_the_http_process(part: str, metered: Server) -> None:
+    """Not of ``server``: other tests have its codec restarted, as a process that begins by itself."""
+    family = psutil.Process(metered.process.pid).children(recursive=True)
     copy = next(process for process in family if part in command_of(process))
     parent = copy.parent()
     assert parent

@@ -104,6 +104,7 @@ def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, 
     assert "Retry-After" not in refused.headers  # asking again would generate its text and frames twice
     assert "audio decoder" in refused.json()["error"]["message"]
 
+    assert wait_for(lambda: client.http.get("/health").status_code == 200)
     case: Case = BY_NAME["spoken"]
     response = client.chat(case.body())
     judge.compare([case], [response])
