@@ -27,8 +27,8 @@ from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.fork import TEMPERATURE, TOP_K, Fork
 from benchmarks.machine import record, title
-from sglang_speechlm.model.slots import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.process import Worker, running
+from sglang_speechlm.stage import StageParams
 
 SCALE = 3.0
 PROMPT = 40
@@ -51,7 +51,7 @@ async def _answer(client: httpx.AsyncClient, number: int, text: int, frames: int
     )
     written.raise_for_status()
     prompt = [*_prompt(number), *written.json()["output_ids"], ids.eot, ids.assistant, ids.audio]
-    params["custom_params"] = {AUDIO: True, MIN_FRAMES: frames + 1, CFG: SCALE}
+    params["custom_params"] = StageParams(audio=True, min_frames=frames + 1, cfg=SCALE).model_dump()
     spoken = await client.post(
         "/generate", json={"input_ids": prompt, "sampling_params": {**params, "max_new_tokens": frames}}
     )

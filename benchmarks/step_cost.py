@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.machine import record, title
-from sglang_speechlm.model.slots import AUDIO, CFG, MIN_FRAMES
 from sglang_speechlm.process import running
+from sglang_speechlm.stage import StageParams
 
 STEPS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
@@ -56,7 +56,8 @@ def body(kind: str, steps: int, row: int) -> dict[str, Any]:
         prompt += [config.ids.eos, config.ids.assistant, config.ids.text]
     else:
         prompt += [config.ids.eos, config.ids.assistant, config.ids.audio]
-        params["custom_params"] = {AUDIO: True, MIN_FRAMES: steps + 1, CFG: 3.0 if kind == "guided" else 1.0}
+        scale = 3.0 if kind == "guided" else 1.0
+        params["custom_params"] = StageParams(audio=True, min_frames=steps + 1, cfg=scale).model_dump()
     return {"input_ids": prompt, "sampling_params": params}
 
 

@@ -10,18 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-AUDIO = "audio"
-"""Key of ``SamplingParams.custom_params``: true where a request continues in frames."""
-MIN_FRAMES = "min_frames"
-"""Key of ``SamplingParams.custom_params``: frames before which the audio may not end."""
-
-
-CFG = "cfg"
-"""Key of ``SamplingParams.custom_params``: guidance scale, where it is not 1."""
-
-CONTINUES = "continues"
-"""Key of ``SamplingParams.custom_params``: true where an earlier stage of the same answer has run."""
-
 
 @dataclass(frozen=True)
 class RequestEntry:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
-from sglang_speechlm.model.slots import AUDIO, CFG, CONTINUES, MIN_FRAMES
 from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.loops import LoopWatch
 from sglang_speechlm.program.request import Request
 from sglang_speechlm.prompt.layout import Prompt
+from sglang_speechlm.stage import Stage
 
 AUDIO_INTERVAL = 8
 """Frames between two outputs of the audio stage: 0.16 s of sound."""
@@ -90,7 +90,7 @@ async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[E
         StageRefused: if the prompt leaves no room for an answer, or SGLang refuses or aborts a stage.
     """
     prompt = request.prompt.followed_by([ids.text])
-    guided = request.audio is not None and request.audio.cfg != 1.0
+    guided = request.is_guided
     if guided and not engine.can_guide:
         metrics.PAIRS_REJECTED.add()
         raise StageRefused(400, "cfg: guidance takes two rows of a batch; this server has --max-running-requests 1")
@@ -209,18 +209,14 @@ def _text_params(request: Request, ids: Ids, limit: int) -> dict[str, Any]:
 def _audio_params(request: Request, limit: int) -> dict[str, Any]:
     audio = request.audio
     assert audio is not None
+    stage = Stage(audio=True, min_frames=audio.min_frames, cfg=audio.cfg, continues=request.given_text is None)
     return {
         "temperature": audio.temperature,
         "top_k": audio.top_k,
         "max_new_tokens": limit,
         "stream_interval": AUDIO_INTERVAL,
         "sampling_seed": request.seed,
-        "custom_params": {
-            AUDIO: True,
-            MIN_FRAMES: audio.min_frames,
-            CFG: audio.cfg,
-            CONTINUES: request.given_text is None,
-        },
+        "custom_params": stage.model_dump(),
     }
 
 

@@ -13,10 +13,7 @@ from sglang.srt.managers.io_struct import GenerateReqInput
 
 from sglang_speechlm import logs, metrics
 from sglang_speechlm.prompt.layout import Prompt
-from sglang_speechlm.sampler.backend import FRAMES
-
-UNCONDITIONAL_CACHED = "unconditional_cached_tokens"
-"""Key of ``meta_info``: positions of the unconditional branch's prompt that the radix cache held, once per frame."""
+from sglang_speechlm.stage import FRAMES, PAIR_MARGIN, UNCONDITIONAL_CACHED
 
 
 class StageRefused(Exception):
@@ -50,10 +47,6 @@ class StageOutput:
     finish_reason: dict[str, Any] | None
     cached_tokens: int
     unconditional_cached_tokens: int | None = None
-
-
-PAIR_MARGIN = 16
-"""Positions of the memory pool that are left aside when the longest guided request is worked out."""
 
 
 class Engine:

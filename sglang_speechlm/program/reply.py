@@ -185,7 +185,7 @@ class Voice:
 def _mode(request: Request) -> Mode:
     if request.audio is None:
         return "text"
-    return "spoken" if request.audio.cfg == 1.0 else "guided"
+    return "guided" if request.is_guided else "spoken"
 
 
 @contextlib.contextmanager

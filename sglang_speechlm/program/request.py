@@ -91,3 +91,8 @@ class Request:
     seed: int
     given_text: GivenText | None = None
     reasoning: Reasoning = "none"
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether its audio has an unconditional branch."""
+        return self.audio is not None and self.audio.cfg != 1.0

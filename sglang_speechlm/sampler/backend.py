@@ -12,9 +12,7 @@ from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 from sglang_speechlm.config import Ids
 from sglang_speechlm.model.slots import BatchView, RequestTable
 from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
-
-FRAMES = "frames"
-"""Key of ``customized_info`` under which the codes of a step leave: int64 [N, num_stream], zeros for text rows."""
+from sglang_speechlm.stage import FRAMES
 
 
 class SpeechLMSampler(Sampler):
@@ -50,7 +48,8 @@ class SpeechLMSampler(Sampler):
             positions: int64 [N], the newest position of each row.
 
         Returns:
-            int64 [N]: text ids, and ids of stream 0 of frames. All streams go to ``customized_info[FRAMES]``.
+            int64 [N]: text ids, and ids of stream 0 of frames. All streams go to ``customized_info[FRAMES]``:
+            int64 [N, num_stream], zeros for text rows.
         """
         view: BatchView = sampling_info.speechlm_view
         logits = self._preprocess_logits(logits_output.next_token_logits, sampling_info)

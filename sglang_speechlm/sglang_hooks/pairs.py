@@ -16,8 +16,8 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult
 
 from sglang_speechlm import metrics
-from sglang_speechlm.program.engine import PAIR_MARGIN
-from sglang_speechlm.sglang_hooks.req import complaint, continues, guidance, leader_of, shadow_of
+from sglang_speechlm.sglang_hooks.req import leader_of, read_stage, refuse, shadow_of, stage_of
+from sglang_speechlm.stage import PAIR_MARGIN
 
 SHADOW_SUFFIX = "::u"
 """What a shadow's id adds to its leader's: SGLang aborts what begins with an id, and so finds both.
@@ -39,14 +39,13 @@ def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retra
     """
     if leader_of(req) is not None:
         return
-    is_new = not is_retracted and req.to_finish is None and req.finished_reason is None
-    if is_new and (refusal := complaint(req) or _cannot_fit(scheduler, req)):
-        req.sampling_params.custom_params = None
-        req.set_finish_with_abort(refusal)
-    elif is_new and guidance(req) != 1.0:
-        _give_shadow(req)
+    if not is_retracted and req.to_finish is None and req.finished_reason is None:
+        if refusal := read_stage(req) or _cannot_fit(scheduler, req):
+            refuse(req, refusal)
+        elif stage_of(req).is_guided:
+            _give_shadow(req)
     limit = scheduler.max_queued_requests
-    if is_retracted or continues(req):
+    if is_retracted or stage_of(req).continues:
         # Its answer has begun: a full queue turns newcomers away, not those whom it has taken.
         scheduler.max_queued_requests = None
     try:
@@ -57,7 +56,7 @@ def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retra
 
 def _cannot_fit(scheduler: Any, req: Any) -> str | None:
     """Why this request, if guided, could never run, or None; its length is cut to what the memory can hold."""
-    if guidance(req) == 1.0:
+    if not stage_of(req).is_guided:
         return None
     if scheduler.max_running_requests < 2:
         metrics.PAIRS_REJECTED.add()
@@ -76,8 +75,8 @@ def _cannot_fit(scheduler: Any, req: Any) -> str | None:
 
 def _give_shadow(leader: Any) -> None:
     prompt = leader.origin_input_ids
-    params = copy.copy(leader.sampling_params)  # Req writes itself into custom_params, so they cannot be shared
-    params.custom_params = {key: value for key, value in params.custom_params.items() if key != "__req__"}
+    params = copy.copy(leader.sampling_params)
+    params.custom_params = None  # each Req adds itself to them, and the stage has been read
     shadow = Req(
         rid=leader.rid + SHADOW_SUFFIX,
         origin_input_text="",
@@ -88,6 +87,7 @@ def _give_shadow(leader: Any) -> None:
         priority=leader.priority,
     )
     shadow.tokenizer = leader.tokenizer
+    shadow.speechlm_stage = leader.speechlm_stage
     shadow.speechlm_leader = leader
     leader.speechlm_shadow = shadow
 

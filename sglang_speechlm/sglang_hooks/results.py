@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from sglang.srt.managers.utils import _async_d2h
 
-from sglang_speechlm.program.engine import UNCONDITIONAL_CACHED
-from sglang_speechlm.sampler.backend import FRAMES
 from sglang_speechlm.sglang_hooks.req import is_audio, shadow_of
+from sglang_speechlm.stage import FRAMES, UNCONDITIONAL_CACHED
 
 
 def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:

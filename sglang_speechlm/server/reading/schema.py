@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.reading.demands import check_demands, ignored
+from sglang_speechlm.stage import Guidance
 
 
 def _whole(value: Any) -> Any:
@@ -28,7 +29,6 @@ RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
-Guidance = Annotated[float, Field(ge=1, le=20, allow_inf_nan=False)]
 
 
 def _top_k_is_positive_or_all(value: int | None) -> int | None:

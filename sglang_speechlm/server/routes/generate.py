@@ -23,7 +23,6 @@ from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field, shown
 from sglang_speechlm.server.reading.schema import (
     Count,
-    Guidance,
     Penalty,
     Probability,
     RepetitionPenalty,
@@ -37,6 +36,7 @@ from sglang_speechlm.server.reading.schema import (
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
 from sglang_speechlm.server.service import Service
+from sglang_speechlm.stage import StageParams
 
 _MAX_ANSWERS = 128
 """Of one request; SGLang prepares all of them while nobody else is heard."""
@@ -48,14 +48,6 @@ Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[Id], Field(min_length=1, fail_fast=True)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-
-class CustomParams(Strict):
-    """What makes a stage continue in frames."""
-
-    audio: bool = False
-    min_frames: CountOrZero = 0
-    cfg: Guidance = 1.0
 
 
 class SamplingParams(Strict):
@@ -82,7 +74,7 @@ class SamplingParams(Strict):
     no_stop_trim: bool | None = None
     stream_interval: Count | None = None
     sampling_seed: Seed | None = None
-    custom_params: CustomParams | None = None
+    custom_params: StageParams | None = None
 
     @model_validator(mode="after")
     def _frames_are_sampled_plainly(self) -> SamplingParams:

@@ -122,7 +122,7 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked
         config.audio_cfg,
     )
     assert asked.audio is not None
-    capacity = engine.capacity(guided=asked.audio.cfg > 1)
+    capacity = engine.capacity(guided=asked.is_guided)
     # <text>, the input, <assistant> <audio>, and the frames that a first sound takes.
     needed = _input_tokens(asked) + 2 + service.config.num_stream
     if needed > capacity:
