@@ -10,7 +10,7 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.answer import AudioPiece, Finish, TextPiece, answer
 from sglang_speechlm.program.bounds import Bound, speech_bound, transcription_bound
 from sglang_speechlm.program.engine import Engine, StageOutput
-from sglang_speechlm.program.request import AudioSettings, GivenText, Request, TextSettings
+from sglang_speechlm.program.request import AudioSettings, GivenText, ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 
 IDS = SpeechLMConfig().ids
@@ -39,7 +39,7 @@ class Endless(Engine):
             yield StageOutput(ids, frames, None if left else {"type": "length"}, 0)
 
 
-def answered(request: Request, text: list[int], at_once: int = 1) -> tuple[list[Any], Finish]:
+def answered(request: ReplyRequest, text: list[int], at_once: int = 1) -> tuple[list[Any], Finish]:
     async def collect() -> list[Any]:
         return [event async for event in answer(Endless(text, at_once), IDS, request)]
 
@@ -48,8 +48,8 @@ def answered(request: Request, text: list[int], at_once: int = 1) -> tuple[list[
     return events, finish
 
 
-def asking(text: TextSettings, audio: AudioSettings | None = None, given: GivenText | None = None) -> Request:
-    return Request("a", Prompt([1]), text, audio, CONTEXT, 0, given)
+def asking(text: TextSettings, audio: AudioSettings | None = None, given: GivenText | None = None) -> ReplyRequest:
+    return ReplyRequest("a", Prompt([1]), text, audio, CONTEXT, 0, given)
 
 
 def written(events: list[Any]) -> list[int]:

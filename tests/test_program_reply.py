@@ -10,8 +10,8 @@ import pytest
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine, StageOutput
-from sglang_speechlm.program.reply import Piece, ReasoningDelta, Reply, TextDelta, Voice
-from sglang_speechlm.program.request import Request, TextSettings
+from sglang_speechlm.program.reply import Piece, ReasoningDelta, Reply, Responder, TextDelta
+from sglang_speechlm.program.request import ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.tokenizer import TextTokenizer
@@ -54,12 +54,12 @@ def replied(
 ) -> tuple[Reply, list[Piece]]:
     """The reply of a model that writes ``text``, and the pieces in which it came."""
     engine = Scripted([*tokenizer.encode(text), config.ids.eot], "stop")
-    voice = Voice(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
-    reply = Reply()
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
+    request = ReplyRequest("a", Prompt([1]), TextSettings(0.0, -1), None, 1000, 0, reasoning=reasoning)
+    reply = responder.reply(request)
 
     async def collect() -> list[Piece]:
-        request = Request("a", Prompt([1]), TextSettings(0.0, -1), None, 1000, 0, reasoning=reasoning)
-        return [piece async for piece in voice.reply(request, reply)]
+        return [piece async for piece in reply]
 
     return reply, asyncio.run(collect())
 

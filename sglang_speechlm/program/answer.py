@@ -12,7 +12,7 @@ from sglang_speechlm.config import Ids
 from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.loops import LoopWatch
-from sglang_speechlm.program.request import Request
+from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.stage import Stage
 
@@ -83,7 +83,7 @@ class Finish:
 Event = TextPiece | TextEnd | AudioPiece | AudioEnd | Finish
 
 
-async def answer(engine: Engine, ids: Ids, request: Request) -> AsyncGenerator[Event]:
+async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenerator[Event]:
     """Give the events of one answer, in order. Closing the iterator aborts whatever runs.
 
     Raises:
@@ -155,7 +155,7 @@ class _Written:
 
 
 async def _write(
-    engine: Engine, ids: Ids, request: Request, prompt: Prompt, budget: int, written: _Written
+    engine: Engine, ids: Ids, request: ReplyRequest, prompt: Prompt, budget: int, written: _Written
 ) -> AsyncGenerator[TextPiece | TextEnd]:
     """Run the text stage. Ids that may turn out to be a loop's later rounds are held back until it is known."""
     loops = LoopWatch() if request.text.ends_loops else None
@@ -193,7 +193,7 @@ def _reached(bound: Bound | None, reason: FinishReason, count: int) -> tuple[str
     return (bound.warning,) if bound is not None and reason == "length" and count == bound.tokens else ()
 
 
-def _text_params(request: Request, ids: Ids, limit: int) -> dict[str, Any]:
+def _text_params(request: ReplyRequest, ids: Ids, limit: int) -> dict[str, Any]:
     text = request.text
     return {
         **text.others,
@@ -206,7 +206,7 @@ def _text_params(request: Request, ids: Ids, limit: int) -> dict[str, Any]:
     }
 
 
-def _audio_params(request: Request, limit: int) -> dict[str, Any]:
+def _audio_params(request: ReplyRequest, limit: int) -> dict[str, Any]:
     audio = request.audio
     assert audio is not None
     stage = Stage(audio=True, min_frames=audio.min_frames, cfg=audio.cfg, continues=request.given_text is None)

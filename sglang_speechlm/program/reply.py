@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,30 +17,9 @@ from sglang_speechlm.config import Ids
 from sglang_speechlm.metrics import Mode, ReplyWatch
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
 from sglang_speechlm.program.engine import Engine, StageRefused
-from sglang_speechlm.program.request import Request
+from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.thinking import Split, ThinkingSplitter
 from sglang_speechlm.tokenizer import TextTokenizer
-
-
-@dataclass
-class Reply:
-    """A reply as far as it has come; complete when the iteration over its pieces has ended.
-
-    Attributes:
-        text: whole, thinking included, without what only marks its end.
-        split: the text as far as it was given, thinking apart.
-        text_ids: as generated or given, the closing eot or eos included.
-        codes: [T][num_stream] code indices with the delay removed; None for a reply that is only written.
-        cached_tokens: by stage, positions of its prompt that the radix cache held.
-        finish: the end, once it has come.
-    """
-
-    text: str = ""
-    split: Split = field(default_factory=Split)
-    text_ids: list[int] = field(default_factory=list)
-    codes: list[list[int]] | None = None
-    cached_tokens: dict[str, int] = field(default_factory=dict)
-    finish: Finish | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +47,8 @@ Piece = ReasoningDelta | TextDelta | AudioDelta
 
 
 @dataclass(frozen=True)
-class Voice:
-    """What a reply is made with.
+class Responder:
+    """What replies are made with.
 
     Attributes:
         engine: runs the stages.
@@ -85,59 +64,108 @@ class Voice:
     codec: CodecService
     sample_rate: int
 
-    async def reply(self, request: Request, reply: Reply) -> AsyncGenerator[Piece]:
-        """Give the pieces of one reply and keep what they come to in ``reply``. Closing the iterator ends it all.
+    def reply(self, request: ReplyRequest) -> Reply:
+        """Return the reply to a request. Nothing runs before its first piece is awaited."""
+        return Reply(self, request)
 
-        Raises:
-            StageRefused: if SGLang refuses or aborts a stage.
-            CodecError: if the sound could not be made.
-        """
+
+class Reply:
+    """One reply: an iterator over its pieces, complete when it is exhausted. Closing it ends all that it has started.
+
+    Iterating raises:
+        StageRefused: if SGLang refuses or aborts a stage.
+        CodecError: if the sound could not be made.
+
+    Attributes:
+        request: what it replies to.
+        text: whole, thinking included, without what only marks its end.
+        split: the text that has come so far, thinking apart.
+        text_ids: as generated or given, the closing eot or eos included.
+        codes: [T][num_stream] code indices with the delay removed; None for a reply that is only written.
+        cached_tokens: by stage, positions of its prompt that the radix cache held.
+        has_begun: whether an id or a frame has been generated, which asking again would generate twice.
+    """
+
+    def __init__(self, responder: Responder, request: ReplyRequest) -> None:
+        self.request = request
+        self.text = ""
+        self.split = Split()
+        self.text_ids: list[int] = []
+        self.codes: list[list[int]] | None = None
+        self.cached_tokens: dict[str, int] = {}
+        self.has_begun = False
+        self._finish: Finish | None = None
+        self._responder = responder
+        self._pieces = self._run()
+
+    def __aiter__(self) -> Reply:
+        return self
+
+    async def __anext__(self) -> Piece:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """End whatever runs for this reply."""
+        await self._pieces.aclose()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end is known, though pieces of its sound may be left."""
+        return self._finish is not None
+
+    @property
+    def finish(self) -> Finish:
+        """How it ended, once it has."""
+        assert self._finish is not None, "the reply has not ended"
+        return self._finish
+
+    async def _run(self) -> AsyncGenerator[Piece]:
+        request, responder = self.request, self._responder
         watch = ReplyWatch(_mode(request), StageRefused)
         metrics.CLIPS.add(len(request.prompt.audio))
-        with _logged(request, reply, watch), watch:
+        with _logged(self, watch), watch:
             if request.audio is not None:
-                self.codec.check()
-            async with aclosing(answer(self.engine, self.ids, request)) as events:
-                async for delta in self._write(events, reply, request):
+                responder.codec.check()
+            async with aclosing(answer(responder.engine, responder.ids, request)) as events:
+                async for delta in self._write(events):
                     if request.given_text is None:
                         watch.wrote()
                     yield delta
                 watch.text_ended()
                 if request.audio is not None:
-                    async for samples in self._speak(events, reply, watch):
-                        watch.sounded(len(samples) / self.sample_rate)
+                    async for samples in self._speak(events, watch):
+                        watch.sounded(len(samples) / responder.sample_rate)
                         yield AudioDelta(samples)
                 else:
                     async for event in events:
                         assert isinstance(event, Finish)
-                        reply.finish = event
-            watch.finish_reason = reply.finish.reason if reply.finish is not None else None
+                        self._finish = event
+            watch.finish_reason = None if self._finish is None else self._finish.reason
 
-    async def _write(
-        self, events: AsyncGenerator[Event], reply: Reply, request: Request
-    ) -> AsyncGenerator[ReasoningDelta | TextDelta]:
+    async def _write(self, events: AsyncGenerator[Event]) -> AsyncGenerator[ReasoningDelta | TextDelta]:
         """The text's deltas, up to its end."""
-        stream = self.tokenizer.stream()
-        splitter = ThinkingSplitter(request.reasoning)
-        given = request.given_text
+        stream = self._responder.tokenizer.stream()
+        splitter = ThinkingSplitter(self.request.reasoning)
+        given = self.request.given_text
         decoded = ""
         async for event in events:
             match event:
                 case TextPiece(ids, stopped_by):
-                    reply.text_ids.extend(ids)
+                    self.text_ids.extend(ids)
+                    self.has_begun = self.has_begun or given is None
                     decoded = given.text if given is not None else decoded + stream.push(ids)
                     if stopped_by is not None:
                         # SGLang holds back what may become a stop string, so it begins here at the earliest. Its own
                         # decoding also shows broken characters, which a stop string may match and this text not hold.
-                        at = decoded.find(stopped_by, max(0, len(reply.text) - len(stopped_by)))
+                        at = decoded.find(stopped_by, max(0, len(self.text) - len(stopped_by)))
                         decoded = decoded if at < 0 else decoded[:at]
                 case TextEnd(cached_tokens):
-                    reply.cached_tokens["text"] = cached_tokens
+                    self.cached_tokens["text"] = cached_tokens
                     decoded += stream.flush()
-            piece = splitter.push(decoded[len(reply.text) :])
+            piece = splitter.push(decoded[len(self.text) :])
             if isinstance(event, TextEnd):
                 piece = piece.then(splitter.flush())
-            reply.text, reply.split = decoded, reply.split.then(piece)
+            self.text, self.split = decoded, self.split.then(piece)
             if piece.reasoning:
                 yield ReasoningDelta(piece.reasoning)
             if piece.content:
@@ -145,12 +173,10 @@ class Voice:
             if isinstance(event, TextEnd):
                 return
 
-    async def _speak(
-        self, events: AsyncGenerator[Event], reply: Reply, watch: ReplyWatch
-    ) -> AsyncGenerator[npt.NDArray[np.float32]]:
+    async def _speak(self, events: AsyncGenerator[Event], watch: ReplyWatch) -> AsyncGenerator[npt.NDArray[np.float32]]:
         """The sound's pieces, up to the reply's end. Frames go to the codec whether or not anybody reads."""
-        async with self.codec.open_stream() as stream:
-            feeding = asyncio.create_task(self._feed(events, reply, watch, stream))
+        async with self._responder.codec.open_stream() as stream:
+            feeding = asyncio.create_task(self._feed(events, watch, stream))
             try:
                 async for samples in stream:
                     yield samples
@@ -160,37 +186,39 @@ class Voice:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await feeding
 
-    async def _feed(self, events: AsyncGenerator[Event], reply: Reply, watch: ReplyWatch, stream: CodecStream) -> None:
-        undelayed = Deinterleaver(self.ids)
+    async def _feed(self, events: AsyncGenerator[Event], watch: ReplyWatch, stream: CodecStream) -> None:
+        undelayed = Deinterleaver(self._responder.ids)
         codes_so_far: list[list[int]] = []
         try:
             async for event in events:
                 match event:
                     case AudioPiece(frames):
+                        self.has_begun = True
                         watch.decoded(len(frames))
                         codes = undelayed.push(np.asarray(frames, dtype=np.int64))
                         codes_so_far.extend(codes.tolist())
                         await stream.push(codes)
                     case AudioEnd(cached_tokens, unconditional):
-                        reply.codes = codes_so_far
-                        reply.cached_tokens["audio"] = cached_tokens
+                        self.codes = codes_so_far
+                        self.cached_tokens["audio"] = cached_tokens
                         if unconditional is not None:
-                            reply.cached_tokens["audio_unconditional"] = unconditional
+                            self.cached_tokens["audio_unconditional"] = unconditional
                     case Finish():
-                        reply.finish = event
+                        self._finish = event
         finally:
             stream.finish()
 
 
-def _mode(request: Request) -> Mode:
+def _mode(request: ReplyRequest) -> Mode:
     if request.audio is None:
         return "text"
     return "guided" if request.is_guided else "spoken"
 
 
 @contextlib.contextmanager
-def _logged(request: Request, reply: Reply, watch: ReplyWatch) -> Iterator[None]:
+def _logged(reply: Reply, watch: ReplyWatch) -> Iterator[None]:
     """Leave kind, counts and end of a reply to the line of its HTTP request."""
+    request = reply.request
     try:
         yield
     finally:

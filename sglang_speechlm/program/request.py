@@ -69,8 +69,8 @@ class GivenText:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One answer to give.
+class ReplyRequest:
+    """One reply to give.
 
     Attributes:
         id: names the request in logs and stages.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ from sglang_speechlm.codec import CodecService, Spawned
 from sglang_speechlm.codec.files import SoundFiles
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.options.server import OwnOptions
+from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.program.engine import Engine
-from sglang_speechlm.program.reply import Reply, Voice
+from sglang_speechlm.program.reply import Reply, Responder
+from sglang_speechlm.program.request import ReplyRequest
+from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.server.edge.errors import ApiError, shown
 from sglang_speechlm.server.reading.messages import MessageReader
+from sglang_speechlm.server.reading.resolve import resolve
+from sglang_speechlm.server.reading.schema import Asking
 from sglang_speechlm.server.reading.store import AnswerStore
 from sglang_speechlm.tokenizer import TextTokenizer
 
@@ -27,7 +33,7 @@ class Service:
     Attributes:
         config: its config.
         tokenizer: its tokenizer.
-        voice: what replies are made with.
+        responder: makes replies.
         model_name: the name that answers carry where the request names none.
         sample_rate: of the sound, in Hz.
         sound_files: encodes it.
@@ -48,7 +54,7 @@ class Service:
         )
         engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
         self.sample_rate = self.config.xcodec_sample_rate
-        self.voice = Voice(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
+        self.responder = Responder(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
         self.model_name = str(manager.served_model_name)
         if manager.server_args.enable_metrics:
             metrics.enable()
@@ -106,6 +112,25 @@ class Service:
             return self.tokenizer.encode(text, self.messages.capacity)
         except ValueError as error:
             raise ApiError(400, str(error)) from error
+
+    def resolve(
+        self,
+        body: Asking,
+        kind: str,
+        prompt: Prompt,
+        *,
+        text_bound: Bound | None = None,
+        spoken_ids: int | None = None,
+        cfg: float = 1.0,
+    ) -> ReplyRequest:
+        """The request for one reply, under a new id that begins with ``kind``; the rest as for ``resolve``.
+
+        Raises:
+            ApiError: 400 where fields contradict each other, or ask for what cannot be.
+        """
+        request_id = f"{kind}-{uuid.uuid4().hex}"
+        capacity = self.responder.engine.capacity()
+        return resolve(body, request_id, prompt, self.config, self.tokenizer, capacity, text_bound, spoken_ids, cfg)
 
     def keep(self, audio_id: str, reply: Reply) -> int:
         """Keep a spoken answer for messages that refer to it; the second since the epoch at which it may be gone."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.bounds import Bound, speech_bound
-from sglang_speechlm.program.request import AudioSettings, GivenText, Request, TextSettings
+from sglang_speechlm.program.request import AudioSettings, GivenText, ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.words import can_be_said
 from sglang_speechlm.server.edge.errors import bad_field, shown
@@ -49,7 +49,7 @@ def resolve(
     text_bound: Bound | None = None,
     spoken_ids: int | None = None,
     cfg: float = 1.0,
-) -> Request:
+) -> ReplyRequest:
     """The program's request.
 
     Args:
@@ -85,7 +85,7 @@ def resolve(
             raise bad_field("speechlm.text", str(error)) from error
     max_tokens = body.max_completion_tokens or body.max_tokens
     text_max_tokens = asked_for(body, "text_max_tokens")
-    return Request(
+    return ReplyRequest(
         id=request_id,
         prompt=prompt,
         text=TextSettings(

@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sglang_speechlm.server.edge.body import read_json
-from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field, shown
 from sglang_speechlm.server.reading.schema import (
     Count,
@@ -34,7 +33,7 @@ from sglang_speechlm.server.reading.schema import (
     TopK,
 )
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
 from sglang_speechlm.stage import StageParams
 
@@ -114,16 +113,12 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
     await asyncio.to_thread(_check, body, service)
     request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid"}))
     names = _name(request, body.rid, body.count)
-    outputs = merged([_outputs(service, request, names)], deadline)
-    try:
-        first = await unless_gone(http, anext(outputs))
-    except BaseException:
-        await outputs.aclose()
-        raise
+    outputs = await begin(http, merged([_outputs(service, request, names)], deadline))
     if body.stream:
-        return ClosingStream(_events(first, outputs), outputs, "text/event-stream")
-    await outputs.aclose()
-    return Response(orjson.dumps(first[1]), media_type="application/json")
+        return ClosingStream(_events(outputs), outputs, "text/event-stream")
+    async with aclosing(outputs):
+        _, output = await anext(outputs)
+    return Response(orjson.dumps(output), media_type="application/json")
 
 
 def _name(request: GenerateReqInput, rid: str | None, count: int | None) -> dict[str, str]:
@@ -150,7 +145,7 @@ async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[s
         raise bad_field("rid", f"is the id of a request that is running; got {shown(min(taken))}")
     service.generating |= {name: rid for rid, name in names.items()}
     try:
-        async with aclosing(service.voice.engine.outputs(request)) as outputs:
+        async with aclosing(service.responder.engine.outputs(request)) as outputs:
             async for output in outputs:
                 for answer in output if isinstance(output, list) else [output]:
                     meta = answer["meta_info"]
@@ -162,9 +157,9 @@ async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[s
             del service.generating[name]
 
 
-async def _events(first: tuple[int, Any], rest: AsyncGenerator[tuple[int, Any]]) -> AsyncGenerator[bytes]:
+async def _events(outputs: Items[tuple[int, Any]]) -> AsyncGenerator[bytes]:
     try:
-        async for _, output in chained(first, rest):
+        async for _, output in outputs:
             if output is not None:
                 yield event(output)
     except REFUSALS as error:
@@ -186,9 +181,9 @@ async def abort_request(http: Request, service: Service, deadline: float) -> Res
     """End a request to /generate by its id, or everything that runs. An unknown id is left alone."""
     body = await read_json(http, AbortBody)
     if body.abort_all:
-        service.voice.engine.abort_all()
+        service.responder.engine.abort_all()
     elif body.rid in service.generating:
-        service.voice.engine.abort(service.generating[body.rid])
+        service.responder.engine.abort(service.generating[body.rid])
     return Response()
 
 

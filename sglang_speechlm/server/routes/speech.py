@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -14,20 +13,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, endless_wav_header, pcm16_bytes
-from sglang_speechlm.program.answer import Finish
 from sglang_speechlm.program.bounds import scene_bound
 from sglang_speechlm.program.reply import AudioDelta, Reply
-from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.prompt.words import can_be_said, is_blank
 from sglang_speechlm.server.edge.body import read_json
-from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import TEXT_ONLY, resolve
+from sglang_speechlm.server.reading.resolve import TEXT_ONLY
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
 
 _SILENCE_SECONDS = 0.25
@@ -47,28 +44,24 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     service.sound_files.check("response_format", name)
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
-    asked = await asyncio.to_thread(_prepare, service, body, warnings)
-    reply = Reply()
-    sound = _silence(service, reply) if asked is None else _sound(service, asked, reply, deadline)
+    request = await asyncio.to_thread(_prepare, service, body, warnings)
+    reply = None if request is None else service.responder.reply(request)
+    sound = _silence(service.sample_rate) if reply is None else _sound(reply, deadline)
     # A WAV file begins with its length: only where it was asked for as it comes is that left open.
     if name == "pcm" or (name == "wav" and body.stream_format is not None):
         pieces = _sliced(sound, endless_wav_header(service.sample_rate) if name == "wav" else b"")
     else:
         pieces = _whole(sound, service, name)
-    try:
-        first = await unless_gone(http, anext(pieces))
-    except BaseException:
-        await pieces.aclose()
-        raise
-    _warn(asked, reply, warnings)
+    begun = await begin(http, pieces)
+    if reply is not None and reply.has_ended:
+        _warn(reply, warnings)
     headers = {RATE_HEADER: str(service.sample_rate)}
     if body.stream_format == "sse":
-        events = _events(first, pieces, asked, reply, warnings)
-        return ClosingStream(events, pieces, "text/event-stream", headers)
-    return ClosingStream(chained(first, pieces), pieces, MEDIA_TYPES[name], headers)
+        return ClosingStream(_events(begun, reply, warnings), begun, "text/event-stream", headers)
+    return ClosingStream(begun, begun, MEDIA_TYPES[name], headers)
 
 
-def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked | None:
+def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> ReplyRequest | None:
     """The program's request; None where the input is nothing but punctuation or emoji, which silence is given for.
 
     Clients that cut a text into sentences send such pieces, and OpenAI answers them with a sound. An error would end
@@ -103,46 +96,31 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Asked
             "speechlm": ours.model_copy(update={"text": body.input if is_given else None}),
         }
     )
-    engine = service.voice.engine
-    request_id = f"speech-{uuid.uuid4().hex}"
     bound, spoken_ids = None, None
     if not is_given:
         spoken_ids = len(service.encode(body.input))
         bound = scene_bound(spoken_ids, preset.thinking_tokens)
-    config = service.config
-    asked = resolve(
-        asking,
-        request_id,
-        prompt,
-        config,
-        service.tokenizer,
-        engine.capacity(),
-        bound,
-        spoken_ids,
-        config.audio_cfg,
+    request = service.resolve(
+        asking, "speech", prompt, text_bound=bound, spoken_ids=spoken_ids, cfg=service.config.audio_cfg
     )
-    assert asked.audio is not None
-    capacity = engine.capacity(guided=asked.is_guided)
+    capacity = service.responder.engine.capacity(guided=request.is_guided)
     # <text>, the input, <assistant> <audio>, and the frames that a first sound takes.
-    needed = _input_tokens(asked) + 2 + service.config.num_stream
+    needed = _input_tokens(request) + 2 + service.config.num_stream
     if needed > capacity:
         raise bad_field("input", f"takes {needed} positions with its first sound; a request may take {capacity} in all")
-    return asked
+    return request
 
 
-def _input_tokens(asked: Asked) -> int:
+def _input_tokens(request: ReplyRequest) -> int:
     """Positions of the prompt, and of the text if it is given."""
-    return len(asked.prompt.ids) + 1 + (0 if asked.given_text is None else len(asked.given_text.ids))
+    return len(request.prompt.ids) + 1 + (0 if request.given_text is None else len(request.given_text.ids))
 
 
-async def _silence(service: Service, reply: Reply) -> AsyncGenerator[npt.NDArray[np.float32]]:
-    reply.finish = Finish("stop", 0, 0)
-    yield np.zeros(round(_SILENCE_SECONDS * service.sample_rate), np.float32)
+async def _silence(sample_rate: int) -> AsyncGenerator[npt.NDArray[np.float32]]:
+    yield np.zeros(round(_SILENCE_SECONDS * sample_rate), np.float32)
 
 
-async def _sound(
-    service: Service, asked: Asked, reply: Reply, deadline: float
-) -> AsyncGenerator[npt.NDArray[np.float32]]:
+async def _sound(reply: Reply, deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
     """The samples as they come; at least one piece.
 
     Raises:
@@ -150,7 +128,7 @@ async def _sound(
         StageRefused, CodecError: as the reply does.
     """
     has_sounded = False
-    async with aclosing(merged([service.voice.reply(asked, reply)], deadline)) as arrivals:
+    async with aclosing(merged([reply], deadline)) as arrivals:
         async for _, piece in arrivals:
             if isinstance(piece, AudioDelta):
                 has_sounded = True
@@ -174,33 +152,31 @@ async def _whole(sound: AsyncGenerator[npt.NDArray[np.float32]], service: Servic
     yield await asyncio.to_thread(service.sound_files.encode, samples, name)
 
 
-async def _events(
-    first: bytes, rest: AsyncGenerator[bytes], asked: Asked | None, reply: Reply, warnings: Warnings
-) -> AsyncGenerator[bytes]:
+async def _events(pieces: Items[bytes], reply: Reply | None, warnings: Warnings) -> AsyncGenerator[bytes]:
     """OpenAI's events, whose audio, put together, is the file; or an error midway."""
     try:
-        async for piece in chained(first, rest):
+        async for piece in pieces:
             yield event({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})
     except REFUSALS as error:
         yield event(refusal(error).body())
         return
-    assert reply.finish is not None
-    _warn(asked, reply, warnings)
-    read, made = 0 if asked is None else _input_tokens(asked), reply.finish.tokens
+    _warn(reply, warnings)
+    read, made = (0, 0) if reply is None else (_input_tokens(reply.request), reply.finish.tokens)
     usage = {"input_tokens": read, "output_tokens": made, "total_tokens": read + made}
     yield event({"type": "speech.audio.done", "usage": usage} | warnings.member())
 
 
-def _warn(asked: Asked | None, reply: Reply, warnings: Warnings) -> None:
+def _warn(reply: Reply | None, warnings: Warnings) -> None:
     """Say what cut the sound, once its end is there."""
-    if asked is None or reply.finish is None:
+    if reply is None:
         return
-    warnings.add(*reply.finish.warnings)
-    if reply.finish.reason == "length" and not reply.finish.warnings:
-        assert asked.audio is not None
-        frames = reply.finish.audio_tokens
-        if frames == asked.audio.max_frames:
+    request, finish = reply.request, reply.finish
+    warnings.add(*finish.warnings)
+    if finish.reason == "length" and not finish.warnings:
+        assert request.audio is not None
+        frames = finish.audio_tokens
+        if frames == request.audio.max_frames:
             used = "audio_max_frames"
         else:
-            used = "max_tokens" if reply.finish.tokens >= asked.max_tokens else "the context"
+            used = "max_tokens" if finish.tokens >= request.max_tokens else "the context"
         warnings.add(f"the sound was cut: it used all of {used} ({frames} frames)")

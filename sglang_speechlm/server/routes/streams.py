@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sglang_speechlm import logs
+from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.limits import too_late
 from sglang_speechlm.server.routes.route import REFUSALS
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+class Items(Protocol[Item_co]):
+    """An iterator that can be closed, as an asynchronous generator or a reply is."""
+
+    def __aiter__(self) -> AsyncIterator[Item_co]: ...
+
+    def __anext__(self) -> Awaitable[Item_co]: ...
+
+    async def aclose(self) -> None: ...
 
 
 def event(data: Mapping[str, Any]) -> bytes:
@@ -31,8 +44,8 @@ class ClosingStream(StreamingResponse):
 
     def __init__(
         self,
-        chunks: AsyncGenerator[bytes],
-        source: AsyncGenerator[Any],
+        chunks: Items[bytes],
+        source: Items[Any],
         media_type: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -51,7 +64,7 @@ class ClosingStream(StreamingResponse):
                 logger.warning("The stream of request %s was cut off: %s", logs.current_id(), error)
 
 
-async def merged(sources: Sequence[AsyncGenerator[Item]], deadline: float) -> AsyncGenerator[tuple[int, Item | None]]:
+async def merged(sources: Sequence[Items[Item]], deadline: float) -> AsyncGenerator[tuple[int, Item | None]]:
     """Items of several iterators in the order in which they come, each with its iterator's index, and None at its end.
 
     Each of them waits while an item of its own has not been taken. Closing this one closes all of them.
@@ -64,7 +77,7 @@ async def merged(sources: Sequence[AsyncGenerator[Item]], deadline: float) -> As
     # A place for one item of each source; one queue with a single place would let a quick source pass the others.
     places = [asyncio.Semaphore(1) for _ in sources]
 
-    async def pump(index: int, source: AsyncGenerator[Item]) -> None:
+    async def pump(index: int, source: Items[Item]) -> None:
         try:
             async with aclosing(source):
                 async for item in source:
@@ -94,9 +107,36 @@ async def merged(sources: Sequence[AsyncGenerator[Item]], deadline: float) -> As
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def chained(first: Item | None, rest: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    """``first``, unless it is None, and then the rest."""
-    if first is not None:
-        yield first
-    async for item in rest:
-        yield item
+class Begun(Generic[Item]):
+    """An iterator whose first item is there already, or None where it has no items."""
+
+    def __init__(self, first: Item | None, rest: Items[Item]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> Begun[Item]:
+        return self
+
+    async def __anext__(self) -> Item:
+        if (first := self._first) is not None:
+            self._first = None
+            return first
+        return await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Close what makes the items."""
+        await self._rest.aclose()
+
+
+async def begin(http: Request, items: Items[Item]) -> Begun[Item]:
+    """Wait for the first of ``items``, so that whatever is refused before it has a status of its own.
+
+    Raises:
+        ClientGone: if the client disconnects meanwhile.
+        Exception: whatever ``items`` raises; it is closed then.
+    """
+    try:
+        return Begun(await unless_gone(http, anext(items, None)), items)
+    except BaseException:
+        await items.aclose()
+        raise

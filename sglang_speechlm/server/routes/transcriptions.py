@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -19,16 +18,16 @@ from starlette.responses import PlainTextResponse, Response
 from sglang_speechlm.audio import Clip
 from sglang_speechlm.program.bounds import transcription_bound
 from sglang_speechlm.program.reply import Reply, TextDelta
-from sglang_speechlm.program.request import Request as Asked
+from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.server.edge.body import read_form
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import resolve, wants_audio
+from sglang_speechlm.server.reading.resolve import wants_audio
 from sglang_speechlm.server.reading.schema import TranscriptionRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.streams import ClosingStream, chained, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
 
 _CANNOT = ("timestamp_granularities", "include")
@@ -53,21 +52,16 @@ async def transcriptions(http: Request, service: Service, deadline: float) -> Re
         raise bad_field("response_format", "a stream goes with 'json' or 'text'; got 'verbose_json'")
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
-    asked, clip = await asyncio.to_thread(_prepare, service, body, upload, warnings)
+    request, clip = await asyncio.to_thread(_prepare, service, body, upload, warnings)
     warnings.add(*(f"file: {warning}" for warning in clip.warnings))
-    reply = Reply()
-    pieces = _text(service, asked, reply, deadline)
-    if not body.stream:
-        text = await unless_gone(http, _joined(pieces))
-        _warn(asked, reply, warnings)
-        return _answer(body, text, asked, reply, clip, warnings)
-    try:
-        first = await unless_gone(http, anext(pieces, None))
-    except BaseException:
-        await pieces.aclose()
-        raise
-    events = _events(first, pieces, asked, reply, warnings)
-    return ClosingStream(events, pieces, "text/event-stream")
+    reply = service.responder.reply(request)
+    pieces = _text(reply, deadline)
+    if body.stream:
+        begun = await begin(http, pieces)
+        return ClosingStream(_events(begun, reply, warnings), begun, "text/event-stream")
+    text = await unless_gone(http, _joined(pieces))
+    _warn(reply, warnings)
+    return _answer(body, text, reply, clip, warnings)
 
 
 async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
@@ -118,7 +112,9 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload, warnings: Warnings) -> tuple[Asked, Clip]:
+def _prepare(
+    service: Service, body: TranscriptionRequest, upload: _Upload, warnings: Warnings
+) -> tuple[ReplyRequest, Clip]:
     if wants_audio(body):
         raise bad_field("speechlm.mode", "does not go with transcriptions: they are only written")
     if body.speechlm is not None and body.speechlm.return_ids:
@@ -130,16 +126,15 @@ def _prepare(service: Service, body: TranscriptionRequest, upload: _Upload, warn
         warnings.add(f"{name}: not used, because this model was not taught to follow it")
     messages = preset.transcription.fill(values, service.encode, heard)
     prompt = lay_out(preset.with_system(messages, service.encode, speaks=False), service.config)
-    capacity = service.voice.engine.capacity()
+    capacity = service.responder.engine.capacity()
     if len(prompt.ids) + 1 >= capacity:
         raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")
-    request_id = f"transcription-{uuid.uuid4().hex}"
     bound = transcription_bound(clip.seconds, preset.thinking_tokens)
-    asked = resolve(body, request_id, prompt, service.config, service.tokenizer, capacity, bound)
-    return replace(asked, reasoning=preset.reasoning), clip
+    request = service.resolve(body, "transcription", prompt, text_bound=bound)
+    return replace(request, reasoning=preset.reasoning), clip
 
 
-async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -> AsyncGenerator[str]:
+async def _text(reply: Reply, deadline: float) -> AsyncGenerator[str]:
     """The text as it comes; after thinking it begins with its first letter.
 
     Raises:
@@ -147,7 +142,7 @@ async def _text(service: Service, asked: Asked, reply: Reply, deadline: float) -
         StageRefused: as the reply does.
     """
     has_begun = False
-    async with aclosing(merged([service.voice.reply(asked, reply)], deadline)) as arrivals:
+    async with aclosing(merged([reply], deadline)) as arrivals:
         async for _, piece in arrivals:
             if isinstance(piece, TextDelta):
                 is_first = reply.split.reasoning is not None and not has_begun
@@ -161,9 +156,7 @@ async def _joined(pieces: AsyncGenerator[str]) -> str:
         return "".join([piece async for piece in pieces])
 
 
-def _answer(
-    body: TranscriptionRequest, text: str, asked: Asked, reply: Reply, clip: Clip, warnings: Warnings
-) -> Response:
+def _answer(body: TranscriptionRequest, text: str, reply: Reply, clip: Clip, warnings: Warnings) -> Response:
     if body.response_format == "text":
         return PlainTextResponse(text)
     answer: dict[str, Any] = {"text": text}
@@ -175,31 +168,28 @@ def _answer(
             "usage": {"type": "duration", "seconds": clip.seconds},
         }
     else:
-        answer["usage"] = _usage(asked, reply)
+        answer["usage"] = _usage(reply)
     return Response(orjson.dumps(answer | warnings.member()), media_type="application/json")
 
 
-async def _events(
-    first: str | None, rest: AsyncGenerator[str], asked: Asked, reply: Reply, warnings: Warnings
-) -> AsyncGenerator[bytes]:
+async def _events(pieces: Items[str], reply: Reply, warnings: Warnings) -> AsyncGenerator[bytes]:
     """OpenAI's events; or an error midway."""
     text = ""
     try:
-        async for piece in chained(first, rest):
+        async for piece in pieces:
             text += piece
             yield event({"type": "transcript.text.delta", "delta": piece})
     except REFUSALS as error:
         yield event(refusal(error).body())
         return
-    done = {"type": "transcript.text.done", "text": text, "usage": _usage(asked, reply)}
-    _warn(asked, reply, warnings)
+    done = {"type": "transcript.text.done", "text": text, "usage": _usage(reply)}
+    _warn(reply, warnings)
     yield event(done | warnings.member())
 
 
-def _usage(asked: Asked, reply: Reply) -> dict[str, Any]:
-    assert reply.finish is not None
-    read, made = len(asked.prompt.ids) + 1, reply.finish.tokens
-    heard = asked.prompt.audio_positions
+def _usage(reply: Reply) -> dict[str, Any]:
+    prompt = reply.request.prompt
+    read, made, heard = len(prompt.ids) + 1, reply.finish.tokens, prompt.audio_positions
     return {
         "type": "tokens",
         "input_tokens": read,
@@ -209,9 +199,9 @@ def _usage(asked: Asked, reply: Reply) -> dict[str, Any]:
     }
 
 
-def _warn(asked: Asked, reply: Reply, warnings: Warnings) -> None:
-    assert reply.finish is not None
+def _warn(reply: Reply, warnings: Warnings) -> None:
+    """Say what cut the text, once its end is there."""
     warnings.add(*reply.finish.warnings)
     if reply.finish.reason == "length" and not reply.finish.warnings:
-        used = "max_tokens" if reply.finish.tokens >= asked.max_tokens else "the context"
+        used = "max_tokens" if reply.finish.tokens >= reply.request.max_tokens else "the context"
         warnings.add(f"the text was cut: it used all of {used} ({reply.finish.tokens} tokens)")

@@ -1,0 +1,182 @@
+"""OpenAI's chat answer made of replies: whole, or in the chunks of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from sglang_speechlm.codec.files import pcm16_bytes
+from sglang_speechlm.program.engine import StageRefused
+from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
+from sglang_speechlm.prompt.thinking import split
+from sglang_speechlm.server.edge.warnings import Warnings
+from sglang_speechlm.server.reading.schema import ChatRequest
+from sglang_speechlm.server.routes.identity import WORKER_ID
+from sglang_speechlm.server.routes.route import REFUSALS, refusal
+from sglang_speechlm.server.routes.streams import Items, event
+from sglang_speechlm.server.service import Service
+
+Arrival = tuple[int, Piece | None]
+"""The index of a choice, and what came of it; None is its end."""
+
+
+class ChatAnswer:
+    """The answer to a chat request, of one reply for each choice."""
+
+    def __init__(self, service: Service, body: ChatRequest, replies: Sequence[Reply], warnings: Warnings) -> None:
+        """Take what was asked, the replies, and the request's warnings; those that come up later are added to them."""
+        self._service = service
+        self._body = body
+        self._choices = [_Choice(service, body, reply, tuple(warnings)) for reply in replies]
+        self._warnings = warnings
+        self._head = {
+            "id": replies[0].request.id.rpartition("-")[0],
+            "created": int(time.time()),
+            "model": body.model or service.model_name,
+        }
+        self._has_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+
+    async def whole(self, arrivals: AsyncGenerator[Arrival]) -> bytes:
+        """Return the answer as JSON, once its replies are complete. Where one is refused, the others end at once."""
+        try:
+            async with aclosing(arrivals):
+                async for index, piece in arrivals:
+                    if isinstance(piece, AudioDelta):
+                        self._choices[index].samples.append(piece.samples)
+        except StageRefused as error:
+            begun = error.begun or any(choice.reply.has_begun for choice in self._choices)
+            raise StageRefused(error.status, str(error), begun=begun) from error
+        choices = []
+        for index, choice in enumerate(self._choices):
+            message = await choice.message()
+            self._warnings.add(*message.get("speechlm", {}).get("warnings", ()))
+            choices.append({"index": index, "message": message, "finish_reason": choice.reply.finish.reason})
+        return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage()})
+
+    async def events(self, arrivals: Items[Arrival]) -> AsyncGenerator[bytes]:
+        """Give the server-sent events.
+
+        Of each choice: role, thinking, text, audio, finish reason; then usage if asked for, and [DONE]; or an error.
+        The choices' chunks come between each other's as they are made.
+        """
+        for index in range(len(self._choices)):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
+        try:
+            async for index, piece in arrivals:
+                choice = self._choices[index]
+                match piece:
+                    case ReasoningDelta(text):
+                        yield self._chunk(index, {"reasoning_content": text})
+                    case TextDelta(text):
+                        yield self._chunk(index, {"content": text})
+                    case AudioDelta(samples):
+                        if not choice.has_sounded:
+                            choice.has_sounded = True
+                            yield self._chunk(index, {"audio": choice.audio_head()})
+                        data = base64.b64encode(pcm16_bytes(samples)).decode()
+                        yield self._chunk(index, {"audio": {"data": data}})
+                    case None:
+                        if choice.has_sounded:
+                            yield self._chunk(index, {"audio": {"expires_at": choice.keep()}})
+                        extras = choice.extras()
+                        yield self._chunk(index, {"speechlm": extras} if extras else {}, choice.reply.finish.reason)
+        except REFUSALS as error:
+            yield event(refusal(error).body())
+        else:
+            if self._has_usage:
+                yield self._event([], self._usage())
+        yield b"data: [DONE]\n\n"
+
+    def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        return self._event([{"index": index, "delta": delta, "finish_reason": finish_reason}])
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
+        # OpenAI's chunks name the usage that only the last one has.
+        usage_field = {"usage": usage} if self._has_usage else {}
+        return event({**self._head, "object": "chat.completion.chunk", "choices": choices, **usage_field})
+
+    def _usage(self) -> dict[str, Any]:
+        replies = [choice.reply for choice in self._choices]
+        prompt = replies[0].request.prompt
+        prompt_tokens = len(prompt.ids) + 1  # the modality that opens the reply
+        completion_tokens = sum(reply.finish.tokens for reply in replies)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {
+                "audio_tokens": prompt.audio_positions,
+                "cached_tokens": replies[0].cached_tokens.get("text", 0),
+            },
+            "completion_tokens_details": {"audio_tokens": sum(reply.finish.audio_tokens for reply in replies)},
+        }
+
+
+class _Choice:
+    """What whole and streamed answers say alike of one choice.
+
+    Attributes:
+        reply: complete before ``message``, ``keep`` and ``extras`` are called.
+        samples: of a whole answer, float32 [n] each.
+        has_sounded: whether sound has come.
+    """
+
+    def __init__(self, service: Service, body: ChatRequest, reply: Reply, warnings: tuple[str, ...]) -> None:
+        self.reply = reply
+        self.samples: list[npt.NDArray[np.float32]] = []
+        self.has_sounded = False
+        self._service = service
+        self._body = body
+        self._warnings = warnings
+        # By which later messages refer to the audio, and a front finds the worker that has it.
+        self._audio_id = f"audio-{WORKER_ID}-{reply.request.id}"
+
+    async def message(self) -> dict[str, Any]:
+        """Return OpenAI's message of a whole answer."""
+        text = self.reply.split
+        message: dict[str, Any] = {"role": "assistant", "content": text.content}
+        if text.reasoning is not None:
+            message["reasoning_content"] = text.reasoning
+        if self.reply.request.audio is not None:
+            message["audio"] = await self._audio() if self.samples else None
+        if extras := self.extras():
+            message["speechlm"] = extras
+        return message
+
+    async def _audio(self) -> dict[str, Any]:
+        self.has_sounded = True
+        name = (self._body.audio.format if self._body.audio is not None else None) or "wav"
+        data = await asyncio.to_thread(self._service.sound_files.encode, np.concatenate(self.samples), name)
+        return {**self.audio_head(), "data": base64.b64encode(data).decode(), "expires_at": self.keep()}
+
+    def audio_head(self) -> dict[str, Any]:
+        """Return what is known of the audio before its first sample; its text is complete by then."""
+        # The audio says the text without thinking, whether or not the answer gives that apart.
+        transcript = split(self.reply.text, self._service.options.preset.reasoning).content
+        return {"id": self._audio_id, "transcript": transcript, "sample_rate": self._service.sample_rate}
+
+    def keep(self) -> int:
+        """Keep the audio for later messages; the second since the epoch at which it may be gone."""
+        return self._service.keep(self._audio_id, self.reply)
+
+    def extras(self) -> dict[str, Any]:
+        """Return what stands under ``speechlm``: warnings, and the ids if asked for."""
+        reply, warnings = self.reply, self._warnings + self.reply.finish.warnings
+        if reply.request.audio is not None and not self.has_sounded and not reply.finish.warnings:
+            warnings += ("no audio: too few frames to give a sound",)
+        if self._body.speechlm is None or not self._body.speechlm.return_ids:
+            return {"warnings": warnings} if warnings else {}
+        return {
+            "text_ids": reply.text_ids,
+            "codes": reply.codes,
+            "cached_tokens": reply.cached_tokens,
+            "warnings": warnings,
+        }
