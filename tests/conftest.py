@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 from schedule import (  # noqa: F401 (hooks)
     pytest_collection_modifyitems,
     pytest_runtest_logreport,
@@ -13,6 +14,9 @@ from schedule import (  # noqa: F401 (hooks)
 from server import Client, Judge, Server, serving
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+
+# Two threads that share a busy core wait for each other at every small product: five times the time of one.
+torch.set_num_threads(1)
 
 # An example takes long on a busy machine.
 hypothesis.settings.register_profile(
