@@ -40,10 +40,10 @@ unit: setup ## Run the tests that start no process
 	$(BIN)/python -m pytest -m unit $(ARGS)
 
 soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
-	@PYTHONPATH=tests:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)
+	@PYTHONPATH=tests:tests/support:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)
 
 attack: setup ## Try on started servers what strangers try; a table of what held (ARGS=--short for two minutes)
-	@PYTHONPATH=tests:. $(BIN)/python -m attack $(ARGS)
+	@PYTHONPATH=tests:tests/support:. $(BIN)/python -m attack $(ARGS)
 
 lint: setup ## Check the style and the types
 	$(BIN)/ruff check .

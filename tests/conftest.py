@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 import torch
 from schedule import (  # noqa: F401 (hooks)
+    pytest_addoption,
     pytest_collection_modifyitems,
     pytest_runtest_logreport,
     pytest_sessionfinish,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from launch import setup
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "launch" / "requirements"
 LOCKS = ("base", "cpu", "cuda", "dev")
 NAMES = st.from_regex(r"[a-z0-9]{1,6}(-[a-z0-9]{1,6}){0,2}", fullmatch=True)

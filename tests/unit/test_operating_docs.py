@@ -11,7 +11,7 @@ from sglang_speechlm.fleet.router import _router_seconds
 from sglang_speechlm.options.fleet import add_fleet_options
 from sglang_speechlm.options.server import OwnOptions
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "docs" / name for name in ("operating.md", "troubleshooting.md")]
 NAMING_OPTIONS = [*DOCUMENTS, *(ROOT / "docs" / name for name in ("api.md", "checkpoints.md", "launching.md"))]
 ROUTES_OF_THE_FRONT = {"/readiness", "/workers"}

@@ -15,7 +15,7 @@ from sglang_speechlm.options.vllm_names import CPU_CORES, LONGER_CONTEXT, OVERRI
 from sglang_speechlm.process import ExitStatus
 from sglang_speechlm.tokenizer import TextTokenizer
 
-LAUNCH = Path(__file__).parent.parent / "launch"
+LAUNCH = Path(__file__).parents[2] / "launch"
 GPUS = Machine(gpus=4, numa_nodes=2, environment={})
 CPU = Machine(gpus=0, numa_nodes=1, environment={})
 POSITIONS = 40960

@@ -27,7 +27,7 @@ from core.summary import summarize, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GUIDE_LINE = {
     "example_id": "unique_id",
     "messages": [

@@ -12,7 +12,7 @@ from server import BY_NAME, Client, Server, serving, wait_for
 
 from launch.setup import read_lock
 
-REQUIREMENTS = Path(__file__).parents[1] / "launch" / "requirements"
+REQUIREMENTS = Path(__file__).parents[2] / "launch" / "requirements"
 EXPORTERS = [f"opentelemetry.exporter.otlp.proto.{kind}.trace_exporter" for kind in ("http", "grpc")]
 PARENT = "b7ad6b7169203331"
 

@@ -324,6 +324,8 @@ def test_a_codec_that_does_not_fit_is_named_at_start(checkpoint: Path, run: Run)
         run(service.start())
 
 
+SUPPORT = Path(__file__).parents[1] / "support"
+"""Where a script finds `codec_tiny`."""
 PARENT = """
 import asyncio, sys
 from pathlib import Path
@@ -343,7 +345,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_the_worker_ends_when_its_parent_is_killed(method: str, checkpoint: Path, run: Run) -> None:
     command = [sys.executable, "-c", PARENT, str(checkpoint), method]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as parent:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=SUPPORT) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         os.kill(pid, signal.SIGSTOP)  # so that it can't notice the closed connection
@@ -387,10 +389,8 @@ async def main():
 
 asyncio.run(main())
 """
-    here = Path(__file__).parent
-    ended = subprocess.run(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=here, timeout=SECONDS, check=True
-    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, cwd=SUPPORT, timeout=SECONDS, check=True)
     samples = np.load(io.BytesIO(ended.stdout))
     assert np.abs(samples - whole_decode(codec, random_codes(90))).max() < TOLERANCE
 

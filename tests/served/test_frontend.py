@@ -26,7 +26,7 @@ GREEDY = {"temperature": 0, "max_new_tokens": 60}
 SCALES = (1.0, 2.0, 5.0)
 FRAMES: Any = {"audio_max_frames": 24}
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTING = ROOT / "docs" / "scripting.md"
 URL = "http://127.0.0.1:9000"
 SCRIPT_SCALES = (1.0, 1.5, 2.0)

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from server import Client, Server
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     file
     for pattern in ("*.md", "docs/*.md", "examples/*.md", "benchmarks/*.md", "sglang_speechlm/**/*.md")

@@ -13,7 +13,7 @@ from server import CASES, SECONDS, Client, Judge, wait_for
 
 from sglang_speechlm.process import ExitStatus, free_port
 
-SCRIPT = Path(__file__).parent.parent / "launch" / "serve_cfg.sh"
+SCRIPT = Path(__file__).parents[2] / "launch" / "serve_cfg.sh"
 GIBIBYTE = 1 << 30
 
 

@@ -1,49 +1,53 @@
-"""Which tests are units, and the order of files: the one that took longest last time is the first.
+"""Marks the tests that start no process, and orders the files of tests: the longest first.
 
-Both are hooks of pytest's, which ``conftest`` imports.
+Both are hooks of pytest's, which ``conftest`` imports. ``--keep-durations`` writes this run's seconds for later runs.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
+import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
 
-_KEY = "speechlm/seconds"
+_DURATIONS = Path(__file__).with_name("durations.json")
+"""Seconds by file name, of a run of all tests on two cores; files below one second are left out."""
 _STARTERS = {"Popen", "Runner", "Server", "Worker", "spawn", "subprocess"}
 """Names of what begins a process, or watches one."""
-_TESTS = str(__file__).rpartition("/")[0]
-_seconds: dict[str, float] = {}
+_TESTS = str(Path(__file__).parents[1])
+_seconds: defaultdict[str, float] = defaultdict(float)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--keep-durations``."""
+    parser.addoption("--keep-durations", action="store_true", help=f"write this run's seconds to {_DURATIONS.name}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the units, and put the files in order."""
-    assert config.cache is not None
-    before: dict[str, float] = config.cache.get(_KEY, {})
-    files = [(name, list(group)) for name, group in groupby(items, lambda item: item.path)]
-    files.sort(key=lambda file: -sum(before.get(item.nodeid, math.inf) for item in file[1]))
-    items[:] = [item for _, group in files for item in group]
+    durations: dict[str, float] = json.loads(_DURATIONS.read_text())
+    items.sort(key=lambda item: (-durations.get(item.path.name, 0.0), item.path.name))
     for item in items:
         if not any(_starts_a_process(function) for function in _functions(item)):
             item.add_marker("unit")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note how long a part of a test took."""
-    _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
+    """Add a phase of a test to the seconds of its file."""
+    _seconds[Path(report.fspath).name] += report.duration
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Keep the durations, beside those of tests that did not run this time."""
-    if not hasattr(session.config, "workerinput"):  # the process that all reports come to
-        assert session.config.cache is not None
-        session.config.cache.set(_KEY, session.config.cache.get(_KEY, {}) | _seconds)
+    """Write the seconds, where it is asked for, in the process that gets all reports."""
+    if session.config.option.keep_durations and not hasattr(session.config, "workerinput"):
+        kept = {name: round(seconds, 1) for name, seconds in sorted(_seconds.items()) if seconds >= 1}
+        _DURATIONS.write_text(json.dumps(kept, indent=0) + "\n")
 
 
 def _functions(item: Any) -> Iterator[Callable[..., Any]]:

@@ -22,7 +22,7 @@ from server import BY_NAME, SECONDS, Client, Server, clip, wait_for, wav
 from sglang_speechlm.process import free_port
 from sglang_speechlm.process.parent import end_with_parent
 
-LAUNCH = Path(__file__).parents[1] / "launch"
+LAUNCH = Path(__file__).parents[2] / "launch"
 DASHBOARD: dict[str, Any] = json.loads((LAUNCH / "grafana" / "speechlm.json").read_text())
 PROMETHEUS: dict[str, Any] = yaml.safe_load((LAUNCH / "prometheus" / "prometheus.yml").read_text())
 RULES: list[dict[str, Any]] = [

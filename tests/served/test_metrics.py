@@ -12,7 +12,7 @@ from server import BY_NAME, Client, Server, message_of, samples_of, wait_for
 
 from sglang_speechlm.metrics.metric import METRICS, Counter, Histogram, Metric
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 SPOKEN = BY_NAME["given text"]
 HALF_THE_POOL = "\x01" * 4085
 """An id each: a request may take as many, but not a pair."""

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from server import Server
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = {
     "speak.py": ("answer.wav",),
     "stream.py": ("answer.pcm",),

@@ -14,7 +14,7 @@ import orjson
 from core.command import main
 from core.options import Defaults
 
-CLIENT = Path(__file__).parent.parent / "clients" / "client_audiogen_cfg.py"
+CLIENT = Path(__file__).parents[2] / "clients" / "client_audiogen_cfg.py"
 
 SECONDS = 300
 """That a test waits at most for what takes a moment."""

@@ -16,7 +16,7 @@ from server import Server
 from launch import setup
 from sglang_speechlm.options.fleet import read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 DOCKERFILES = sorted((LAUNCH / "containers").glob("*.Dockerfile"))
 MANIFEST = LAUNCH / "kubernetes" / "speechlm.yaml"

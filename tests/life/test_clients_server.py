@@ -14,7 +14,7 @@ import pytest
 from core.options import SAMPLES
 from server import Server, wait_for
 
-CLIENTS = Path(__file__).parent.parent / "clients"
+CLIENTS = Path(__file__).parents[2] / "clients"
 LISTEN, SPEAK = ((SAMPLES / name).read_bytes().count(b"\n") for name in ("listen.jsonl", "speak.jsonl"))
 
 
