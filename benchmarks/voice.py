@@ -181,6 +181,7 @@ def _real_time(client: httpx.Client, asked: Sequence[str], cfg: float) -> float:
             "stream": True,
             "modalities": ["text", "audio"],
             "audio": {"voice": "alloy", "format": "pcm16"},
+            "sample_rate": RATE,
             "max_tokens": 800,
             "speechlm": {"cfg": cfg, "seed": 1, "return_ids": False},
         }

@@ -6,6 +6,7 @@ import io
 import shutil
 import struct
 import subprocess
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,11 @@ from sglang_speechlm.server.edge.errors import bad_field
 _BY_LIBSNDFILE = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 _FFMPEG_SECONDS = 60
 
+LOWEST_RATE = 8_000
+HIGHEST_RATE = 48_000
+OPENAI_RATE = 24_000
+"""Of raw PCM, in Hz: OpenAI's clients play it at this rate, whatever the answer says."""
+
 RATE_HEADER = "X-Audio-Sample-Rate"
 
 MEDIA_TYPES = {
@@ -25,37 +31,61 @@ MEDIA_TYPES = {
 }  # fmt: skip
 
 
-class SoundFiles:
-    """Encodes samples at one rate. AAC, which libsndfile does not write, takes an ffmpeg that is there at the start."""
+_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
+"""In Hz, of the formats that cannot have any rate."""
 
-    def __init__(self, sample_rate: int) -> None:
-        """Take the rate in Hz."""
-        self._sample_rate = sample_rate
+
+@dataclass(frozen=True)
+class SoundFormat:
+    """How an answer's sound is sent.
+
+    Attributes:
+        name: one of ``MEDIA_TYPES``.
+        rate: in Hz.
+    """
+
+    name: str
+    rate: int
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it has no header that states its rate."""
+        return self.name in ("pcm", "pcm16")
+
+
+class SoundFiles:
+    """Encodes samples. AAC, which libsndfile does not write, takes an ffmpeg that is there at the start."""
+
+    def __init__(self) -> None:
         self._ffmpeg = shutil.which("ffmpeg")
 
-    def check(self, field: str, name: str | None) -> None:
+    def check(self, field: str, output: SoundFormat) -> None:
         """Raises:
-        ApiError: 400 if a format cannot be had here.
+        ApiError: 400 if a format cannot be had here, or not at its rate.
         """
-        if name == "aac" and self._ffmpeg is None:
+        if output.name == "aac" and self._ffmpeg is None:
             raise bad_field(field, "'aac' takes ffmpeg, and this server found none when it started")
+        if output.rate not in (rates := _RATES.get(output.name, (output.rate,))):
+            allowed = ", ".join(map(str, rates))
+            raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
 
-    def encode(self, samples: npt.NDArray[np.float32], name: str) -> bytes:
-        """``[n]`` float samples as a file of one of ``MEDIA_TYPES``; "pcm16" is bare and little-endian."""
-        if name == "wav":
-            return encode_wav(samples, self._sample_rate)
-        if name == "pcm16":
+    def encode(self, samples: npt.NDArray[np.float32], output: SoundFormat) -> bytes:
+        """Return ``[n]`` float samples as a file; raw PCM is 16 bits wide and little-endian."""
+        if output.is_raw:
             return pcm16_bytes(samples)
-        if name == "aac":
-            return self._encode_aac(samples)
-        container, subtype = _BY_LIBSNDFILE[name]
+        if output.name == "wav":
+            return encode_wav(samples, output.rate)
+        if output.name == "aac":
+            return self._encode_aac(samples, output.rate)
+        container, subtype = _BY_LIBSNDFILE[output.name]
         file = io.BytesIO()
-        soundfile.write(file, to_pcm16(samples), self._sample_rate, format=container, subtype=subtype)
+        soundfile.write(file, to_pcm16(samples), output.rate, format=container, subtype=subtype)
         return file.getvalue()
 
-    def _encode_aac(self, samples: npt.NDArray[np.float32]) -> bytes:
+    def _encode_aac(self, samples: npt.NDArray[np.float32], rate: int) -> bytes:
         assert self._ffmpeg is not None
-        read = ("-f", "s16le", "-ar", str(self._sample_rate), "-ac", "1", "-i", "pipe:0")
+        read = ("-f", "s16le", "-ar", str(rate), "-ac", "1", "-i", "pipe:0")
         command = [self._ffmpeg, "-v", "error", *read, "-c:a", "aac", "-f", "adts", "pipe:1"]
         return subprocess.run(
             command, input=pcm16_bytes(samples), stdout=subprocess.PIPE, check=True, timeout=_FFMPEG_SECONDS

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
+from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE, OPENAI_RATE
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
 from sglang_speechlm.prompt.thinking import PARSERS
@@ -29,6 +30,7 @@ class OwnOptions:
         served_names: of the model; answers name the first where a request names none. Empty is what --model-path names.
         codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
         codec_threads: its CPU threads.
+        output_sample_rate: of raw PCM, in Hz, where a request names none.
         preset: how the checkpoint is asked.
         media: from where clips are fetched.
         max_body_bytes: of a request's body, and again of all clips that it has fetched.
@@ -43,6 +45,7 @@ class OwnOptions:
     served_names: tuple[str, ...] = ()
     codec_device: str = "auto"
     codec_threads: int = 1
+    output_sample_rate: int = OPENAI_RATE
     preset: Preset = field(default_factory=partial(load_preset, "default"))
     media: AllowedMedia = field(default_factory=AllowedMedia)
     max_body_bytes: int = 128 * MEBIBYTE
@@ -71,6 +74,7 @@ class OwnOptions:
             served_names=tuple(parsed.served_model_name),
             codec_device=parsed.codec_device,
             codec_threads=parsed.codec_threads,
+            output_sample_rate=parsed.output_sample_rate,
             preset=preset.model_copy(update={name: own for name, own in overriding.items() if own is not None}),
             media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
             max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
@@ -97,6 +101,8 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
     said = "CPU threads of the audio decoder (default: %(default)s)"
     add("--codec-threads", _count, own.codec_threads, said, metavar="N")
+    said = "rate of raw PCM where a request names none, in Hz (default: %(default)s); files have the codec's own"
+    add("--output-sample-rate", _rate, own.output_sample_rate, said, metavar="HZ")
     said = f"how the checkpoint is asked: {', '.join(BUILT_IN)}, or a file (default: its own preset.json, else default)"
     add("--preset", str, None, said, metavar="NAME|FILE")
     kinds: tuple[tuple[str, type[Any]], ...] = (("speech", SpeechTemplate), ("transcription", TranscriptionTemplate))
@@ -180,6 +186,13 @@ def _positive(text: str) -> float:
 @_complaining
 def _zero_or_positive(text: str) -> float:
     return 0.0 if text == "0" else _positive(text)
+
+
+@_complaining
+def _rate(text: str) -> int:
+    if not text.isdecimal() or not LOWEST_RATE <= int(text) <= HIGHEST_RATE:
+        raise ValueError(f"must be a whole number from {LOWEST_RATE} to {HIGHEST_RATE}; got {text}")
+    return int(text)
 
 
 @_complaining

@@ -8,7 +8,7 @@ from typing import Any
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService, Spawned
-from sglang_speechlm.codec.files import SoundFiles
+from sglang_speechlm.codec.files import SoundFiles, SoundFormat
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.program.bounds import Bound
@@ -35,7 +35,7 @@ class Service:
         tokenizer: its tokenizer.
         responder: makes replies.
         model_name: the name that answers carry where the request names none.
-        sample_rate: of the sound, in Hz.
+        sample_rate: of the codec's sound, in Hz.
         sound_files: encodes it.
         options: what the operator decided.
         answers: spoken answers that messages may refer to.
@@ -58,7 +58,7 @@ class Service:
         self.model_name = str(manager.served_model_name)
         if manager.server_args.enable_metrics:
             metrics.enable()
-        self.sound_files = SoundFiles(self.sample_rate)
+        self.sound_files = SoundFiles()
         self.options = options
         self.generating: dict[str, str] = {}
         self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)
@@ -101,6 +101,15 @@ class Service:
                 "model",
                 code="model_not_found",
             )
+
+    def output(self, name: str, sample_rate: int | None) -> SoundFormat:
+        """Return how sound is sent that is asked for by the name of its format, and perhaps at a rate.
+
+        Raw PCM, which states no rate, has the server's one unless asked otherwise; a file the codec's.
+        """
+        own = SoundFormat(name, self.sample_rate)
+        rate = sample_rate or (self.options.output_sample_rate if own.is_raw else own.rate)
+        return SoundFormat(name, rate)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that stands in a template.

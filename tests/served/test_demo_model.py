@@ -158,7 +158,12 @@ def test_a_language_or_a_prompt_does_not_change_what_it_hears(fields: dict[str, 
 
 
 def test_instructions_and_a_voice_do_not_change_what_it_says(client: Client) -> None:
-    body = {"input": GIVEN, "response_format": "pcm", "speechlm": {"audio_temperature": 0.0, "audio_max_frames": 60}}
+    body = {
+        "input": GIVEN,
+        "response_format": "pcm",
+        "sample_rate": 16_000,
+        "speechlm": {"audio_temperature": 0.0, "audio_max_frames": 60},
+    }
     more = {**body, "voice": "An old pirate with a cold", "instructions": "Whisper, slowly."}
     plain, told = (client.http.post("/v1/audio/speech", json=each, timeout=SECONDS) for each in (body, more))
     assert_same_sound(np.frombuffer(told.content, "<i2"), np.frombuffer(plain.content, "<i2"))

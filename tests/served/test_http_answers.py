@@ -339,7 +339,7 @@ def test_the_seed_of_speechlm_wins_over_the_top_level(client: Client) -> None:
 
 def test_every_format_holds_the_same_sound(client: Client) -> None:
     def sound(name: str) -> Any:
-        message = message_of(client.chat(ask(audio={"voice": "x", "format": name}, speechlm=SPOKEN)))
+        message = message_of(client.chat(ask(audio={"voice": "x", "format": name}, sample_rate=RATE, speechlm=SPOKEN)))
         return base64.b64decode(message["audio"]["data"])
 
     expected, rate = soundfile.read(io.BytesIO(sound("wav")), dtype="int16")

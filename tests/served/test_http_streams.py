@@ -24,6 +24,7 @@ from server import (
     wait_for,
 )
 
+CODEC_RATE = 16_000
 UNREAD = {"n": 5, "frames": 1400}
 """6 MB of sound as base64: more than the buffers between the server and its reader hold, 4 MB on Linux at most."""
 
@@ -33,7 +34,11 @@ def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> di
     ours = {"mode": "text_audio", "text": "On and on.", "seed": number, "return_ids": True, **speechlm}
     if frames is not None:
         ours |= {"audio_min_frames": frames + 7, "audio_max_frames": frames + 7}  # seven more, for the delay
-    return {"messages": [{"role": "user", "content": f"Say sentence {number}."}], "speechlm": ours}
+    return {
+        "messages": [{"role": "user", "content": f"Say sentence {number}."}],
+        "sample_rate": CODEC_RATE,  # resampling would spread the rounding of one sample to others
+        "speechlm": ours,
+    }
 
 
 def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> None:
@@ -74,7 +79,25 @@ def test_a_stream_comes_in_openais_order(client: Client) -> None:
     assert texts > 0
     assert sounds > 2
     assert deltas[texts]["audio"]["transcript"] == "On and on."
-    assert deltas[texts]["audio"]["sample_rate"] == 16000
+    assert deltas[texts]["audio"]["sample_rate"] == CODEC_RATE
+
+
+def test_a_stream_has_openais_rate_and_says_so(client: Client) -> None:
+    body = {name: value for name, value in spoken(frames=100).items() if name != "sample_rate"}
+    with client.http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
+        assert response.headers["x-audio-sample-rate"] == "24000"
+        *events, _ = events_of(response.read().decode())
+    chunks = [json.loads(event) for event in events]
+    head = next(delta["audio"] for delta in deltas_of(chunks) if "audio" in delta)
+    assert head["sample_rate"] == 24_000
+    assert len(pcm_of(chunks)) == 100 * 480
+
+
+def test_a_whole_answer_comes_at_the_asked_rate(client: Client) -> None:
+    body = {**spoken(frames=100), "sample_rate": 44_100, "audio": {"voice": "alloy", "format": "pcm16"}}
+    audio = message_of(client.chat(body))["audio"]
+    assert audio["sample_rate"] == 44_100
+    assert len(base64.b64decode(audio["data"])) == 2 * 2 * 44_100
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
@@ -162,7 +185,7 @@ def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Cl
                 modalities=["text", "audio"],
                 audio={"voice": "alloy", "format": "pcm16"},
                 stream=True,
-                extra_body={"speechlm": ours},
+                extra_body={"speechlm": ours, "sample_rate": CODEC_RATE},
             ):
                 for choice in chunk.choices:
                     text += choice.delta.content or ""

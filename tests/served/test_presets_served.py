@@ -42,6 +42,7 @@ def test_speech_is_a_scene_that_the_model_describes_before_it_speaks(client: Cli
         "voice": "A calm man in a quiet room",
         "instructions": "He is tired.",
         "response_format": "pcm",
+        "sample_rate": 16_000,
         "speechlm": GREEDY,
     }
     response = client.http.post("/v1/audio/speech", json=body, timeout=SECONDS)

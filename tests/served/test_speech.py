@@ -12,15 +12,18 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+import soxr
 from server import SECONDS, Client, Server, assert_same_sound, message_of, samples_of, wait_for
 
 ROUTE = "/v1/audio/speech"
+RATE = 16_000
+"""The codec's own, at which sounds are compared: resampling would spread the rounding of one sample to others."""
 INPUT = "One, two! Three."
 GREEDY = {"audio_temperature": 0.0, "audio_max_frames": 40}
 
 
 def ask(**fields: Any) -> dict[str, Any]:
-    return {"input": INPUT, "model": "speechlm", "voice": "alloy", "speechlm": GREEDY, **fields}
+    return {"input": INPUT, "model": "speechlm", "voice": "alloy", "sample_rate": RATE, "speechlm": GREEDY, **fields}
 
 
 def ours(**fields: Any) -> dict[str, Any]:
@@ -30,13 +33,13 @@ def ours(**fields: Any) -> dict[str, Any]:
 def spoken(client: Client, **fields: Any) -> httpx.Response:
     response = client.http.post(ROUTE, json=ask(**fields))
     assert response.status_code == 200, response.text
-    assert response.headers["x-audio-sample-rate"] == "16000"
+    assert response.headers["x-audio-sample-rate"] == str(fields.get("sample_rate", RATE))
     return response
 
 
 def samples(data: bytes) -> np.ndarray:
     found, rate = soundfile.read(io.BytesIO(data), dtype="int16")
-    assert rate == 16000
+    assert rate == RATE
     return found
 
 
@@ -108,7 +111,11 @@ def test_without_any_field_of_ours(stock: openai.OpenAI) -> None:
 
 def test_pcm_comes_in_chunks_that_are_the_file(stock: openai.OpenAI, whole: np.ndarray) -> None:
     with stock.audio.speech.with_streaming_response.create(
-        model="speechlm", voice="alloy", input=INPUT, response_format="pcm", extra_body={"speechlm": GREEDY}
+        model="speechlm",
+        voice="alloy",
+        input=INPUT,
+        response_format="pcm",
+        extra_body={"speechlm": GREEDY, "sample_rate": RATE},
     ) as response:
         assert response.headers["content-type"] == "audio/pcm"
         assert "content-length" not in response.headers
@@ -178,6 +185,43 @@ def test_the_top_level_fields_say_what_ours_say(client: Client) -> None:
     assert say(top_k=1, seed=3) == say(speechlm={"audio_topk": 1, "seed": 3})
     assert say(temperature=0, max_tokens=20) == say(temperature=0, max_completion_tokens=20)
     assert len(pcm(say(temperature=0, max_tokens=20))) == (20 - 7) * 320
+
+
+def test_raw_sound_has_openais_rate_and_files_the_codecs(client: Client, whole: np.ndarray) -> None:
+    def say(**fields: Any) -> httpx.Response:
+        body = {name: value for name, value in ask(**fields).items() if name != "sample_rate"}
+        return client.http.post(ROUTE, json=body)
+
+    raw, file = say(response_format="pcm"), say(response_format="wav")
+    assert [each.headers["x-audio-sample-rate"] for each in (raw, file)] == ["24000", "16000"]
+    np.testing.assert_allclose(
+        pcm(raw.content) / 32768, soxr.resample(whole / 32768, RATE, 24_000), rtol=0, atol=4 / 32768
+    )
+    assert_same_sound(samples(file.content), whole)
+    assert len(pcm(say(input="...", response_format="pcm").content)) == 6_000  # a quarter of a second
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000.0])
+@pytest.mark.parametrize("name", ["pcm", "wav", "flac", "mp3"])
+def test_any_format_comes_at_the_asked_rate(name: str, rate: float, client: Client, whole: np.ndarray) -> None:
+    response = client.http.post(ROUTE, json=ask(response_format=name, sample_rate=rate))
+    assert response.headers["x-audio-sample-rate"] == str(int(rate))
+    if name == "pcm":
+        seconds = len(pcm(response.content)) / rate
+    else:
+        info = soundfile.info(io.BytesIO(response.content))
+        assert info.samplerate == rate
+        seconds = info.duration
+    assert seconds == pytest.approx(len(whole) / RATE, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("pcm", 7_999), ("wav", 48_001), ("pcm", "24000"), ("opus", 44_100), ("mp3", 9_000)]
+)
+def test_a_rate_that_cannot_be_had_is_refused(name: str, rate: Any, client: Client) -> None:
+    error = refused(client.http.post(ROUTE, json=ask(response_format=name, sample_rate=rate)))
+    assert error["param"] == "sample_rate"
+    assert "8000" in error["message"] or rate == "24000"
 
 
 def warned(response: httpx.Response) -> list[str]:

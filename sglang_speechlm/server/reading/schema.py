@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE
 from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.reading.demands import check_demands, ignored
 from sglang_speechlm.stage import Guidance
@@ -27,6 +28,7 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+SampleRate = Annotated[Int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 
@@ -246,6 +248,7 @@ class ChatRequest(Asking):
     stream_options: StreamOptions | None = None
     separate_reasoning: bool | None = None
     audio: AudioOutput | None = None
+    sample_rate: SampleRate | None = None
 
 
 class SpeechRequest(Asking):
@@ -256,6 +259,7 @@ class SpeechRequest(Asking):
     voice: Any = None
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
+    sample_rate: SampleRate | None = None
     speed: float | None = None
     stream_format: Literal["audio", "sse"] | None = None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.codec.files import RATE_HEADER
+from sglang_speechlm.codec.files import RATE_HEADER, SoundFormat
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.server.edge.body import read_json
@@ -19,6 +19,7 @@ from sglang_speechlm.server.reading.resolve import wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.chat_answer import ChatAnswer
 from sglang_speechlm.server.routes.route import route
+from sglang_speechlm.server.routes.sound import at_rate
 from sglang_speechlm.server.routes.streams import ClosingStream, begin, merged
 from sglang_speechlm.server.service import Service
 
@@ -28,33 +29,37 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
     """Answer one chat request, whole or as a stream of server-sent events."""
     body = await read_json(http, ChatRequest)
     warnings = Warnings.of(http)
-    _check(service, body, warnings)
+    output = _check(service, body, warnings)
     requests = await unless_gone(http, _prepare(service, body, warnings))
     replies = [service.responder.reply(request) for request in requests]
-    answer = ChatAnswer(service, body, replies, warnings)
-    pieces = merged(replies, deadline)
+    answer = ChatAnswer(service, body, output, replies, warnings)
+    pieces = merged([at_rate(reply, service.sample_rate, output.rate) for reply in replies], deadline)
     if not body.stream:
         return Response(await unless_gone(http, answer.whole(pieces)), media_type="application/json")
     begun = await begin(http, pieces)
-    headers = {RATE_HEADER: str(service.sample_rate)} if wants_audio(body) else {}
+    headers = {RATE_HEADER: str(output.rate)} if wants_audio(body) else {}
     return ClosingStream(answer.events(begun), begun, "text/event-stream", headers)
 
 
-def _check(service: Service, body: ChatRequest, warnings: Warnings) -> None:
-    """Refuse what does not go together before any clip is read.
+def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundFormat:
+    """Refuse what does not go together before any clip is read. Return how sound is sent.
 
     Raises:
         ApiError: naming the field.
     """
     service.check_model(body.model)
     warnings.add(*body.unread())
-    if body.audio is None:
-        return
-    service.sound_files.check("audio.format", body.audio.format)
-    if not wants_audio(body):
-        warnings.add('audio: not used: an answer is spoken with "modalities": ["text", "audio"]')
-    elif body.stream and body.audio.format not in (None, "pcm16"):
-        raise bad_field("audio.format", f'a stream carries "pcm16"; got {body.audio.format!r}')
+    asked = None if body.audio is None else body.audio.format
+    output = service.output(asked or ("pcm16" if body.stream else "wav"), body.sample_rate)
+    service.sound_files.check("audio.format", output)
+    if wants_audio(body):
+        if body.stream and output.name != "pcm16":
+            raise bad_field("audio.format", f'a stream carries "pcm16"; got {output.name!r}')
+    else:
+        for field in ("audio", "sample_rate"):
+            if getattr(body, field) is not None:
+                warnings.add(f'{field}: not used: an answer is spoken with "modalities": ["text", "audio"]')
+    return output
 
 
 async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> list[ReplyRequest]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from sglang_speechlm.codec.files import pcm16_bytes
+from sglang_speechlm.codec.files import SoundFormat, pcm16_bytes
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
 from sglang_speechlm.prompt.thinking import split
@@ -31,11 +31,16 @@ Arrival = tuple[int, Piece | None]
 class ChatAnswer:
     """The answer to a chat request, of one reply for each choice."""
 
-    def __init__(self, service: Service, body: ChatRequest, replies: Sequence[Reply], warnings: Warnings) -> None:
-        """Take what was asked, the replies, and the request's warnings; those that come up later are added to them."""
+    def __init__(
+        self, service: Service, body: ChatRequest, output: SoundFormat, replies: Sequence[Reply], warnings: Warnings
+    ) -> None:
+        """Take what was asked, the replies, and the request's warnings; those that come up later are added to them.
+
+        The replies' sound comes at the rate of ``output``.
+        """
         self._service = service
         self._body = body
-        self._choices = [_Choice(service, body, reply, tuple(warnings)) for reply in replies]
+        self._choices = [_Choice(service, body, output, reply, tuple(warnings)) for reply in replies]
         self._warnings = warnings
         self._head = {
             "id": replies[0].request.id.rpartition("-")[0],
@@ -129,12 +134,15 @@ class _Choice:
         has_sounded: whether sound has come.
     """
 
-    def __init__(self, service: Service, body: ChatRequest, reply: Reply, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self, service: Service, body: ChatRequest, output: SoundFormat, reply: Reply, warnings: tuple[str, ...]
+    ) -> None:
         self.reply = reply
         self.samples: list[npt.NDArray[np.float32]] = []
         self.has_sounded = False
         self._service = service
         self._body = body
+        self._output = output
         self._warnings = warnings
         # By which later messages refer to the audio, and a front finds the worker that has it.
         self._audio_id = f"audio-{WORKER_ID}-{reply.request.id}"
@@ -153,15 +161,14 @@ class _Choice:
 
     async def _audio(self) -> dict[str, Any]:
         self.has_sounded = True
-        name = (self._body.audio.format if self._body.audio is not None else None) or "wav"
-        data = await asyncio.to_thread(self._service.sound_files.encode, np.concatenate(self.samples), name)
+        data = await asyncio.to_thread(self._service.sound_files.encode, np.concatenate(self.samples), self._output)
         return {**self.audio_head(), "data": base64.b64encode(data).decode(), "expires_at": self.keep()}
 
     def audio_head(self) -> dict[str, Any]:
         """Return what is known of the audio before its first sample; its text is complete by then."""
         # The audio says the text without thinking, whether or not the answer gives that apart.
         transcript = split(self.reply.text, self._service.options.preset.reasoning).content
-        return {"id": self._audio_id, "transcript": transcript, "sample_rate": self._service.sample_rate}
+        return {"id": self._audio_id, "transcript": transcript, "sample_rate": self._output.rate}
 
     def keep(self) -> int:
         """Keep the audio for later messages; the second since the epoch at which it may be gone."""

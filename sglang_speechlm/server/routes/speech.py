@@ -12,9 +12,9 @@ import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, endless_wav_header, pcm16_bytes
+from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, SoundFormat, endless_wav_header, pcm16_bytes
 from sglang_speechlm.program.bounds import scene_bound
-from sglang_speechlm.program.reply import AudioDelta, Reply
+from sglang_speechlm.program.reply import AudioDelta, Piece, Reply
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.prompt.words import can_be_said, is_blank
@@ -24,6 +24,7 @@ from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import TEXT_ONLY
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
+from sglang_speechlm.server.routes.sound import at_rate
 from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
 
@@ -40,25 +41,28 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     """Speak a text: a whole file, raw audio in chunks while it is made, or server-sent events."""
     body = await read_json(http, SpeechRequest)
     service.check_model(body.model)
-    name = body.response_format or "mp3"
-    service.sound_files.check("response_format", name)
+    output = service.output(body.response_format or "mp3", body.sample_rate)
+    service.sound_files.check("response_format", output)
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
     request = await asyncio.to_thread(_prepare, service, body, warnings)
-    reply = None if request is None else service.responder.reply(request)
-    sound = _silence(service.sample_rate) if reply is None else _sound(reply, deadline)
-    # A WAV file begins with its length: only where it was asked for as it comes is that left open.
-    if name == "pcm" or (name == "wav" and body.stream_format is not None):
-        pieces = _sliced(sound, endless_wav_header(service.sample_rate) if name == "wav" else b"")
+    if request is None:
+        reply, sound = None, _silence(output.rate)
     else:
-        pieces = _whole(sound, service, name)
+        reply = service.responder.reply(request)
+        sound = _sound(at_rate(reply, service.sample_rate, output.rate), deadline)
+    # A WAV file begins with its length: only where it was asked for as it comes is that left open.
+    if output.name == "pcm" or (output.name == "wav" and body.stream_format is not None):
+        pieces = _sliced(sound, endless_wav_header(output.rate) if output.name == "wav" else b"")
+    else:
+        pieces = _whole(sound, service, output)
     begun = await begin(http, pieces)
     if reply is not None and reply.has_ended:
         _warn(reply, warnings)
-    headers = {RATE_HEADER: str(service.sample_rate)}
+    headers = {RATE_HEADER: str(output.rate)}
     if body.stream_format == "sse":
         return ClosingStream(_events(begun, reply, warnings), begun, "text/event-stream", headers)
-    return ClosingStream(begun, begun, MEDIA_TYPES[name], headers)
+    return ClosingStream(begun, begun, MEDIA_TYPES[output.name], headers)
 
 
 def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> ReplyRequest | None:
@@ -120,7 +124,7 @@ async def _silence(sample_rate: int) -> AsyncGenerator[npt.NDArray[np.float32]]:
     yield np.zeros(round(_SILENCE_SECONDS * sample_rate), np.float32)
 
 
-async def _sound(reply: Reply, deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
+async def _sound(reply: Items[Piece], deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
     """The samples as they come; at least one piece.
 
     Raises:
@@ -145,11 +149,13 @@ async def _sliced(sound: AsyncGenerator[npt.NDArray[np.float32]], head: bytes) -
             head = b""
 
 
-async def _whole(sound: AsyncGenerator[npt.NDArray[np.float32]], service: Service, name: str) -> AsyncGenerator[bytes]:
+async def _whole(
+    sound: AsyncGenerator[npt.NDArray[np.float32]], service: Service, output: SoundFormat
+) -> AsyncGenerator[bytes]:
     """A file in one piece, once all of it is there."""
     async with aclosing(sound):
         samples = np.concatenate([samples async for samples in sound])
-    yield await asyncio.to_thread(service.sound_files.encode, samples, name)
+    yield await asyncio.to_thread(service.sound_files.encode, samples, output)
 
 
 async def _events(pieces: Items[bytes], reply: Reply | None, warnings: Warnings) -> AsyncGenerator[bytes]:
