@@ -13,6 +13,7 @@ from sglang.srt.managers.schedule_batch import MultimodalDataItem, MultimodalInp
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.qwen3 import Qwen3ForCausalLM
 from torch import nn
+from typing_extensions import override
 
 from sglang_speechlm import metrics
 from sglang_speechlm.audio.encoder import AudioEncoder
@@ -68,6 +69,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         bias[0] = 0
         return bias
 
+    @override
     @torch.no_grad()
     def forward(
         self,
@@ -184,6 +186,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
                 padded[first : last + 1] = [item.pad_value] * (last + 1 - first)
         return padded
 
+    @override
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Load a checkpoint's tensors.
 

@@ -34,6 +34,9 @@ from sglang_speechlm.options.vllm_names import (
     fit,
 )
 from sglang_speechlm.process.exit_status import ExitStatus
+from sglang_speechlm.sglang_hooks import RADIX_BACKEND
+from sglang_speechlm.sglang_hooks.options import add_options
+from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
 
 MAX_QUEUED = 1024
@@ -154,10 +157,6 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
         ValueError: naming what cannot be.
         SystemExit: as argparse does.
     """
-    from sglang.srt.server_args import ServerArgs, prepare_server_args
-
-    from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND
-
     translated, said = fit(asked.choices, machine, asked.config.text_config.max_position_embeddings)
     said.append(f"decoding, where a request does not say: {asked.config.decoding}")
     # An idle scheduler would spin a core.
@@ -171,9 +170,9 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     # SGLang's own parser would print the names of hundreds of options above what is wrong.
     # Nor is an option to be abbreviated: whatever reads the command line before this one would miss it.
     parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, allow_abbrev=False)
-    ServerArgs.add_cli_args(parser)
+    add_options(parser)
     parser.parse_args(sglangs)
-    server_args = prepare_server_args(sglangs)
+    server_args = server_args_of(sglangs)
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)
     return server_args, said
@@ -201,10 +200,8 @@ class _SGLangHelp(argparse.Action):
     """Prints SGLang's own help."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from sglang.srt.server_args import ServerArgs
-
         sglangs = argparse.ArgumentParser(prog=parser.prog, add_help=False)
-        ServerArgs.add_cli_args(sglangs)
+        add_options(sglangs)
         sglangs.print_help()
         parser.exit()
 

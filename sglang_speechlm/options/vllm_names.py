@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_speechlm.sglang_hooks.options import numa_nodes
+
 PROGRAM = "python -m sglang_speechlm.launch"
 USAGE = "%(prog)s --model-path DIR [options]; --help and --help-sglang list them"
 
@@ -72,10 +74,9 @@ class Machine:
     def here(cls) -> Machine:
         """This one."""
         import torch
-        from sglang.srt.utils import get_cpu_ids_by_node
 
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return cls(gpus, len(get_cpu_ids_by_node()), os.environ)
+        return cls(gpus, numa_nodes(), os.environ)
 
     @property
     def bound_ranks(self) -> int | None:

@@ -12,6 +12,7 @@ import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from torch.nn.functional import scaled_dot_product_attention
+from typing_extensions import override
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class CpuAttention(AttentionBackend):
         self._cache = runner.token_to_kv_pool
         self._spans: list[Span] = []
 
+    @override
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """What each position of the coming step sees; all layers see the same."""
         slots, lengths = forward_batch.req_pool_indices, forward_batch.seq_lens
@@ -52,6 +54,7 @@ class CpuAttention(AttentionBackend):
             steps = zip(slots, lengths.tolist(), starts.tolist(), forward_batch.extend_seq_lens.tolist(), strict=True)
             self._spans = [self._prefilling(*step) for step in steps if step[-1]]
 
+    @override
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **_: Any
     ) -> torch.Tensor:
@@ -71,6 +74,7 @@ class CpuAttention(AttentionBackend):
 
     forward_extend = forward_decode
 
+    @override
     def support_triton(self) -> bool:
         """No: SGLang must not launch kernels of its own around this."""
         return False

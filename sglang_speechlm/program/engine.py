@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException
-from sglang.srt.managers.io_struct import GenerateReqInput
 
 from sglang_speechlm import logs, metrics
 from sglang_speechlm.prompt.layout import Prompt
+from sglang_speechlm.sglang_hooks.requests import GenerateReqInput
+from sglang_speechlm.sglang_hooks.types import TokenizerManager
 from sglang_speechlm.stage import FRAMES, PAIR_MARGIN, UNCONDITIONAL_CACHED
 
 
@@ -52,7 +53,7 @@ class StageOutput:
 class Engine:
     """SGLang's TokenizerManager as the program needs it."""
 
-    def __init__(self, manager: Any, memory_positions: int) -> None:
+    def __init__(self, manager: TokenizerManager, memory_positions: int) -> None:
         """Take SGLang's TokenizerManager and the number of positions that its memory pool holds."""
         self._manager = manager
         self._memory_positions = memory_positions

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, MultimodalProcessorOutput
 from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
+from typing_extensions import override
 
 from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
 from sglang_speechlm.prompt.layout import PlacedAudio
@@ -21,6 +22,7 @@ class PlacedAudioProcessor(BaseMultimodalProcessor):
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         pass
 
+    @override
     async def process_mm_data_async(
         self, image_data: Any, audio_data: list[Any], input_text: list[int], request_obj: Any, **_kwargs: Any
     ) -> MultimodalProcessorOutput:

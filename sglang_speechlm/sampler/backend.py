@@ -8,6 +8,7 @@ import torch
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.layers.sampler import Sampler
 from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
+from typing_extensions import override
 
 from sglang_speechlm.config import Ids
 from sglang_speechlm.model.slots import BatchView, RequestTable
@@ -31,6 +32,7 @@ class SpeechLMSampler(Sampler):
         self._requests = requests
         self._codec_bias = codec_bias
 
+    @override
     def forward(
         self,
         logits_output: LogitsProcessorOutput,

@@ -1,7 +1,7 @@
 """The one place where SGLang is touched: every hook on an internal of SGLang 0.5.17 is listed in ``HOOKS``.
 
-A new SGLang version is this folder's work, and that of the classes of ours that SGLang calls by contract (platform,
-model, sampler, clip processor), nobody else's.
+A new SGLang version is this folder's work, and that of the classes that SGLang calls by contract (``platform/``,
+``model/speechlm.py``, ``sampler/backend.py``, ``prompt/processor.py``). Nothing else imports ``sglang.srt``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 
 SGLANG_VERSION = "0.5.17"
+
+RADIX_BACKEND = "speechlm"
+"""Value of SGLang's --radix-cache-backend for this package's radix cache."""
 
 _ENVIRONMENT = {
     "SGLANG_EXTERNAL_MODEL_PACKAGE": "sglang_speechlm.model",

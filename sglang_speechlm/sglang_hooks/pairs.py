@@ -12,11 +12,12 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
-from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.managers import schedule_batch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult
 
 from sglang_speechlm import metrics
 from sglang_speechlm.sglang_hooks.req import leader_of, read_stage, refuse, shadow_of, stage_of
+from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req, ScheduleBatch, Scheduler
 from sglang_speechlm.stage import PAIR_MARGIN
 
 SHADOW_SUFFIX = "::u"
@@ -32,7 +33,7 @@ _BUDGETS = (
 """What PrefillAdder changes when it takes a request."""
 
 
-def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retracted: bool = False) -> None:
+def queue_request(queue: Callable[..., None], scheduler: Scheduler, req: Req, is_retracted: bool = False) -> None:
     """AROUND Scheduler._add_request_to_queue: a guided request gets its shadow; a shadow is never queued itself.
 
     What could stop a step, or could never run, is refused here.
@@ -54,7 +55,7 @@ def queue_request(queue: Callable[..., None], scheduler: Any, req: Any, is_retra
         scheduler.max_queued_requests = limit
 
 
-def _cannot_fit(scheduler: Any, req: Any) -> str | None:
+def _cannot_fit(scheduler: Scheduler, req: Req) -> str | None:
     """Why this request, if guided, could never run, or None; its length is cut to what the memory can hold."""
     if not stage_of(req).is_guided:
         return None
@@ -73,11 +74,11 @@ def _cannot_fit(scheduler: Any, req: Any) -> str | None:
     return None
 
 
-def _give_shadow(leader: Any) -> None:
+def _give_shadow(leader: Req) -> None:
     prompt = leader.origin_input_ids
     params = copy.copy(leader.sampling_params)
     params.custom_params = None  # each Req adds itself to them, and the stage has been read
-    shadow = Req(
+    shadow = schedule_batch.Req(
         rid=leader.rid + SHADOW_SUFFIX,
         origin_input_text="",
         origin_input_ids=array("q", [0] * (len(prompt) - 1) + [prompt[-1]]),
@@ -93,7 +94,11 @@ def _give_shadow(leader: Any) -> None:
 
 
 def admit_pair(
-    add: Callable[..., AddReqResult], adder: Any, req: Any, has_chunked_req: bool, truncation_align_size: int | None
+    add: Callable[..., AddReqResult],
+    adder: PrefillAdder,
+    req: Req,
+    has_chunked_req: bool,
+    truncation_align_size: int | None,
 ) -> AddReqResult:
     """AROUND PrefillAdder.add_one_req: both branches or neither, in one step and never in chunks."""
     shadow = shadow_of(req)
@@ -134,11 +139,11 @@ def admit_pair(
     return _only_for_now(adder, AddReqResult.NO_TOKEN)
 
 
-def _was_added(adder: Any, req: Any) -> bool:
+def _was_added(adder: PrefillAdder, req: Req) -> bool:
     return bool(adder.can_run_list) and adder.can_run_list[-1] is req
 
 
-def _reserved_twice(req: Any) -> int:
+def _reserved_twice(req: Req) -> int:
     """What PrefillAdder sets aside for a resumed request's answer though it is part of its prefill already.
 
     Two such branches would need more than a pool that they fit into, and wait for it for ever.
@@ -147,19 +152,21 @@ def _reserved_twice(req: Any) -> int:
     return min(limit, CLIP_MAX_NEW_TOKENS) - min(max(limit - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
 
 
-def _only_for_now(adder: Any, result: AddReqResult) -> AddReqResult:
+def _only_for_now(adder: PrefillAdder, result: AddReqResult) -> AddReqResult:
     """SGLang takes NO_TOKEN for "wait until a running request ends"; with none running it would wait for ever."""
     return result if adder.running_batch.reqs else AddReqResult.OTHER
 
 
-def _count_deferred(leader: Any) -> None:
+def _count_deferred(leader: Req) -> None:
     """A request counts once, however many steps it waits."""
     if not getattr(leader, "speechlm_deferred", False):
         leader.speechlm_deferred = True
         metrics.PAIRS_DEFERRED.add()
 
 
-def retract_pairs(retract: Callable[..., Any], batch: Any, server_args: Any) -> tuple[list[Any], float, list[Any]]:
+def retract_pairs(
+    retract: Callable[..., Any], batch: ScheduleBatch, server_args: Any
+) -> tuple[list[Req], float, list[Req]]:
     """AROUND ScheduleBatch.retract_decode: where one branch had to go, the other goes too."""
     retracted, ratio, aborted = retract(batch, server_args)
     gone = {id(req) for req in (*retracted, *aborted)}
@@ -182,7 +189,7 @@ def retract_pairs(retract: Callable[..., Any], batch: Any, server_args: Any) -> 
     return retracted, ratio, aborted
 
 
-def finish_together(_scheduler: Any, batch: Any, _result: Any) -> None:
+def finish_together(_scheduler: Scheduler, batch: ScheduleBatch, _result: Any) -> None:
     """BEFORE Scheduler.process_batch_result: what ends one branch from outside ends the other in the same step."""
     for leader in batch.reqs:
         shadow = shadow_of(leader)
@@ -190,10 +197,10 @@ def finish_together(_scheduler: Any, batch: Any, _result: Any) -> None:
             leader.to_finish = shadow.to_finish = leader.to_finish or shadow.to_finish
 
 
-def hide_shadows(streamer: Any, reqs: list[Any], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def hide_shadows(streamer: Any, reqs: list[Req], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """BEFORE _stream_output_generation: clients see leaders."""
     return (streamer, [req for req in reqs if leader_of(req) is None], *args), kwargs
 
 
-def _partner(req: Any) -> Any:
+def _partner(req: Req) -> Req | None:
     return shadow_of(req) or leader_of(req)

@@ -12,22 +12,23 @@ import torch
 from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
+from typing_extensions import override
 
 from sglang_speechlm.sglang_hooks.req import is_audio
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
-
-RADIX_BACKEND = "speechlm"
-"""Value of --radix-cache-backend."""
+from sglang_speechlm.sglang_hooks.types import Req
 
 
 class PromptRadixCache(RadixCache):
     """SGLang's radix cache, which an audio request enters with its prompt only."""
 
-    def cache_finished_req(self, req: Any, is_insert: bool = True, **kwargs: Any) -> None:
+    @override
+    def cache_finished_req(self, req: Req, is_insert: bool = True, **kwargs: Any) -> None:
         """The prompt was inserted when its prefill ended; the frames are freed."""
         super().cache_finished_req(req, is_insert=is_insert and not is_audio(req), **kwargs)
 
-    def cache_unfinished_req(self, req: Any, chunked: bool = False) -> None:
+    @override
+    def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
         """A prefill that holds frames (of a request that was retracted) stays the request's own."""
         length = len(req.get_fill_ids())
         if not self.disable and is_audio(req) and length > len(req.origin_input_ids):

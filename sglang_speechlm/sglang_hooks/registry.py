@@ -17,20 +17,47 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from transformers import AutoConfig
 
 from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
-from sglang_speechlm.sglang_hooks import ends, pairs, processes, results, steps
-from sglang_speechlm.sglang_hooks.radix import RADIX_BACKEND, prompt_radix_cache
+from sglang_speechlm.sglang_hooks import RADIX_BACKEND, ends, pairs, processes, results, steps
+from sglang_speechlm.sglang_hooks.radix import PromptRadixCache, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
 
 def refuse_missing_hooks(*_args: Any, **_kwargs: Any) -> None:
     """BEFORE ModelRunner.alloc_memory_pool: SGLang only logs a hook that it could not apply; the audio would be wrong.
 
+    So it would be where a method that a class of this package overrides has another name by now, and is never called.
+
     Raises:
-        RuntimeError: naming the places that are not hooked.
+        RuntimeError: naming the places that are not hooked, and the methods that override nothing.
     """
     missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
+    missing += [name for cls in own_classes() for name in overriding_nothing(cls)]
     if missing:
         raise RuntimeError(f"SGLang internals that SpeechLM hooks were not found (wrong SGLang version?): {missing}")
+
+
+def own_classes() -> list[type]:
+    """Return the classes by which this package extends SGLang's, and that this machine uses."""
+    from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
+    from sglang_speechlm.prompt.processor import PlacedAudioProcessor
+    from sglang_speechlm.sampler.backend import SpeechLMSampler
+
+    classes: list[type] = [
+        PromptRadixCache, SpeechLMSampler, SpeechLMForConditionalGeneration, PlacedAudioProcessor
+    ]  # fmt: skip
+    if not torch.cuda.is_available():
+        from sglang_speechlm.platform.attention import CpuAttention
+        from sglang_speechlm.platform.cpu import CpuPlatform
+
+        classes += [CpuAttention, CpuPlatform]
+    return classes
+
+
+def overriding_nothing(cls: type) -> list[str]:
+    """Return the methods of a class that are marked with ``override`` and that none of its bases has."""
+    marked = [name for name, value in vars(cls).items() if getattr(value, "__override__", False)]
+    bases = cls.__mro__[1:]
+    return [f"{cls.__qualname__}.{name}" for name in marked if not any(name in vars(base) for base in bases)]
 
 
 HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [

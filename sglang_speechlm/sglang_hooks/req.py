@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 from sglang_speechlm.model.slots import RequestEntry
+from sglang_speechlm.sglang_hooks.types import Req
 from sglang_speechlm.stage import FRAMES, TEXT_STAGE, Stage
 
 
-def read_stage(req: Any) -> str | None:
+def read_stage(req: Req) -> str | None:
     """Parse the stage of a request and keep it on the request.
 
     Returns:
@@ -28,39 +28,39 @@ def read_stage(req: Any) -> str | None:
     return None
 
 
-def refuse(req: Any, reason: str) -> None:
+def refuse(req: Req, reason: str) -> None:
     """End a request before it runs; SGLang still takes it through one step, as a text of one id."""
     req.speechlm_stage = TEXT_STAGE
     req.sampling_params.sampling_seed = None
     req.set_finish_with_abort(reason)
 
 
-def stage_of(req: Any) -> Stage:
+def stage_of(req: Req) -> Stage:
     """The stage of a queued request; a request that nobody has queued is text."""
     return getattr(req, "speechlm_stage", TEXT_STAGE)
 
 
-def is_audio(req: Any) -> bool:
+def is_audio(req: Req) -> bool:
     """Whether this request continues in frames."""
     return stage_of(req).audio
 
 
-def shadow_of(req: Any) -> Any:
+def shadow_of(req: Req) -> Req | None:
     """The unconditional branch that this request owns, or None."""
     return getattr(req, "speechlm_shadow", None)
 
 
-def leader_of(req: Any) -> Any:
+def leader_of(req: Req) -> Req | None:
     """The request that owns this unconditional branch, or None."""
     return getattr(req, "speechlm_leader", None)
 
 
-def spoken_frames(req: Any) -> list[list[int]]:
+def spoken_frames(req: Req) -> list[list[int]]:
     """The frames that this request has given so far, [F][num_stream] ids, aligned with its output ids."""
     return (req.customized_info or {}).get(FRAMES, [])
 
 
-def entry(req: Any) -> RequestEntry:
+def entry(req: Req) -> RequestEntry:
     """This request as it enters its slot. Without a seed, its draws are seeded by its id, alike on every rank."""
     params = req.sampling_params
     stage = stage_of(req)

@@ -9,6 +9,7 @@ import torch
 from sglang.srt.managers.utils import _async_d2h
 
 from sglang_speechlm.sglang_hooks.req import is_audio, shadow_of
+from sglang_speechlm.sglang_hooks.types import Req
 from sglang_speechlm.stage import FRAMES, UNCONDITIONAL_CACHED
 
 
@@ -19,7 +20,7 @@ def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:
         info[FRAMES] = _async_d2h(info[FRAMES])
 
 
-def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: Any, logits_output: Any) -> None:
+def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: Req, logits_output: Any) -> None:
     """AROUND _maybe_collect_customized_info: one conversion a batch, and nothing for text requests."""
     info = getattr(logits_output, "customized_info", None)
     if info is None or not is_audio(req):
@@ -28,10 +29,11 @@ def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: An
         info[FRAMES] = info[FRAMES].tolist()
     collect(processor, i, req, logits_output)
     if (shadow := shadow_of(req)) is not None:
+        assert req.customized_info is not None
         req.customized_info.setdefault(UNCONDITIONAL_CACHED, []).append(shadow.cached_tokens)
 
 
-def skip_detokenizing_frames(detokenize: Callable[[Any], Any], req: Any) -> Any:
+def skip_detokenizing_frames(detokenize: Callable[[Req], Any], req: Req) -> Any:
     """AROUND Req.init_incremental_detokenize: codec ids are no text."""
     if not is_audio(req):
         return detokenize(req)

@@ -10,6 +10,7 @@ from sglang_speechlm import metrics
 from sglang_speechlm.model.slots import BatchView, Replay, RequestTable
 from sglang_speechlm.sampler.backend import SpeechLMSampler
 from sglang_speechlm.sglang_hooks.req import entry, is_audio, spoken_frames
+from sglang_speechlm.sglang_hooks.types import ScheduleBatch
 
 
 def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
@@ -22,7 +23,7 @@ def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> N
         metrics.enable()
 
 
-def view_batch(forward_batch: Any, _cls: Any, batch: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
+def view_batch(forward_batch: Any, _cls: Any, batch: ScheduleBatch, runner: Any, *_args: Any, **_kwargs: Any) -> None:
     """AFTER ForwardBatch.init_new, on the stream that decodes: fill the slots on prefill, and attach the view.
 
     The view travels on ``sampling_info``: SGLang rebuilds a ForwardBatch from its declared fields alone.
@@ -56,7 +57,7 @@ def _biased(info: Any) -> bool:
     )
 
 
-def _replay(batch: Any, device: torch.device | str) -> Replay | None:
+def _replay(batch: ScheduleBatch, device: torch.device | str) -> Replay | None:
     """The frames inside this prefill: of audio requests that were retracted and now compute their past again."""
     positions: list[int] = []
     streams: list[list[int]] = []

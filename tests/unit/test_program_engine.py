@@ -19,6 +19,8 @@ class Deaf:
     def __init__(self) -> None:
         self.is_closed = False
 
+    def abort_request(self, rid: str = "", abort_all: bool = False) -> None: ...
+
     async def generate_request(self, _request: Any) -> AsyncGenerator[dict[str, Any]]:
         has_swallowed = False
         try:

@@ -14,14 +14,13 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from fastapi import FastAPI
-from sglang.srt.entrypoints.engine import init_tokenizer_manager
-from sglang.srt.managers.load_snapshot import shm_path_for
 
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import remove_in_the_end
 from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.sglang_hooks.launch import init_tokenizer_manager, left_behind
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Life:
     def make_tokenizer_manager(self, server_args: Any, port_args: Any) -> Any:
         """SGLang's TokenizerManager with our signal handlers in place of its own, which drain without an end."""
         signal.signal(signal.SIGQUIT, _could_not_start)
-        remove_in_the_end(shm_path_for(port_args.instance_id))
+        remove_in_the_end(left_behind(port_args))
         manager, templates = init_tokenizer_manager(server_args, port_args)
         handlers = SimpleNamespace(sigterm_handler=self.stop, running_phase_sigquit_handler=self.part_died)
         manager.signal_handler_class = lambda _manager: handlers

@@ -8,12 +8,11 @@ from inspect import signature
 from typing import Any
 
 import torch
-from sglang.srt.managers.detokenizer_manager import run_detokenizer_process
-from sglang.srt.managers.scheduler import run_scheduler_process
 
 from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.stdio import forgive_failing_writes
+from sglang_speechlm.sglang_hooks.launch import run_detokenizer_process, run_scheduler_process
 
 Rank = tuple[int, int]
 """Data-parallel rank, 0 without data parallelism, and tensor-parallel rank."""

@@ -19,6 +19,7 @@ from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import keep
 from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.sglang_hooks import announce
+from sglang_speechlm.sglang_hooks.options import load_plugins
 from sglang_speechlm.sglang_hooks.sockets import stay_on_this_machine
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,6 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
         from sglang_speechlm.sglang_hooks.registry import fork_parts
 
         fork_parts()
-    from sglang.srt.plugins import load_plugins
-
     from sglang_speechlm.sglang_hooks.registry import import_own_model_alone
 
     import_own_model_alone()

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sglang.srt.managers.io_struct import GenerateReqInput
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,6 +34,7 @@ from sglang_speechlm.server.reading.schema import (
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
+from sglang_speechlm.sglang_hooks.requests import GenerateReqInput
 from sglang_speechlm.stage import StageParams
 
 _MAX_ANSWERS = 128

@@ -1,0 +1,103 @@
+"""What the hooks rely on in SGLang's objects, as Protocols: every attribute that is read or set is named here.
+
+The class that each stands for is named by its docstring; ``Any`` is what is only handed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from sglang_speechlm.stage import Stage
+
+
+class SamplingParams(Protocol):
+    """sglang.srt.sampling.sampling_params.SamplingParams"""
+
+    custom_params: Any
+    sampling_seed: int | None
+    top_k: int
+    max_new_tokens: int
+    no_stop_trim: bool
+
+
+class Req(Protocol):
+    """sglang.srt.managers.schedule_batch.Req
+
+    Those that begin with ``speechlm_`` are set by the hooks, and may be absent (``sglang_hooks/req.py``).
+    """
+
+    rid: str
+    req_pool_idx: int
+    origin_input_ids: Sequence[int]
+    output_ids: Sequence[int]
+    full_untruncated_fill_ids: Sequence[int]
+    prefix_indices: torch.Tensor
+    sampling_params: SamplingParams
+    customized_info: dict[str, list[Any]] | None
+    cached_tokens: int
+    tokenizer: Any
+    eos_token_ids: Any
+    vocab_size: int
+    priority: Any
+    last_node: Any
+    to_finish: Any
+    finished_reason: Any
+    speechlm_stage: Stage
+    speechlm_shadow: Req
+    speechlm_leader: Req
+    speechlm_deferred: bool
+
+    def set_finish_with_abort(self, error_msg: str) -> None: ...
+
+    def init_next_round_input(self, tree_cache: Any) -> None: ...
+
+    def get_fill_ids(self) -> Sequence[int]: ...
+
+
+class Scheduler(Protocol):
+    """sglang.srt.managers.scheduler.Scheduler"""
+
+    max_queued_requests: int | None
+    max_running_requests: int
+    max_total_num_tokens: int
+
+
+class ScheduleBatch(Protocol):
+    """sglang.srt.managers.schedule_batch.ScheduleBatch"""
+
+    reqs: list[Req]
+    prefix_lens: list[int]
+    extend_lens: list[int]
+    sampling_info: Any
+    req_pool_indices_cpu: torch.Tensor
+    return_logprob: bool
+
+    def release_req(self, idx: int, remaing_req_count: int, server_args: Any) -> None: ...
+
+    def filter_batch(self, *, keep_indices: list[int]) -> None: ...
+
+
+class PrefillAdder(Protocol):
+    """sglang.srt.managers.schedule_policy.PrefillAdder; what it changes is listed in ``pairs._BUDGETS`` as well."""
+
+    running_batch: ScheduleBatch
+    max_running_requests: int
+    tree_cache: Any
+    can_run_list: list[Req]
+    rem_chunk_tokens: int | None
+    rem_total_token_offset: int
+    new_chunked_req: Req | None
+
+
+class TokenizerManager(Protocol):
+    """sglang.srt.managers.tokenizer_manager.TokenizerManager"""
+
+    max_req_input_len: int
+    server_args: Any
+
+    def generate_request(self, obj: Any) -> AsyncGenerator[Any]: ...
+
+    def abort_request(self, rid: str = "", abort_all: bool = False) -> None: ...
