@@ -1,8 +1,41 @@
-"""A serving runtime for SpeechLM (released as Bagpiper) on stock SGLang."""
+"""A serving runtime for SpeechLM (released as Bagpiper) on stock SGLang.
 
-from sglang_speechlm.platform.torchvision_operators import define_missing_operators
+The names below are the public API for programs that use a server: they are imported when they are first used, so that
+``import sglang_speechlm`` brings neither torch nor SGLang. Servers are started by ``speechlm serve``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sglang_speechlm.platform import torchvision_operators
+
+if TYPE_CHECKING:
+    from sglang_speechlm import frontend
+    from sglang_speechlm.config import SpeechLMConfig
+    from sglang_speechlm.frontend import Speech, SpeechLM, SpeechLMError, speak
 
 __version__ = "0.1.0"
 
-# Before anything imports SGLang or transformers, which import torchvision.
-define_missing_operators()
+__all__ = ["Speech", "SpeechLM", "SpeechLMConfig", "SpeechLMError", "__version__", "frontend", "speak"]
+
+_MODULES = {
+    "Speech": "sglang_speechlm.frontend",
+    "SpeechLM": "sglang_speechlm.frontend",
+    "SpeechLMError": "sglang_speechlm.frontend",
+    "speak": "sglang_speechlm.frontend",
+    "SpeechLMConfig": "sglang_speechlm.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "frontend":
+        return import_module("sglang_speechlm.frontend")
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# SGLang and transformers import torchvision, which may lack its operators.
+torchvision_operators.define_when_imported()

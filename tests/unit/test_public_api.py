@@ -1,0 +1,38 @@
+"""What ``import sglang_speechlm`` brings, and what it does not."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import sglang_speechlm
+from sglang_speechlm import frontend
+
+SCRIPT = """
+import json, os, sys
+before = dict(os.environ)
+import {module}
+print(json.dumps([sorted({{"torch", "transformers", "sglang"}} & sys.modules.keys()), dict(os.environ) == before]))
+"""
+
+
+@pytest.mark.parametrize("module", ["sglang_speechlm", "sglang_speechlm.frontend", "sglang_speechlm.stage"])
+def test_an_import_brings_no_torch_and_sets_no_variable(module: str) -> None:
+    script = SCRIPT.format(module=module)
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed) == [[], True]
+
+
+@pytest.mark.parametrize("module", [sglang_speechlm, frontend])
+def test_every_public_name_is_there(module: object) -> None:
+    for name in module.__all__:  # type: ignore[attr-defined]
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing  # type: ignore[attr-defined]
+
+
+def test_torchvision_can_be_imported_after_the_package() -> None:
+    script = "import sglang_speechlm, torchvision; print(torchvision.__name__)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "torchvision"
