@@ -1,0 +1,88 @@
+"""``speechlm client``: ask a running server one question; print the text, and write the sound if a file is named."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_SECONDS = 600
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Ask what the arguments say; return 0, or 1 where there was no answer."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.text and options.clip is None:
+        parser.error("give a text, a --clip, or both")
+    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    try:
+        response = httpx.post(
+            f"{options.url.rstrip('/')}/chat/completions", json=_body(options), headers=headers, timeout=_SECONDS
+        )
+    except httpx.HTTPError as error:
+        print(f"error: {options.url}: {error}", file=sys.stderr)
+        return 1
+    if response.status_code != 200:
+        print(f"error: {options.url}: {response.status_code}: {response.text}", file=sys.stderr)
+        return 1
+    message = response.json()["choices"][0]["message"]
+    print(message["content"])
+    for warning in message.get("speechlm", {}).get("warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
+    if options.output is not None and message["audio"] is not None:
+        options.output.write_bytes(base64.b64decode(message["audio"]["data"]))
+    return 0
+
+
+def _body(options: argparse.Namespace) -> dict[str, Any]:
+    content: list[dict[str, Any]] = []
+    if options.clip is not None:
+        clip = {"data": base64.b64encode(options.clip.read_bytes()).decode(), "format": options.clip.suffix[1:].lower()}
+        content.append({"type": "input_audio", "input_audio": clip})
+    if options.text:
+        content.append({"type": "text", "text": options.text})
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}]}
+    body |= {name: value for name in ("model", "max_tokens") if (value := getattr(options, name)) is not None}
+    if options.output is not None:
+        body |= {"modalities": ["text", "audio"], "audio": {"format": "wav"}}
+    return body
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="speechlm client", description=__doc__)
+    parser.add_argument("text", nargs="?", help="the question")
+    parser.add_argument("--clip", type=_readable, metavar="FILE", help="a recording to hear before the text")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="have the answer spoken, and write it as a WAV file"
+    )
+    parser.add_argument("--model", metavar="NAME", help="a name that the server serves (default: its own)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="limit of text tokens and audio frames together")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1"),
+        help="base URL of the server (default: %(default)s, or OPENAI_BASE_URL)",
+    )
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get("OPENAI_API_KEY", ""),
+        help="API key of the server (default: OPENAI_API_KEY)",
+    )
+    return parser
+
+
+def _readable(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"must be a file; got {name!r}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
