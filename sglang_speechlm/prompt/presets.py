@@ -43,6 +43,7 @@ class Preset(Strict):
     earlier_sound: bool = True
     reasoning: Reasoning = "none"
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    passage_characters: Annotated[int, Field(ge=1)] = 400
     voices: dict[str, str] = Field(default_factory=dict)
     default_voice: str | None = None
 

@@ -48,6 +48,7 @@ def preset() -> dict[str, Any]:
         "systems": list(SYSTEMS),
         "earlier_turns": 0,
         "earlier_sound": False,
+        "passage_characters": 40,  # two sentences that it was taught have more
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -14,14 +15,16 @@ from starlette.responses import Response
 
 from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, SoundFormat, endless_wav_header, pcm16_bytes
 from sglang_speechlm.program.bounds import scene_bound
-from sglang_speechlm.program.reply import AudioDelta, Piece, Reply
+from sglang_speechlm.program.recital import Recital
+from sglang_speechlm.program.reply import AudioDelta, Piece
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
+from sglang_speechlm.prompt.passages import passages
 from sglang_speechlm.prompt.words import can_be_said, is_blank
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import TEXT_ONLY
+from sglang_speechlm.server.reading.resolve import TEXT_ONLY, asked_for
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.sound import at_rate
@@ -29,6 +32,7 @@ from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, e
 from sglang_speechlm.server.service import Service
 
 _SILENCE_SECONDS = 0.25
+_MOST_PASSAGES = 512
 _OPENAI_VOICES = (
     "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse",
     "default",
@@ -45,31 +49,33 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     service.sound_files.check("response_format", output)
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
-    request = await asyncio.to_thread(_prepare, service, body, warnings)
-    if request is None:
-        reply, sound = None, _silence(output.rate)
-    else:
-        reply = service.responder.reply(request)
-        sound = _sound(at_rate(reply, service.sample_rate, output.rate), deadline)
+    requests = await asyncio.to_thread(_prepare, service, body, warnings)
+    recital = Recital(service.responder, requests, body.max_completion_tokens or body.max_tokens, _max_frames(body))
+    pieces = at_rate(recital, service.sample_rate, output.rate)
+    sound = _sound(pieces, deadline) if requests else _silence(output.rate)
     # A WAV file begins with its length: only where it was asked for as it comes is that left open.
     if output.name == "pcm" or (output.name == "wav" and body.stream_format is not None):
-        pieces = _sliced(sound, endless_wav_header(output.rate) if output.name == "wav" else b"")
+        content = _sliced(sound, endless_wav_header(output.rate) if output.name == "wav" else b"")
     else:
-        pieces = _whole(sound, service, output)
-    begun = await begin(http, pieces)
-    if reply is not None and reply.has_ended:
-        _warn(reply, warnings)
+        content = _whole(sound, service, output)
+    begun = await begin(http, content)
+    if recital.has_ended:
+        _warn(recital, warnings)
     headers = {RATE_HEADER: str(output.rate)}
     if body.stream_format == "sse":
-        return ClosingStream(_events(begun, reply, warnings), begun, "text/event-stream", headers)
+        return ClosingStream(_events(begun, recital, warnings), begun, "text/event-stream", headers)
     return ClosingStream(begun, begun, MEDIA_TYPES[output.name], headers)
 
 
-def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> ReplyRequest | None:
-    """The program's request; None where the input is nothing but punctuation or emoji, which silence is given for.
+def _max_frames(body: SpeechRequest) -> int | None:
+    return None if body.speechlm is None else body.speechlm.audio_max_frames
 
-    Clients that cut a text into sentences send such pieces, and OpenAI answers them with a sound. An error would end
-    their playback.
+
+def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[ReplyRequest]:
+    """Return the requests of the passages; none where the input is nothing but punctuation or emoji.
+
+    Silence is given for that: clients that cut a text into sentences send such pieces, and OpenAI answers them with a
+    sound. An error would end their playback.
     """
     if is_blank(body.input):
         raise bad_field("input", f"must not be blank; got {shown(body.input)}")
@@ -86,23 +92,45 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> Reply
                 warnings.add(f"{field}: not used; it shapes a text that the model writes, and the input is given")
     if not can_be_said(body.input):
         warnings.add("input: has no letter, digit or sign to be said; the answer is a short silence")
-        return None
+        return []
     values = {"input": body.input, "instructions": body.instructions, "voice": preset.voice(body.voice_name)}
     for name in preset.speech.unused(values):
         if name != "voice" or body.voice_name not in _OPENAI_VOICES:
             warnings.add(f"{name}: not used, because this model was not taught to follow it")
+    spoken = passages(body.input, preset.passage_characters)
+    if len(spoken) > _MOST_PASSAGES:
+        raise bad_field("input", f"must have at most {_MOST_PASSAGES} passages; got {len(spoken)}")
+    seed = asked_for(body, "seed", "seed", default=secrets.randbits(63))
+    # The seeds follow from the first one, so that a seed fixes all of the sound.
+    return [
+        _passage(service, body, {**values, "input": text}, text, (seed + i + 2**63) % 2**64 - 2**63)
+        for i, text in enumerate(spoken)
+    ]
+
+
+def _passage(
+    service: Service, body: SpeechRequest, values: dict[str, str | None], text: str, seed: int
+) -> ReplyRequest:
+    """Return the request of one passage.
+
+    Raises:
+        ApiError: 400 if it does not fit.
+    """
+    preset = service.options.preset
+    is_given = preset.speech_text == "given"
     messages = preset.speech.fill(values, service.encode)
     prompt = lay_out(preset.with_system(messages, service.encode, speaks=True), service.config)
+    ours = body.speechlm or SpeechLM()
     asking = body.model_copy(
         update={
             "stream": True,
             "modalities": ["text", "audio"],
-            "speechlm": ours.model_copy(update={"text": body.input if is_given else None}),
+            "speechlm": ours.model_copy(update={"text": text if is_given else None, "seed": seed}),
         }
     )
     bound, spoken_ids = None, None
     if not is_given:
-        spoken_ids = len(service.encode(body.input))
+        spoken_ids = len(service.encode(text))
         bound = scene_bound(spoken_ids, preset.thinking_tokens)
     request = service.resolve(
         asking, "speech", prompt, text_bound=bound, spoken_ids=spoken_ids, cfg=service.config.audio_cfg
@@ -124,7 +152,7 @@ async def _silence(sample_rate: int) -> AsyncGenerator[npt.NDArray[np.float32]]:
     yield np.zeros(round(_SILENCE_SECONDS * sample_rate), np.float32)
 
 
-async def _sound(reply: Items[Piece], deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
+async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
     """The samples as they come; at least one piece.
 
     Raises:
@@ -132,7 +160,7 @@ async def _sound(reply: Items[Piece], deadline: float) -> AsyncGenerator[npt.NDA
         StageRefused, CodecError: as the reply does.
     """
     has_sounded = False
-    async with aclosing(merged([reply], deadline)) as arrivals:
+    async with aclosing(merged([speech], deadline)) as arrivals:
         async for _, piece in arrivals:
             if isinstance(piece, AudioDelta):
                 has_sounded = True
@@ -158,7 +186,7 @@ async def _whole(
     yield await asyncio.to_thread(service.sound_files.encode, samples, output)
 
 
-async def _events(pieces: Items[bytes], reply: Reply | None, warnings: Warnings) -> AsyncGenerator[bytes]:
+async def _events(pieces: Items[bytes], recital: Recital, warnings: Warnings) -> AsyncGenerator[bytes]:
     """OpenAI's events, whose audio, put together, is the file; or an error midway."""
     try:
         async for piece in pieces:
@@ -166,23 +194,22 @@ async def _events(pieces: Items[bytes], reply: Reply | None, warnings: Warnings)
     except REFUSALS as error:
         yield event(refusal(error).body())
         return
-    _warn(reply, warnings)
-    read, made = (0, 0) if reply is None else (_input_tokens(reply.request), reply.finish.tokens)
+    _warn(recital, warnings)
+    read = sum(_input_tokens(reply.request) for reply in recital.replies)
+    made = recital.tokens
     usage = {"input_tokens": read, "output_tokens": made, "total_tokens": read + made}
     yield event({"type": "speech.audio.done", "usage": usage} | warnings.member())
 
 
-def _warn(reply: Reply | None, warnings: Warnings) -> None:
+def _warn(recital: Recital, warnings: Warnings) -> None:
     """Say what cut the sound, once its end is there."""
-    if reply is None:
+    if not recital.replies:
         return
-    request, finish = reply.request, reply.finish
-    warnings.add(*finish.warnings)
-    if finish.reason == "length" and not finish.warnings:
-        assert request.audio is not None
-        frames = finish.audio_tokens
-        if frames == request.audio.max_frames:
+    bounds = [warning for reply in recital.replies for warning in reply.finish.warnings]
+    warnings.add(*bounds)
+    if recital.is_cut and not recital.replies[-1].finish.warnings:
+        if recital.frames == recital.max_frames:
             used = "audio_max_frames"
         else:
-            used = "max_tokens" if finish.tokens >= request.max_tokens else "the context"
-        warnings.add(f"the sound was cut: it used all of {used} ({frames} frames)")
+            used = "max_tokens" if recital.max_tokens == recital.tokens else "the context"
+        warnings.add(f"the sound was cut: it used all of {used} ({recital.frames} frames)")

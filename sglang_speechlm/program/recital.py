@@ -1,0 +1,112 @@
+"""A long text spoken as one sound: the replies to its passages, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sglang_speechlm.program.reply import AudioDelta, Piece, Reply, Responder
+from sglang_speechlm.program.request import ReplyRequest
+
+_FADE_SECONDS = 0.005
+
+
+class Recital:
+    """An iterator over the pieces of all passages, complete when it is exhausted. Closing it ends what it has started.
+
+    Where there are several passages, each fades in and out within 5 ms, so that nothing clicks where they meet.
+    Iterating raises what ``Reply`` does.
+
+    Attributes:
+        replies: those that have begun, in order.
+        max_tokens, max_frames: budgets of all of them together; None is no limit.
+    """
+
+    def __init__(
+        self, responder: Responder, passages: Sequence[ReplyRequest], max_tokens: int | None, max_frames: int | None
+    ) -> None:
+        """Take the requests of the passages, and the budgets of all of them together; None is no limit."""
+        self.replies: list[Reply] = []
+        self._responder = responder
+        self._passages = passages
+        self.max_tokens = max_tokens
+        self.max_frames = max_frames
+        self._pieces = self._run()
+
+    def __aiter__(self) -> Recital:
+        return self
+
+    async def __anext__(self) -> Piece:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """End whatever runs."""
+        await self._pieces.aclose()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of its last reply is known, though pieces of its sound may be left."""
+        return bool(self.replies) and self.replies[-1].has_ended and self._next() is None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a budget has left passages unsaid, or the last of them incomplete."""
+        return len(self.replies) < len(self._passages) or self.replies[-1].finish.reason == "length"
+
+    @property
+    def tokens(self) -> int:
+        """Ids and frames that were generated."""
+        return sum(reply.finish.tokens for reply in self.replies)
+
+    @property
+    def frames(self) -> int:
+        """Frames that were generated."""
+        return sum(reply.finish.audio_tokens for reply in self.replies)
+
+    async def _run(self) -> AsyncGenerator[Piece]:
+        while (request := self._next()) is not None:
+            reply = self._responder.reply(request)
+            self.replies.append(reply)
+            pieces = reply if len(self._passages) == 1 else _faded(reply, self._responder.sample_rate)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+
+    def _next(self) -> ReplyRequest | None:
+        """Return the request that follows, within what is left of the budgets."""
+        if len(self.replies) == len(self._passages):
+            return None
+        request = self._passages[len(self.replies)]
+        if self.max_tokens is not None:
+            request = replace(request, max_tokens=self.max_tokens - self.tokens)
+        if self.max_frames is not None and request.audio is not None:
+            left = self.max_frames - self.frames
+            audio = replace(request.audio, max_frames=left, min_frames=min(request.audio.min_frames, left))
+            request = replace(request, audio=audio)
+        is_spent = request.max_tokens < 1 or (request.audio is not None and request.audio.max_frames == 0)
+        return None if is_spent else request
+
+
+async def _faded(reply: Reply, sample_rate: int) -> AsyncGenerator[Piece]:
+    """Give a reply's pieces with its sound faded in and out; as much as a fade takes is held back for the end."""
+    length = round(_FADE_SECONDS * sample_rate)
+    rise = np.linspace(0, 1, length, dtype=np.float32)
+    held: npt.NDArray[np.float32] | None = None
+    async with aclosing(reply):
+        async for piece in reply:
+            if not isinstance(piece, AudioDelta):
+                yield piece
+                continue
+            samples = piece.samples if held is None else np.concatenate((held, piece.samples))
+            if held is None:
+                begin = min(length, len(samples))
+                samples = np.concatenate((samples[:begin] * rise[:begin], samples[begin:]))
+            held = samples[-length:]
+            if len(samples) > length:
+                yield AudioDelta(samples[:-length])
+    if held is not None:
+        yield AudioDelta(held * rise[::-1][-len(held) :])

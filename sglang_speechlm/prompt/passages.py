@@ -1,0 +1,59 @@
+"""A long text in passages that a model can speak well."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from sglang_speechlm.prompt.words import can_be_said
+
+_SENTENCE_END = re.compile(
+    r"""(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.) # after initials and titles, the sentence goes on
+    (?<=[.!?…:;]) ["'”’»)\]]* \s+ | (?<=[。！？｡]) ["'”’»」』)\]]* | \s*\n\s*""",
+    re.VERBOSE,
+)
+_CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[，、；：])")
+
+
+def passages(text: str, most: int) -> list[str]:
+    """Cut a text into passages of whole sentences.
+
+    A passage has at most ``most`` characters, unless one sentence has more. A sentence of more than twice as many is
+    cut at its clauses, its words, or wherever it must be. What cannot be said is in no passage of its own.
+    """
+    sentences = [part for whole in _split(_SENTENCE_END, text) for part in _cut(whole, 2 * most)]
+    return [passage.strip() for passage in _packed(sentences, most) if can_be_said(passage)]
+
+
+def _split(ends: re.Pattern[str], text: str) -> list[str]:
+    """Return the pieces of ``text``, the white space after each with it."""
+    places = [0, *(found.end() for found in ends.finditer(text)), len(text)]
+    return [text[begin:end] for begin, end in pairwise(places) if begin < end]
+
+
+def _cut(sentence: str, most: int) -> list[str]:
+    if len(sentence) <= most:
+        return [sentence]
+    clauses = [part for clause in _split(_CLAUSE_END, sentence) for part in _cut_words(clause, most)]
+    return _packed(clauses, most)
+
+
+def _cut_words(clause: str, most: int) -> list[str]:
+    if len(clause) <= most:
+        return [clause]
+    words = [word[at : at + most] for word in _split(re.compile(r"\s+"), clause) for at in range(0, len(word), most)]
+    return _packed(words, most)
+
+
+def _packed(parts: list[str], most: int) -> list[str]:
+    """Join neighbours while they fit. A part that is too long stands alone."""
+    packed: list[str] = []
+    size = 0
+    for part in parts:
+        if packed and size + len(part.rstrip()) <= most:
+            packed[-1] += part
+            size += len(part)
+        else:
+            packed.append(part)
+            size = len(part)
+    return packed
