@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
 from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE, OPENAI_RATE
-from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template
+from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template, load_voices
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
 from sglang_speechlm.prompt.thinking import PARSERS
 from sglang_speechlm.server.edge.origins import parse_origins
@@ -62,7 +62,7 @@ class OwnOptions:
         """Out of what a parser with ``add_own_options`` found.
 
         Raises:
-            ValueError: if there is no such preset.
+            ValueError: if there is no such preset, or it has no place for the voices that are given.
         """
         preset = load_preset(parsed.preset, Path(parsed.model_path))
         overriding = {
@@ -70,12 +70,13 @@ class OwnOptions:
             "transcription": parsed.transcription_template,
             "reasoning": PARSERS.get(parsed.reasoning_parser),
         }
+        preset = preset.model_copy(update={name: own for name, own in overriding.items() if own is not None})
         return cls(
             served_names=tuple(parsed.served_model_name),
             codec_device=parsed.codec_device,
             codec_threads=parsed.codec_threads,
             output_sample_rate=parsed.output_sample_rate,
-            preset=preset.model_copy(update={name: own for name, own in overriding.items() if own is not None}),
+            preset=preset if parsed.voices is None else preset.with_voices(parsed.voices),
             media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
             max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
             max_clips=parsed.max_clips,
@@ -109,6 +110,8 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     for route, kind in kinds:
         said = f"what the model is asked for a {route}, in place of the preset's template"
         add(f"--{route}-template", _from_path(partial(load_template, kind)), None, said, metavar="FILE")
+    said = "JSON file of more voices, descriptions by name, for a checkpoint that follows them"
+    add("--voices", _from_path(load_voices), None, said, metavar="FILE")
     said = "where thinking stands in a text, in place of the preset's reasoning (default: auto, the preset's)"
     add("--reasoning-parser", str, "auto", said, choices=("auto", *PARSERS))
     add(

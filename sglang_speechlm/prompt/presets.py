@@ -6,22 +6,32 @@ preset_files/README.md describes the files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from sglang_speechlm.prompt.layout import Message, Spoken, Text
 from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate
 from sglang_speechlm.prompt.thinking import Reasoning
 
+DEFAULT_VOICE = "default"
 FILE = "preset.json"
 """Of a served directory."""
 _FOLDER = Path(__file__).parent / "preset_files"
 BUILT_IN = tuple(sorted(file.stem for file in _FOLDER.glob("*.json")))
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
+
+
+class _Voices(RootModel[dict[Name, Name]]):
+    """A file of voices."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class Systems(Strict):
@@ -44,7 +54,7 @@ class Preset(Strict):
     reasoning: Reasoning = "none"
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
     passage_characters: Annotated[int, Field(ge=1)] = 400
-    voices: dict[str, str] = Field(default_factory=dict)
+    voices: dict[Name, Name] = Field(default_factory=dict)
     default_voice: str | None = None
 
     @model_validator(mode="after")
@@ -52,6 +62,21 @@ class Preset(Strict):
         if self.default_voice is not None and self.default_voice not in self.voices:
             raise ValueError(f"default_voice: {self.default_voice!r} is none of voices")
         return self
+
+    @property
+    def offered_voices(self) -> dict[str, str]:
+        """Descriptions of the voices that a request may name; a model that was taught none has the default one."""
+        return self.voices or {DEFAULT_VOICE: "The model's own voice"}
+
+    def with_voices(self, voices: Mapping[str, str]) -> Preset:
+        """Return this preset with more voices, or other descriptions of its own ones.
+
+        Raises:
+            ValueError: if it has no place for a voice.
+        """
+        if self.speech.unused({"voice": "a"}):
+            raise ValueError("--voices: this checkpoint's speech template has no place for {voice}: it has one voice")
+        return self.model_copy(update={"voices": {**self.voices, **voices}})
 
     def voice(self, named: str | None) -> str | None:
         """The description of a voice by its name; what is no name is a description itself."""
@@ -117,6 +142,15 @@ def load_preset(named: str | None, model_path: Path = Path()) -> Preset:
     if not Path(named).is_file():
         raise ValueError(f"--preset: {named!r} is no file, and none of {', '.join(BUILT_IN)}")
     return _load(Path(named))
+
+
+def load_voices(file: Path) -> dict[str, str]:
+    """Return descriptions of voices by their names.
+
+    Raises:
+        ValueError: if the file cannot be read or holds anything else.
+    """
+    return _checked(_Voices, _raw(file), file).root
 
 
 def load_template(kind: type[Model], file: Path) -> Model:

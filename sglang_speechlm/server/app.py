@@ -25,6 +25,7 @@ from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
 from sglang_speechlm.server.routes.speech import speech
 from sglang_speechlm.server.routes.transcriptions import transcriptions
+from sglang_speechlm.server.routes.voices import voices
 from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks import http
 
@@ -55,6 +56,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/audio/speech", speech, methods=["POST"])
     app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
+    app.add_route("/v1/audio/voices", voices, methods=["GET"])
     app.add_route("/worker_id", worker_id, methods=["GET"])
     app.router.routes.extend(page_routes())
     answer_in_one_shape(app)

@@ -260,6 +260,55 @@ def test_one_character_that_can_be_said_is_said(text: str, client: Client) -> No
     assert samples(response.content).any()
 
 
+SENTENCE = "The green bird sits near the bridge and sings. "
+
+
+def test_a_long_text_is_one_sound_of_its_passages(client: Client) -> None:
+    """Each passage has the seed that follows, and a fade of 5 ms at either end."""
+    text, settings = SENTENCE * 9, {"seed": 7, "audio_min_frames": 30}
+    first, second = (text[: 8 * len(SENTENCE)].strip(), SENTENCE.strip())
+    sound = samples(spoken(client, input=text, response_format="wav", speechlm=settings).content)
+    parts = [
+        samples(spoken(client, input=part, response_format="wav", speechlm={**settings, "seed": 7 + i}).content)
+        for i, part in enumerate((first, second))
+    ]
+    edge = round(0.005 * RATE)
+    assert len(sound) == sum(map(len, parts))
+    at = 0
+    for part in parts:
+        assert_same_sound(sound[at : at + len(part)][edge:-edge], part[edge:-edge])
+        assert sound[at] == sound[at + len(part) - 1] == 0
+        at += len(part)
+
+
+def test_a_long_text_is_streamed_as_it_is_whole(client: Client) -> None:
+    body = {"input": SENTENCE * 20, "speechlm": {"seed": 3, "audio_min_frames": 20, "audio_max_frames": 90}}
+    whole = samples(spoken(client, response_format="wav", **body).content)
+    *deltas, done = events(spoken(client, response_format="pcm", stream_format="sse", **body))
+    assert_same_sound(pcm(b"".join(base64.b64decode(each["audio"]) for each in deltas)), whole)
+    assert done["usage"]["output_tokens"] == 90
+    assert "audio_max_frames (90 frames)" in done["speechlm"]["warnings"][0]
+
+
+def test_a_budget_is_one_for_all_passages(client: Client) -> None:
+    body = {"input": SENTENCE * 20, "max_tokens": 50, "speechlm": {"audio_min_frames": 20}}
+    response = spoken(client, response_format="pcm", **body)
+    assert 0 < len(pcm(response.content)) <= 50 * 320
+    assert "max_tokens (50 frames)" in warned(response)[0]
+
+
+def test_too_many_passages_are_refused(client: Client) -> None:
+    error = refused(client.http.post(ROUTE, json=ask(input="word " * 90_000)))
+    assert error["param"] == "input"
+    assert "passages" in error["message"]
+
+
+def test_a_voice_is_listed_as_applications_ask(client: Client) -> None:
+    listed = client.http.get("/v1/audio/voices").json()
+    assert [(voice["id"], voice["name"]) for voice in listed["voices"]] == [("default", "default")]
+    assert warned(spoken(client, voice="default", speechlm={**GREEDY, "audio_max_frames": None})) == []
+
+
 @pytest.mark.parametrize("blank", [" ", "\n", "\u200b"])
 def test_blank_instructions_are_none(blank: str, client: Client, whole: np.ndarray) -> None:
     assert_same_sound(samples(spoken(client, response_format="wav", instructions=blank).content), whole)

@@ -214,3 +214,35 @@ def test_an_unknown_reasoning_parser_is_refused_with_those_that_there_are(capsys
     assert "--reasoning-parser" in complaint
     assert "'gpt-oss'" in complaint
     assert "qwen3-thinking" in complaint
+
+
+# Voices
+
+
+def with_voices(tmp_path: Path, base: str, voices: Any) -> Preset:
+    file = tmp_path / "voices.json"
+    file.write_text(json.dumps(voices))
+    arguments = build_parser().parse_args(["--model-path", str(tmp_path), "--preset", base, "--voices", str(file)])
+    return OwnOptions.of(arguments).preset
+
+
+def test_a_file_of_voices_adds_to_the_presets_own(tmp_path: Path) -> None:
+    offered = with_voices(tmp_path, "bagpiper-tts", {"pirate": "An old pirate", "alloy": "Another one"}).offered_voices
+    assert offered["pirate"] == "An old pirate"
+    assert offered["alloy"] == "Another one"
+    assert "nova" in offered
+
+
+def test_voices_are_refused_where_the_model_has_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--voices: .* one voice"):
+        with_voices(tmp_path, "default", {"pirate": "An old pirate"})
+
+
+@pytest.mark.parametrize("voices", [{"pirate": " "}, {"": "A voice"}, {"pirate": 5}])
+def test_a_wrong_file_of_voices_is_refused(voices: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        with_voices(tmp_path, "bagpiper-tts", voices)
+
+
+def test_a_model_of_one_voice_offers_that_one() -> None:
+    assert [*load_preset("default").offered_voices] == ["default"]

@@ -20,6 +20,7 @@ from sglang_speechlm.program.reply import AudioDelta, Piece
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.prompt.passages import passages
+from sglang_speechlm.prompt.presets import DEFAULT_VOICE
 from sglang_speechlm.prompt.words import can_be_said, is_blank
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
@@ -35,7 +36,7 @@ _SILENCE_SECONDS = 0.25
 _MOST_PASSAGES = 512
 _OPENAI_VOICES = (
     "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse",
-    "default",
+    DEFAULT_VOICE,
 )  # fmt: skip
 """OpenAI's clients must name one: a model that has one voice of its own takes them as no demand."""
 
