@@ -64,7 +64,7 @@ class SpeechLMConfig(PreTrainedConfig):
         text_temperature: float = 0.6,
         text_topk: int = 20,
         text_max_tokens: int | None = None,
-        audio_cfg: float = 1.0,
+        audio_cfg: float | None = None,
         audio_min_frames: int | None = None,
         audio_max_frames: int | None = None,
         decoding_source: str = "config.json",
@@ -81,8 +81,10 @@ class SpeechLMConfig(PreTrainedConfig):
             text_modality_token_id = kwargs.pop("text_token_id")
             audio_modality_token_id = kwargs.pop("audio_token_id", audio_modality_token_id)
             kwargs.pop("audio_placeholder_token_id", None)
-            audio_cfg, audio_min_frames = TABLE_10["audio_cfg"], TABLE_10["audio_min_frames"]
-            audio_max_frames, text_max_tokens = TABLE_10["audio_max_frames"], TABLE_10["text_max_tokens"]
+            audio_cfg = TABLE_10["audio_cfg"] if audio_cfg is None else audio_cfg
+            audio_min_frames = audio_min_frames or TABLE_10["audio_min_frames"]
+            audio_max_frames = audio_max_frames or TABLE_10["audio_max_frames"]
+            text_max_tokens = text_max_tokens or TABLE_10["text_max_tokens"]
             decoding_source = f"config.json, else {TABLE_10_NAME}"
         check_sizes("", {"num_stream": num_stream, "adaptor_input_dim": adaptor_input_dim, "vocab_size": vocab_size})
         self.text_config: Qwen3Config = (
@@ -116,7 +118,7 @@ class SpeechLMConfig(PreTrainedConfig):
         self.text_temperature = text_temperature
         self.text_topk = text_topk
         self.text_max_tokens = text_max_tokens
-        self.audio_cfg = audio_cfg
+        self.audio_cfg = 1.0 if audio_cfg is None else audio_cfg
         self.audio_min_frames = audio_min_frames
         self.audio_max_frames = audio_max_frames
         self.decoding_source = decoding_source

@@ -59,8 +59,10 @@ class SpeechLM(BaseBackend):
         )
         try:
             self._model = next(iter(self._client.models.list())).id
+            info = self._client.get(f"{url.rstrip('/')}/server_info", cast_to=httpx.Response).json()
         except openai.APIError as error:
             raise self._clear(error) from error
+        self._cfg: float = info["decoding"]["audio"]["cfg"]
 
     def get_model_name(self) -> str:
         """The name of the served model."""
@@ -96,7 +98,7 @@ class SpeechLM(BaseBackend):
 
     def _speak(self, turn: Turn, spoken: Speaking, params: SglSamplingParams) -> tuple[Speech, dict[str, Any]]:
         text = spoken.text if spoken.text is not None else turn.said
-        settings = {"mode": "text_audio", "return_ids": True, **spoken.settings}
+        settings = {"mode": "text_audio", "return_ids": True, "cfg": self._cfg, **spoken.settings}
         if text:
             request: dict[str, Any] = {"messages": turn.messages, "speechlm": {**settings, "text": text}}
         elif turn.is_open:

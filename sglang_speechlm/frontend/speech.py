@@ -30,7 +30,7 @@ def speak(
     name: str,
     *,
     text: str | None = None,
-    cfg: float = 1.0,
+    cfg: float | None = None,
     audio_temperature: float | None = None,
     audio_topk: int | None = None,
     audio_min_frames: int | None = None,
@@ -46,7 +46,7 @@ def speak(
     Args:
         name: the variable that gets the speech.
         text: say this instead. A turn that says nothing yet gets it as its text.
-        cfg: guidance scale, 1 to 20; 1 is none.
+        cfg: guidance scale, 1 to 20; 1 is none. The checkpoint's own if None.
         audio_temperature, audio_topk: how frames are drawn; the checkpoint's own if None.
         audio_min_frames, audio_max_frames: frames, of 20 ms each.
         seed: of every draw.

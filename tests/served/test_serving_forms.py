@@ -1,19 +1,60 @@
 """A server answers with the reference's ids whichever form its weights came in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from checkpoint_forms import released_tensors, write_fork, write_release, write_tokenizer, write_train_config
-from server import BY_NAME, Client, Judge, serving
+from checkpoint_forms import (
+    released_tensors,
+    write_deepspeed,
+    write_distributed,
+    write_fork,
+    write_plain,
+    write_release,
+    write_tokenizer,
+    write_train_config,
+)
+from server import BY_NAME, CASES, Client, Judge, message_of, serving
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 
 SPEC = CheckpointSpec(seed=4, audio_d_model=64, audio_heads=1, codec_layer_size=1025, codec_storage="directory")
 """With the sizes that a conversion takes for granted: 64 dimensions a head, the released codec's codebooks."""
 POOL = ("--max-total-tokens", "8192")
-NAMES = ("audio question", "spoken answer to audio", "guided answer to audio", "odd text")
-FORMS = ("release", "fork")
+MARGIN = 5e-4
+"""Of the best logit over the second: ten times what float32 rounds."""
+ALONE = ("text", "audio question", "spoken answer to audio", "guided", "guided answer to audio")
+AT_ONCE = CASES[:15]
+"""With "guided answer to audio" 16 requests of every kind: text and clips, written and spoken, guided and not."""
+
+
+def _native(write: Callable[..., Path], yaml: str = "train.yaml") -> Callable[[Path, Path], tuple[Path, list[str]]]:
+    def make(folder: Path, built: Path) -> tuple[Path, list[str]]:
+        model = write(folder / "native", released_tensors(built))
+        write_train_config(folder / "native", yaml, codec_hf_model_tag=str(built / "xcodec"))
+        tokenizer = write_tokenizer(folder / "qwen3")
+        return model, ["--tokenizer-path", str(tokenizer), "--convert-dir", str(folder / "converted")]
+
+    return make
+
+
+def _fork(name: str) -> Callable[[Path, Path], tuple[Path, list[str]]]:
+    return lambda folder, built: (write_fork(folder / "fork", built, name, codec=str(built / "xcodec")), [])
+
+
+FORMS = {
+    "release": _native(write_release, "train_bagpiper_tts.yaml"),
+    "mp_rank_00": _native(write_deepspeed),
+    "distributed": _native(write_distributed),
+    "plain": _native(write_plain),
+    "bagpiper fork": _fork("bagpiper"),
+    "speechlm fork": _fork("speechlm"),
+}
+"""Each writes a checkpoint of its form, and returns what a user names and the options that go with it."""
+
+_drawn: dict[str, Any] = {}
+"""The same drawn answer of every server so far."""
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +64,44 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(built: Path) -> Judge:
-    return Judge.load(built)
+    return Judge.load(built, MARGIN)
 
 
 @pytest.fixture(scope="module", params=FORMS)
 def client(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp(request.param)
-    options: tuple[str, ...] = POOL
-    if request.param == "fork":
-        model = write_fork(folder / "fork", built, codec=str(built / "xcodec"))
-    else:
-        model = write_release(folder / "release", released_tensors(built))
-        write_train_config(model, "train_bagpiper_tts.yaml", codec_hf_model_tag=str(built / "xcodec"))
-        tokenizer = write_tokenizer(folder / "qwen3")
-        options = (*POOL, "--tokenizer-path", str(tokenizer), "--convert-dir", str(folder / "converted"))
-    with serving(model, folder / "log", *options) as server, Client(server.url) as speaking:
+    folder = tmp_path_factory.mktemp("form")
+    model, options = FORMS[request.param](folder, built)
+    with serving(model, folder / "log", *POOL, *options) as server, Client(server.url) as speaking:
         yield speaking
 
 
-def test_answers_are_the_references(client: Client, judge: Judge) -> None:
-    cases = [BY_NAME[name] for name in NAMES]
-    bodies = [case.body(audio_min_frames=SPEC.num_stream) for case in cases]
-    assert judge.compare(cases, client.chat_at_once(bodies)) > 500
+def _body(name: str) -> dict[str, Any]:
+    """A case without the least frames that a release's decoding would add."""
+    case = BY_NAME[name]
+    least = case.request.audio_min_frames
+    return case.body(audio_min_frames=SPEC.num_stream if least is None else least)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_an_answer_alone_is_the_references(name: str, client: Client, judge: Judge) -> None:
+    client.forget()
+    assert judge.compare([BY_NAME[name]], [client.chat(_body(name))])
+
+
+def test_sixteen_answers_at_once_are_the_references(client: Client, judge: Judge) -> None:
+    cases = [*AT_ONCE, BY_NAME["guided answer to audio"]]
+    assert len(cases) == 16
+    assert judge.compare(cases, client.chat_at_once([_body(case.name) for case in cases])) > 2000
+
+
+def test_a_drawn_answer_and_its_sound_are_the_same_whichever_form_it_came_from(client: Client) -> None:
+    body = _body("guided answer to audio")
+    body["temperature"], body["top_k"], body["speechlm"]["seed"] = 0.9, 20, 7
+    message = message_of(client.chat(body))
+    drawn = {"text": message["speechlm"]["text_ids"], "codes": message["speechlm"]["codes"]}
+    drawn["sound"] = message["audio"]["data"]
+    assert drawn["codes"]
+    assert _drawn.setdefault("answer", drawn) == drawn
 
 
 def test_a_spoken_answer_has_sound(client: Client) -> None:

@@ -222,7 +222,19 @@ def test_a_killed_run_goes_on_and_keeps_what_was_whole(native: Native, killed: l
     assert [file.stat().st_mtime_ns for file in killed] == written
     converted = tensors_of(native.output)
     assert all(torch.equal(converted[name], tensor) for name, tensor in native.state.items())
-    assert not list(native.output.glob("*.part"))
+
+
+def test_a_killed_run_leaves_nothing_else_behind(native: Native, killed: list[Path]) -> None:
+    (native.output / ".tmpAb0xYz").write_bytes(b"half of a file, as safetensors names it while it writes")
+    native.convert()
+    resumed = contents(native.output)
+    native.output.rename(native.output.with_name("resumed"))
+    native.convert()
+    assert resumed == contents(native.output)
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def test_a_shard_that_was_damaged_is_written_anew(native: Native) -> None:
@@ -246,8 +258,10 @@ def test_a_run_with_other_settings_does_not_go_on(native: Native) -> None:
 def test_a_directory_with_other_files_is_left_alone(native: Native) -> None:
     native.output.mkdir()
     (native.output / "notes.txt").write_text("mine")
+    (native.output / "half.part").write_text("mine")
     with pytest.raises(FileExistsError, match="holds no conversion"):
         native.convert()
+    assert len(list(native.output.iterdir())) == 2
 
 
 # Refusals

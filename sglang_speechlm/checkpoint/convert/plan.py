@@ -10,6 +10,8 @@ from sglang_speechlm.checkpoint.shards import write_text
 from sglang_speechlm.config.files import read_json
 
 _FILE = "conversion.json"
+_SAFETENSORS_UNFINISHED = ".tmp??????"
+"""How safetensors calls a file while it writes it."""
 
 
 class OtherConversion(ValueError):
@@ -33,7 +35,13 @@ def begin_or_resume(directory: Path, plan: dict[str, Any]) -> None:
             raise OtherConversion(
                 f"{directory} was begun with other {', '.join(differing)}; convert to another directory or delete it"
             )
-        return
-    if any(entry.suffix != ".part" for entry in directory.iterdir()):  # a run may have been killed before it began
+    elif {*directory.iterdir()} - {*_unfinished(directory)}:
         raise FileExistsError(f"{directory} is not empty and holds no conversion to go on with")
+    for leftover in _unfinished(directory):
+        leftover.unlink()
     write_text(file, json.dumps(plan, indent=2) + "\n")
+
+
+def _unfinished(directory: Path) -> list[Path]:
+    """What a killed run left half written."""
+    return [*directory.glob("*.part"), *directory.glob(_SAFETENSORS_UNFINISHED)]

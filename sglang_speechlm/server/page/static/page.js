@@ -9,7 +9,7 @@ let clip = null; // {data: base64, format, name, url}
 let recorder = null;
 let asking = null; // AbortController of the running question
 
-at("cfg").addEventListener("input", () => { at("cfg-shown").value = Number(at("cfg").value).toFixed(1); });
+at("cfg").addEventListener("input", showScale);
 at("record").addEventListener("click", () => record().catch(failed));
 at("upload").addEventListener("change", () => takeClip(at("upload").files[0], at("upload").files[0].name).catch(failed));
 at("drop-clip").addEventListener("click", dropClip);
@@ -29,10 +29,26 @@ async function showServer() {
     const name = models.data?.[0]?.id;
     // A model without a name of its own is served under its path.
     at("server").textContent = name ? `serving ${name.split("/").filter(Boolean).pop()}` : "the server wants an API key (Settings)";
+    if (name) showDecoding((await (await fetch("server_info", { headers: headers() })).json()).decoding);
   } catch {
     at("server").textContent = "the server does not answer";
   }
 }
+
+/** Shows the checkpoint's decoding: guidance at its place, the rest where nothing is filled in. */
+function showDecoding({ text, audio }) {
+  at("cfg").defaultValue = audio.cfg; // the browser keeps a value that the user has chosen
+  showScale();
+  at("text_temperature").placeholder = text.temperature;
+  at("audio_temperature").placeholder = audio.temperature;
+  at("audio_topk").placeholder = audio.top_k;
+  if (text.max_tokens && audio.max_frames) {
+    at("max_tokens").defaultValue = "";
+    at("max_tokens").placeholder = `${text.max_tokens} + ${audio.max_frames}`;
+  }
+}
+
+function showScale() { at("cfg-shown").value = Number(at("cfg").value).toFixed(1); }
 
 function headers() {
   const key = at("api_key").value;
@@ -87,16 +103,15 @@ function message() {
 
 /** The body of a request for an answer to `messages`; `text` is the answer's text where it is given. */
 function body(messages, text) {
-  const number = (id) => Number(at(id).value);
+  const number = (id) => (at(id).value ? Number(at(id).value) : undefined); // left out, it is the checkpoint's own
   const spoken = text !== undefined || document.querySelector("input[name=mode]:checked").value === "spoken";
-  const speechlm = { text_temperature: number("text_temperature") };
+  const speechlm = { text_temperature: number("text_temperature"), seed: number("seed") };
   if (spoken) {
     Object.assign(speechlm, {
       mode: "text_audio", cfg: number("cfg"), text,
       audio_temperature: number("audio_temperature"), audio_topk: number("audio_topk"),
     });
   }
-  if (at("seed").value) speechlm.seed = number("seed");
   return {
     model: "default", messages, max_tokens: number("max_tokens"),
     stream: true, stream_options: { include_usage: true }, speechlm,
