@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Request, expect, sync_playwright
-from server import SECONDS, Server
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-)
+from browser import CHROMIUM, browsing, sent
+from playwright.sync_api import Locator, Page, expect
+from server import Server
 
 asked: set[str] = set()
 """Hosts that the page asked for something."""
 failures: list[str] = []
-
-expect.set_options(timeout=1000 * SECONDS)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS), timeout=1000 * SECONDS)
-        context = browser.new_context(permissions=["microphone", "clipboard-read", "clipboard-write"])
-        page = context.new_page()
-        page.set_default_timeout(1000 * SECONDS)
-        page.on("request", lambda request: asked.add(request.url.split("/")[2]))
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(server.url)
+    with browsing(server.url, asked, failures) as page:
         yield page
-        browser.close()
 
 
 def _ask(page: Page) -> Locator:
@@ -54,11 +30,6 @@ def _ask(page: Page) -> Locator:
     expect(page.locator("#send")).to_be_enabled()
     expect(page.locator(".busy")).to_have_count(0)
     return page.locator(".turn").last
-
-
-def _sent(request: Request) -> Any:
-    """The JSON that a request carries."""
-    return json.loads(request.post_data or "")
 
 
 def _guide(page: Page, scale: float) -> None:
@@ -122,7 +93,7 @@ def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> N
     with page.expect_request("**/v1/chat/completions") as request:
         _ask(page)
     assert page.locator(".turn").count() == turns + 1
-    messages = _sent(request.value)["messages"]
+    messages = sent(request.value)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * turns + ["user"]
     assert messages[1]["audio"]["id"].startswith("audio-")
     assert messages[1]["content"]
@@ -135,8 +106,8 @@ def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
     with page.expect_request("**/v1/chat/completions") as request:
         turn.locator(".editing button[type=submit]").click()
     expect(page.locator(".busy")).to_have_count(0)
-    assert _sent(request.value)["speechlm"]["text"] == "A text of mine."
-    assert len(_sent(request.value)["messages"]) == 1
+    assert sent(request.value)["speechlm"]["text"] == "A text of mine."
+    assert len(sent(request.value)["messages"]) == 1
     assert turn.locator(".answer > .text").inner_text() == "A text of mine."
     assert turn.locator(".player").is_visible()
 
