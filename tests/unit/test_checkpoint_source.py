@@ -315,6 +315,15 @@ def test_a_forks_directory_is_read_in_place(tmp_path: Path, served: Path, name: 
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
+def test_decoding_that_a_forks_config_has_is_kept(tmp_path: Path, served: Path) -> None:
+    folder = write_fork(tmp_path / "fork", served)
+    fields = json.loads((folder / "config.json").read_text())
+    own = {"audio_cfg": 1.5, "audio_min_frames": 9, "audio_max_frames": 99, "text_max_tokens": 77}
+    (folder / "config.json").write_text(json.dumps(fields | own))
+    config = checkpoint_config(folder)
+    assert {name: getattr(config, name) for name in own} == own
+
+
 def test_a_forks_directory_may_lack_the_codec(tmp_path: Path, served: Path) -> None:
     folder = write_fork(tmp_path / "fork", served, with_codec=False)
     check_served(folder, checkpoint_config(folder))
