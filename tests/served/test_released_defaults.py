@@ -79,7 +79,9 @@ def frames(response: Any) -> int:
 
 def said_aloud(client: Client, body: dict[str, Any]) -> np.ndarray:
     response = client.http.post(
-        "/v1/audio/speech", json={"input": "Good day.", "response_format": "pcm", **body}, timeout=SECONDS
+        "/v1/audio/speech",
+        json={"input": "Good day.", "response_format": "pcm", "sample_rate": 16000, **body},
+        timeout=SECONDS,
     )
     assert response.status_code == 200, response.text
     return np.frombuffer(response.content, "<i2")
