@@ -58,18 +58,22 @@ def keep(serve: Callable[[Heartbeat], int], stop_seconds: float) -> int:
         The exit status of this process.
     """
     _open_standard_streams()
-    folder = Path(tempfile.mkdtemp(prefix="speechlm-"))
     # Whoever loses his parent becomes a child of this process and not of the first one.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     lifeline, held = os.pipe()
     own, servers = Heartbeat(), Heartbeat()
     with _Signals() as signals, contextlib.ExitStack() as after:
+        folder = Path(tempfile.mkdtemp(prefix="speechlm-"))
         after.callback(_clear, folder, _GONE_SECONDS)
+        # The server would take a signal that reaches it too early for one to this process, whose handlers it has.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         server = os.fork()
         if server == 0:
             os.close(held)
             signals.restore()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             _serve(serve, folder, _Keeper(os.getppid(), lifeline, own), servers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         os.close(lifeline)
         silence = Silence(servers)
         told = 0

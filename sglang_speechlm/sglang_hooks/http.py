@@ -5,7 +5,8 @@ Import it where a server starts, and not before: SGLang's module brings all of S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn.config
@@ -19,6 +20,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 app: FastAPI = http_server.app
+
+_listening: list[uvicorn.Server] = []
+"""Uvicorn's server, once ``launch`` has started it."""
 
 _REPLACED = ("CORSMiddleware", "_ApiKeyASGIMiddleware", "RequestDecompressionMiddleware")
 """Middleware of SGLang's in whose place is ours: it lets every page in, leaves routes without a key, and unfolds bodies
@@ -76,8 +80,25 @@ def launch(server_args: Any, protocol: str, **functions: Any) -> None:
             uvicorn, which then takes the one that is called "auto".
         functions: of ours, by the names that ``launch_server`` has for them.
     """
+    uvicorn.Server.capture_signals = _leave_signals  # type: ignore[method-assign, assignment]
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol
     http_server.launch_server(server_args, **functions)
+
+
+def stop_listening() -> None:
+    """Have the HTTP server send what is buffered, close its connections and return from ``launch``."""
+    for server in _listening:
+        server.should_exit = True
+
+
+@contextmanager
+def _leave_signals(server: uvicorn.Server) -> Iterator[None]:
+    """IN PLACE OF Server.capture_signals, which would lose a signal that comes before the application has started.
+
+    Until the application takes the signals over, they do what they do to any process: end it.
+    """
+    _listening.append(server)
+    yield
 
 
 def _add_metrics(application: FastAPI) -> None:

@@ -139,9 +139,32 @@ def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, t
         assert life.ended() == ExitStatus.NOT_STARTED
 
 
-def test_it_can_be_told_to_stop_while_it_loads(served_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["server_args=", "Load weight begin", "Application startup complete", "kind=text"])
+def test_it_can_be_told_to_stop_while_it_starts(line: str, served_checkpoint: Path, tmp_path: Path) -> None:
     with living(served_checkpoint, tmp_path / "log") as life:
-        assert wait_for(lambda: "server_args=" in life.server.output())
+        assert wait_for(lambda: line in life.server.output())
         life.look()
         life.server.process.terminate()
+        assert life.ended() == ExitStatus.STOPPED
+
+
+STOPS_ITSELF = """
+import logging, os, signal, time
+
+handle = logging.Logger.handle
+
+def handle_and_stop(logger, record):
+    handle(logger, record)
+    if record.getMessage() == "Waiting for application startup.":
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(3600)
+
+logging.Logger.handle = handle_and_stop
+"""
+"""Has the keeper told to stop when uvicorn has begun and the application has not, and goes no further by itself."""
+
+
+def test_it_can_be_told_to_stop_before_the_application_has_the_signals(served_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STOPS_ITSELF)
+    with living(served_checkpoint, tmp_path / "log", variables={"PYTHONPATH": str(tmp_path)}) as life:
         assert life.ended() == ExitStatus.STOPPED

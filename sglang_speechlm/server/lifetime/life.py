@@ -20,6 +20,7 @@ from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import remove_in_the_end
 from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.sglang_hooks import http
 from sglang_speechlm.sglang_hooks.launch import init_tokenizer_manager, left_behind
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,6 @@ class Life:
         async def with_signals(app: FastAPI) -> AsyncIterator[Any]:
             self._loop = asyncio.get_running_loop()
             self._heartbeat.beat_by_loop()
-            self._of_http_server = signal.getsignal(signal.SIGINT)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.stop)
             self._loop.add_signal_handler(signal.SIGQUIT, self.part_died)
@@ -186,13 +186,12 @@ class Life:
             work.cancel()
         if running:
             await asyncio.wait(running, timeout=_TOLD_SECONDS)
+        if not self.has_served:  # nobody waits for an answer, and what is half started cannot be ended in order
+            os._exit(self.status)
         last_resort = threading.Timer(STOP_SECONDS - _TOLD_SECONDS, os._exit, (self.status,))
         last_resort.daemon = True
         last_resort.start()
-        # The HTTP server has a handler of its own that sends what is buffered, closes and returns.
-        self._loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._of_http_server)
-        signal.raise_signal(signal.SIGINT)
+        http.stop_listening()
 
 
 class _Announcement(logging.Filter):
