@@ -306,7 +306,7 @@ def test_a_bad_body_is_refused(body: bytes, client: Client) -> None:
 
 def test_a_message_says_what_was_wrong_and_what_is_allowed(client: Client) -> None:
     error = refused(client.http.post(CHAT, json=guides(cfg=21)))
-    assert error["message"] == "vllm_xargs.cfg: Input should be less than or equal to 20; got 21"
+    assert error["message"] == "vllm_xargs.cfg: must be at most 20; got 21"
     assert error["param"] == "vllm_xargs.cfg"
 
 

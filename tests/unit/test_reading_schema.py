@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sglang_speechlm.server.edge.errors import ApiError, from_validation
-from sglang_speechlm.server.reading.schema import ChatMessage, ChatRequest
+from sglang_speechlm.server.reading.schema import (
+    ChatMessage,
+    ChatRequest,
+    SpeechLM,
+    SpeechRequest,
+    TranscriptionRequest,
+)
 
 USER = {"role": "user", "content": "Hello."}
 
@@ -111,13 +118,12 @@ PART = "messages[0].content[0]"
     ("place", "part"),
     [
         (f"{PART}.text: must be given", {"type": "text"}),
-        (f"{PART}.text: must be given", {"type": "text", "text": None}),
-        (f"{PART}.text: Input should be a valid string; got 5", {"type": "text", "text": 5}),
+        (f"{PART}.text: must be a string; got 5", {"type": "text", "text": 5}),
         (f"{PART}.input_audio: must be given", {"type": "input_audio", "text": "Hi."}),
-        (f"{PART}.input_audio.data: Field required", {"type": "input_audio", "input_audio": {}}),
-        (f"{PART}.audio_url.url: Field required", {"type": "audio_url", "audio_url": {}, "url": "x"}),
-        (f"{PART}.type: Field required", {"text": "Hi."}),
-        (f"{PART}.type: Input should be 'text', 'input_audio' or 'audio_url'; got 'image_url'", {"type": "image_url"}),
+        (f"{PART}.input_audio.data: must be given", {"type": "input_audio", "input_audio": {}}),
+        (f"{PART}.audio_url.url: must be given", {"type": "audio_url", "audio_url": {}, "url": "x"}),
+        (f"{PART}.type: must be given", {"text": "Hi."}),
+        (f"{PART}.type: must be 'text', 'input_audio' or 'audio_url'; got 'image_url'", {"type": "image_url"}),
     ],
 )
 def test_an_error_names_the_field_that_is_wrong(place: str, part: Any) -> None:
@@ -127,11 +133,11 @@ def test_an_error_names_the_field_that_is_wrong(place: str, part: Any) -> None:
 @pytest.mark.parametrize(
     ("message", "stop"),
     [
-        ("stop: List should have at most 16 items after validation, not 17", ["a"] * 17),
-        ("stop[1]: Input should be a valid string; got 5", ["a", 5]),
-        ("stop[0]: String should have at least 1 character; got ''", [""]),
-        ("stop: String should have at least 1 character; got ''", ""),
-        ("stop: Input should be a valid string or a valid list; got 5", 5),
+        ("stop: must have at most 16 items; got [", ["a"] * 17),
+        ("stop[1]: must be a string; got 5", ["a", 5]),
+        ("stop[0]: must not be empty; got ''", [""]),
+        ("stop: must not be empty; got ''", ""),
+        ("stop: must be a string or a list; got 5", 5),
     ],
 )
 def test_an_error_says_what_the_nearest_alternative_allows(message: str, stop: Any) -> None:
@@ -142,6 +148,39 @@ def test_a_misspelt_object_of_ours_is_named() -> None:
     assert refusal(vllm_xarg={}) == "vllm_xarg: is not known; 'vllm_xargs' is"
     assert refusal(cfg=2) == "cfg: belongs into the object speechlm: speechlm.cfg"
     assert read(mode="chat").unread() == ("ignored: 'mode'",)
+
+
+@pytest.mark.parametrize("name", ["nothing", "text"])
+def test_an_unknown_field_of_ours_is_named_with_those_that_are_known(name: str) -> None:
+    message = refusal(vllm_xargs={name: 5, "mode": "text_audio"})
+    assert message.startswith(f"vllm_xargs.{name}: is not known; allowed are mode, phase, ")
+    assert message.endswith("; got 5")
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1e9, 0.5, "x", "", [], [5] * 20, {}, {"x": "y"}])
+@pytest.mark.parametrize("kind", [ChatRequest, SpeechRequest, TranscriptionRequest, SpeechLM])
+def test_no_error_is_in_the_words_of_the_library(kind: type[BaseModel], value: Any) -> None:
+    for name in kind.model_fields:
+        body = {name: value}
+        try:
+            kind.model_validate(body)
+        except ValidationError as error:
+            message = str(from_validation(error, body))
+            assert not re.search("[Ii]nput should|should be|should have|[Ff]ield required|valid |not permitted", message)
+        except ApiError:
+            pass
+
+
+@pytest.mark.parametrize("audio", [None, {}, {"id": None}, {"id": "", "data": None, "transcript": None}])
+def test_an_answer_without_sound_is_taken_back_as_it_came(audio: Any) -> None:
+    answer = {"role": "assistant", "content": "Yes.", "refusal": None, "audio": audio, "annotations": None}
+    nothing = {"tool_calls": None, "function_call": None, "reasoning_content": None, "name": None}
+    assert [part.text for _, part in message(**answer, **nothing).parts] == ["Yes."]
+
+
+@pytest.mark.parametrize("part", [{"type": "text", "text": None}, {"type": "refusal", "refusal": None}])
+def test_a_part_of_a_history_may_say_nothing(part: Any) -> None:
+    assert message(role="assistant", content=[part]).parts == []
 
 
 def test_a_hundred_thousand_unknown_fields_are_not_examined() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 import sys
 from typing import TypeVar
 
@@ -17,8 +18,9 @@ from sglang_speechlm.server.edge.errors import ApiError, from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
 
-_MAX_VALUES = 100_000
-"""What a body may hold: several times the positions of a context."""
+_MOST = {"values": (b",[{", 100_000), "objects": (b"{", 10_000), "names of fields": (b":", 25_000)}
+"""What a body may hold, and the marks by which it is counted. Values: several times the positions of a context. Of the
+others one costs up to a kilobyte of memory, however few bytes it takes."""
 
 _SLICE = 1 << 20
 _SMALL_BYTES = 64 << 10
@@ -76,11 +78,13 @@ def check_media_type(http: Request, expected: str) -> None:
 
 
 def _parse(raw: bytes, kind: type[Body]) -> Body:
-    _check_count(raw)
+    check_count(raw)
+    if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
+        raise ApiError(400, f"the body must be JSON in UTF-8; this one looks like {encoding.upper()}")
     try:
         fields = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
+        raise ApiError(400, f"the body is not JSON: {_not_utf8(raw) or error}") from error
     if not isinstance(fields, dict):
         raise ApiError(400, f"the body must be a JSON object; got {type(fields).__name__}")
     try:
@@ -89,16 +93,26 @@ def _parse(raw: bytes, kind: type[Body]) -> Body:
         raise from_validation(error, fields) from error
 
 
-def _check_count(raw: bytes) -> None:
-    """Refuse what would take long to parse, or much memory, though it has few bytes.
+def _not_utf8(raw: bytes) -> str | None:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return f"it must be UTF-8; its byte {error.start} is not"
+    return None
 
-    Every value but the first follows a comma or an opening bracket; those inside of texts are counted as well.
+
+def check_count(raw: bytes) -> None:
+    """Refuse JSON that would take long to parse, or much memory, though it has few bytes.
+
+    Every value but the first follows a comma or an opening bracket; marks inside of texts are counted as well.
 
     Raises:
         ApiError: 413.
     """
-    values = 0
+    counts = dict.fromkeys(_MOST, 0)
     for start in range(0, len(raw), _SLICE):
-        values += sum(raw.count(mark, start, start + _SLICE) for mark in b",[{")
-        if values > _MAX_VALUES:
-            raise ApiError(413, f"the body must not hold more than {_MAX_VALUES} values (commas and opening brackets)")
+        for what, (marks, most) in _MOST.items():
+            counts[what] += sum(raw.count(mark, start, start + _SLICE) for mark in marks)
+            if counts[what] > most:
+                counted = " ".join(marks.decode())
+                raise ApiError(413, f"the body must not hold more than {most} {what} (counted by {counted})")

@@ -8,8 +8,12 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from starlette.responses import Response
+
+from sglang_speechlm.server.edge.wording import kind_of, rule_of
+
+UNKNOWN = "unknown_field"
+"""Type of the error of an object that has a field too many, by the name ``field``."""
 
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother = 3, 80, 80
@@ -18,9 +22,6 @@ _LONGEST = 800
 """Characters of a message; whatever a client sent may stand in it."""
 
 _CODES = {401: "invalid_api_key", 413: "request_too_large", 503: "overloaded"}
-
-
-_SHOULD_BE = "Input should be "
 
 
 class ApiError(Exception):
@@ -93,26 +94,29 @@ def from_validation(error: ValidationError, body: Any) -> ApiError:
     Of several things that a field may be, the one that the body came closest to is told: the one in which the error is
     deepest, or else one of whose type the value is.
     """
-    errors = error.errors(include_url=False, include_context=False)
-    places = [_place(found["loc"], body, found["type"] == "missing") for found in errors]
+    errors = error.errors(include_url=False)
+    # An object's unknown field is an error of the object.
+    locations = [
+        (*found["loc"], found["ctx"]["field"]) if found["type"] == UNKNOWN else found["loc"] for found in errors
+    ]
+    places = [
+        _place(location, body, found["type"] == "missing") for location, found in zip(locations, errors, strict=True)
+    ]
     first = places[0]
     related = [(place, found) for place, found in zip(places, errors, strict=True) if place[: len(first)] == first]
-    place, nearest = max(related, key=lambda pair: (len(pair[0]), not _is_of_another_type(pair[1])))
-    message = nearest["msg"].removeprefix("Value error, ")
-    if _is_of_another_type(nearest):
+    place, nearest = max(related, key=lambda pair: (len(pair[0]), kind_of(pair[1]) is None))
+    message = rule_of(nearest)
+    if kind_of(nearest):
         # Of none of the types that it may be.
-        kinds = [found["msg"].removeprefix(_SHOULD_BE) for other, found in related if other == place]
-        message = _SHOULD_BE + " or ".join(dict.fromkeys(kinds)) if message.startswith(_SHOULD_BE) else message
+        kinds = [kind for other, found in related if other == place and (kind := kind_of(found))]
+        message = f"must be {' or '.join(dict.fromkeys(kinds))}"
     path = ""
     for part in place:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     path = path if len(path) <= 200 else f"{path[:197]}..."
-    got = "" if nearest["type"] == "missing" else f"; got {shown(nearest['input'])}"
+    value = nearest["input"][place[-1]] if nearest["type"] == UNKNOWN else nearest["input"]
+    got = "" if nearest["type"] == "missing" else f"; got {shown(value)}"
     return bad_field(path or "body", f"{message}{got}")
-
-
-def _is_of_another_type(error: ErrorDetails) -> bool:
-    return error["type"].endswith("_type")
 
 
 def _place(location: tuple[int | str, ...], body: Any, missing: bool) -> list[int | str]:

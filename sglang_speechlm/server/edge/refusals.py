@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, method_not_allowed, shown
+from sglang_speechlm.server.edge.wording import rule_of
 
 
 def answer_in_one_shape(app: FastAPI) -> None:
@@ -46,8 +47,9 @@ async def _unreadable(_request: Request, error: RequestValidationError) -> Respo
     first: dict[str, Any] = next(iter(error.errors()), {})
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}").response()
-    field = ".".join(str(part) for part in first.get("loc", ()) if part != "body") or "body"
-    return ApiError(400, f"{field}: {first.get('msg', 'could not be read')}", field).response()
+    field = ".".join(str(part) for part in first.get("loc", ()) if part not in ("body", "query")) or "body"
+    what = f"{rule_of(first)}; got {shown(first.get('input'))}" if first else "could not be read"  # type: ignore[arg-type]
+    return bad_field(field, what).response()
 
 
 async def _wrong(_request: Request, error: ValueError) -> Response:

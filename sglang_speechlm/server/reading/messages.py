@@ -60,7 +60,11 @@ class MessageReader:
         self._check_count(messages)
         kept: dict[int, KeptAnswer] = {}
         for i, message in enumerate(messages):
-            if message.audio is not None and (answer := self._earlier(i, message, warnings)) is not None:
+            if (
+                message.audio is not None
+                and message.audio.id
+                and (answer := self._earlier(i, message, warnings)) is not None
+            ):
                 kept[i] = answer
             elif not self._said(message):
                 warnings.add(*_left_out(i, message))
@@ -95,6 +99,7 @@ class MessageReader:
     def _earlier(self, i: int, message: ChatMessage, warnings: Warnings) -> KeptAnswer | None:
         """The answer that an assistant's message with an audio id refers to; None if only its text is left."""
         assert message.audio is not None
+        assert message.audio.id is not None
         audio_id = message.audio.id
         place = f"messages[{i}].audio"
         if message.role != "assistant":

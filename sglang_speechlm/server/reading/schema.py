@@ -9,13 +9,23 @@ from pydantic_core import PydanticCustomError
 
 from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE
 from sglang_speechlm.prompt.words import is_blank
+from sglang_speechlm.server.edge.errors import UNKNOWN
 from sglang_speechlm.server.reading.demands import check_demands, ignored
 from sglang_speechlm.stage import Guidance
+
+_MOST_BIASES = 4096
 
 
 def _whole(value: Any) -> Any:
     """A number without a fraction is an integer, however it is written: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _bounded(value: Any) -> Any:
+    """As ``Field(max_length=...)``, which counts after it has looked at everything."""
+    if isinstance(value, dict) and len(value) > _MOST_BIASES:
+        raise ValueError(f"must have at most {_MOST_BIASES} ids, not {len(value)}")
+    return value
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
@@ -31,6 +41,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 SampleRate = Annotated[Int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bounded)]
 
 
 def _top_k_is_positive_or_all(value: int | None) -> int | None:
@@ -42,7 +53,17 @@ def _top_k_is_positive_or_all(value: int | None) -> int | None:
 class Strict(BaseModel):
     """Numbers are numbers, and unknown fields are refused."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_other_fields(cls, fields: Any) -> Any:
+        """In place of ``extra="forbid"``, which makes an error of each of them and says of none what is allowed."""
+        names = fields if isinstance(fields, dict) else ()
+        if (unknown := next((name for name in names if name not in cls.model_fields), None)) is not None:
+            told = {"field": unknown, "allowed": ", ".join(cls.model_fields)}
+            raise PydanticCustomError(UNKNOWN, "is not known; allowed are {allowed}", told)
+        return fields
 
 
 class VllmXargs(Strict):
@@ -96,7 +117,10 @@ _SYNONYMS = {"input_text": "text", "output_text": "text"}
 
 
 class Part(Lenient):
-    """A content part: the field that ``type`` names is there, and what else there may be is ignored."""
+    """A content part: the field that ``type`` names is there, and what else there may be is ignored.
+
+    A text that is null says nothing, as one that is empty.
+    """
 
     type: Literal["text", "input_audio", "audio_url"]
     text: str | None = Field(default=None, validate_default=True)
@@ -106,12 +130,12 @@ class Part(Lenient):
     @model_validator(mode="before")
     @classmethod
     def _known_by_other_names(cls, part: Any) -> Any:
-        if isinstance(part, dict):
-            if part.get("type") == "refusal":
-                return {"type": "text", "text": part.get("refusal")}
-            if isinstance(part.get("type"), str):
-                return {**part, "type": _SYNONYMS.get(part["type"], part["type"])}
-        return part
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            return part
+        if part["type"] == "refusal":
+            part = {"type": "text", **({"text": part["refusal"]} if "refusal" in part else {})}
+        part = {**part, "type": _SYNONYMS.get(part["type"], part["type"])}
+        return {**part, "text": ""} if part["type"] == "text" and part.get("text", "") is None else part
 
     @field_validator("text", "input_audio", "audio_url", mode="before")
     @classmethod
@@ -124,9 +148,12 @@ class Part(Lenient):
 
 
 class EarlierAudio(Lenient):
-    """A spoken answer of this server, by the id that it came with; the rest of it may be sent back as well."""
+    """A spoken answer of this server, by the id that it came with; the rest of it may be sent back as well.
 
-    id: str
+    Clients that send back what they got send an object without an id where no sound came: it refers to nothing.
+    """
+
+    id: str | None = None
     transcript: str | None = None
 
 
@@ -203,14 +230,14 @@ class Asking(BaseModel):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=4096)] | None = None
+    logit_bias: LogitBias | None = None
     seed: Seed | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[Annotated[Int, Field(ge=0, lt=2**31)]], Field(max_length=1024)] | None = None
     min_tokens: CountOrZero | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
-    modalities: list[Literal["text", "audio"]] | None = None
+    modalities: Annotated[list[Literal["text", "audio"]], Field(fail_fast=True)] | None = None
     vllm_xargs: VllmXargs | None = None
     speechlm: SpeechLM | None = None
 

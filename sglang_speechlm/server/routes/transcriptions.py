@@ -20,7 +20,7 @@ from sglang_speechlm.program.bounds import transcription_bound
 from sglang_speechlm.program.reply import Reply, TextDelta
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
-from sglang_speechlm.server.edge.body import read_form
+from sglang_speechlm.server.edge.body import check_count, read_form
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
 from sglang_speechlm.server.edge.warnings import Warnings
@@ -103,6 +103,7 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             elif not member and isinstance(found, list):
                 found.append(value)
         elif name in _OBJECTS:
+            check_count(value.encode())
             try:
                 fields[name] = orjson.loads(value)
             except orjson.JSONDecodeError:

@@ -1,0 +1,50 @@
+"""What a field must be, in this server's words for pydantic's errors."""
+
+from __future__ import annotations
+
+from pydantic_core import ErrorDetails
+
+_KINDS = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "none_required": "null",
+}
+
+_RULES = {
+    "missing": "must be given",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "finite_number": "must be a finite number",
+    "int_from_float": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_parsing_size": "must be an integer of fewer digits",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_unicode": "must be text in Unicode",
+}
+
+
+def kind_of(error: ErrorDetails) -> str | None:
+    """What the value would have to be, as "a string"; None where it is of the right kind."""
+    return _KINDS.get(error["type"])
+
+
+def rule_of(error: ErrorDetails) -> str:
+    """What is allowed, as "must be at most 2"."""
+    if kind := kind_of(error):
+        return f"must be {kind}"
+    rule = _RULES.get(error["type"])
+    return error["msg"].removeprefix("Value error, ") if rule is None else rule.format(**error.get("ctx", {}))
