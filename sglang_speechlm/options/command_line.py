@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,6 +80,12 @@ class CommandLine:
     choices: dict[GuideOption, Choice]
     others: list[str]
 
+    @property
+    def name(self) -> str:
+        """What the model is called where the operator does not say: as its directory or file, or by its hub tag."""
+        path = Path(self.model)
+        return path.resolve().name if path.exists() else self.model
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Of everything that is not SGLang's."""
@@ -143,7 +149,9 @@ def read(arguments: Sequence[str]) -> CommandLine:
     tokenizer = Path(parsed.tokenizer_path or "")
     served = tokenizer if parsed.tokenizer_path and tokenizer.is_dir() else directory
     model, parsed.model_path = parsed.model_path, str(directory)
-    return CommandLine(model, directory, served, config, OwnOptions.of(parsed), choices, others)
+    return CommandLine(
+        model, directory, served, config, replace(OwnOptions.of(parsed), other_names=(model,)), choices, others
+    )
 
 
 def _say(sentence: str) -> None:
@@ -161,7 +169,7 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     said.append(f"decoding, where a request does not say: {asked.config.decoding}")
     # An idle scheduler would spin a core.
     settled = ["--model-path", str(asked.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
-    settled += ["--served-model-name", next(iter(asked.own.served_names), asked.model)]
+    settled += ["--served-model-name", next(iter(asked.own.served_names), asked.name)]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
     settled += ["--tokenizer-path", str(served_tokenizer(asked.tokenizer_path, asked.config))]
     for name, value in defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus).items():

@@ -27,7 +27,9 @@ class OwnOptions:
     """What an operator decided.
 
     Attributes:
-        served_names: of the model; answers name the first where a request names none. Empty is what --model-path names.
+        served_names: of the model; answers name the first where a request names none. Empty is the name of what
+            --model-path names.
+        other_names: that requests may use and no answer uses.
         codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
         codec_threads: its CPU threads.
         output_sample_rate: of raw PCM, in Hz, where a request names none.
@@ -43,6 +45,7 @@ class OwnOptions:
     """
 
     served_names: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
     codec_device: str = "auto"
     codec_threads: int = 1
     output_sample_rate: int = OPENAI_RATE

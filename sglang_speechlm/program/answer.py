@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
-from sglang_speechlm.program.bounds import Bound
+from sglang_speechlm.program.bounds import Bound, written_bound
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.loops import LoopWatch
 from sglang_speechlm.program.request import ReplyRequest
@@ -122,7 +122,10 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
         limit_name = "max_tokens" if spent >= request.max_tokens else "the context"
         yield Finish("length", spent, 0, (f"no audio: the text used all of {limit_name} ({spent} tokens)",))
         return
-    limit = _least(room, request.audio.max_frames, request.audio.bound)
+    bound = request.audio.bound
+    if request.audio.is_bounded_by_text:
+        bound = bound or written_bound(len(text_ids), request.audio.min_frames)
+    limit = _least(room, request.audio.max_frames, bound)
     frames = 0
     stage = engine.run(f"{request.id}-audio", prompt, _audio_params(request, limit), begun=spent > 0)
     async with aclosing(stage) as outputs:
@@ -135,7 +138,7 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
             if output.finish_reason is not None:
                 yield AudioEnd(output.cached_tokens, output.unconditional_cached_tokens)
                 reason: FinishReason = "stop" if ended else "length"
-                warnings = (*written.warnings, *_reached(request.audio.bound, reason, frames))
+                warnings = (*written.warnings, *_reached(bound, reason, frames))
                 yield Finish(reason, spent + frames, frames, warnings)
 
 

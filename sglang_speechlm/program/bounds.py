@@ -17,6 +17,8 @@ _IDS_OF_A_CAPTION = 1024
 _FRAMES_PER_ID = 75
 """1.5 s, five times as long as an id of Qwen3's takes at a usual pace, be it a word, a digit or a Chinese character."""
 _FRAMES_ANYWAY = 500
+_FRAMES_OF_A_SCENE = 1500
+"""30 s, as long as a clip that is heard: a text that the model writes may describe a sound that it does not spell out."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,15 @@ def scene_bound(ids: int, thinking: int) -> Bound:
 
 def speech_bound(ids: int, min_frames: int) -> Bound:
     """Frames that speak a text of ``ids`` ids: 75 for each, and 500; all after those before which it may not end."""
-    frames = min_frames + _FRAMES_PER_ID * ids + _FRAMES_ANYWAY
+    return _sound_bound(min_frames + _FRAMES_PER_ID * ids + _FRAMES_ANYWAY)
+
+
+def written_bound(ids: int, min_frames: int) -> Bound:
+    """Frames that go with a text of ``ids`` ids that the model wrote: as to speak it, and 1,500 in place of 500."""
+    return _sound_bound(min_frames + _FRAMES_PER_ID * ids + _FRAMES_OF_A_SCENE)
+
+
+def _sound_bound(frames: int) -> Bound:
     return Bound(
         frames, f"the sound was cut at {frames} frames, more than its text can take; max_tokens sets another limit"
     )

@@ -45,6 +45,7 @@ class AudioSettings:
         max_frames: frames at most, within the request's own budget; None leaves it at that.
         cfg: guidance scale; 1 is none.
         bound: frames at most by what is asked, where the request names no limit.
+        is_bounded_by_text: whether, where there is no such bound, the text that the model has written sets one.
     """
 
     temperature: float
@@ -53,6 +54,7 @@ class AudioSettings:
     max_frames: int | None = None
     cfg: float = 1.0
     bound: Bound | None = None
+    is_bounded_by_text: bool = False
 
 
 @dataclass(frozen=True)

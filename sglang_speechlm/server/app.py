@@ -23,6 +23,7 @@ from sglang_speechlm.server.routes.chat import chat_completions
 from sglang_speechlm.server.routes.generate import abort_request, generate
 from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
+from sglang_speechlm.server.routes.models import list_models, retrieve_model
 from sglang_speechlm.server.routes.speech import speech
 from sglang_speechlm.server.routes.transcriptions import transcriptions
 from sglang_speechlm.server.routes.voices import voices
@@ -30,8 +31,7 @@ from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks import http
 
 _KEPT = (
-    "/health_generate", "/model_info", "/get_model_info", "/v1/models", "/v1/models/{model:path}",
-    "/flush_cache", "/get_load", "/openapi.json",
+    "/health_generate", "/model_info", "/get_model_info", "/flush_cache", "/get_load", "/openapi.json",
 )  # fmt: skip
 """Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images. ``/docs``
 loads scripts from elsewhere."""
@@ -57,6 +57,8 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app.add_route("/v1/audio/speech", speech, methods=["POST"])
     app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
     app.add_route("/v1/audio/voices", voices, methods=["GET"])
+    app.add_route("/v1/models", list_models, methods=["GET"])
+    app.add_route("/v1/models/{model:path}", retrieve_model, methods=["GET"])
     app.add_route("/worker_id", worker_id, methods=["GET"])
     app.router.routes.extend(page_routes())
     answer_in_one_shape(app)

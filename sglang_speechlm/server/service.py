@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class Service:
         tokenizer: its tokenizer.
         responder: makes replies.
         model_name: the name that answers carry where the request names none.
+        listed_names: those by which it is listed, this one first.
+        context_length: positions that the model can take.
+        started: when it began to serve, in seconds since the epoch.
         sample_rate: of the codec's sound, in Hz.
         sound_files: encodes it.
         options: what the operator decided.
@@ -56,6 +60,9 @@ class Service:
         self.sample_rate = self.config.xcodec_sample_rate
         self.responder = Responder(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
         self.model_name = str(manager.served_model_name)
+        self.listed_names = tuple(dict.fromkeys((self.model_name, *options.served_names)))
+        self.context_length: int = manager.model_config.context_len
+        self.started = int(time.time())
         if manager.server_args.enable_metrics:
             metrics.enable()
         self.sound_files = SoundFiles()
@@ -72,7 +79,7 @@ class Service:
             options.max_clips,
             options.max_body_bytes,
         )
-        self._names = {self.model_name, *options.served_names, manager.model_path, path.name, *_ALWAYS_SERVED}
+        self._names = {*self.listed_names, *options.other_names, manager.model_path, path.name, *_ALWAYS_SERVED}
 
     async def start(self) -> None:
         """Start the codec.

@@ -96,6 +96,21 @@ def test_a_sound_is_bounded_by_its_text() -> None:
     assert "sound was cut" in finish.warnings[0]
 
 
+@pytest.mark.parametrize("length", [1, 40])
+def test_a_sound_is_bounded_by_the_text_that_was_written_before_it(length: int) -> None:
+    audio = AudioSettings(0, 1, 8, is_bounded_by_text=True)
+    events, finish = answered(asking(TextSettings(0, 1, max_tokens=length), audio), [500], 8)
+    assert sum(len(event.frames) for event in events if isinstance(event, AudioPiece)) == 8 + 1500 + length * 75
+    assert finish.reason == "length"
+    assert "sound was cut" in finish.warnings[0]
+
+
+def test_a_sound_whose_limit_is_named_may_be_longer_than_its_text() -> None:
+    events, finish = answered(asking(TextSettings(0, 1, max_tokens=1), AudioSettings(0, 1, 8, max_frames=4000)), [500])
+    assert sum(len(event.frames) for event in events if isinstance(event, AudioPiece)) == 4000
+    assert finish.warnings == ()
+
+
 def test_what_ends_at_a_smaller_limit_says_nothing_of_the_bound() -> None:
     request = asking(TextSettings(0, 1, max_tokens=5, bound=Bound(10, "bound")))
     _, finish = answered(request, list(range(500, 600)))

@@ -166,7 +166,9 @@ def test_no_error_is_in_the_words_of_the_library(kind: type[BaseModel], value: A
             kind.model_validate(body)
         except ValidationError as error:
             message = str(from_validation(error, body))
-            assert not re.search("[Ii]nput should|should be|should have|[Ff]ield required|valid |not permitted", message)
+            assert not re.search(
+                "[Ii]nput should|should be|should have|[Ff]ield required|valid |not permitted", message
+            )
         except ApiError:
             pass
 

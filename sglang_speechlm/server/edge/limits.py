@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.target import route_of
 
 logger = logging.getLogger(__name__)
 
-_LARGE = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions", "/generate")
+WITH_BODIES = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions", "/generate")
+"""Paths whose bodies may be large."""
 _SMALL_BYTES = 64 << 10
 """Of a body on any other path."""
 
@@ -30,7 +32,10 @@ _GRACE_SECONDS = 5.0
 
 
 class BodyLimit:
-    """Refuses a body that is encoded, too large or too slow, as soon as that is known."""
+    """Refuses a body that is encoded, too large or too slow, as soon as it is known and somebody reads it.
+
+    Where nobody does, as where there is no such route, what the application answers is the answer.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         """Wrap an application; ``max_bytes`` is what a body may have on a route that needs it."""
@@ -42,10 +47,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._max_bytes if scope["path"] in _LARGE else min(_SMALL_BYTES, self._max_bytes)
-        if (refused := _refusal(Headers(scope=scope), limit)) is not None:
-            await refused.response()(scope, receive, send)
-            return
+        limit = self._max_bytes if route_of(scope) in WITH_BODIES else min(_SMALL_BYTES, self._max_bytes)
+        refused = _refusal(Headers(scope=scope), limit)
         begun = asyncio.get_running_loop().time()
         come = held = 0
         is_complete = False
@@ -53,6 +56,9 @@ class BodyLimit:
 
         async def bounded() -> Message:
             nonlocal come, held, is_complete, refusal
+            if refused is not None:
+                refusal = refused
+                raise refused
             if is_complete:
                 return await receive()
             try:
@@ -82,6 +88,8 @@ class BodyLimit:
                 held = 0
             # Whatever a route makes of the exceptions above, the refusal is the answer.
             if refusal is None:
+                if refused is not None and message["type"] == "http.response.start":
+                    MutableHeaders(scope=message)["Connection"] = "close"
                 await send(message)
             elif message["type"] == "http.response.start":
                 await refusal.response()(scope, receive, send)

@@ -39,7 +39,7 @@ def behind_the_edge(
         keys: that open it.
         origins: pages that it answers.
         max_body_bytes: of a request.
-        request_seconds: that a request may take; None leaves it to the servers behind a front.
+        request_seconds: that a request may take; None is any time.
         unlogged: beginnings of paths that are logged only when they fail.
         gate: wraps what it guards.
     """

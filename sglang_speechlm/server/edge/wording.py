@@ -17,6 +17,7 @@ _KINDS = {
 
 _RULES = {
     "missing": "must be given",
+    "extra_forbidden": "is not known",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",

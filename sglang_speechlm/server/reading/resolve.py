@@ -124,11 +124,13 @@ def _audio_settings(
         raise bad_field("speechlm.audio_min_frames", f"must not exceed audio_max_frames {max_frames}; got {min_frames}")
     if min_frames is None:
         min_frames = config.audio_min_frames or config.num_stream
+    names_no_limit = not max_tokens and not max_frames
     return AudioSettings(
         temperature=asked_for(body, "audio_temperature", "temperature", default=config.audio_temperature),
         top_k=asked_for(body, "audio_topk", "top_k", default=config.audio_topk),
         min_frames=min_frames,
         max_frames=max_frames or (None if max_tokens else config.audio_max_frames),
         cfg=float(asked_for(body, "cfg", default=cfg)),
-        bound=speech_bound(spoken_ids, min_frames) if spoken_ids and not max_tokens and not max_frames else None,
+        bound=speech_bound(spoken_ids, min_frames) if spoken_ids and names_no_limit else None,
+        is_bounded_by_text=names_no_limit,
     )
