@@ -6,9 +6,11 @@ The names below are the public API for programs that use a server: they are impo
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sglang_speechlm.interrupt import end_without_traceback
 from sglang_speechlm.platform import torchvision_operators
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
+if sys.argv[:1] == ["-m"]:  # one of its programs is being started, and Python has not found it yet
+    end_without_traceback()
 
 # SGLang and transformers import torchvision, which may lack its operators.
 torchvision_operators.define_when_imported()

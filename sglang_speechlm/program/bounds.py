@@ -18,7 +18,7 @@ _FRAMES_PER_ID = 75
 """1.5 s, five times as long as an id of Qwen3's takes at a usual pace, be it a word, a digit or a Chinese character."""
 _FRAMES_ANYWAY = 500
 _FRAMES_OF_A_SCENE = 1500
-"""30 s, as long as a clip that is heard: a text that the model writes may describe a sound that it does not spell out."""
+"""30 s, as long as a clip that is heard: a text that the model writes may describe a sound and not spell it out."""
 
 
 @dataclass(frozen=True)
