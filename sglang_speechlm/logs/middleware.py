@@ -51,7 +51,8 @@ class RequestLog:
         try:
             await self._app(scope, receive, stamped)
         finally:
-            if status not in (200, 503) or not scope["path"].startswith(self._quiet):
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if status not in (200, 503) or not path.startswith(self._quiet):
                 _write(scope, status, time.monotonic() - started, entry)
 
 

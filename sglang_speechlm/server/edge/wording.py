@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic_core import ErrorDetails
 
 _KINDS = {
@@ -48,4 +50,10 @@ def rule_of(error: ErrorDetails) -> str:
     if kind := kind_of(error):
         return f"must be {kind}"
     rule = _RULES.get(error["type"])
-    return error["msg"].removeprefix("Value error, ") if rule is None else rule.format(**error.get("ctx", {}))
+    if rule is None:
+        return error["msg"].removeprefix("Value error, ")
+    return rule.format(**{name: _plain(value) for name, value in error.get("ctx", {}).items()})
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
