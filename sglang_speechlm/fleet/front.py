@@ -22,7 +22,6 @@ from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
-from sglang_speechlm.server.edge.limits import WITH_BODIES
 
 logger = logging.getLogger(__name__)
 
@@ -171,12 +170,10 @@ class Front:
                 await self._to_one(scope, body, answer, knowing)
             return
         headers = Headers(scope=scope)
-        if "content-length" not in headers and "transfer-encoding" not in headers:
-            await upload.whole()  # nothing, and then the client's leaving
-            await self._to_any(scope, None, answer)
-        elif path in WITH_BODIES:
+        if "content-length" in headers or "transfer-encoding" in headers:
             await self._to_any(scope, upload, answer)
-        else:  # nobody would read it
+        else:
+            await upload.whole()  # nothing, and then the client's leaving
             await self._to_any(scope, None, answer)
 
     def _that_knows(self, body: bytearray) -> Member | None:

@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_WORDS_SECONDS = 2.0
 """In which answers that are cut off are told so."""
-_SPARE_SECONDS = 30.0
-"""That the front gives a request beyond what its worker does, so that it is the worker that tells the client."""
 _KEEP_ALIVE_SECONDS = 75
 """For clients that keep a connection; longer than most proxies do, so that it is they who close it."""
 
@@ -87,7 +85,6 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
                     options.allowed_origins, is_local=not options.keys.user and is_loopback_host(options.host)
                 ),
                 max_body_bytes=options.max_body_bytes,
-                request_seconds=options.request_seconds + _SPARE_SECONDS,
             ),
             http=PROTOCOL,
             log_level="warning",
