@@ -1,6 +1,7 @@
 """Ctrl-C ends every program with a line, also while it imports what it needs."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,20 @@ PROGRAMS = [
 def test_a_program_that_is_interrupted_ends_with_a_line(program: list[str], when: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_ITSELF)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}", "WHEN": when}
-    ended = subprocess.run([sys.executable, *program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, *program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=_hear_interrupts,
+    )
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+
+
+def _hear_interrupts() -> None:
+    """Undo what a shell does to its background jobs, of which the tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_another_error_is_shown_as_usual() -> None:

@@ -78,6 +78,11 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
     Silence is given for that: clients that cut a text into sentences send such pieces, and OpenAI answers them with a
     sound. An error would end their playback.
     """
+    preset = service.options.preset
+    # A passage has at most twice its usual size, so this needs no cutting of a text that is far too long.
+    if len(body.input) > 2 * _MOST_PASSAGES * preset.passage_characters:
+        allowed = f"{_MOST_PASSAGES} passages of about {preset.passage_characters} characters"
+        raise bad_field("input", f"must have at most {allowed}; got {len(body.input)} characters")
     if is_blank(body.input):
         raise bad_field("input", f"must not be blank; got {shown(body.input)}")
     ours = body.speechlm or SpeechLM()
@@ -85,7 +90,6 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
         raise bad_field("speechlm.text", "does not go with speech: the input is what is spoken")
     if ours.return_ids:
         raise bad_field("speechlm.return_ids", "does not go with speech: a sound file holds no ids")
-    preset = service.options.preset
     is_given = preset.speech_text == "given"
     if is_given:
         for field in TEXT_ONLY:
