@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from sglang.srt.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+from sglang.srt.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.managers.mm_utils import embed_mm_inputs
 from sglang.srt.managers.schedule_batch import MultimodalDataItem, MultimodalInputs
@@ -18,7 +18,7 @@ from typing_extensions import override
 from sglang_speechlm import metrics
 from sglang_speechlm.audio.encoder import AudioEncoder
 from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, check_tensors
-from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config import Ids, SpeechLMConfig
 from sglang_speechlm.model.slots import BatchView, RequestTable
 
 
@@ -31,6 +31,24 @@ class CodecHead(nn.Module):
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__()
         self.weight = rows
+
+
+def codec_products(streams: torch.Tensor, head: torch.Tensor, first: int, ids: Ids) -> torch.Tensor:
+    """The products of the stream embeddings with the codec's rows of the head; 0 where another rank has the row.
+
+    Args:
+        streams: [num_stream, hidden].
+        head: [rows, hidden], this rank's part of the head.
+        first: the vocabulary id of its first row.
+
+    Returns:
+        float32 [num_stream, codec_end - codec_begin].
+    """
+    begin, end = (min(max(edge - first, 0), len(head)) for edge in (ids.codec_begin, ids.codec_end))
+    products = streams.new_zeros(len(streams), ids.codec_end - ids.codec_begin, dtype=torch.float32)
+    at = begin + first - ids.codec_begin if end > begin else 0
+    products[:, at : at + end - begin] = streams.float() @ head[begin:end].float().T
+    return products
 
 
 class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
@@ -58,13 +76,16 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         self.requests = requests
         ids = self.ids
         weight = self.lm_head.weight.data
-        products = self.stream_emb.weight.float() @ weight.float().T
-        if get_tensor_model_parallel_world_size() > 1:
-            products = tensor_model_parallel_all_gather(products)
+        ranks = get_tensor_model_parallel_world_size()
+        # Of the codec's rows alone: the whole head in float32 is gibibytes, and the KV cache has its share by now.
+        first = self.lm_head.shard_indices.org_vocab_start_index if ranks > 1 else 0
+        products = codec_products(self.stream_emb.weight.data, weight, first, ids)
+        if ranks > 1:
+            products = tensor_model_parallel_all_reduce(products)
         else:
             rows = [weight[ids.codec_begin : ids.codec_end], weight[ids.eos : ids.eos + 1]]
             self.codec_head = CodecHead(torch.cat(rows))
-        bias = products[:, ids.codec_begin : ids.codec_end].view(ids.num_stream, ids.num_stream, ids.codec_layer_size)
+        bias = products.view(ids.num_stream, ids.num_stream, ids.codec_layer_size)
         bias = bias.diagonal(dim1=0, dim2=1).T.clone()
         bias[0] = 0
         return bias
@@ -157,7 +178,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             embeds[at] = self._embed_frames(input_ids[at], view.replay.streams).to(embeds.dtype)
         return embeds
 
-    def get_audio_feature(self, items: list[MultimodalDataItem]) -> torch.Tensor:
+    def get_audio_feature(self, items: list[MultimodalDataItem]) -> list[torch.Tensor]:
         """What stands at the positions of clips and of spoken history.
 
         Each item is embedded by itself, so that its features do not depend on what it came with.
@@ -166,10 +187,10 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             items: their feature is either float [num_mel_bins, frames], or int64 [frames, num_stream] (delayed ids).
 
         Returns:
-            [positions of all items, hidden].
+            For each item [its positions, hidden], a tensor of its own: SGLang's cache keeps them one by one.
         """
         metrics.CLIPS_ENCODED.add(len(items))
-        return torch.cat([self._embed_item(item.feature) for item in items])
+        return [self._embed_item(item.feature) for item in items]
 
     def _embed_item(self, feature: torch.Tensor) -> torch.Tensor:
         device = self.stream_emb.weight.device

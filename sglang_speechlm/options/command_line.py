@@ -16,6 +16,7 @@ from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError
 from sglang_speechlm.options.fleet import add_fleet_options
+from sglang_speechlm.options.gpu_memory import MemoryPlan, graph_rows, plan_memory, static_share
 from sglang_speechlm.options.server import OwnOptions, add_own_options
 from sglang_speechlm.options.sglang_args import (
     defaults_from,
@@ -23,8 +24,11 @@ from sglang_speechlm.options.sglang_args import (
     refuse_unsupported,
 )
 from sglang_speechlm.options.vllm_names import (
+    MEMORY,
     OVERRIDDEN_BY,
     PROGRAM,
+    RANKS,
+    SEQUENCES,
     USAGE,
     Choice,
     GuideOption,
@@ -172,7 +176,10 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     settled += ["--served-model-name", next(iter(asked.own.served_names), asked.name)]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
     settled += ["--tokenizer-path", str(served_tokenizer(asked.tokenizer_path, asked.config))]
-    for name, value in defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus).items():
+    settled_by_machine = defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus)
+    if machine.gpus:
+        settled_by_machine |= gpu_defaults(asked, machine)
+    for name, value in settled_by_machine.items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
     sglangs = [*settled, *translated, *asked.others]
     # SGLang's own parser would print the names of hundreds of options above what is wrong.
@@ -183,7 +190,41 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
     server_args = server_args_of(sglangs)
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)
+    if machine.gpu_bytes and server_args.device == "cuda":
+        if (share := asked.choices.get(MEMORY)) is None or share.by_guide:
+            ceiling = 1.0 if share is None else share.value
+            fraction = static_share(_plan(asked, server_args, machine), server_args.mem_fraction_static, ceiling)
+            # Options cannot be changed once they are resolved.
+            server_args = prepare_server_args([*sglangs, MEMORY.sglang[0], str(fraction)])
+            if share is not None:
+                why = "SGLang's bounds weights and KV cache alone, and the rest must fit beside them"
+                said.append(f"{share.written} becomes {MEMORY.sglang[0]} {fraction}: {why}")
+        said.append(str(plan := _plan(asked, server_args, machine)))
+        if plan.positions <= 0 and server_args.quantization is None:
+            raise ValueError(
+                f"--model-path {asked.model}: no room for a KV cache on this GPU. {plan}. "
+                f"Share the model by {RANKS.guide} ({server_args.tp_size} now), or take a larger card"
+            )
     return server_args, said
+
+
+def gpu_defaults(asked: CommandLine, machine: Machine) -> dict[str, Any]:
+    """Options of SGLang's that a GPU settles where the command line does not."""
+    # SGLang would open a CUDA context and a GiB of buffers for them in the HTTP process.
+    settled: dict[str, Any] = {"mm_feature_transport": "cpu"}
+    if machine.capability[0] == 10:
+        settled["attention_backend"] = "flashinfer"  # SGLang's own choice there knows no page of one position
+    if machine.gpu_bytes and not any(argument.startswith("--cuda-graph") for argument in asked.others):
+        ranks, rows = (
+            asked.choices[option].value if option in asked.choices else None for option in (RANKS, SEQUENCES)
+        )
+        settled["cuda_graph_max_bs_decode"] = graph_rows(asked.config, ranks or 1, machine.gpu_bytes, rows)
+    return settled
+
+
+def _plan(asked: CommandLine, server_args: Any, machine: Machine) -> MemoryPlan:
+    codec = asked.own.codec_device != "cpu"
+    return plan_memory(asked.config, server_args, machine.gpu_bytes, codec=codec)
 
 
 def served_tokenizer(model_path: Path, config: SpeechLMConfig) -> Path:

@@ -35,6 +35,9 @@ _REFUSED: dict[str, tuple[Any, str]] = {
         None,
         "it belongs on the command line; a configuration file does not set it",
     ),
+    "enable_two_batch_overlap": (False, "a batch cut in two would lose the rows that its view names"),
+    "enable_single_batch_overlap": (False, "it is made for experts, which this model has none of, and was not tried"),
+    "enable_unified_memory": (False, "slots and positions would move between pools, and frames would not"),
     "prefill_max_requests": (None, "both branches of a guided answer are prefilled in one step, or never"),
 }
 """Field of SGLang's ServerArgs: the value that it must have, and why."""

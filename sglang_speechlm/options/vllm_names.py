@@ -48,7 +48,7 @@ MEMORY = GuideOption(
     "--gpu-memory-utilization",
     ("--mem-fraction-static",),
     float,
-    "share of the GPU's memory for weights and KV cache; activations and CUDA graphs take of the rest",
+    "share of the GPU's memory that weights and KV cache take at most; less where what must fit beside them needs more",
 )
 PREFIXES = GuideOption(
     "--enable-prefix-caching", ("--disable-radix-cache",), None, "keep the KV cache of prompts for others (default: on)"
@@ -64,19 +64,26 @@ class Machine:
         gpus: that torch sees.
         numa_nodes: with cores that this process may use.
         environment: variables.
+        gpu_bytes: memory of its smallest GPU.
+        capability: CUDA's, of its first GPU.
     """
 
     gpus: int
     numa_nodes: int
     environment: Mapping[str, str]
+    gpu_bytes: float = 0.0
+    capability: tuple[int, int] = (0, 0)
 
     @classmethod
     def here(cls) -> Machine:
         """This one."""
         import torch
+        from sglang.srt.utils import get_device_memory_capacity
 
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return cls(gpus, numa_nodes(), os.environ)
+        if not torch.cuda.is_available():
+            return cls(0, numa_nodes(), os.environ)
+        memory = (get_device_memory_capacity("cuda") or 0) * (1 << 20)
+        return cls(torch.cuda.device_count(), numa_nodes(), os.environ, memory, torch.cuda.get_device_capability())
 
     @property
     def bound_ranks(self) -> int | None:
@@ -193,9 +200,9 @@ def fit(choices: Mapping[GuideOption, Choice], machine: Machine, positions: int)
     if (length := choices.get(POSITIONS)) is not None:
         settle(length, POSITIONS, *_positions(length, machine, positions))
     if (share := choices.get(MEMORY)) is not None:
-        if machine.gpus or not share.by_guide:
+        if not share.by_guide:
             settle(share, MEMORY, share.value)
-        else:
+        elif not machine.gpus:
             said.append(f"{share.written} is left out: there is no GPU here (--max-total-tokens bounds the KV cache)")
     if (prefixes := choices.get(PREFIXES)) is not None:
         if not prefixes.value:

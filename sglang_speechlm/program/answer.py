@@ -127,7 +127,9 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
         bound = bound or written_bound(len(text_ids), request.audio.min_frames)
     limit = _least(room, request.audio.max_frames, bound)
     frames = 0
-    stage = engine.run(f"{request.id}-audio", prompt, _audio_params(request, limit), begun=spent > 0)
+    params = _audio_params(request, limit)
+    # Where the text was written, the cache holds it.
+    stage = engine.run(f"{request.id}-audio", prompt, params, begun=spent > 0, dp_rank=written.dp_rank)
     async with aclosing(stage) as outputs:
         async for output in outputs:
             frames += len(output.ids)
@@ -149,12 +151,14 @@ class _Written:
     Attributes:
         ids: of the text; of a loop its first round.
         spent: how many ids were generated.
+        dp_rank: where, with SGLang's own data parallelism.
     """
 
     ids: list[int] = field(default_factory=list)
     spent: int = 0
     reason: FinishReason = "stop"
     warnings: tuple[str, ...] = ()
+    dp_rank: int | None = None
 
 
 async def _write(
@@ -168,6 +172,7 @@ async def _write(
         async for output in outputs:
             written.ids.extend(output.ids)
             written.spent += len(output.ids)
+            written.dp_rank = output.dp_rank
             is_loop = loops is not None and any(loops.push(index) for index in output.ids)
             is_end = is_loop or output.finish_reason is not None
             if is_loop:

@@ -41,6 +41,7 @@ class StageOutput:
         finish_reason: SGLang's, once the stage has ended: {"type": "stop" | "length" | "abort", ...}.
         cached_tokens: positions of the prompt that the radix cache held.
         unconditional_cached_tokens: the same of the unconditional branch; None without guidance.
+        dp_rank: of SGLang's own data parallelism, which holds the cached prompt; None without it.
     """
 
     ids: list[int]
@@ -48,6 +49,7 @@ class StageOutput:
     finish_reason: dict[str, Any] | None
     cached_tokens: int
     unconditional_cached_tokens: int | None = None
+    dp_rank: int | None = None
 
 
 class Engine:
@@ -106,10 +108,11 @@ class Engine:
         sampling_params: dict[str, Any],
         *,
         begun: bool = False,
+        dp_rank: int | None = None,
     ) -> AsyncGenerator[StageOutput]:
         """Run one stage. Leaving the iteration early, by an exception or cancellation too, aborts it in SGLang.
 
-        ``begun`` tells that an earlier stage of the answer has generated something.
+        ``begun`` tells that an earlier stage of the answer has generated something; ``dp_rank`` where it did.
 
         Raises:
             StageRefused: if SGLang refuses or aborts the stage.
@@ -120,6 +123,7 @@ class Engine:
             audio_data=prompt.audio or None,
             sampling_params=sampling_params,
             stream=True,
+            routed_dp_rank=dp_rank,
             external_trace_header=entry.trace if (entry := logs.current()) is not None else None,
         )
         seen = 0
@@ -143,6 +147,7 @@ class Engine:
                         reason,
                         meta["cached_tokens"],
                         unconditional[-1] if unconditional else None,
+                        meta.get("dp_rank"),
                     )
         finally:
             metrics.STAGES_RUNNING.add(-1)

@@ -72,7 +72,7 @@ class SpeechLMSampler(Sampler):
             tokens.copy_(frames[:, 0])
         if view.has_text:
             rows = slice(None) if view.text is None else view.text
-            tokens[rows] = draw_text(logits[rows].float(), self._ids, _rows(draws, rows))
+            tokens[rows] = draw_text(logits[rows].float(), self._ids, draws.of(rows))
         if return_logprob:
             self.output_logprob_processor.compute_logprobs(
                 torch.log_softmax(logits.float(), dim=-1), top_logprobs_nums, token_ids_logprobs, tokens
@@ -98,7 +98,7 @@ class SpeechLMSampler(Sampler):
             spoken_eos,
             self._ids,
             self._requests.min_frames[view.slots[rows]],
-            replace(_rows(draws, rows), largest_top_k=view.audio_top_k, top_p=None, min_p=None),
+            replace(draws.of(rows), largest_top_k=view.audio_top_k, top_p=None, min_p=None),
         )
         if view.audio is None:
             return drawn
@@ -120,16 +120,3 @@ class SpeechLMSampler(Sampler):
 
 def _guided(cond: torch.Tensor, uncond: torch.Tensor, cfg: torch.Tensor) -> torch.Tensor:
     return cond * cfg + uncond * (1 - cfg)
-
-
-def _rows(draws: Draws, rows: torch.Tensor | slice) -> Draws:
-    """The draws of some rows."""
-    return Draws(
-        top_k=draws.top_k[rows],
-        temperature=draws.temperature[rows],
-        seed=draws.seed[rows],
-        step=draws.step[rows],
-        largest_top_k=draws.largest_top_k,
-        top_p=None if draws.top_p is None else draws.top_p[rows],
-        min_p=None if draws.min_p is None else draws.min_p[rows],
-    )

@@ -11,6 +11,9 @@ from sglang_speechlm.sampler.draw import best, draw
 
 _NEVER = float("-inf")
 
+_PIECE_CANDIDATES = 1 << 21
+"""Candidates that are drawn from at once, at most (or one row's): a draw takes some 70 bytes for each."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -33,6 +36,18 @@ class Draws:
     top_p: torch.Tensor | None = None
     min_p: torch.Tensor | None = None
 
+    def of(self, rows: torch.Tensor | slice) -> Draws:
+        """The draws of some rows."""
+        return Draws(
+            top_k=self.top_k[rows],
+            temperature=self.temperature[rows],
+            seed=self.seed[rows],
+            step=self.step[rows],
+            largest_top_k=self.largest_top_k,
+            top_p=None if self.top_p is None else self.top_p[rows],
+            min_p=None if self.min_p is None else self.min_p[rows],
+        )
+
 
 def draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
     """Draw one text id per row: from the text range, eot and eos; neither of the latter as the very first id.
@@ -44,6 +59,15 @@ def draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
     Returns:
         int64 [N].
     """
+    width = min(draws.largest_top_k, ids.text_end - ids.text_begin)
+    rows = max(_PIECE_CANDIDATES // width, 1)
+    if len(logits) <= rows:
+        return _draw_text(logits, ids, draws)
+    pieces = [slice(first, first + rows) for first in range(0, len(logits), rows)]
+    return torch.cat([_draw_text(logits[piece], ids, draws.of(piece)) for piece in pieces])
+
+
+def _draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
     ends = torch.stack([draws.step.new_full((), ids.eos), draws.step.new_full((), ids.eot)])
     end_logits = torch.stack([logits[:, ids.eos], logits[:, ids.eot]], dim=1)
     end_logits = end_logits.masked_fill((draws.step == 0).unsqueeze(1), _NEVER)

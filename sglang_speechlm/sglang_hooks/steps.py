@@ -44,6 +44,13 @@ def view_batch(forward_batch: Any, _cls: Any, batch: ScheduleBatch, runner: Any,
     )
 
 
+def leave_on_host(_move: Any, _items: Any, _device: Any) -> None:
+    """AROUND _move_items_to_device: clips stay where they are, as the model takes each to its device for itself.
+
+    A moved one would stay on the GPU as long as its request lives.
+    """
+
+
 def _biased(info: Any) -> bool:
     """Whether SGLang itself will add something of the whole vocabulary's width to the logits."""
     orchestrator = info.penalizer_orchestrator

@@ -11,7 +11,7 @@ from sglang_speechlm.checkpoint import CheckpointSpec
 from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
 from sglang_speechlm.options.command_line import build_parser, read, served_tokenizer
 from sglang_speechlm.options.sglang_args import refuse_missing_gpus
-from sglang_speechlm.options.vllm_names import CPU_CORES, LONGER_CONTEXT, OVERRIDDEN_BY, Machine, choose, fit
+from sglang_speechlm.options.vllm_names import CPU_CORES, LONGER_CONTEXT, MEMORY, OVERRIDDEN_BY, Machine, choose, fit
 from sglang_speechlm.process import ExitStatus
 from sglang_speechlm.tokenizer import TextTokenizer
 
@@ -34,7 +34,6 @@ def became(arguments: list[str], machine: Machine = GPUS, positions: int = POSIT
         ("--tensor-parallel-size 4", "--tp-size 4"),
         ("--max-num-seqs 1024", "--max-running-requests 1024"),
         ("--max-model-len 16384", "--context-length 16384"),
-        ("--gpu-memory-utilization 0.90", "--mem-fraction-static 0.9"),
         ("--no-enable-prefix-caching", "--disable-radix-cache"),
     ],
 )
@@ -206,10 +205,11 @@ def told(home: Path, script: str, *arguments: str, cwd: Path | None = None, mode
     [("serve_cfg_1", 9000, 1, 1024), ("serve_cfg", 9001, 4, 2048), ("serve_bagpiper", 9811, 1, 1024)],
 )
 def test_the_scripts_defaults_are_the_guides(script: str, port: int, ranks: int, rows: int, home: Path) -> None:
-    arguments, _ = became(told(home, f"{script}.sh"))
+    given = told(home, f"{script}.sh")
+    assert choose(given)[0][MEMORY].value == 0.9
+    arguments, _ = became(given)
     for expected in (
         f"--tp-size {ranks}", f"--max-running-requests {rows}", f"--port {port}", "--context-length 16384",
-        "--mem-fraction-static 0.9",
     ):  # fmt: skip
         assert f"{expected} " in f"{arguments} "
     assert "--disable-radix-cache" not in arguments

@@ -20,6 +20,8 @@ CONTEXT = 100_000
 class Endless(Engine):
     """Stages that only their budget ends: texts of ``text`` again and again, and frames."""
 
+    dp_ranks: tuple[int | None, ...] = ()
+
     def __init__(self, text: list[int], at_once: int) -> None:
         self.text, self.at_once = text, at_once
 
@@ -27,8 +29,15 @@ class Endless(Engine):
         return CONTEXT
 
     async def run(
-        self, stage_id: str, _prompt: Prompt, sampling_params: dict[str, Any], *, begun: bool = False
+        self,
+        stage_id: str,
+        _prompt: Prompt,
+        sampling_params: dict[str, Any],
+        *,
+        begun: bool = False,
+        dp_rank: int | None = None,
     ) -> AsyncGenerator[StageOutput]:
+        self.dp_ranks = (*self.dp_ranks, dp_rank)
         left, at = sampling_params["max_new_tokens"], 0
         while left:
             count = min(left, self.at_once)
@@ -36,7 +45,7 @@ class Endless(Engine):
             ids = [self.text[(at + i) % len(self.text)] for i in range(count)]
             at += count
             frames = [[1] * 8] * count if stage_id.endswith("audio") else []
-            yield StageOutput(ids, frames, None if left else {"type": "length"}, 0)
+            yield StageOutput(ids, frames, None if left else {"type": "length"}, 0, dp_rank=3)
 
 
 def answered(request: ReplyRequest, text: list[int], at_once: int = 1) -> tuple[list[Any], Finish]:
@@ -116,3 +125,15 @@ def test_what_ends_at_a_smaller_limit_says_nothing_of_the_bound() -> None:
     _, finish = answered(request, list(range(500, 600)))
     assert finish.tokens == 5
     assert finish.warnings == ()
+
+
+def test_the_audio_stage_goes_to_the_rank_that_has_the_text_cached() -> None:
+    engine = Endless([500], at_once=1)
+
+    request = asking(TextSettings(0, 1, max_tokens=1), AudioSettings(0, 1, 8, max_frames=1))
+
+    async def collect() -> list[Any]:
+        return [event async for event in answer(engine, IDS, request)]
+
+    asyncio.run(collect())
+    assert engine.dp_ranks == (None, 3)

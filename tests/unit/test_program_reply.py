@@ -31,7 +31,7 @@ class Scripted(Engine):
         return 1000
 
     async def run(
-        self, _id: str, _prompt: Prompt, _params: dict[str, Any], *, begun: bool = False
+        self, _id: str, _prompt: Prompt, _params: dict[str, Any], *, begun: bool = False, dp_rank: int | None = None
     ) -> AsyncGenerator[StageOutput]:
         for index in self._ids:
             yield StageOutput([index], [], None, 0)

@@ -1,5 +1,6 @@
 """Draws: their distribution, what they depend on and what they do not, and what each phase may say."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare, kstest
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglang_speechlm.checkpoint import CheckpointSpec
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.sampler import phases
 from sglang_speechlm.sampler.draw import best, draw, gumbel_noise
 from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
 
@@ -255,3 +259,34 @@ def test_only_stream_0_can_end_the_audio() -> None:
         codec, torch.full((300,), 50.0), IDS, torch.zeros(300, dtype=torch.int64), draws_of(seeds_of(300))
     )
     assert (frames >= IDS.codec_begin).all()
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple) else (made,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+def test_a_draw_without_a_top_k_takes_no_more_memory_for_a_larger_batch() -> None:
+    vocabulary, rows = 160_392, 256
+    ids = SpeechLMConfig().ids
+    draws = draws_of(seeds_of(rows), top_k=1 << 30)
+    fields = {name: value.to("meta") for name, value in vars(draws).items() if isinstance(value, Tensor)}
+    with Largest() as largest:
+        draw_text(torch.empty(rows, vocabulary, device="meta"), ids, replace(draws, **fields))
+    # A piece and the two ids that end a text.
+    assert largest.elements <= 1.1 * phases._PIECE_CANDIDATES
+
+
+def test_pieces_of_a_batch_draw_what_the_batch_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, draws = logits_of(40, IDS.codec_end), draws_of(seeds_of(40), top_k=1 << 30)
+    whole = draw_text(logits, IDS, draws)
+    monkeypatch.setattr(phases, "_PIECE_CANDIDATES", 3000)
+    assert draw_text(logits, IDS, draws).equal(whole)

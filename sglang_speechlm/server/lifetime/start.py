@@ -80,8 +80,7 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     collect_garbage()
     codec = codec or spawn("fork")  # all that this process has imported is there already
     own = asked.own
-    if own.codec_device == "auto":
-        own = replace(own, codec_device="cuda" if machine.gpus else "cpu")
+    own = replace(own, codec_device=codec_device(own.codec_device, machine.gpus, server_args.base_gpu_id))
     life = Life(own.drain_seconds, heartbeat, reserved)
     secrets = (server_args.api_key, server_args.admin_api_key, server_args.ssl_keyfile_password)
     logs.configure(own.log_format, server_args.log_level, [secret for secret in secrets if secret])
@@ -109,6 +108,13 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
         logger.exception("The server failed")
         return life.status or (ExitStatus.FAILED if life.has_served else ExitStatus.NOT_STARTED)
     return life.status
+
+
+def codec_device(named: str, gpus: int, first_gpu: int) -> str:
+    """Where the codec runs, as torch names it: if nothing else is named, on this server's own first GPU."""
+    if named != "auto":
+        return named
+    return f"cuda:{first_gpu}" if gpus else "cpu"
 
 
 def _reserve(host: str, port: int) -> ReservedPort:

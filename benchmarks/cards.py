@@ -1,0 +1,189 @@
+"""Would a server come up on a card that is not here? SGLang's own resolution of options, with played cards.
+
+    python -m benchmarks.cards
+
+A card's name, capability and memory are put in place of torch's and nvidia-smi's answers; everything else is the
+launcher's own work, with the defaults of `launch/serve_cfg_1.sh` and `launch/serve_cfg.sh` at the released model's
+sizes. The table says what each card would be served with, or why it would not; no memory is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.checkpoints import released_sizes
+from sglang_speechlm.config import SpeechLMConfig
+
+MEBIBYTE = 1 << 20
+GIBIBYTE = 1 << 30
+LAUNCH = Path(__file__).parents[1] / "launch"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card tells of itself.
+
+    Attributes:
+        name: as torch has it.
+        capability: CUDA's.
+        mebibytes: of memory, as nvidia-smi has it.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    mebibytes: int
+
+
+CARDS = {
+    "4090": Card("NVIDIA GeForce RTX 4090", (8, 9), 24564),
+    "5090": Card("NVIDIA GeForce RTX 5090", (12, 0), 32607),
+    "L40S": Card("NVIDIA L40S", (8, 9), 46068),
+    "A100-40": Card("NVIDIA A100-SXM4-40GB", (8, 0), 40960),
+    "A100-80": Card("NVIDIA A100-SXM4-80GB", (8, 0), 81920),
+    "H100": Card("NVIDIA H100 80GB HBM3", (9, 0), 81559),
+    "H200": Card("NVIDIA H200", (9, 0), 143771),
+    "B200": Card("NVIDIA B200", (10, 0), 183359),
+}
+SCRIPTS = {1: "serve_cfg_1.sh", 4: "serve_cfg.sh"}
+"""By the number of GPUs that they take."""
+
+
+@functools.cache
+def _import_as_on_a_gpu() -> Any:
+    """Have SGLang settle for CUDA as its platform, and import it; kernels are passed over, as there are none here.
+
+    Call it in a process that serves nothing.
+    """
+    import sglang_speechlm  # noqa: F401
+    from sglang_speechlm.sglang_hooks import announce
+
+    announce(override=True)
+    with mock.patch.object(torch.cuda, "is_available", return_value=True):
+        from sglang.srt.utils import common
+
+        assert common.current_platform.is_cuda()
+    _forget(common)
+    from sglang.srt import server_args
+    from sglang.srt.plugins import load_plugins
+
+    from sglang_speechlm.sglang_hooks.registry import import_own_model_alone
+
+    import_own_model_alone()
+    load_plugins()
+    return common, server_args
+
+
+def _forget(common: Any) -> None:
+    """What SGLang has found out of the machine, and kept."""
+    for value in vars(common).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+
+
+@contextmanager
+def played(card: Card) -> Iterator[None]:
+    """Have torch and SGLang see eight of this card."""
+    common, server_args = _import_as_on_a_gpu()
+    with (
+        mock.patch.object(torch.version, "cuda", "13.0"),
+        mock.patch.multiple(
+            torch.cuda,
+            is_available=lambda: True,
+            device_count=lambda: 8,
+            get_device_name=lambda *_: card.name,
+            get_device_capability=lambda *_: card.capability,
+        ),
+        mock.patch.object(common, "get_nvgpu_memory_capacity", return_value=card.mebibytes),
+        mock.patch.object(server_args, "is_flashinfer_available", return_value=True),
+    ):
+        _forget(common)
+        try:
+            yield
+        finally:
+            _forget(common)
+
+
+def script_defaults(name: str) -> list[str]:
+    """The arguments that a script of `launch/` gives the launcher before its user's."""
+    common = re.search(r"--max-model-len.*(?= \"\$@\")", (LAUNCH / "serve.sh").read_text())
+    own = re.search(r"--port.*(?= --overridden-by)", (LAUNCH / name).read_text())
+    assert common
+    assert own
+    return [*common[0].split(), *own[0].split(), "--overridden-by"]
+
+
+def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """SGLang's options and the launcher's sentences, as they would be on this card.
+
+    Raises:
+        ValueError: if it could not be served.
+    """
+    with played(card):
+        from sglang_speechlm.options.command_line import CommandLine, build_parser, settle
+        from sglang_speechlm.options.server import OwnOptions
+        from sglang_speechlm.options.vllm_names import Machine, choose
+
+        choices, rest = choose(arguments)
+        parsed, others = build_parser().parse_known_args(["--model-path", str(folder), *rest])
+        own = OwnOptions.of(parsed)
+        config = SpeechLMConfig.from_pretrained(folder)
+        asked = CommandLine(str(folder), folder, folder, config, own, choices, others)
+        return settle(asked, Machine.here())
+
+
+def row(name: str, ranks: int, folder: Path) -> dict[str, Any]:
+    """What a card is served with by the script of so many GPUs, or why it is not."""
+    from sglang_speechlm.options.gpu_memory import plan_memory
+
+    card = CARDS[name]
+    shown: dict[str, Any] = {"card": name, "GPUs": ranks, "memory": round(card.mebibytes / 1024, 2)}
+    try:
+        options, _ = resolve(card, folder, script_defaults(SCRIPTS[ranks]))
+    except (ValueError, AssertionError) as error:
+        return shown | {"comes up": f"no: {error}"}
+    plan = plan_memory(SpeechLMConfig.from_pretrained(folder), options, card.mebibytes * MEBIBYTE, codec=True)
+    return shown | {
+        "comes up": "yes" if plan.fits else "no: its memory does not add up",
+        "attention": options.attention_backend,
+        "mem-fraction": options.mem_fraction_static,
+        "chunk": options.chunked_prefill_size,
+        "graph rows": options.cuda_graph_config.decode.max_bs,
+        "graph sizes": len(options.cuda_graph_config.decode.bs),
+        "positions": plan.positions,
+        **{part: round(size / GIBIBYTE, 2) for part, size in plan.parts.items()},
+    }
+
+
+def main() -> int:
+    """Print the table; the status is 1 if a card would not come up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    as_json = parser.parse_args().json
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = released_sizes(Path(scratch))
+        rows = [row(name, ranks, folder) for ranks in SCRIPTS for name in CARDS]
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        names = list(max(rows, key=lambda figures: len(list(figures))))
+        print(" | ".join(names))
+        for figures in rows:
+            print(" | ".join(str(figures.get(name, "")) for name in names))
+    return 0 if all(figures["comes up"] == "yes" for figures in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""How a GPU's memory is shared out: rows of CUDA graphs, the share of weights and KV cache, and what takes the rest.
+
+SGLang bounds weights and KV cache alone; everything else must fit beside them. The sizes of what it does not count
+are estimates: they follow from shapes, and no card has confirmed them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_speechlm.checkpoint.check import kv_bytes
+from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, expected_tensors
+from sglang_speechlm.config import SpeechLMConfig
+
+GIBIBYTE = 1 << 30
+
+MOST_GRAPH_ROWS = 1024
+"""Rows of the largest graph where --max-running-requests names none."""
+
+_POSITIONS_A_ROW = 256
+"""Of KV cache: a batch of so many rows that each has fewer is not worth a graph."""
+_LEAST_POSITIONS = 64
+"""Of the shortest requests that come in numbers: what the cache cannot hold does not run."""
+_STATIC_SHARE = 0.85
+"""Of a card's memory, about what weights and KV cache get."""
+_CONTEXT_BYTES = 0.6 * GIBIBYTE
+_CODEC_BYTES = 0.8 * GIBIBYTE
+"""The codec process: a CUDA context, the decoder's weights in float32, and a batch of windows."""
+_NCCL_BYTES = 0.6 * GIBIBYTE
+_WORKSPACE_BYTES = 0.5 * GIBIBYTE
+"""Of attention kernels, and the audio tower's activations for a clip of 30 s."""
+_BYTES_A_GRAPH = 10 << 20
+_DRAW_BYTES = 0.25 * GIBIBYTE
+"""The largest draw: pieces of rows by the whole vocabulary in float64."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one rank's GPU holds, in bytes.
+
+    Attributes:
+        total: the card's memory.
+        parts: name and size; they add up to ``total``, with what is left as ``free``.
+        positions: of the KV cache.
+        graph_rows: rows of the largest captured graph.
+    """
+
+    total: float
+    parts: Mapping[str, float]
+    positions: int
+    graph_rows: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is a KV cache, and everything beside it has its room."""
+        return self.positions > 0 and self.parts["free"] >= 0
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name} {size / GIBIBYTE:.2f}" for name, size in self.parts.items())
+        return (
+            f"GPU memory by estimate, in GiB of {self.total / GIBIBYTE:.2f}: {sizes}; the KV cache holds "
+            f"{self.positions} positions, and CUDA graphs go to {self.graph_rows} rows"
+        )
+
+
+def rank_weight_bytes(config: SpeechLMConfig, ranks: int) -> int:
+    """Of one tensor-parallel rank's weights in bfloat16: audio tower, adaptor and streams are on each."""
+    replicated = (AUDIO_TOWER_PREFIX, "adaptor.", "stream_emb.")
+    total = 0
+    for name, shape in expected_tensors(config).items():
+        shared = ranks if len(shape) > 1 and not name.startswith(replicated) else 1
+        total += 2 * math.prod(shape) // shared
+    return total
+
+
+def position_bytes(config: SpeechLMConfig, ranks: int) -> int:
+    """Of one position's KV cache on one rank; a rank has at least one head."""
+    heads: int = config.text_config.num_key_value_heads
+    return kv_bytes(config) // heads * math.ceil(heads / ranks)
+
+
+def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int | None) -> int:
+    """Rows of the largest CUDA graph: all that may run, if the KV cache could hold that many short answers.
+
+    Args:
+        total: the card's memory in bytes.
+        running: --max-running-requests, if it is given.
+    """
+    cache = total * _STATIC_SHARE - rank_weight_bytes(config, ranks)
+    rows = min(running or MOST_GRAPH_ROWS, int(cache / position_bytes(config, ranks) / _POSITIONS_A_ROW))
+    return max(rows // 8 * 8 if rows > 8 else rows, 1)
+
+
+def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec: bool) -> MemoryPlan:
+    """Share out a card's memory as resolved options have it.
+
+    Args:
+        server_args: SGLang's, resolved.
+        total: the card's memory in bytes.
+        codec: whether the codec runs on this card.
+    """
+    ranks = server_args.tp_size
+    decode = server_args.cuda_graph_config.decode
+    graphs = 0 if decode.backend == "disabled" else len(decode.bs)
+    rows = decode.max_bs if graphs else 0
+    own = _CONTEXT_BYTES + (_NCCL_BYTES if ranks > 1 else 0)
+    wide = 2 if server_args.dtype == "float32" else 1
+    weights = wide * rank_weight_bytes(config, ranks)
+    at_load = total - own
+    cache = at_load * server_args.mem_fraction_static - weights
+    a_position = wide * position_bytes(config, ranks)
+    positions = int(cache // a_position)
+    # Both branches of a guided prompt are prefilled in one step, however long they are.
+    longest = min(2 * (server_args.context_length or config.text_config.max_position_embeddings), max(positions, 0))
+    step = max(server_args.chunked_prefill_size, longest)
+    running = max(rows, min(server_args.max_running_requests or MOST_GRAPH_ROWS, positions // _LEAST_POSITIONS))
+    parts = {
+        "weights": float(weights),
+        "KV cache": cache,
+        "context": own,
+        "graphs": graphs * _BYTES_A_GRAPH + wide * rows * _activation_bytes(config, ranks),
+        "logits": 8.0 * running * config.vocab_size,
+        "draws": _DRAW_BYTES,
+        "activations": wide * step * _activation_bytes(config, ranks) + _WORKSPACE_BYTES,
+        "codec": (_CODEC_BYTES if codec else 0)
+        + 2.0 * (config.ids.codec_end - config.ids.codec_begin + 1) * config.hidden_size,
+    }
+    return MemoryPlan(total, parts | {"free": total - sum(parts.values())}, positions, rows)
+
+
+def static_share(plan: MemoryPlan, resolved: float, ceiling: float) -> float:
+    """The share of weights and KV cache: SGLang's own, no more than ``ceiling``, and so that the rest has its room."""
+    missing = max(-plan.parts["free"], 0) / (plan.total - plan.parts["context"])
+    return math.floor(min(resolved, ceiling, resolved - missing) * 1000) / 1000
+
+
+def _activation_bytes(config: SpeechLMConfig, ranks: int) -> float:
+    """Of one position of a step in bfloat16: the residual, attention's inputs and output, and the gated layer."""
+    text = config.text_config
+    attention = (2 * text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
+    return 2.0 * (4 * text.hidden_size + (attention + 3 * text.intermediate_size) / ranks)

@@ -1,0 +1,51 @@
+"""The products of the stream embeddings with the head: of the codec's rows alone, whichever rank has them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.model.speechlm import codec_products
+from sglang_speechlm.server.lifetime.start import codec_device
+
+IDS = SpeechLMConfig().ids
+VOCABULARY = 160_392
+
+
+class MadeBytes(TorchDispatchMode):
+    """Bytes of all float32 tensors that are made, views not counted."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float32:
+            self.total += made.nbytes
+        return made
+
+
+def test_no_copy_of_the_whole_head_is_made_at_the_released_sizes() -> None:
+    head = torch.empty(VOCABULARY, 4096, dtype=torch.bfloat16, device="meta")
+    streams = torch.empty(8, 4096, dtype=torch.bfloat16, device="meta")
+    with MadeBytes() as made:
+        codec_products(streams, head, 0, IDS)
+    assert made.total < 512 << 20
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_ranks_parts_add_up_to_the_whole_product(ranks: int) -> None:
+    head, streams = torch.randn(VOCABULARY, 4), torch.randn(8, 4)
+    size = -(-VOCABULARY // ranks)
+    parts = [codec_products(streams, part, rank * size, IDS) for rank, part in enumerate(head.split(size))]
+    expected = (streams @ head.T)[:, IDS.codec_begin : IDS.codec_end]
+    torch.testing.assert_close(sum(parts), expected)
+
+
+def test_each_worker_of_a_machine_decodes_sound_on_a_gpu_of_its_own() -> None:
+    assert [codec_device("auto", 4, first) for first in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+
+
+def test_a_named_codec_device_and_a_machine_without_a_gpu_are_taken_as_they_are() -> None:
+    assert (codec_device("cpu", 4, 2), codec_device("auto", 0, 2)) == ("cpu", "cpu")
