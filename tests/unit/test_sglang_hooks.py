@@ -5,6 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from sglang.srt.managers import mm_utils
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_context
 
@@ -62,3 +64,11 @@ def test_a_model_package_that_somebody_else_has_named_stays(monkeypatch: pytest.
     announce()
     assert os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "another.package"
     assert os.environ["SGLANG_EXTERNAL_MM_MODEL_ARCH"] == "SpeechLMForConditionalGeneration"
+
+
+def test_a_clip_stays_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    _served("speechlm", monkeypatch)
+    hook = next(hook for target, hook, _ in registry.HOOKS if target.endswith("_move_items_to_device"))
+    item = SimpleNamespace(feature=torch.zeros(128, 100))
+    registry.for_speechlm_alone(hook, HookType.AROUND)(mm_utils._move_items_to_device, [item], torch.device("meta"))
+    assert item.feature.device.type == "cpu"
