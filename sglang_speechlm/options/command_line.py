@@ -195,7 +195,7 @@ def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
             ceiling = 1.0 if share is None else share.value
             fraction = static_share(_plan(asked, server_args, machine), server_args.mem_fraction_static, ceiling)
             # Options cannot be changed once they are resolved.
-            server_args = prepare_server_args([*sglangs, MEMORY.sglang[0], str(fraction)])
+            server_args = server_args_of([*sglangs, MEMORY.sglang[0], str(fraction)])
             if share is not None:
                 why = "SGLang's bounds weights and KV cache alone, and the rest must fit beside them"
                 said.append(f"{share.written} becomes {MEMORY.sglang[0]} {fraction}: {why}")

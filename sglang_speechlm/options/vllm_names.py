@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_speechlm.sglang_hooks.options import numa_nodes
+from sglang_speechlm.sglang_hooks.options import gpu_bytes, numa_nodes
 
 PROGRAM = "python -m sglang_speechlm.launch"
 USAGE = "%(prog)s --model-path DIR [options]; --help and --help-sglang list them"
@@ -78,12 +78,11 @@ class Machine:
     def here(cls) -> Machine:
         """This one."""
         import torch
-        from sglang.srt.utils import get_device_memory_capacity
 
         if not torch.cuda.is_available():
             return cls(0, numa_nodes(), os.environ)
-        memory = (get_device_memory_capacity("cuda") or 0) * (1 << 20)
-        return cls(torch.cuda.device_count(), numa_nodes(), os.environ, memory, torch.cuda.get_device_capability())
+        gpus, capability = torch.cuda.device_count(), torch.cuda.get_device_capability()
+        return cls(gpus, numa_nodes(), os.environ, gpu_bytes(), capability)
 
     @property
     def bound_ranks(self) -> int | None:

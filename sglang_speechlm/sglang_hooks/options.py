@@ -38,3 +38,10 @@ def numa_nodes() -> int:
     from sglang.srt.utils import get_cpu_ids_by_node
 
     return len(get_cpu_ids_by_node())
+
+
+def gpu_bytes() -> float:
+    """Return the memory of this machine's smallest GPU in bytes; 0 if it cannot be found out."""
+    from sglang.srt.utils import get_device_memory_capacity
+
+    return (get_device_memory_capacity("cuda") or 0) * (1 << 20)
