@@ -6,6 +6,7 @@ import runpy
 import sys
 
 from sglang_speechlm import __version__
+from sglang_speechlm.interrupt import end_without_traceback
 
 _COMMANDS = {
     "serve": ("sglang_speechlm.launch", "serve a checkpoint over HTTP, by one server or by several behind one port"),
@@ -20,6 +21,7 @@ _COMMANDS = {
 
 def main() -> None:
     """Run the subcommand that the command line names, as ``python -m`` would run its module."""
+    end_without_traceback()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(_usage())

@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sglang_speechlm.program.reply import AudioDelta, Piece, Reply, Responder
+from sglang_speechlm.program.reply import AudioDelta, Piece, Pieces, Reply, Responder
 from sglang_speechlm.program.request import ReplyRequest
 
 _FADE_SECONDS = 0.005
 
 
-class Recital:
-    """An iterator over the pieces of all passages, complete when it is exhausted. Closing it ends what it has started.
+class Recital(Pieces):
+    """An iterator over the pieces of all passages, complete when it is exhausted.
 
     Where there are several passages, each fades in and out within 5 ms, so that nothing clicks where they meet.
     Iterating raises what ``Reply`` does.
@@ -30,22 +30,12 @@ class Recital:
         self, responder: Responder, passages: Sequence[ReplyRequest], max_tokens: int | None, max_frames: int | None
     ) -> None:
         """Take the requests of the passages, and the budgets of all of them together; None is no limit."""
+        super().__init__()
         self.replies: list[Reply] = []
         self._responder = responder
         self._passages = passages
         self.max_tokens = max_tokens
         self.max_frames = max_frames
-        self._pieces = self._run()
-
-    def __aiter__(self) -> Recital:
-        return self
-
-    async def __anext__(self) -> Piece:
-        return await anext(self._pieces)
-
-    async def aclose(self) -> None:
-        """End whatever runs."""
-        await self._pieces.aclose()
 
     @property
     def has_ended(self) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +71,28 @@ class Responder:
         return Reply(self, request)
 
 
-class Reply:
-    """One reply: an iterator over its pieces, complete when it is exhausted. Closing it ends all that it has started.
+class Pieces(ABC):
+    """An iterator over the pieces of sound and text that ``_run`` gives. Closing it ends all that it has started."""
+
+    def __init__(self) -> None:
+        self._pieces = self._run()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """End whatever runs."""
+        await self._pieces.aclose()
+
+    @abstractmethod
+    def _run(self) -> AsyncGenerator[Piece]: ...
+
+
+class Reply(Pieces):
+    """One reply: an iterator over its pieces, complete when it is exhausted.
 
     Iterating raises:
         StageRefused: if SGLang refuses or aborts a stage.
@@ -87,6 +109,7 @@ class Reply:
     """
 
     def __init__(self, responder: Responder, request: ReplyRequest) -> None:
+        super().__init__()
         self.request = request
         self.text = ""
         self.split = Split()
@@ -96,17 +119,6 @@ class Reply:
         self.has_begun = False
         self._finish: Finish | None = None
         self._responder = responder
-        self._pieces = self._run()
-
-    def __aiter__(self) -> Reply:
-        return self
-
-    async def __anext__(self) -> Piece:
-        return await anext(self._pieces)
-
-    async def aclose(self) -> None:
-        """End whatever runs for this reply."""
-        await self._pieces.aclose()
 
     @property
     def has_ended(self) -> bool:

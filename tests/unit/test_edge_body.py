@@ -43,6 +43,20 @@ def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
     assert peak < MOST_BYTES
 
 
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("values", {"stop_token_ids": [1] * 100_001}),
+        ("objects", {"messages": [{"role": "user"}] * 10_001}),
+        ("names of fields", {"logit_bias": {f"{i}": 0 for i in range(25_001)}}),
+    ],
+)
+def test_what_is_counted_is_bounded(what: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match=rf"^the body must not hold more than \d+ {what} ") as refused:
+        _parse(json.dumps(fields, separators=(",", ":")).encode(), ChatRequest)
+    assert refused.value.status == 413
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_json_in_another_encoding_is_named(encoding: str) -> None:
     with pytest.raises(ApiError, match=r"^the body must be JSON in UTF-8; this one looks like UTF-(16|32)"):

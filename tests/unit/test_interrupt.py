@@ -31,6 +31,8 @@ PROGRAMS = [
     (["-m", "sglang_speechlm.checkpoint"], "torch"),
     (["-m", "sglang_speechlm.recipe"], "torch"),
     (["-m", "sglang_speechlm.demo"], "openai"),
+    (["-c", "from sglang_speechlm.cli import main; main()", "demo"], "openai"),
+    (["-c", "from sglang_speechlm.cli import main; main()", "client"], "httpx"),
     *(([f"clients/{path.name}"], "orjson") for path in sorted((ROOT / "clients").glob("*.py"))),
 ]
 

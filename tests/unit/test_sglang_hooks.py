@@ -9,6 +9,7 @@ import torch
 from sglang.srt.managers import mm_utils
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_context
+from typing_extensions import override
 
 from sglang_speechlm.sglang_hooks import announce, registry
 
@@ -24,6 +25,20 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_hook_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "HOOKS", [*registry.HOOKS, (GONE, print, HookType.AFTER)])
     with pytest.raises(RuntimeError, match=GONE):
+        registry.refuse_missing_hooks(object())
+
+
+class Renamed:
+    """Overrides a method that its base has under another name by now."""
+
+    @override
+    def gone(self) -> None: ...  # type: ignore[misc]
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_lost_override_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "own_classes", lambda: [Renamed])
+    with pytest.raises(RuntimeError, match=r"Renamed\.gone"):
         registry.refuse_missing_hooks(object())
 
 
