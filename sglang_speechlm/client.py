@@ -16,7 +16,7 @@ _SECONDS = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask what the arguments say; return 0, or 1 where there was no answer."""
+    """Ask what the arguments say; return 0, or 1 where there was no answer, or no sound to write."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.text and options.clip is None:
@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(message["content"])
     for warning in message.get("speechlm", {}).get("warnings", ()):
         print(f"warning: {warning}", file=sys.stderr)
-    if options.output is not None and message["audio"] is not None:
+    if options.output is not None:
+        if message["audio"] is None:
+            print(f"error: {options.output}: not written; the answer has no sound", file=sys.stderr)
+            return 1
         options.output.write_bytes(base64.b64decode(message["audio"]["data"]))
     return 0
 

@@ -13,9 +13,18 @@ def test_the_answer_is_printed_and_its_sound_written(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "answer.wav"
-    assert client.main(["Hello", "--url", f"{server.url}/v1", "--output", str(output), "--max-tokens", "60"]) == 0
+    assert client.main(["Hello", "--url", f"{server.url}/v1", "--output", str(output), "--max-tokens", "900"]) == 0
     assert capsys.readouterr().out.strip()
     assert soundfile.info(output).frames > 0
+
+
+def test_an_answer_without_sound_writes_no_file(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "answer.wav"
+    assert client.main(["Hello", "--url", f"{server.url}/v1", "--output", str(output), "--max-tokens", "1"]) == 1
+    assert f"{output}: not written" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_a_clip_is_heard(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
