@@ -31,6 +31,7 @@ hypothesis.settings.load_profile("patient")
 SPEC = CheckpointSpec(seed=0)
 """Answers that end by themselves, after about 30 ids of text and 40 frames."""
 POOL = ("--max-total-tokens", "8192")
+ALIASES = ("tts-1", "whisper-1", "gpt-4o-audio-preview")
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +50,15 @@ def judge(served_checkpoint: Path) -> Judge:
 def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server as most people start it, with metrics."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with serving(served_checkpoint, log, *POOL, "--enable-metrics") as running:
+    with serving(served_checkpoint, log, *POOL, "--enable-metrics", "--model-alias", *ALIASES) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def metered(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with metrics, with room for three rows, that takes rows back now and then."""
+    """A server with metrics, with room for three rows, that takes rows back now and then, and takes any model."""
     log = tmp_path_factory.mktemp("metered") / "log"
-    options = (*POOL, "--enable-metrics", "--max-running-requests", "3")
+    options = (*POOL, "--enable-metrics", "--max-running-requests", "3", "--any-model")
     environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
     with serving(served_checkpoint, log, *options, environment=environment) as running:
         yield running

@@ -50,6 +50,10 @@ class NotReached(Exception):
     """Nobody listens there; nothing of the request has been sent."""
 
 
+class RouterRefused(NotReached):
+    """The router itself refused a request, which a worker may take."""
+
+
 class ClientLeft(Exception):
     """The client closed its connection before its request had come."""
 
@@ -165,10 +169,10 @@ async def forward(
         scope: the request's.
         body: its body, on its way in or here as a whole; None where it has none.
         answer: where the answer goes.
-        routed: whether the server is a router that only passes on; an error of its own means that it has no worker.
+        routed: whether the server is a router, whose own refusals are no worker's.
 
     Raises:
-        NotReached: if nobody listens there.
+        NotReached: if nobody listens there; ``RouterRefused`` if the router refused the request by itself.
         ApiError: 502 if the server broke off, also when the answer had begun; 508 if the request comes from here.
     """
     url = address(base, scope)
@@ -197,9 +201,12 @@ async def forward(
     async with response:
         code = response.headers.get(_ROUTERS_ERROR)
         if (response.status >= 500 and code) or (response.status >= 400 and routed and _is_its_own(response)):
-            logger.warning("Request %s: the router says %s", logs.current_id(), await _text(response))
-            if response.status < 500 or code == _NOT_REACHED:
-                raise NotReached(f"the router: {code or response.status}")
+            level = logging.WARNING if response.status >= 500 else logging.DEBUG
+            logger.log(level, "Request %s: the router says %s", logs.current_id(), await _text(response))
+            if response.status < 500:
+                raise RouterRefused(f"the router: {code or response.status}")
+            if code == _NOT_REACHED:
+                raise NotReached(f"the router: {code}")
             raise broken_off(504 if response.status == 504 else 502)
         await _pass_back(response, answer)
 

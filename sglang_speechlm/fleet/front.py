@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from sglang_speechlm import logs
 from sglang_speechlm.fleet.control import Control
-from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, Upload, forward, unreachable
+from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, RouterRefused, Upload, forward, unreachable
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
@@ -189,9 +189,10 @@ class Front:
         url = knowing.url if knowing is not None else self._router.url
         try:
             if self._router.healthy() and (knowing is not None or self._router.responds):
-                exact = knowing is None and self._router.passes_bytes
-                await forward(self._session, url, scope, body, answer, routed=exact)
+                await forward(self._session, url, scope, body, answer, routed=knowing is None)
                 return
+        except RouterRefused:
+            pass  # it does not know the model, or reads the body otherwise than a worker, who decides
         except NotReached as error:
             logger.warning("Request %s goes past %s: %s", logs.current_id(), url, error)
         await self._to_any(scope, body, answer)

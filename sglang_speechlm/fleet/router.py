@@ -137,11 +137,6 @@ class Router:
         self._changed.set()
 
     @property
-    def passes_bytes(self) -> bool:
-        """Whether it looks into no request."""
-        return self._routing == "round_robin"
-
-    @property
     def total(self) -> int:
         """How many workers it should have, once those that are being started are ready."""
         return len(self.members) + self.awaited
@@ -234,8 +229,10 @@ class Router:
         models = await self._asked(f"{url}/v1/models", "data")
         if not isinstance(models, list):  # not there yet
             return
-        names = [{"id": model["id"]} for model in models if isinstance(model, dict) and "id" in model]
-        told = {**_KIND, "models": names, **self._more.get(url, {}), "url": url}
+        names = [model["id"] for model in models if isinstance(model, dict) and "id" in model]
+        # smg keeps the first model of a worker, and finds it by its aliases too.
+        cards = [{"id": name, "aliases": names[1:]} for name in names[:1]]
+        told = {**_KIND, "models": cards, **self._more.get(url, {}), "url": url}
         status, said = await self._control("POST", "/workers", told)
         if status >= 300 and status != 409:
             logger.error("The router refuses the worker %s: %d %s", url, status, said.decode(errors="replace"))

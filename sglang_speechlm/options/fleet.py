@@ -89,8 +89,8 @@ def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         default=ROUTINGS[0],
         help="which worker a chat request goes to (default: %(default)s: each in turn, bodies byte for byte). "
         "cache_aware: the one that has most of its prompt in its cache; then the body is rewritten, unknown keys of "
-        "messages are lost (an earlier answer's audio among them, so such requests are taken past it), 'model' must be "
-        "the served name, temperature above 2 and n above 10 are refused by the router",
+        "messages are lost (an earlier answer's audio among them, so such requests are taken past it, as are those "
+        "that the router refuses: without 'model', or with a temperature above 2 or n above 10)",
     )
 
 

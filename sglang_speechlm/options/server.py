@@ -29,7 +29,9 @@ class OwnOptions:
     Attributes:
         served_names: of the model; answers name the first where a request names none. Empty is the name of what
             --model-path names.
-        other_names: that requests may use and no answer uses.
+        aliases: further names that requests may use; they are listed after the served ones.
+        takes_any_model: whether requests may name any model.
+        other_names: that requests may use and no list has.
         codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
         codec_threads: its CPU threads.
         output_sample_rate: of raw PCM, in Hz, where a request names none.
@@ -45,6 +47,8 @@ class OwnOptions:
     """
 
     served_names: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    takes_any_model: bool = False
     other_names: tuple[str, ...] = ()
     codec_device: str = "auto"
     codec_threads: int = 1
@@ -76,6 +80,8 @@ class OwnOptions:
         preset = preset.model_copy(update={name: own for name, own in overriding.items() if own is not None})
         return cls(
             served_names=tuple(parsed.served_model_name),
+            aliases=tuple(parsed.model_alias),
+            takes_any_model=parsed.any_model,
             codec_device=parsed.codec_device,
             codec_threads=parsed.codec_threads,
             output_sample_rate=parsed.output_sample_rate,
@@ -101,6 +107,10 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 
     said = "names that requests may give the model; answers name the first (default: as --model-path names it)"
     add("--served-model-name", str, own.served_names, said, nargs="+", metavar="NAME")
+    said = "further names that requests may give the model, as tts-1, whisper-1, gpt-4o-audio-preview; all are listed"
+    add("--model-alias", str, own.aliases, said, nargs="+", metavar="NAME")
+    said = "answer requests for a model of any name, for applications whose names cannot be changed"
+    parser.add_argument("--any-model", action="store_true", help=said)
     said = "where the audio decoder runs, as torch names it (default: %(default)s, a GPU where there is one)"
     add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
     said = "CPU threads of the audio decoder (default: %(default)s)"

@@ -23,7 +23,7 @@ from sglang_speechlm.server.routes.chat import chat_completions
 from sglang_speechlm.server.routes.generate import abort_request, generate
 from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
-from sglang_speechlm.server.routes.models import list_models, retrieve_model
+from sglang_speechlm.server.routes.models import list_audio_models, list_models, retrieve_model
 from sglang_speechlm.server.routes.speech import speech
 from sglang_speechlm.server.routes.transcriptions import transcriptions
 from sglang_speechlm.server.routes.voices import voices
@@ -57,6 +57,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app.add_route("/v1/audio/speech", speech, methods=["POST"])
     app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
     app.add_route("/v1/audio/voices", voices, methods=["GET"])
+    app.add_route("/v1/audio/models", list_audio_models, methods=["GET"])
     app.add_route("/v1/models", list_models, methods=["GET"])
     app.add_route("/v1/models/{model:path}", retrieve_model, methods=["GET"])
     app.add_route("/worker_id", worker_id, methods=["GET"])

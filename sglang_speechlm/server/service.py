@@ -36,7 +36,7 @@ class Service:
         tokenizer: its tokenizer.
         responder: makes replies.
         model_name: the name that answers carry where the request names none.
-        listed_names: those by which it is listed, this one first.
+        listed_names: the names by which it is listed, that one first.
         context_length: positions that the model can take.
         started: when it began to serve, in seconds since the epoch.
         sample_rate: of the codec's sound, in Hz.
@@ -60,7 +60,7 @@ class Service:
         self.sample_rate = self.config.xcodec_sample_rate
         self.responder = Responder(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
         self.model_name = str(manager.served_model_name)
-        self.listed_names = tuple(dict.fromkeys((self.model_name, *options.served_names)))
+        self.listed_names = tuple(dict.fromkeys((self.model_name, *options.served_names, *options.aliases)))
         self.context_length: int = manager.model_config.context_len
         self.started = int(time.time())
         if manager.server_args.enable_metrics:
@@ -101,7 +101,7 @@ class Service:
         """Raises:
         ApiError: 404 if the request names a model that is not served here.
         """
-        if name is not None and name.rstrip("/") not in self._names:
+        if name is not None and name.rstrip("/") not in self._names and not self.options.takes_any_model:
             raise ApiError(
                 404,
                 f"model: {shown(name)} is not served here; this server has {self.model_name!r}",

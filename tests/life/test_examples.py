@@ -1,12 +1,15 @@
 """The examples run, and leave what they say."""
 
 import io
+import os
 import runpy
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import soundfile
-from server import Server
+from server import SECONDS, Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = {
@@ -23,7 +26,7 @@ def test_each_example_is_in_the_readme_and_is_tested() -> None:
     examples = {file.name for file in EXAMPLES.glob("*.py")}
     assert examples == set(FILES)
     readme = (EXAMPLES / "README.md").read_text()
-    assert all(f"[{name}]({name})" in readme for name in examples)
+    assert all(f"[{name}]({name})" in readme for name in (*examples, "node/talk.mjs"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -40,3 +43,25 @@ def test_an_example_runs(
         assert data
         if file.endswith(".wav"):
             assert soundfile.info(io.BytesIO(data)).frames > 0
+
+
+@pytest.mark.skipif(
+    not shutil.which("node") or not (EXAMPLES / "node" / "node_modules" / "openai").is_dir(),
+    reason="needs node, and npm install in examples/node",
+)
+def test_the_example_for_node_runs(server: Server, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["node", EXAMPLES / "node" / "talk.mjs"],
+        cwd=tmp_path,
+        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "heard:" in done.stdout
+    assert "answered:" in done.stdout
+    for name in ("speech.wav", "answer.wav"):
+        assert soundfile.info(tmp_path / name).frames > 0
+    assert (tmp_path / "stream.pcm").stat().st_size > 0

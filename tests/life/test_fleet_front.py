@@ -367,6 +367,18 @@ def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) 
         assert front.http.post(CHAT, json={"model": model, "messages": messages, "max_tokens": 4}).status_code == 200
 
 
+def test_cache_aware_routing_leaves_it_to_the_workers_what_is_refused(server: Server) -> None:
+    with fronting("--worker-urls", server.url, "--routing", "cache_aware") as front:
+        for fields in ({"model": "tts-1"}, {"model": "bagpiper"}, {}, {"model": "nothing"}, {"temperature": 3}):
+            here, there = (
+                httpx.post(f"{base}{CHAT}", json={**TEXT, "seed": 1, **fields}, trust_env=False, timeout=SECONDS)
+                for base in (front.http.base_url, server.url)
+            )
+            assert here.status_code == there.status_code, fields
+            assert here.json().get("choices") == there.json().get("choices"), fields
+            assert here.json().get("error") == there.json().get("error"), fields
+
+
 def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) -> None:
     patient = ("--drain-timeout", str(SECONDS))
     with fronting("--worker-urls", server.url, *patient) as front, ThreadPoolExecutor(1) as threads:

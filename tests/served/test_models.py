@@ -7,13 +7,13 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from server import Client
+from server import Client, Server
 
 from sglang_speechlm.options.command_line import read
 
 
 def test_a_model_without_a_name_is_called_as_its_directory(served_checkpoint: Path, client: Client) -> None:
-    (model,) = client.http.get("/v1/models").json()["data"]
+    model, *_ = client.http.get("/v1/models").json()["data"]
     assert model["id"] == served_checkpoint.name
     assert model["max_model_len"] > 0
 
@@ -26,11 +26,31 @@ def test_a_directory_has_one_name_however_it_is_written(
     assert read(["--model-path", path.format(served_checkpoint)]).name == served_checkpoint.name
 
 
-@pytest.mark.parametrize("name", ["bagpiper", "speechlm", "default", "{name}"])
+@pytest.mark.parametrize("name", ["bagpiper", "speechlm", "default", "{name}", "tts-1"])
 def test_every_name_that_requests_may_use_is_found(name: str, served_checkpoint: Path, client: Client) -> None:
     name = name.format(name=served_checkpoint.name)
     with openai.OpenAI(base_url=f"{client.http.base_url}/v1", api_key="none", http_client=httpx.Client()) as asking:
         assert asking.models.retrieve(name).id == name
+
+
+def test_aliases_are_listed_after_the_served_name(served_checkpoint: Path, client: Client) -> None:
+    names = [served_checkpoint.name, "tts-1", "whisper-1", "gpt-4o-audio-preview"]
+    assert [model["id"] for model in client.http.get("/v1/models").json()["data"]] == names
+    assert [model["id"] for model in client.http.get("/v1/audio/models").json()["models"]] == names
+
+
+def test_an_answer_has_the_name_that_its_request_gave_the_model(client: Client) -> None:
+    body = {"model": "gpt-4o-audio-preview", "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 2}
+    assert client.http.post("/v1/chat/completions", json=body).json()["model"] == body["model"]
+
+
+def test_a_server_of_any_model_answers_under_any_name(metered: Server) -> None:
+    body = {"model": "gpt-9", "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 2}
+    with Client(metered.url) as asking:
+        assert asking.http.post("/v1/chat/completions", json=body).json()["model"] == "gpt-9"
+        assert asking.http.get("/v1/models/gpt-9").json()["id"] == "gpt-9"
+        refused = asking.http.post("/v1/chat/completions", json=body | {"model": "x" * 1001})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
 def test_a_name_of_nothing_is_not_found_as_in_a_request(client: Client) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE
+from sglang_speechlm.codec.tempo import FASTEST, SLOWEST
 from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.edge.errors import UNKNOWN
 from sglang_speechlm.server.reading.demands import check_demands, ignored
@@ -38,6 +39,7 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+ModelName = Annotated[str, Field(max_length=1000)]
 SampleRate = Annotated[Int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
@@ -270,7 +272,7 @@ class ChatRequest(Asking):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
-    model: str | None = None
+    model: ModelName | None = None
     n: Annotated[Int, Field(ge=1, le=16)] | None = None
     stream_options: StreamOptions | None = None
     separate_reasoning: bool | None = None
@@ -282,12 +284,12 @@ class SpeechRequest(Asking):
     """The body of POST /v1/audio/speech. A voice is a name, or OpenAI's object with an id; anything else is none."""
 
     input: Annotated[str, Field(min_length=1)]
-    model: str | None = None
+    model: ModelName | None = None
     voice: Any = None
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     sample_rate: SampleRate | None = None
-    speed: float | None = None
+    speed: Annotated[float, Field(ge=SLOWEST, le=FASTEST)] | None = None
     stream_format: Literal["audio", "sse"] | None = None
 
     @property
@@ -296,20 +298,13 @@ class SpeechRequest(Asking):
         name = self.voice.get("id") if isinstance(self.voice, dict) else self.voice
         return name if isinstance(name, str) and not is_blank(name) else None
 
-    @field_validator("speed")
-    @classmethod
-    def _speed_is_the_models(cls, value: float | None) -> float | None:
-        if value not in (None, 1):
-            raise ValueError("must be 1.0: the model speaks at its own speed")
-        return value
-
 
 class TranscriptionRequest(Asking):
     """The fields of POST /v1/audio/transcriptions beside its file; a form holds numbers as text."""
 
     model_config = ConfigDict(strict=False)
 
-    model: str | None = None
+    model: ModelName | None = None
     language: Annotated[str, Field(max_length=100)] | None = None
     prompt: str | None = None
     response_format: Literal["json", "text", "verbose_json"] = "json"

@@ -1,4 +1,4 @@
-"""GET /v1/models and GET /v1/models/NAME, as OpenAI lists them."""
+"""GET /v1/models and GET /v1/models/NAME, as OpenAI lists them, and GET /v1/audio/models."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ async def list_models(http: Request) -> Response:
     service: Service = http.app.state.speechlm
     cards = [_card(service, name) for name in service.listed_names]
     return _json({"object": "list", "data": cards})
+
+
+async def list_audio_models(http: Request) -> Response:
+    """The same names, in the form in which Open WebUI asks for the models of speech."""
+    service: Service = http.app.state.speechlm
+    return _json({"models": [{"id": name, "name": name} for name in service.listed_names]})
 
 
 async def retrieve_model(http: Request) -> Response:

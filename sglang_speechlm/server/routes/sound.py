@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
+from sglang_speechlm.codec.tempo import Tempo
 from sglang_speechlm.program.reply import AudioDelta, Piece
 from sglang_speechlm.server.routes.streams import Items
+
+Samples = npt.NDArray[np.float32]
 
 
 def at_rate(reply: Items[Piece], source_rate: int, target_rate: int) -> Items[Piece]:
@@ -18,16 +23,32 @@ def at_rate(reply: Items[Piece], source_rate: int, target_rate: int) -> Items[Pi
 
     Joined, the sound is the resampling of the whole, wherever its pieces end. It comes some tens of milliseconds later.
     """
-    return reply if source_rate == target_rate else _resampled(reply, source_rate, target_rate)
-
-
-async def _resampled(reply: Items[Piece], source_rate: int, target_rate: int) -> AsyncGenerator[Piece]:
+    if source_rate == target_rate:
+        return reply
     stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
+    return _changed(reply, stream.resample_chunk, partial(stream.resample_chunk, np.empty(0, np.float32), True))
+
+
+def at_speed(reply: Items[Piece], sample_rate: int, speed: float) -> Items[Piece]:
+    """Return a reply's pieces with their sound ``speed`` times as fast, its pitch and its rate in Hz as they were.
+
+    Joined, the sound does not depend on where its pieces end. It comes some 0.2 s later.
+    """
+    if speed == 1:
+        return reply
+    tempo = Tempo(sample_rate, speed)
+    return _changed(reply, tempo.push, tempo.flush)
+
+
+async def _changed(
+    reply: Items[Piece], change: Callable[[Samples], Samples], rest: Callable[[], Samples]
+) -> AsyncGenerator[Piece]:
+    """Give a reply's pieces, those of sound as ``change`` makes them, and the ``rest`` at its end, in other threads."""
     async with aclosing(reply):
         async for piece in reply:
             if not isinstance(piece, AudioDelta):
                 yield piece
-            elif len(samples := await asyncio.to_thread(stream.resample_chunk, piece.samples)):
+            elif len(samples := await asyncio.to_thread(change, piece.samples)):
                 yield AudioDelta(samples)
-    if len(rest := await asyncio.to_thread(stream.resample_chunk, np.empty(0, np.float32), True)):
-        yield AudioDelta(rest)
+    if len(samples := await asyncio.to_thread(rest)):
+        yield AudioDelta(samples)

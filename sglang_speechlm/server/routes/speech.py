@@ -28,7 +28,7 @@ from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import TEXT_ONLY, asked_for
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.sound import at_rate
+from sglang_speechlm.server.routes.sound import at_rate, at_speed
 from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
 
@@ -52,7 +52,8 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     warnings.add(*body.unread())
     requests = await asyncio.to_thread(_prepare, service, body, warnings)
     recital = Recital(service.responder, requests, body.max_completion_tokens or body.max_tokens, _max_frames(body))
-    pieces = at_rate(recital, service.sample_rate, output.rate)
+    pieces = at_speed(recital, service.sample_rate, 1.0 if body.speed is None else body.speed)
+    pieces = at_rate(pieces, service.sample_rate, output.rate)
     sound = _sound(pieces, deadline) if requests else _silence(output.rate)
     # A WAV file begins with its length: only where it was asked for as it comes is that left open.
     if output.name == "pcm" or (output.name == "wav" and body.stream_format is not None):
