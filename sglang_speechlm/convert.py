@@ -9,7 +9,8 @@ from typing import get_args
 
 from sglang_speechlm.checkpoint.check import check
 from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
-from sglang_speechlm.checkpoint.prepare import Wanted, locate, refuse_full_disk, served_directory, tokenizer_directory
+from sglang_speechlm.checkpoint.disk import refuse_full_disk
+from sglang_speechlm.checkpoint.prepare import Wanted, conversion_need, locate, served_directory, tokenizer_directory
 from sglang_speechlm.config.speechlm import AudioFrontend
 
 
@@ -38,7 +39,7 @@ def _convert_to(output: Path, wanted: Wanted) -> str:
     if source.kind == "served":
         raise ValueError(f"{source.path}: needs no conversion: --model-path serves it as it is")
     conversion = plan_conversion(source, tokenizer_directory(wanted, source, _say), wanted.settings)
-    refuse_full_disk(conversion, output)
+    refuse_full_disk(conversion_need(conversion, output))
     for note in conversion.notes:
         _say(note)
     config = convert(conversion, output)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from sglang_speechlm.checkpoint.convert import Conversion, plan_conversion
-from sglang_speechlm.checkpoint.prepare import Say, Wanted, cached_at, refuse_full_disk, tokenizer_name
+from sglang_speechlm.checkpoint.disk import refuse_full_disk
+from sglang_speechlm.checkpoint.prepare import Say, Wanted, cached_at, conversion_need, tokenizer_name
 from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
 from sglang_speechlm.checkpoint.source import Source, find_source
 from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, is_tag, look_up
@@ -72,6 +73,9 @@ def _locate(wanted: Wanted, say: Say) -> Source | None:
     if remote.missing:
         for name, size in remote.missing.items():
             say(f"  to download: {name}, {size / _GIGABYTE:.2f} GB")
+        needs = remote.needs(wanted.cache)
+        say(f"disk: {' and '.join(need.description for need in needs)}")
+        refuse_full_disk(*needs)
         return None
     return find_source(remote.folder, wanted.train_config)
 
@@ -105,7 +109,7 @@ def _say_conversion(wanted: Wanted, conversion: Conversion, say: Say) -> None:
         f"becomes {directory}: {len(conversion.sizes)} tensors in {len(conversion.shards)} files, "
         f"{conversion.total_bytes / _GIGABYTE:.2f} GB, {codec}"
     )
-    refuse_full_disk(conversion, directory)
+    refuse_full_disk(conversion_need(conversion, directory))
 
 
 def _say_config(config: SpeechLMConfig, say: Say) -> None:

@@ -5,6 +5,7 @@ Conversions are kept in a cache, under a name that depends on everything that th
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -20,6 +21,7 @@ from typing import Any
 from sglang_speechlm.checkpoint.convert import Conversion, ConversionSettings, convert, plan_conversion
 from sglang_speechlm.checkpoint.convert.plan import OtherConversion
 from sglang_speechlm.checkpoint.convert.train_config import read_train_config
+from sglang_speechlm.checkpoint.disk import Need, refuse_full_disk
 from sglang_speechlm.checkpoint.source import Source, find_source
 from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, fetch, is_tag
 from sglang_speechlm.config.files import CheckpointError, naming
@@ -69,7 +71,7 @@ def locate(wanted: Wanted, say: Say) -> Source:
         CheckpointError: if there is nothing of the kind.
     """
     if is_tag(wanted.model):
-        folder = fetch(wanted.model, wanted.revision, choose_checkpoint, say)
+        folder = fetch(wanted.model, wanted.revision, choose_checkpoint, say, wanted.cache)
     else:
         folder = Path(wanted.model)
     return find_source(folder, wanted.train_config)
@@ -88,7 +90,7 @@ def served_directory(wanted: Wanted, say: Say) -> Path:
     directory = cached_at(wanted, source)
     if not _is_complete(directory):
         conversion = plan_conversion(source, tokenizer_directory(wanted, source, say), wanted.settings)
-        refuse_full_disk(conversion, directory)
+        refuse_full_disk(conversion_need(conversion, directory))
         with _locked(directory.with_name(directory.name + ".lock"), say):
             if not _is_complete(directory):
                 _convert(conversion, directory, say)
@@ -144,18 +146,10 @@ def tokenizer_directory(wanted: Wanted, source: Source, say: Say) -> Path:
     return Path(name)
 
 
-def refuse_full_disk(conversion: Conversion, directory: Path) -> None:
-    """Raises:
-    CheckpointError: if what is left to write of a conversion does not fit beside ``directory``.
-    """
+def conversion_need(conversion: Conversion, directory: Path) -> Need:
+    """The bytes that are left to write of a conversion to ``directory``."""
     written = sum(file.stat().st_size for file in directory.glob("*.safetensors")) if directory.is_dir() else 0
-    needed = conversion.total_bytes - written
-    parents = (directory, *directory.absolute().parents)
-    free = shutil.disk_usage(next(folder for folder in parents if folder.exists())).free
-    if needed > free:
-        raise CheckpointError(
-            f"{directory}: the conversion takes {needed / _GIGABYTE:.2f} GB, and {free / _GIGABYTE:.2f} GB are free"
-        )
+    return Need(directory, conversion.total_bytes - written, "to convert")
 
 
 def _is_complete(directory: Path) -> bool:
@@ -171,6 +165,14 @@ def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
     except OtherConversion:
         shutil.rmtree(directory)  # of a run before what it depends on changed; the cache is ours
         convert(conversion, directory)
+    _return_memory()
+
+
+def _return_memory() -> None:
+    """Give what the conversion freed back to the system: its process may live on as the server's launcher."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others return memory by themselves
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

@@ -28,10 +28,11 @@ _SHOWN = 80
 
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_FAULTS = (
+FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RuntimeError, MemoryError,
     EOFError, AssertionError, SafetensorError, zipfile.BadZipFile, pickle.PickleError, yaml.YAMLError, struct.error,
 )  # fmt: skip
+"""What the parsers raise on a file that is broken or of another kind."""
 
 
 class CheckpointError(ValueError):
@@ -53,7 +54,7 @@ def naming(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{error.filename or path}: no such file") from error
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from error
-    except _FAULTS as error:
+    except FAULTS as error:
         raise CheckpointError(f"{path}: {_reason(error)}") from error
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -281,6 +282,16 @@ def test_a_hub_tag_is_fetched_resumed_converted_and_found_again(fetching: Fetchi
     offline = fetching("espnet/tiny", "v1", HF_HUB_OFFLINE="1")
     assert (offline.returncode, offline.stdout) == (0, first.stdout), offline.stderr
     assert len(paths) == before
+
+
+def test_a_download_is_refused_where_its_conversion_has_no_room_beside_it(wanted: Wanted, fetching: Fetching) -> None:
+    os.truncate(Path(wanted.model) / "model.pt", int(shutil.disk_usage(fetching.folder).free * 0.7))
+    refused = fetching("espnet/tiny")
+    assert refused.returncode == 1
+    assert "not enough disk" in refused.stderr
+    assert "GB to download" in refused.stderr
+    assert f"GB to convert ({fetching.folder / 'converted'})" in refused.stderr
+    assert not any("model.pt" in path for path in fetching.hub.requests)
 
 
 @pytest.mark.parametrize(

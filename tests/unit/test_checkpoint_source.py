@@ -113,9 +113,16 @@ def test_chunks_of_a_sharded_tensor_are_put_together(tmp_path: Path) -> None:
 
 def test_metadata_of_a_step_is_not_run(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Obstacle(tmp_path / "pwned")))
-    with pytest.raises(CheckpointError, match=r"is no torch\.distributed\.checkpoint metadata"):
+    with pytest.raises(CheckpointError, match=r"not the metadata of a torch\.distributed\.checkpoint"):
         find_source(tmp_path).open()
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xe9\x01", b"\x80\x04(("])
+def test_broken_metadata_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".metadata").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"\.metadata: not a pickle, or cut short"):
+        find_source(tmp_path).open()
 
 
 def test_a_pickle_cannot_change_the_classes_that_it_names(tmp_path: Path, tensors: dict[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ def open_distributed(directory: Path) -> dict[str, StoredTensor]:
         table, whole, tensor = _table()
         saved = TableUnpickler(content, table).load()
         if not isinstance(saved, whole):
-            raise CheckpointError(f"{file}: is no torch.distributed.checkpoint metadata")
+            raise CheckpointError(f"{file}: not the metadata of a torch.distributed.checkpoint")
         entries = saved.state_dict_metadata
         prefix = _MODEL if _MODEL + _TELLING in entries else ""
         if prefix + _TELLING not in entries:

@@ -7,7 +7,6 @@ HF_HUB_OFFLINE.
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from sglang_speechlm.checkpoint.disk import Need, refuse_full_disk
 from sglang_speechlm.config.files import CheckpointError
 
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_TORCH_SUFFIXES = (".pt", ".pth")
 _TRIES = 8
 _PAUSE_SECONDS = 1.0
 _GIGABYTE = 1e9
@@ -69,13 +70,25 @@ class Remote:
         state = f"{len(missing)} to download, {sum(missing.values()) / _GIGABYTE:.2f} GB" if missing else "all here"
         return f"{self.tag} at {self.commit[:12]}: {sizes}; {state} ({self.folder})"
 
+    def needs(self, conversions: Path | None) -> list[Need]:
+        """What must be written before the files can be served: the downloads, and a conversion of about their size.
+
+        Args:
+            conversions: where conversions are kept; None if these files need none.
+        """
+        weights = sum(size for name, size in self.sizes.items() if name.endswith(_TORCH_SUFFIXES))
+        needs = [Need(Path(constants.HF_HUB_CACHE), sum(self.missing.values()), "to download")]
+        if conversions is not None and weights:
+            needs.append(Need(conversions, weights, "to convert"))
+        return needs
+
 
 def choose_checkpoint(files: Sequence[str]) -> list[str]:
     """Of a checkpoint's repository: its YAML files and its one .pt; or what a served directory consists of."""
     top = [name for name in files if "/" not in name]
     if "config.json" in top and any(name.endswith(".safetensors") for name in top):
         return [name for name in files if name.endswith((".json", ".safetensors")) and _is_served_file(name)]
-    return [name for name in top if name.endswith((".pt", ".pth", ".yaml", ".yml"))]
+    return [name for name in top if name.endswith((*_TORCH_SUFFIXES, ".yaml", ".yml"))]
 
 
 def _is_served_file(name: str) -> bool:
@@ -115,14 +128,21 @@ def look_up(tag: str, revision: str | None, choose: Choose) -> Remote | None:
     return Remote(tag, info.sha, {name: sizes[name] for name in chosen}, folder)
 
 
-def fetch(tag: str, revision: str | None, choose: Choose, say: Callable[[str], None]) -> Path:
+def fetch(
+    tag: str,
+    revision: str | None,
+    choose: Choose,
+    say: Callable[[str], None],
+    conversions: Path | None = None,
+) -> Path:
     """The folder that holds the needed files of a repository, downloaded where they are not in the cache yet.
 
     Args:
         tag: OWNER/NAME.
         revision: branch, tag or commit; None is the default branch.
         choose: which files are needed.
-        say: takes a sentence for the log: what is downloaded.
+        say: takes a sentence for the log: what is downloaded, and how much disk that takes.
+        conversions: where the files are converted afterwards, for which the disk must have room too.
 
     Raises:
         CheckpointError: as ``look_up`` does; if the disk has no room; or if the connection breaks again and again.
@@ -133,7 +153,9 @@ def fetch(tag: str, revision: str | None, choose: Choose, say: Callable[[str], N
     missing = remote.missing
     if missing:
         say(remote.description)
-        _refuse_full_disk(remote, sum(missing.values()))
+        needs = remote.needs(conversions)
+        say(f"disk: {' and '.join(need.description for need in needs)}")
+        refuse_full_disk(*needs)
     for name in missing:
         _download(remote, name, say)
     _note_revision(remote, revision or constants.DEFAULT_REVISION)
@@ -159,16 +181,6 @@ def _from_cache(tag: str, revision: str | None) -> Path:
             f"{tag}: not in the cache ({constants.HF_HUB_CACHE}), and the hub cannot be reached "
             f"({constants.ENDPOINT}, or HF_HUB_OFFLINE is set)"
         ) from error
-
-
-def _refuse_full_disk(remote: Remote, needed: int) -> None:
-    cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())).free
-    if needed > free:
-        raise CheckpointError(
-            f"{remote.tag}: {needed / _GIGABYTE:.2f} GB to download, {free / _GIGABYTE:.2f} GB free at {cache}; "
-            "HF_HOME chooses another place"
-        )
 
 
 def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:

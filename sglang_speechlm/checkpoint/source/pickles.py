@@ -10,6 +10,8 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+from sglang_speechlm.config.files import FAULTS
+
 
 class Skipped:
     """Stands for an object that was not built."""
@@ -58,6 +60,18 @@ class TableUnpickler(pickle._Unpickler):
         super().__init__(file)
         self._table = table
         self._persistent = persistent
+
+    def load(self) -> Any:
+        """Read the whole pickle.
+
+        Raises:
+            UnpicklingError: if it is not a pickle, is cut short, or holds values of kinds that no such file has.
+        """
+        try:
+            return super().load()
+        except FAULTS as error:
+            detail = str(error) or type(error).__name__
+            raise pickle.UnpicklingError(f"not a pickle, or cut short ({detail})") from error
 
     def find_class(self, module: str, name: str) -> Any:
         """The table's entry; else a new stand-in class, since a pickle may set attributes of a class too."""
