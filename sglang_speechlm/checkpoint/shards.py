@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sglang_speechlm.config.files import naming
+
 INDEX_FILE = "model.safetensors.index.json"
 _EMBEDDINGS = "model.embed_tokens.weight"
 
@@ -41,13 +43,19 @@ def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, list[st
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write one file so that it is either whole or not there under its name."""
+    """Write one file so that it is either whole or not there under its name.
+
+    Raises:
+        CheckpointError: naming the file, if it cannot be written, as on a full disk.
+    """
     unfinished = path.with_name(path.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"})
-    unfinished.chmod(0o644)  # safetensors lets only the owner read
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with naming(path):
+        save_file(contiguous, unfinished, metadata={"format": "pt"})
+        unfinished.chmod(0o644)  # safetensors lets only the owner read
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
 
 
 def write_index(directory: Path, shards: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
@@ -73,7 +81,12 @@ def stored_dtype(directory: Path) -> torch.dtype:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is either whole or as it was."""
+    """Write a small file so that it is either whole or as it was.
+
+    Raises:
+        CheckpointError: naming the file, if it cannot be written.
+    """
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with naming(path):
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)

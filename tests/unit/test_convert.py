@@ -1,6 +1,7 @@
 """Native checkpoints to served directories: the same tensors, the same ids, and nothing taken that does not fit."""
 
 import json
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -235,6 +236,27 @@ def test_a_killed_run_leaves_nothing_else_behind(native: Native, killed: list[Pa
 
 def contents(directory: Path) -> dict[Path, bytes]:
     return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(("most", "file"), [(1_000, "conversion.json"), (100_000, "model-00001")])
+def test_a_file_that_cannot_be_written_is_named_and_the_run_is_resumed(
+    native: Native, most: int, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As on a disk that fills up meanwhile: no file may outgrow the limit.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments(native))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == 2
+    complaint = capsys.readouterr().err
+    assert f"error: {native.output / file}" in complaint
+    assert "File too large" in complaint
+    assert not (native.output / "config.json").exists()
+    native.convert()
+    assert not list(native.output.glob("*.part"))
 
 
 def test_a_shard_that_was_damaged_is_written_anew(native: Native) -> None:

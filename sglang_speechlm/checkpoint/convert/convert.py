@@ -114,8 +114,8 @@ def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
     Raises:
         FileExistsError: if ``output`` holds something else.
         ValueError: if ``output`` was begun with another conversion.
-        CheckpointError: if the source changes or cannot be read any more.
-        OSError: if it cannot be written, or a shard that was written reads back differently.
+        CheckpointError: if the source changes or cannot be read any more, or a file cannot be written.
+        OSError: if a shard that was written reads back differently.
     """
     config, state, shards = conversion.config, conversion.state, conversion.shards
     dtype = config.dtype
@@ -129,7 +129,8 @@ def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
             progress.update(sum(conversion.sizes[name] for name in names))
     write_index(output, shards, conversion.sizes)
     if conversion.codec is not None:
-        conversion.codec.save_pretrained(output / _CODEC_DIRECTORY)
+        with naming(output / _CODEC_DIRECTORY):
+            conversion.codec.save_pretrained(output / _CODEC_DIRECTORY)
     write_text(output / "config.json", config.to_json_string())
     return config
 
