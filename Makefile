@@ -11,7 +11,7 @@ MINUTES ?= 10
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
-setup: ## Make .venv, for a GPU if there is one (PROFILE=cpu or PROFILE=cuda decides otherwise; PYTHON=python3.12)
+setup: ## Create .venv, for a GPU if there is one (override: PROFILE=cpu or PROFILE=cuda; PYTHON=python3.12)
 	@for python in $(PYTHONS); do \
 		if "$$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
 			exec "$$python" launch/setup.py; \
@@ -22,37 +22,37 @@ setup: ## Make .venv, for a GPU if there is one (PROFILE=cpu or PROFILE=cuda dec
 	echo "setup: or name it: make setup PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
-demo: setup ## Start a small server and have it write, speak and listen
+demo: setup ## Start a small server and let it write, speak and listen
 	@exec $(BIN)/python -m sglang_speechlm.demo --model '$(MODEL)' $(ARGS)
 
-serve: setup ## Serve MODEL=directory (the small one of the demo without it) on port 9000; ARGS="--port 30000 ..."
+serve: setup ## Serve MODEL=directory (default: the demo's small model) on port 9000; ARGS="--port 30000 ..."
 	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' \
 		--served-model-name speechlm-qwen3-8b --host 127.0.0.1 --port 9000 $(ARGS)
 
-test: setup ## Check the style and the types, and run the tests meanwhile
+test: setup ## Run the linters and the tests in parallel
 	@$(MAKE) --no-print-directory -j 2 lint cases
 
-# Two files of tests at a time: while one waits for a server to start, the other has one to ask.
+# Two test files at a time: while one waits for a server to start, the other can use the processor.
 cases: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-unit: setup ## Run the tests that start no process
+unit: setup ## Run the unit tests, which start no processes
 	$(BIN)/python -m pytest -m unit $(ARGS)
 
-soak: setup ## Ask two workers for everything while their parts are killed; none may be lost (MINUTES=10)
+soak: setup ## Send every kind of request to two workers while their processes are killed (MINUTES=10)
 	@PYTHONPATH=tests:tests/support:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)
 
-attack: setup ## Try on started servers what strangers try; a table of what held (ARGS=--short for two minutes)
+attack: setup ## Attack running servers and print a table of what held (ARGS=--short: two minutes)
 	@PYTHONPATH=tests:tests/support:. $(BIN)/python -m attack $(ARGS)
 
-lint: setup ## Check the style and the types
+lint: setup ## Run the linters and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## Put the code into its form
+format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove what these targets made
+clean: ## Remove everything these targets created
 	rm -rf .venv .checkpoints demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,12 @@
-"""What a guided answer costs, both stages together, against the same answer by the fork's algorithm.
+"""The cost of a guided answer, both stages together, relative to the same answer by the fork's algorithm.
 
     python -m benchmarks.against_fork --output benchmarks/results/against_fork.json
 
-N answers at once of so many text tokens and frames, on one checkpoint, on one core, taking turns in one run: the
-server as users run it, over HTTP, and `benchmarks/fork.py` as a loop in this process, which has no HTTP to pay for.
-The sound is left out of both. What counts is the processor time of all the server's processes and of the loop; the
-ratio is the median over rounds of ratios within a round.
+N concurrent answers of a fixed number of text tokens and frames, on one checkpoint and one core, alternating in one
+    run: the
+server as users run it, over HTTP, and `benchmarks/fork.py` as a loop in this process, without HTTP. Neither generates
+the sound. The measure is the processor time of all the server's processes and of the loop; the ratio is the median over
+rounds of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
 from benchmarks.fork import TEMPERATURE, TOP_K, Fork
 from benchmarks.machine import record, title
-from sglang_speechlm.process import Worker, running
+from sglang_speechlm.process import ServerProcess, running
 from sglang_speechlm.stage import StageParams
 
 SCALE = 3.0
 PROMPT = 40
 MUST_HOLD = 0.6
-"""What the server may take of the loop's time, at most."""
+"""Maximum share of the loop's time that the server may take."""
 
 
 def _prompt(number: int) -> list[int]:
@@ -43,7 +44,7 @@ def _prompt(number: int) -> list[int]:
 
 
 async def _answer(client: httpx.AsyncClient, number: int, text: int, frames: int) -> None:
-    """Both stages of one answer, the second on the first one's cached prefix, as the server's own program runs them."""
+    """Run both stages of one answer, the second on the first one's cached prefix, as the server's own program does."""
     ids = WIDE.config().ids
     params: dict[str, Any] = {"temperature": TEMPERATURE, "top_k": TOP_K, "ignore_eos": True}
     written = await client.post(
@@ -59,16 +60,16 @@ async def _answer(client: httpx.AsyncClient, number: int, text: int, frames: int
     assert len(spoken.json()["meta_info"]["frames"]) == frames
 
 
-async def _serve(worker: Worker, numbers: range, text: int, frames: int) -> float:
-    """Seconds of processor time that the server takes."""
-    async with httpx.AsyncClient(base_url=worker.url, timeout=3600, trust_env=False) as client:
-        begin = processor.seconds(worker)
+async def _serve(server: ServerProcess, numbers: range, text: int, frames: int) -> float:
+    """Return the seconds of processor time that the server takes."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=3600, trust_env=False) as client:
+        begin = processor.seconds(server)
         await asyncio.gather(*(_answer(client, number, text, frames) for number in numbers))
-        return processor.seconds(worker) - begin
+        return processor.seconds(server) - begin
 
 
 def _loop(fork: Fork, numbers: range, text: int, frames: int) -> float:
-    """Seconds of processor time that the fork's algorithm takes."""
+    """Return the seconds of processor time that the fork's algorithm takes."""
     begin = time.process_time()
     spoken = fork.answers([_prompt(number) for number in numbers], text, frames, SCALE)
     seconds = time.process_time() - begin
@@ -90,32 +91,40 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    """Measure, print a table, and write it with a description of the machine, and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)")
-    parser.add_argument("--text", type=int, default=50, help="tokens of the text (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=150, help="frames (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    parser.add_argument(
+        "--answers",
+        type=int,
+        nargs="+",
+        default=[1, 4, 16],
+        help="numbers of concurrent answers to measure (default: 1 4 16)",
+    )
+    parser.add_argument("--text", type=int, default=50, help="text tokens per answer (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=150, help="frames per answer (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measurement (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/step-cost"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is written next to it")
     args = parser.parse_args()
     model = built(args.model, WIDE)
     table = []
     torch.set_num_threads(1)
     options = ["--max-total-tokens", "16384"]
     core = processor.one_core()
-    with running(model, model / "server.log", options, environment=processor.ONE_THREAD, cores=core) as worker:
-        os.sched_setaffinity(0, core)  # the same core: one of them waits while the other works
+    with running(model, model / "server.log", options, environment=processor.ONE_THREAD, cores=core) as server:
+        os.sched_setaffinity(0, core)  # the same core: either the server or the loop works
         fork = Fork(model)
         _loop(fork, range(1), 2, 2)
-        asyncio.run(_serve(worker, range(1), 2, 2))
+        asyncio.run(_serve(server, range(1), 2, 2))
         number = 0
         for count in args.answers:
             seconds: dict[str, list[float]] = {"server": [], "fork": []}
             for _ in range(args.rounds):
                 numbers = range(number, number := number + count)
                 seconds["fork"].append(_loop(fork, numbers, args.text, args.frames))
-                seconds["server"].append(asyncio.run(_serve(worker, numbers, args.text, args.frames)))
+                seconds["server"].append(asyncio.run(_serve(server, numbers, args.text, args.frames)))
             ratios = [ours / theirs for ours, theirs in zip(seconds["server"], seconds["fork"], strict=True)]
             row = {
                 "answers": count,

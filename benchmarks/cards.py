@@ -1,10 +1,10 @@
-"""Would a server come up on a card that is not here? SGLang's own resolution of options, with played cards.
+"""Check whether a server would start on cards that are not there: SGLang's option resolution, with simulated cards.
 
     python -m benchmarks.cards
 
-A card's name, capability and memory are put in place of torch's and nvidia-smi's answers; everything else is the
-launcher's own work, with the defaults of `launch/serve_cfg_1.sh` and `launch/serve_cfg.sh` at the released model's
-sizes. The table says what each card would be served with, or why it would not; no memory is measured.
+A card's name, capability and memory replace the answers of torch and nvidia-smi; the launcher does everything else,
+with the defaults of `launch/serve_cfg_1.sh` and `launch/serve_cfg.sh` at the released model's sizes. The table shows
+the options for each card, or why a server would not start; no memory is measured.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ LAUNCH = Path(__file__).parents[1] / "launch"
 
 @dataclass(frozen=True)
 class Card:
-    """What a card tells of itself.
+    """A card's properties.
 
     Attributes:
-        name: as torch has it.
-        capability: CUDA's.
-        mebibytes: of memory, as nvidia-smi has it.
+        name: torch's name.
+        capability: CUDA capability.
+        mebibytes: memory according to nvidia-smi.
     """
 
     name: str
@@ -58,14 +58,14 @@ CARDS = {
     "B200": Card("NVIDIA B200", (10, 0), 183359),
 }
 SCRIPTS = {1: "serve_cfg_1.sh", 4: "serve_cfg.sh"}
-"""By the number of GPUs that they take."""
+"""Scripts by the number of GPUs that they use."""
 
 
 @functools.cache
 def _import_as_on_a_gpu() -> Any:
-    """Have SGLang settle for CUDA as its platform, and import it; kernels are passed over, as there are none here.
+    """Import SGLang with CUDA as its platform, and skip its kernels, which are not installed.
 
-    Call it in a process that serves nothing.
+    Call it only in a process that serves nothing.
     """
     import sglang_speechlm  # noqa: F401
     from sglang_speechlm.sglang_hooks import announce
@@ -87,7 +87,7 @@ def _import_as_on_a_gpu() -> Any:
 
 
 def _forget(common: Any) -> None:
-    """What SGLang has found out of the machine, and kept."""
+    """Clear what SGLang has cached about the machine."""
     for value in vars(common).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
@@ -95,7 +95,7 @@ def _forget(common: Any) -> None:
 
 @contextmanager
 def played(card: Card) -> Iterator[None]:
-    """Have torch and SGLang see eight of this card."""
+    """Make torch and SGLang see eight of this card."""
     common, server_args = _import_as_on_a_gpu()
     with (
         mock.patch.object(torch.version, "cuda", "13.0"),
@@ -117,7 +117,7 @@ def played(card: Card) -> Iterator[None]:
 
 
 def script_defaults(name: str) -> list[str]:
-    """The arguments that a script of `launch/` gives the launcher before its user's."""
+    """Return the arguments that a script of `launch/` passes before its user's."""
     common = re.search(r"--max-model-len.*(?= \"\$@\")", (LAUNCH / "serve.sh").read_text())
     own = re.search(r"--port.*(?= --overridden-by)", (LAUNCH / name).read_text())
     assert common
@@ -126,10 +126,10 @@ def script_defaults(name: str) -> list[str]:
 
 
 def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """SGLang's options and the launcher's sentences, as they would be on this card.
+    """Return SGLang's options and the launcher's notes for this card.
 
     Raises:
-        ValueError: if it could not be served.
+        ValueError: if a server would not start.
     """
     with played(card):
         from sglang_speechlm.options.command_line import CommandLine, build_parser, settle
@@ -140,12 +140,12 @@ def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, li
         parsed, others = build_parser().parse_known_args(["--model-path", str(folder), *rest])
         own = OwnOptions.of(parsed)
         config = SpeechLMConfig.from_pretrained(folder)
-        asked = CommandLine(str(folder), folder, folder, config, own, choices, others)
-        return settle(asked, Machine.here())
+        command_line = CommandLine(str(folder), folder, folder, config, own, choices, others)
+        return settle(command_line, Machine.here())
 
 
 def row(name: str, ranks: int, folder: Path) -> dict[str, Any]:
-    """What a card is served with by the script of so many GPUs, or why it is not."""
+    """Return a card's row of the table, with the script for ``ranks`` GPUs: its options, or why it fails."""
     from sglang_speechlm.options.gpu_memory import plan_memory
 
     card = CARDS[name]
@@ -156,7 +156,7 @@ def row(name: str, ranks: int, folder: Path) -> dict[str, Any]:
         return shown | {"comes up": f"no: {error}"}
     plan = plan_memory(SpeechLMConfig.from_pretrained(folder), options, card.mebibytes * MEBIBYTE, codec=True)
     return shown | {
-        "comes up": "yes" if plan.fits else "no: its memory does not add up",
+        "comes up": "yes" if plan.fits else "no: weights and cache do not fit",
         "attention": options.attention_backend,
         "mem-fraction": options.mem_fraction_static,
         "chunk": options.chunked_prefill_size,
@@ -168,7 +168,7 @@ def row(name: str, ranks: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; the status is 1 if a card would not come up."""
+    """Print the table; return 1 if a server would fail on any card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     as_json = parser.parse_args().json

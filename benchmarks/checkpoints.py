@@ -1,4 +1,4 @@
-"""The random checkpoints that are measured."""
+"""The random checkpoints for the measurements."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ WIDE = CheckpointSpec(
     codec_layer_size=1025,
     dtype="bfloat16",
 )
-"""The work of the comparison with the fork: 8 layers, hidden 512, the full 160,392 ids, bfloat16."""
+"""For the comparison with the fork: 8 layers, hidden size 512, the full 160,392 ids, bfloat16."""
 SMALL = CheckpointSpec(max_position_embeddings=16384)
-"""The one of `make serve`: what a step costs here is mostly what surrounds the model."""
+"""A tiny model: most of a step's cost is outside the model."""
 FULL_CODEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
 """A small language model with the released model's Xcodec sizes, 161 M parameters."""
 
 
 _SHELL = CheckpointSpec(hidden_size=16, text_vocab_size=151936, codec_layer_size=1025, codec_storage="directory")
-"""The released vocabulary and codec layout around next to no weights."""
+"""The released vocabulary and codec layout with almost no weights."""
 
 
 def released_sizes(directory: Path) -> Path:
-    """A directory that says it holds the released model, for servers that make their own weights of its sizes up."""
+    """Return a directory with the released model's config, for servers that use dummy weights of its sizes."""
     built(directory, _SHELL)
     SpeechLMConfig(xcodec_hf_model_tag=_SHELL.config().xcodec_hf_model_tag, dtype="bfloat16").save_pretrained(directory)
     return directory
 
 
 def built(directory: Path, spec: CheckpointSpec) -> Path:
-    """The directory, with a checkpoint in it: the one that is there, or one that is built now."""
+    """Return the directory, after building its checkpoint if it does not exist."""
     if not (directory / "config.json").is_file():
         build_checkpoint(directory, spec=spec)
     return directory

@@ -1,10 +1,10 @@
-"""Decoding never waits for the codec: the rate of a text while answers are turned into sound, against its rate alone.
+"""Decoding never waits for the codec: the speed of a text while answers are turned into sound, relative to it alone.
 
     python -m benchmarks.codec_independence --output benchmarks/results/codec_independence.json
 
-A small language model with the full-size Xcodec (161 M parameters, random): its answers are spoken within seconds, and
-their sound then takes the codec many times longer. One text is read token by token before, and while nothing but the
-codec works on the answers.
+A small language model with the full-size Xcodec (161 M parameters, random) generates its frames within seconds; the
+codec then needs many times longer for their sound. One text is streamed before that, and while only the codec works on
+the answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sglang_speechlm.process import running
 
 
 async def _text_rate(client: httpx.AsyncClient, tokens: int) -> float:
-    """Tokens per second of one text."""
+    """Return the tokens per second of one text."""
     body = {
         "input_ids": [1, 5, 7, *range(300, 330), 2, 6, 7],
         "sampling_params": {"temperature": 0.8, "top_k": 20, "max_new_tokens": tokens, "ignore_eos": True},
@@ -44,7 +44,7 @@ async def _answer(client: httpx.AsyncClient, number: int, frames: int) -> None:
 
 
 async def _frames_are_spoken(client: httpx.AsyncClient) -> None:
-    """Wait until the scheduler has nothing to do: what is left is the codec's."""
+    """Wait until the scheduler is idle and only the codec is working."""
     await asyncio.sleep(1)
     while True:
         loads = (await client.get("/v1/loads")).json()["loads"]
@@ -73,19 +73,21 @@ async def _measure(url: str, answers: int, frames: int, tokens: int, rounds: int
 
 
 def main() -> None:
-    """Measure, print, and write the figures with the machine that they are of."""
+    """Measure, print the figures, and write them with a description of the machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=int, default=8, help="answers at once (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=400, help="frames of each (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens of a measured text (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="texts before and after (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/full-codec"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--answers", type=int, default=8, help="concurrent answers (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=400, help="frames per answer (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens per measured text (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="texts measured before and after (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/full-codec"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
     environment = {"OMP_NUM_THREADS": "1"}
     options = ["--max-total-tokens", "16384"]
-    with running(built(args.model, FULL_CODEC), args.model / "server.log", options, environment=environment) as worker:
-        figures = asyncio.run(_measure(worker.url, args.answers, args.frames, args.tokens, args.rounds))
+    with running(built(args.model, FULL_CODEC), args.model / "server.log", options, environment=environment) as server:
+        figures = asyncio.run(_measure(server.url, args.answers, args.frames, args.tokens, args.rounds))
     print(json.dumps(figures, indent=2))
     if args.output:
         record(args.output, figures)

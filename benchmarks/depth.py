@@ -1,9 +1,9 @@
-"""Where the hearing of the recipe's model ends: what it writes down of clips that are ever less like its own.
+"""The limits of the recipe's model's hearing: its transcripts of clips that differ more and more from its training.
 
     python -m benchmarks.depth --output benchmarks/results/depth.json
 
-Sentences that were never trained on and the fixed questions, spoken by flite, then changed in one way each: silence
-around them, noise, another voice, a telephone's band, two of them in one clip. Needs flite.
+Held-out sentences and the fixed questions, spoken by flite, are each modified in one way: with silence around them,
+noise, another voice, a telephone's band, or two of them in one clip. It needs flite.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _silence(before: float, after: float) -> Callable[[Samples], Samples]:
 
 
 def _noise(decibels: float) -> Callable[[Samples], Samples]:
-    """White noise that lies ``decibels`` below the speech."""
+    """Return a function that adds white noise ``decibels`` below the speech."""
 
     def noisy(sound: Samples) -> Samples:
         level = float(np.sqrt(np.mean(sound**2))) * 10 ** (-decibels / 20)
@@ -64,8 +64,8 @@ _CHANGES: dict[str, Callable[[Samples], Samples]] = {
 
 
 def _clips(texts: Sequence[str]) -> dict[str, list[tuple[str, Samples]]]:
-    """What is said and the sound, by kind."""
-    spoken = {voice: [one.sound for one in synthesize(texts, voice)] for voice in VOICES}
+    """Return transcripts and sounds, by kind of modification."""
+    spoken = {voice: [utterance.sound for utterance in synthesize(texts, voice)] for voice in VOICES}
     own = spoken[VOICES[0]]
     kinds = {
         name: [(text, change(sound)) for text, sound in zip(texts, own, strict=True)]
@@ -103,15 +103,17 @@ def main() -> None:
     """Measure, print the table, and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.depth", description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--sentences", type=int, default=8000, help="as in the recipe (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=40, help="of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--sentences", type=int, default=8000, help="sentences, as in the recipe (default: %(default)s)"
+    )
+    parser.add_argument("--clips", type=int, default=40, help="clips of each kind (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/depth.json"))
     options = parser.parse_args()
     _, held_out = corpus.split(options.sentences)
     half = options.clips // 2
     texts = [
         *list(corpus.fixed_answers())[:: 100 // half][:half],
-        *(one.text for one in held_out[: options.clips - half]),
+        *(sentence.text for sentence in held_out[: options.clips - half]),
     ]
     kinds = _clips(texts)
     rows = {}

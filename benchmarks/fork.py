@@ -1,9 +1,9 @@
-"""What guided answers cost without this runtime: the algorithm of the modified vLLM, in plain PyTorch.
+"""Guided answers without this runtime: the algorithm of the modified vLLM, in plain PyTorch.
 
-As the usage guide and the model's documents describe it: each answer has a shadow that runs beside it from the first
-text token on, though it only ever sees pads; a frame is nine products with the whole vocabulary, one of the model's
-own and one for each stream; and each answer's ids are drawn one stream after the other in Python. Attention, norms
-and products are the same libraries' as the server's.
+It follows the usage guide and the model's documents: each answer has a shadow from the first text token on, although
+the shadow only sees pads; a frame takes nine products with the whole vocabulary, the model's own and one per stream;
+and each answer's ids are drawn one stream after the other in Python. Attention, norms and products use the same
+libraries as the server.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ class Fork:
         self._head = tensors["lm_head.weight"]
         self._streams = tensors["stream_emb.weight"]
         self._streams[0] = 0
-        backbone = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
+        backbone = {
+            name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")
+        }
         self._backbone = Qwen3Model(self.config.text_config).to(self._head.dtype).eval()
         self._backbone.load_state_dict(backbone)
         self._embed = self._backbone.embed_tokens.weight
 
     @torch.inference_mode()
     def answers(self, prompts: list[list[int]], text: int, frames: int, cfg: float) -> list[list[list[int]]]:
-        """Answers of exactly ``text`` tokens and ``frames`` frames to prompts of one length, all in one batch.
+        """Generate exactly ``text`` tokens and ``frames`` frames for prompts of equal length, in one batch.
 
-        Returns the frames, [prompt][frame][stream].
+        Returns:
+            The frames, [prompt][frame][stream].
         """
         ids = self._ids
         count = len(prompts)
@@ -58,7 +61,7 @@ class Fork:
         hidden = self._forward(self._embed[switch], cache)
         spoken: list[list[list[int]]] = [[] for _ in prompts]
         for _ in range(frames):
-            _own = hidden @ self._head.T  # the model's, beside those of the eight streams
+            _own = hidden @ self._head.T  # the model's own product, in addition to those of the eight streams
             streams = [self._guided(hidden + stream, cfg) for stream in self._streams]
             for answer in range(count):
                 frame = []
@@ -71,7 +74,7 @@ class Fork:
         return spoken
 
     def _forward(self, embeddings: Tensor, cache: DynamicCache) -> Tensor:
-        """Hidden states [rows, hidden] of the last position."""
+        """Return the hidden states [rows, hidden] of the last position."""
         output = self._backbone(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
         last: Tensor = output.last_hidden_state[:, -1]
         return last
@@ -81,7 +84,7 @@ class Fork:
         return conditional * cfg + unconditional * (1 - cfg)
 
     def _mask(self, logits: Tensor, first: int, last: int) -> Tensor:
-        """Only ids in [first, last) may be drawn."""
+        """Mask all ids outside [first, last)."""
         masked = torch.full_like(logits, float("-inf"))
         masked[..., first:last] = logits[..., first:last]
         return masked

@@ -1,10 +1,10 @@
-"""On a GPU: what steps cost at the released model's sizes, against the least that the card's memory allows.
+"""On a GPU: the cost of steps at the released model's sizes, relative to the minimum that the card's memory allows.
 
     python -m benchmarks.gpu --output benchmarks/results/gpu.json
 
-Weights are dummies of the real sizes (8B, bfloat16), CUDA graphs are on, and the server runs as users run it. The cost
-of a step is measured as in `benchmarks/step_cost.py`, in time. The floor is what a step must read, weights and KV
-cache, by the bandwidth that the card's clock and bus come to.
+The weights are dummies of the real sizes (8B, bfloat16), CUDA graphs are on, and the server runs as users run it. The
+cost of a step is measured as in `benchmarks/step_cost.py`, as time. The floor is the time for reading weights and KV
+cache at the bandwidth of the card's clock and bus.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.process import running
 
 ROWS_OF = {"text": 1.0, "audio": 1.0, "guided": 2.0, "mixed_audio": 1.0, "mixed_guided": 1.5}
-"""Rows of a batch that an answer of each kind of step takes."""
+"""Rows of a batch per answer, by kind of step."""
 
 
 def with_floors(row: dict[str, Any], config: SpeechLMConfig, steps: int, bytes_per_second: float) -> dict[str, Any]:
-    """A row of the table with the floor of each of its kinds of step, halfway through the steps that were counted."""
+    """Return a row of the table with the floor of each kind of step, halfway through the measured steps."""
     positions = PROMPT + SHORT + steps // 2
     floors: dict[str, Any] = {}
     for kind in STEPS:
@@ -61,16 +61,18 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    """Measure, print a table, and write it with a description of the machine, and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64], help="batch sizes (default: 1 4 16 64)")
-    parser.add_argument("--steps", type=int, default=256, help="steps that are counted (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/released-sizes"), help="built if not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    parser.add_argument("--steps", type=int, default=256, help="decode steps to measure (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measurement (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/released-sizes"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is written next to it")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("benchmarks.gpu: there is no CUDA device here; benchmarks.step_cost measures on a CPU")
+        sys.exit("benchmarks.gpu: no CUDA device found; benchmarks.step_cost measures on a CPU")
     card = torch.cuda.get_device_properties(0)
     bandwidth = nominal_bandwidth(card.memory_clock_rate, card.memory_bus_width)
     model = released_sizes(args.model)
@@ -80,9 +82,9 @@ def main() -> None:
     print(f"and {cache_bytes(config, 1) / 1e3:.0f} kB for each position of each row", flush=True)
     table = []
     options = ["--load-format", "dummy", "--cuda-graph-max-bs-decode", str(2 * max(args.rows))]
-    with running(model, model / "server.log", options) as worker:
+    with running(model, model / "server.log", options) as server:
         for rows in args.rows:
-            row = asyncio.run(measure(worker.url, time.perf_counter, rows, args.steps, args.rounds))
+            row = asyncio.run(measure(server.url, time.perf_counter, rows, args.steps, args.rounds))
             row = with_floors(row, config, args.steps, bandwidth)
             table.append(row)
             kinds = [kind for kind in STEPS if f"{kind}_ms" in row]

@@ -1,12 +1,12 @@
-"""What a frame costs and what memory it takes as the answer grows, up to 12,000 frames.
+"""The cost and the memory of a frame as the answer grows, up to 12,000 frames.
 
     python -m benchmarks.length --output benchmarks/results/length.json
 
-One answer at a time, of text, of frames and of guided frames, on the small checkpoint, where nearly all that a step
-costs is the runtime's own. The scheduler's log says how far it is and how many positions of the cache are taken; what
-counts is the processor time of all the server's processes from line to line. Attention makes every later position cost
-more, a text's as much as a frame's: what a text's step grew by is taken off a frame's, once for each row, before the
-two ends are compared, and what is left is the runtime's own.
+One answer at a time (text, frames, guided frames) on the small checkpoint, where the runtime causes nearly all of a
+step's cost. The scheduler's log shows the progress and the used positions of the cache; the measure is the processor
+time of all the server's processes between two log lines. Attention makes later positions more expensive, for texts and
+frames alike. Therefore the growth of a text's step is subtracted from a frame's, once per row, before the two ends are
+compared; the rest is the runtime's own.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from benchmarks import processor
 from benchmarks.checkpoints import SMALL, built
 from benchmarks.machine import record, title
 from benchmarks.step_cost import body
-from sglang_speechlm.process import Worker, running
+from sglang_speechlm.process import ServerProcess, running
 
 KINDS = {"text": 1, "audio": 1, "guided": 2}
-"""Kinds of answer, and the rows of a batch that each takes."""
+"""Rows of a batch per answer, by kind of answer."""
 EARLY, LATE = 400, 4000
 INTERVAL = 50
-"""Steps between two lines of the log."""
+"""Steps between two log lines."""
 NEAR = 0.15
-"""How far from these positions a figure may be taken, as a share of them."""
+"""Maximum distance of a figure from these positions, as a share of them."""
 _LINE = re.compile(r"Decode batch, #running-req: (\d+), #token: (\d+),")
 _LOOK_SECONDS = 0.02
 
 Point = tuple[int, float]
-"""Positions of an answer so far, and milliseconds of a step."""
+"""Number of positions of an answer, and milliseconds of a step there."""
 
 
-def _answer(worker: Worker, log: Path, kind: str, steps: int) -> list[Point]:
-    """One answer of so many steps, alone, as the scheduler logs it."""
+def _answer(server: ServerProcess, log: Path, kind: str, steps: int) -> list[Point]:
+    """Run one answer of ``steps`` steps alone; return its points from the scheduler's log."""
     points: list[Point] = []
     with ThreadPoolExecutor(1) as pool, log.open() as output:
         output.seek(0, os.SEEK_END)
         request = body(kind, steps, 0)
-        answer = pool.submit(httpx.post, f"{worker.url}/generate", json=request, timeout=7200, trust_env=False)
+        answer = pool.submit(httpx.post, f"{server.url}/generate", json=request, timeout=7200, trust_env=False)
         last: float | None = None
         while not answer.done():
             time.sleep(_LOOK_SECONDS)
             lines = _LINE.findall(output.read())
             if not lines:
                 continue
-            now = processor.seconds(worker)
+            now = processor.seconds(server)
             rows, positions = map(int, lines[-1])
             assert rows == KINDS[kind], f"{rows} rows where one answer takes {KINDS[kind]}"
-            if last is not None and positions:  # none are left in the last line of an answer
+            if last is not None and positions:  # the last line of an answer has none
                 points.append((positions, 1000 * (now - last) / (INTERVAL * len(lines))))
             last = now
         answer.result().raise_for_status()
@@ -68,7 +68,7 @@ def _answer(worker: Worker, log: Path, kind: str, steps: int) -> list[Point]:
 
 
 def _at(points: Sequence[Point], position: int, rows: int) -> float:
-    """Milliseconds of a step near a position of the answer: the median of what was logged there."""
+    """Return the median milliseconds of a step near a position of the answer."""
     near = [ms for positions, ms in points if abs(positions / rows - position) <= NEAR * position]
     return statistics.median(near)
 
@@ -89,7 +89,7 @@ def _row(kind: str, points: Sequence[Point], text: Sequence[Point]) -> dict[str,
 
 
 def _position_bytes() -> int:
-    """Bytes of the KV cache for one position of one row, in float32."""
+    """Return the bytes of KV cache for one position of one row, in float32."""
     text = SMALL.config().text_config
     return 2 * int(text.num_hidden_layers * text.num_key_value_heads * text.head_dim) * 4
 
@@ -107,17 +107,19 @@ def _draw(curves: dict[str, list[Point]], shown: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    """Measure, print a table, and write it with a description of the machine, and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12000, help="length of the answers (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/serving"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    parser.add_argument("--steps", type=int, default=12000, help="answer length in steps (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/serving"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is written next to it")
     args = parser.parse_args()
     model, log = built(args.model, SMALL), args.model / "server.log"
     options = ["--max-total-tokens", str(2 * args.steps + 1024), "--decode-log-interval", str(INTERVAL)]
     core = processor.one_core()
-    with running(model, log, options, environment=processor.ONE_THREAD, cores=core) as worker:
-        curves = {kind: _answer(worker, log, kind, args.steps) for kind in KINDS}
+    with running(model, log, options, environment=processor.ONE_THREAD, cores=core) as server:
+        curves = {kind: _answer(server, log, kind, args.steps) for kind in KINDS}
     table = [_row(kind, points, curves["text"]) for kind, points in curves.items()]
     for row in table:
         print(", ".join(f"{name} {value}" for name, value in row.items()))

@@ -1,4 +1,4 @@
-"""What a measurement was made with and on, beside its figures."""
+"""Record the command and the machine of a measurement with its figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def record(output: Path, figures: Mapping[str, Any]) -> dict[str, str]:
-    """Write figures as JSON, with the command that gives them and the machine that they are of, which is returned."""
+    """Write figures as JSON with their command and machine; return the machine's description."""
     machine = describe()
     spec = sys.modules["__main__"].__spec__
     command = shlex.join(["python", "-m", spec.name if spec is not None else "", *sys.argv[1:]])
@@ -26,13 +26,13 @@ def record(output: Path, figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def title(of: str, machine: Mapping[str, str]) -> str:
-    """What a picture shows, and the machine that it is of."""
+    """Return a picture's title, with the machine."""
     on = [name for name in (machine["accelerator"], machine["processor"]) if name != "none"]
     return f"{of}; {', '.join(on)}"
 
 
 def describe() -> dict[str, str]:
-    """Processor, accelerator, versions and commit, as they stand beside figures."""
+    """Return the machine's processor and accelerator, and the versions and the commit."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )

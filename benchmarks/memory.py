@@ -1,9 +1,10 @@
-"""Whether a server's memory grows with what it has answered: after every 200 of 2,000 mixed requests.
+"""Check whether a server's memory grows with the number of requests: after every 200 of 2,000 mixed requests.
 
     python -m benchmarks.memory --output benchmarks/results/memory.json
 
-Texts, spoken and guided answers, answers to clips, whole and streamed, sixteen at a time, all of different prompts.
-What is counted is the proportional set size of the server's processes, the codec's included, once it is idle.
+Texts, spoken and guided answers, answers to clips, complete and streamed, sixteen at a time, all with different
+prompts. The measure is the proportional set size of the server's processes, including the codec process, while it is
+idle.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from matplotlib.figure import Figure
 from benchmarks import processor
 from benchmarks.checkpoints import SMALL, built
 from benchmarks.machine import record, title
-from sglang_speechlm.process import Worker, running
+from sglang_speechlm.process import ServerProcess, running
 
 RATE = 16000
 AT_ONCE = 16
 MIB = 1 << 20
 MAY_GROW = 1.05
-"""What the server may hold in the end, at most, by what it holds at the first look."""
+"""Maximum final memory, relative to the first measurement."""
 
 
 def _clip(number: int) -> dict[str, Any]:
-    """A content part: a second of noise, another one for each number."""
+    """Return a content part with a second of noise, different for each number."""
     file = io.BytesIO()
     samples = np.random.default_rng(number).normal(scale=0.1, size=RATE)
     soundfile.write(file, samples, RATE, format="WAV", subtype="PCM_16")
@@ -58,7 +59,7 @@ def _body(number: int) -> dict[str, Any]:
 
 
 async def _ask(url: str, first: int, last: int) -> None:
-    """Requests ``first`` to ``last``, the latter excluded."""
+    """Send requests ``first`` to ``last`` (exclusive)."""
     numbers = iter(range(first, last))
     async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
 
@@ -71,11 +72,11 @@ async def _ask(url: str, first: int, last: int) -> None:
         await asyncio.gather(*(one_by_one() for _ in range(AT_ONCE)))
 
 
-def _mebibytes(worker: Worker) -> dict[str, float]:
-    """What each of the server's processes holds, and all of them."""
-    server = psutil.Process(worker.process.pid)
+def _mebibytes(server: ServerProcess) -> dict[str, float]:
+    """Return the memory of each of the server's processes, and of all together."""
+    root = psutil.Process(server.process.pid)
     sizes: dict[str, float] = {}
-    for process in (server, *server.children(recursive=True)):
+    for process in (root, *root.children(recursive=True)):
         name = process.name() if "codec" not in " ".join(process.cmdline()) else "codec"
         sizes[name] = sizes.get(name, 0) + process.memory_full_info().pss / MIB
     return {"all": round(sum(sizes.values()), 1), **{name: round(size, 1) for name, size in sizes.items()}}
@@ -97,20 +98,24 @@ def _draw(table: Sequence[dict[str, float]], shown: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    """Measure, print a table, and write it with a description of the machine, and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000, help="in all (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=200, help="requests between two looks (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/serving"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    parser.add_argument("--requests", type=int, default=2000, help="total number of requests (default: %(default)s)")
+    parser.add_argument(
+        "--every", type=int, default=200, help="requests between two measurements (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/serving"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is written next to it")
     args = parser.parse_args()
     model = built(args.model, SMALL)
     options = ["--max-total-tokens", "32768"]
     table = []
-    with running(model, model / "server.log", options, environment=processor.ONE_THREAD) as worker:
+    with running(model, model / "server.log", options, environment=processor.ONE_THREAD) as server:
         for first in range(0, args.requests, args.every):
-            asyncio.run(_ask(worker.url, first, first + args.every))
-            table.append({"requests": first + args.every, **_mebibytes(worker)})
+            asyncio.run(_ask(server.url, first, first + args.every))
+            table.append({"requests": first + args.every, **_mebibytes(server)})
             print(", ".join(f"{name} {value:g}" for name, value in table[-1].items()), flush=True)
     ratio = round(table[-1]["all"] / table[0]["all"], 4)
     print(f"after {table[-1]['requests']} requests, by after {table[0]['requests']}: {ratio}")

@@ -1,4 +1,4 @@
-"""A streamed answer as its listener lives it: when pieces come, and whether the sound ever has to wait for them."""
+"""A streamed answer from its listener's point of view: when pieces arrive, and whether playback must wait for them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Playback:
     """One streamed answer.
 
     Attributes:
-        sent: when the request was sent, in seconds of a monotonic clock, as all moments here.
-        texts: when each piece of the text came.
-        pieces: when each piece of the sound came, and its seconds.
+        sent: when the request was sent; all times are in seconds of a monotonic clock.
+        texts: when each piece of the text arrived.
+        pieces: when each piece of the sound arrived, and its seconds.
     """
 
     sent: float
@@ -29,17 +29,17 @@ class Playback:
 
     @property
     def audio_seconds(self) -> float:
-        """How long the sound is."""
+        """Length of the sound in seconds."""
         return sum(seconds for _, seconds in self.pieces)
 
     @property
     def first_text(self) -> float:
-        """Seconds from the request to the first of the text."""
+        """Seconds from the request to the first piece of the text."""
         return self.texts[0] - self.sent
 
     @property
     def first_audio(self) -> float:
-        """Seconds from the last of the text, after which the model goes on to speak, to the first of the sound."""
+        """Seconds from the last piece of the text to the first piece of the sound."""
         return self.pieces[0][0] - self.texts[-1]
 
     @property
@@ -49,7 +49,7 @@ class Playback:
 
     @property
     def lateness(self) -> float:
-        """Longest that the sound was overdue for a listener who plays from the first piece on; 0 if it never was."""
+        """The longest delay of the sound for a listener who plays from the first piece on; 0 if there was none."""
         start = self.pieces[0][0]
         played = late = 0.0
         for arrival, seconds in self.pieces:
@@ -59,12 +59,12 @@ class Playback:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds from the first frame's text to the last piece, by seconds of sound: below 1 is faster than speech."""
+        """Seconds from the end of the text to the last piece, per second of sound; below 1 is faster than speech."""
         return (self.pieces[-1][0] - self.texts[-1]) / self.audio_seconds
 
 
 async def play(client: httpx.AsyncClient, body: dict[str, Any]) -> Playback:
-    """Ask for a streamed answer and take it as it comes.
+    """Request a streamed answer and read it as it arrives.
 
     Raises:
         RuntimeError: if the server refuses it or the stream breaks off.

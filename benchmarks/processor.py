@@ -1,4 +1,4 @@
-"""Processor time: on one core, what a server takes on a quiet machine, whatever else this one does meanwhile."""
+"""Processor time: the time that a server would take on one core of a quiet machine."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 
 import psutil
 
-from sglang_speechlm.process import Worker
+from sglang_speechlm.process import ServerProcess
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""Environment of a server that is measured on one core."""
+"""Environment for measuring a server on one core."""
 
 
 def one_core() -> set[int]:
-    """The last of the cores that this process may run on: the first one is busiest with everything else."""
+    """Return the last core that this process may use, because the first one is busiest with other work."""
     return {max(os.sched_getaffinity(0))}
 
 
-def seconds(worker: Worker) -> float:
-    """Processor time of all the server's processes so far."""
-    server = psutil.Process(worker.process.pid)
-    times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+def seconds(server: ServerProcess) -> float:
+    """Return the processor time of all the server's processes so far."""
+    root = psutil.Process(server.process.pid)
+    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return sum(time.user + time.system for time in times)

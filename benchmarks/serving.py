@@ -1,11 +1,13 @@
-"""What listeners of streamed answers live through, by how many there are at once.
+"""The experience of listeners to streamed answers, by the number of concurrent listeners.
 
     python -m benchmarks.serving --output benchmarks/results/serving.json
 
-Every listener asks, takes the answer as it comes, and asks again, so that as many answers are always being given. Of
-each answer: the time to its first text, from the end of its text to its first sound, between pieces of its sound, and
-whether a player that starts with the first piece would ever have had to wait. The listeners share the machine with
-the server. With --url a running server is asked; otherwise a small one is started.
+Every listener requests an answer, reads it as it arrives, and requests the next one, so that the number of running
+answers is constant. For each answer: the time to its first text, from the end of its text to its first sound, between
+    pieces of its
+sound, and whether a player that starts with the first piece would ever have had to wait. The listeners share the
+machine with
+the server: a running one with --url, else a small one that is started.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from benchmarks.playback import Playback, play
 from sglang_speechlm.process import running
 
 KEPT_UP = 0.99
-"""Share of streams that must never be late for a concurrency to count as kept up with."""
+"""Share of streams that must never be late for the server to keep up with a concurrency."""
 LATE = 0.02
-"""Seconds; a player's own buffer, one frame."""
+"""Seconds of a player's own buffer: one frame."""
 COLUMNS = ("listeners", "first_text_p50", "first_audio_p50", "first_audio_p99", "gap_p99", "real_time_factor_p50",
            "audio_seconds_per_second", "never_late")  # fmt: skip
 
@@ -50,7 +52,7 @@ def _body(number: int, frames: int, cfg: float) -> dict[str, Any]:
 
 
 async def _listen(url: str, listeners: int, answers: int, frames: int, cfg: float) -> tuple[list[Playback], float]:
-    """Playbacks of ``answers`` answers to each of ``listeners``, and the seconds that all took."""
+    """Return the playbacks of ``answers`` answers to each of ``listeners``, and the seconds that all took."""
     limits = httpx.Limits(max_connections=listeners)
     async with httpx.AsyncClient(base_url=url, timeout=3600, limits=limits, trust_env=False) as client:
 
@@ -59,7 +61,7 @@ async def _listen(url: str, listeners: int, answers: int, frames: int, cfg: floa
 
         begin = time.monotonic()
         playbacks = await asyncio.gather(*(listener(index) for index in range(listeners)))
-        return [playback for each in playbacks for playback in each], time.monotonic() - begin
+        return [playback for listener in playbacks for playback in listener], time.monotonic() - begin
 
 
 def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -70,13 +72,13 @@ def _row(listeners: int, playbacks: Sequence[Playback], seconds: float) -> dict[
     return {
         "listeners": listeners,
         "answers": len(playbacks),
-        **_percentiles("first_text", [each.first_text for each in playbacks]),
-        **_percentiles("first_audio", [each.first_audio for each in playbacks]),
-        **_percentiles("gap", [gap for each in playbacks for gap in each.gaps]),
-        **_percentiles("real_time_factor", [each.real_time_factor for each in playbacks]),
-        "audio_seconds_per_second": round(sum(each.audio_seconds for each in playbacks) / seconds, 2),
+        **_percentiles("first_text", [playback.first_text for playback in playbacks]),
+        **_percentiles("first_audio", [playback.first_audio for playback in playbacks]),
+        **_percentiles("gap", [gap for playback in playbacks for gap in playback.gaps]),
+        **_percentiles("real_time_factor", [playback.real_time_factor for playback in playbacks]),
+        "audio_seconds_per_second": round(sum(playback.audio_seconds for playback in playbacks) / seconds, 2),
         "answers_per_second": round(len(playbacks) / seconds, 3),
-        "never_late": round(float(np.mean([each.lateness <= LATE for each in playbacks])), 4),
+        "never_late": round(float(np.mean([playback.lateness <= LATE for playback in playbacks])), 4),
     }
 
 
@@ -110,20 +112,24 @@ def _server(url: str | None, model: Path) -> Iterator[str]:
         return
     environment = {"OMP_NUM_THREADS": "1"}
     options = ["--max-total-tokens", "65536"]
-    with running(built(model, SMALL), model / "server.log", options, environment=environment) as worker:
-        yield worker.url
+    with running(built(model, SMALL), model / "server.log", options, environment=environment) as server:
+        yield server.url
 
 
 def main() -> None:
-    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    """Measure, print a table, and write it with a description of the machine, and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--listeners", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)")
-    parser.add_argument("--answers", type=int, default=8, help="answers to each listener (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=250, help="frames of an answer (default: %(default)s)")
+    parser.add_argument(
+        "--listeners", type=int, nargs="+", default=[1, 4, 16], help="numbers of concurrent listeners (default: 1 4 16)"
+    )
+    parser.add_argument("--answers", type=int, default=8, help="answers per listener (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=250, help="frames per answer (default: %(default)s)")
     parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale (default: %(default)s)")
-    parser.add_argument("--url", help="of a running server; without it a small one is started")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/serving"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    parser.add_argument("--url", help="URL of a running server (default: start a small one)")
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/serving"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is written next to it")
     args = parser.parse_args()
     table = []
     with _server(args.url, args.model) as url:

@@ -1,13 +1,13 @@
-"""What a frame, and a guided frame, costs against a token of text, in steps of N answers, on one checkpoint.
+"""The cost of a frame and of a guided frame relative to a text token, in steps of N answers, on one checkpoint.
 
     python -m benchmarks.step_cost --output benchmarks/results/step_cost.json
 
-The server runs as users run it, on one core, and what counts is the processor time of all its processes. The cost of a
+The server runs as users run it, on one core, and the measure is the processor time of all its processes. The cost of a
 step is the difference between a long and a short run of N equal requests, divided by the steps between them, so that
-prefill, HTTP and start-up cancel out. Where all N answers are spoken, the ratio is that of two steps. In a mixed step
-every other answer is a text; half of a step of N texts is taken off, and what is left is compared with the other half.
-Kinds of step take turns, round by round, and the ratio is the median over rounds of ratios within a round: the
-machine's speed may drift, the comparison does not.
+prefill, HTTP and start-up cancel out. If all N answers are spoken, the ratio is that of two steps. In a mixed step,
+every other answer is a text; half of a step of N texts is subtracted, and the rest is compared with the other half.
+Kinds of step alternate in each round, and the ratio is the median over rounds of the ratios within a round, so a drift
+of the machine's speed does not affect it.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ STEPS: dict[str, tuple[str, ...]] = {
     "mixed_audio": ("text", "audio"),
     "mixed_guided": ("text", "guided"),
 }
-"""Kinds of step: what its answers are, in turn."""
+"""Kinds of step: the kinds of its answers, in turn."""
 SHORT = 8
 PROMPT = 36
-"""Positions of a request's prompt."""
+"""Number of positions of a request's prompt."""
 MUST_HOLD = {"audio": 0.8, "guided": 1.6, "mixed_audio": 1.15, "mixed_guided": 2.1}
-"""What each kind may cost at most, in tokens of text."""
+"""Maximum cost of each kind, in text tokens."""
 
 Clock = Callable[[], float]
-"""Seconds so far."""
+"""Returns seconds so far."""
 
 
 def body(kind: str, steps: int, row: int) -> dict[str, Any]:
-    """A request to /generate for an answer of exactly ``steps`` steps; ``row`` makes its prompt another one."""
+    """Return a request to /generate for an answer of exactly ``steps`` steps; ``row`` makes its prompt unique."""
     config = WIDE.config()
     prompt = [config.ids.bos, config.ids.user, config.ids.text, *range(300 + 40 * row, 330 + 40 * row)]
     params: dict[str, Any] = {"temperature": 0.8, "top_k": 20, "max_new_tokens": steps, "ignore_eos": True}
@@ -62,10 +62,10 @@ def body(kind: str, steps: int, row: int) -> dict[str, Any]:
 
 
 async def _run(client: httpx.AsyncClient, clock: Clock, kinds: tuple[str, ...], rows: int, steps: int) -> float:
-    """Seconds for ``rows`` answers of ``steps`` steps, all at once."""
+    """Return the seconds for ``rows`` concurrent answers of ``steps`` steps."""
     bodies = [body(kinds[row % len(kinds)], steps, row) for row in range(rows)]
     begin = clock()
-    answers = await asyncio.gather(*(client.post("/generate", json=each) for each in bodies))
+    answers = await asyncio.gather(*(client.post("/generate", json=body) for body in bodies))
     seconds = clock() - begin
     for answer in answers:
         answer.raise_for_status()
@@ -74,7 +74,7 @@ async def _run(client: httpx.AsyncClient, clock: Clock, kinds: tuple[str, ...], 
 
 
 async def measure(url: str, clock: Clock, rows: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Of each kind of step, milliseconds and its cost in tokens of text; there is no mixed step of a single row."""
+    """Return, for each kind of step, milliseconds and cost in text tokens; a single row has no mixed step."""
     costs: dict[str, list[float]] = {kind: [] for kind, answers in STEPS.items() if len(answers) <= rows}
     limits = httpx.Limits(max_connections=rows)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=600, trust_env=False) as client:
@@ -94,7 +94,7 @@ async def measure(url: str, clock: Clock, rows: int, steps: int, rounds: int) ->
 
 
 def _per_text(kind: str, step: float, text_step: float) -> float:
-    """What one of the answers that are no texts costs in a step, by what a text costs."""
+    """Return the cost of one of the answers that are not texts, relative to a text."""
     share = 1 / len(STEPS[kind])
     return (step - (1 - share) * text_step) / (share * text_step)
 
@@ -119,23 +119,25 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print a table, write it with the machine that it is of, and draw it beside."""
+    """Measure, print a table, and write it with a description of the machine, and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16], help="batch sizes (default: 1 4 16)")
-    parser.add_argument("--steps", type=int, default=48, help="steps that are counted (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=Path(".checkpoints/step-cost"), help="built if it is not there")
-    parser.add_argument("--output", type=Path, help="where to write the figures as JSON, and a PNG beside")
+    parser.add_argument("--steps", type=int, default=48, help="decode steps to measure (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measurement (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=Path(".checkpoints/step-cost"), help="checkpoint directory; built if missing"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is written next to it")
     args = parser.parse_args()
     table = []
     model = built(args.model, WIDE)
     options = ["--max-total-tokens", "16384"]
     with running(
         model, model / "server.log", options, environment=processor.ONE_THREAD, cores=processor.one_core()
-    ) as worker:
-        clock = partial(processor.seconds, worker)
+    ) as server:
+        clock = partial(processor.seconds, server)
         for rows in args.rows:
-            row = asyncio.run(measure(worker.url, clock, rows, args.steps, args.rounds))
+            row = asyncio.run(measure(server.url, clock, rows, args.steps, args.rounds))
             table.append(row)
             ratios = [f"{kind} {row[f'{kind}_per_text']:.2f}" for kind in MUST_HOLD if f"{kind}_per_text" in row]
             print(f"N = {rows:3d}: {row['text_ms']:8.2f} ms a step of text; by that: {', '.join(ratios)}", flush=True)

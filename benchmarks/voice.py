@@ -1,10 +1,10 @@
-"""How well a model of the recipe writes, speaks and hears, by an independent recogniser, through a server.
+"""How well the recipe's model writes, speaks and hears, according to an independent recogniser, through a server.
 
     python -m benchmarks.voice --work .recipe --output benchmarks/results/voice.json
 
-Word error rates of sentences that were never trained on: of the synthesizer's voice (the ceiling), of the codec, and
-of spoken answers by guidance scale, with 95 % intervals from resampled sentences. Then the fixed questions, and clips.
-The work folder is that of ``python -m sglang_speechlm.recipe``, whose stages make the speech and the codes.
+Word error rates on held-out sentences: of the synthesizer's voice (the best possible), of the codec, and of spoken
+answers by guidance scale, with 95 % intervals from resampled sentences; then the fixed questions, and clips. The work
+folder is that of ``python -m sglang_speechlm.recipe``, whose stages make the speech and the codes.
 """
 
 from __future__ import annotations
@@ -49,38 +49,38 @@ _COLUMNS = ("speech", "bigram", "bigram_low", "bigram_high", "unigram", "exact_t
 
 @dataclass(frozen=True)
 class Ears:
-    """The recogniser with each of its language models."""
+    """The recogniser, once with each language model."""
 
     bigram: Recogniser
     unigram: Recogniser
 
     @classmethod
     def of(cls, train: Sequence[corpus.Sentence]) -> Ears:
-        """Over the words of the templates, and the order that they are trained in."""
+        """Create recognisers for the words of the templates, and for their order in the training sentences."""
         texts = [spoken_words(sentence.text) for sentence in train]
         return cls(Recogniser(bigram(texts)), Recogniser(unigram(word for text in texts for word in text)))
 
 
 class Errors:
-    """Wrong words by sentence, and how many there should have been.
+    """Wrong and total words by sentence.
 
     Args:
         wanted, heard: all sentences once, then all of them again, and so on.
-        takes: how often each sentence comes.
+        takes: number of repetitions of each sentence.
     """
 
     def __init__(self, wanted: Sequence[str], heard: Sequence[str], takes: int = 1) -> None:
         found = [jiwer.process_words(want, hear) for want, hear in zip(wanted, heard, strict=True)]
-        wrong = np.array([one.substitutions + one.deletions + one.insertions for one in found])
+        wrong = np.array([errors.substitutions + errors.deletions + errors.insertions for errors in found])
         words = np.array([len(want.split()) for want in wanted])
-        self.wrong, self.words = (each.reshape(takes, -1).sum(0) for each in (wrong, words))
+        self.wrong, self.words = (counts.reshape(takes, -1).sum(0) for counts in (wrong, words))
 
     @property
     def rate(self) -> float:
         return float(self.wrong.sum() / self.words.sum())
 
     def resampled(self) -> npt.NDArray[np.float64]:
-        """The rates of sentences drawn anew, the same draws for every set of as many."""
+        """Return error rates of resampled sentences; sets of equal size are resampled in the same way."""
         drawn = np.random.default_rng(0).integers(len(self.wrong), size=(_RESAMPLED, len(self.wrong)))
         return self.wrong[drawn].sum(1) / self.words[drawn].sum(1)
 
@@ -92,8 +92,8 @@ def _ask(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def _spoken(client: httpx.Client, asked: Sequence[str], cfg: float) -> list[tuple[str, Sound]]:
-    """Text and sound of the answers to what is asked, a few at a time."""
+def _spoken(client: httpx.Client, requests: Sequence[str], cfg: float) -> list[tuple[str, Sound]]:
+    """Return text and sound of the answers to requests, sent a few at a time."""
 
     def answer(numbered: tuple[int, str]) -> tuple[str, Sound]:
         seed, text = numbered
@@ -109,8 +109,8 @@ def _spoken(client: httpx.Client, asked: Sequence[str], cfg: float) -> list[tupl
         return message["content"], data
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        answers = threads.map(answer, enumerate(asked))
-        return list(tqdm(answers, total=len(asked), desc=f"Guidance {cfg:g}", unit="answer"))
+        answers = threads.map(answer, enumerate(requests))
+        return list(tqdm(answers, total=len(requests), desc=f"Guidance {cfg:g}", unit="answer"))
 
 
 def _row(
@@ -142,7 +142,7 @@ def _by_template(held_out: Sequence[corpus.Sentence], errors: Errors) -> dict[st
 
 
 def _questions(client: httpx.Client, cfg: float) -> dict[str, int]:
-    """How many of the fixed questions are answered with the exact text, and are recognised as it when spoken."""
+    """Count the fixed questions whose answers have the exact text, and are recognised as it when spoken."""
     questions = corpus.fixed_answers()
     ear = Recogniser(bigram([spoken_words(answer) for answer in questions.values()]))
     answers = _spoken(client, list(questions), cfg)
@@ -155,9 +155,9 @@ def _questions(client: httpx.Client, cfg: float) -> dict[str, int]:
 
 
 def _clips(client: httpx.Client, heard: Path) -> dict[str, dict[str, int]]:
-    """How many clips of each kind are named right; they are varied by other draws than in training."""
+    """Count the clips of each kind that are identified correctly; they are varied differently than in training."""
     random = np.random.default_rng(12345)
-    named = {one.text: one.sound for one in load_speech(heard) if one.text in NAMEABLE}
+    named = {utterance.text: utterance.sound for utterance in load_speech(heard) if utterance.text in NAMEABLE}
     words = random.choice(list(named), 55, replace=False)
     clips = [(word, "word", varied(named[word], random)) for word in words]
     clips += [(kind, kind, make(random)) for kind, make in SOUND_MAKERS.items() for _ in range(15)]
@@ -172,10 +172,10 @@ def _clips(client: httpx.Client, heard: Path) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _real_time(client: httpx.Client, asked: Sequence[str], cfg: float) -> float:
-    """Seconds of sound for each second, for one listener of streamed answers."""
+def _real_time(client: httpx.Client, requests: Sequence[str], cfg: float) -> float:
+    """Return the seconds of sound per second, for one listener to streamed answers."""
     seconds = sound = 0.0
-    for text in asked:
+    for text in requests:
         body = {
             "messages": [{"role": "user", "content": text}],
             "stream": True,
@@ -188,7 +188,7 @@ def _real_time(client: httpx.Client, asked: Sequence[str], cfg: float) -> float:
         begin = time.monotonic()
         answer = client.post("/v1/chat/completions", json=body)
         seconds += time.monotonic() - begin
-        sound += len(answer.text) * 3 / 4 / 2 / RATE  # nearly all of it is base64 of 16-bit samples
+        sound += len(answer.text) * 3 / 4 / 2 / RATE  # nearly all of the response is base64 of 16-bit samples
     return round(sound / seconds, 2)
 
 
@@ -197,17 +197,17 @@ def _measure(
 ) -> dict[str, Any]:
     _, held_out = corpus.split(sentences)
     wanted = [sentence.text for sentence in held_out]
-    voice = [one.samples for one in load_speech(work / "held_out.npz")]
+    voice = [utterance.samples for utterance in load_speech(work / "held_out.npz")]
     codes = torch.load(work / "codec.pt", weights_only=True)["held_out"]
     codec = load_xcodec(model, SpeechLMConfig.from_pretrained(model), "cpu")
     with torch.no_grad():
-        coded = [_pcm16(codec.decode(each.T[None]).audio_values[0, 0].numpy()) for each in codes]
+        coded = [_pcm16(codec.decode(code.T[None]).audio_values[0, 0].numpy()) for code in codes]
     rows = [_row("voice", wanted, voice, ears, wanted), _row("codec", wanted, coded, ears, wanted)]
-    asked = [f"Say: {text}" for text in wanted]
+    requests = [f"Say: {text}" for text in wanted]
     generated: dict[float, list[Sound]] = {}
     with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
         for cfg in scales:
-            answers = _spoken(client, asked * takes, cfg)
+            answers = _spoken(client, requests * takes, cfg)
             generated[cfg] = [sound for _, sound in answers]
             written = [text for text, _ in answers]
             rows.append(_row(f"cfg {cfg:g}", wanted * takes, generated[cfg], ears, written, takes))
@@ -220,7 +220,7 @@ def _measure(
             "by_template": _by_template(held_out, errors[2 + best]),
             "questions": _questions(client, scales[best]),
             "clips": _clips(client, work / "heard-rms.npz"),
-            "sound_seconds_per_second_streamed": _real_time(client, asked[:20], scales[best]),
+            "sound_seconds_per_second_streamed": _real_time(client, requests[:20], scales[best]),
         }
     return {**figures, "rows": rows, "_sounds": (voice[0], coded[0], generated[scales[best]][0])}
 
@@ -255,9 +255,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.voice", description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--work", type=Path, default=Path(".recipe"))
-    parser.add_argument("--sentences", type=int, default=8000, help="as in the recipe (default: %(default)s)")
+    parser.add_argument(
+        "--sentences", type=int, default=8000, help="sentences, as in the recipe (default: %(default)s)"
+    )
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
-    parser.add_argument("--takes", type=int, default=1, help="of each sentence at each scale (default: %(default)s)")
+    parser.add_argument("--takes", type=int, default=1, help="answers per sentence and scale (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/voice.json"))
     options = parser.parse_args()
     train, _ = corpus.split(options.sentences)

@@ -1,4 +1,4 @@
-"""Text answers, to texts and to audio, with accuracy where the right answers are known (MMAU)."""
+"""Request text answers to texts and audio, with accuracy if the correct answers are known (MMAU)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Text, spoken and guided answers all at once, for a server on one GPU."""
+"""Request text, spoken and guided answers all at once, from a server on one GPU."""
 
 import sys
 

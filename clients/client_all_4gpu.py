@@ -1,4 +1,4 @@
-"""Text, spoken and guided answers all at once, for a server on four GPUs."""
+"""Request text, spoken and guided answers all at once, from a server on four GPUs."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Spoken answers with guidance; without it at --cfg 1. Keeps random samples as WAV files."""
+"""Request spoken answers with guidance (--cfg 1: without), and keep random samples as WAV files."""
 
 import sys
 

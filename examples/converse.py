@@ -1,4 +1,4 @@
-"""Ask aloud, hear the answer, and ask again: the second turn refers to the sound of the first by its id."""
+"""Ask a spoken question, then a second one that refers to the sound of the first answer by its id."""
 
 import base64
 import os

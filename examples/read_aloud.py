@@ -1,4 +1,4 @@
-"""Have a text of yours spoken, with guidance, and write the file as it comes."""
+"""Read a text aloud with guidance, and write the file as it arrives."""
 
 import os
 

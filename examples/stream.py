@@ -1,4 +1,4 @@
-"""Print the text as it is written, and save the sound as it is made: raw 16-bit samples, 24 kHz, in answer.pcm."""
+"""Print the text and save the sound (raw 16-bit samples at 24 kHz, in answer.pcm) while they are generated."""
 
 import base64
 import os

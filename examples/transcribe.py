@@ -1,4 +1,4 @@
-"""Transcribe the clip that is named, or the question that is in the box."""
+"""Transcribe the clip named on the command line, or the spoken question in the box."""
 
 import os
 import sys

@@ -1,8 +1,8 @@
-"""One text in three guidance scales: branches of SGLang's frontend language that share the prompt."""
+"""Speak one text at three guidance scales, in branches of SGLang's frontend language that share the prompt."""
 
 import os
 
-from sglang_speechlm import frontend  # before sglang, which needs what this brings where there is no GPU
+from sglang_speechlm import frontend  # before sglang: makes SGLang importable without a GPU
 
 import sglang as sgl  # isort: skip
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What launch/serve_cfg.sh and launch/serve_cfg_1.sh have in common; each adds its own defaults, and then its arguments.
-# The model is --model-path DIR, else MODEL, else speechlm-qwen3-8b/ here or in the folder above this one.
+# The common part of launch/serve_cfg.sh and launch/serve_cfg_1.sh, which add their own defaults and the user's arguments.
+# The model is --model-path DIR, else MODEL, else speechlm-qwen3-8b/ in the current directory or the repository root.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python

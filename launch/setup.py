@@ -1,7 +1,7 @@
-"""Makes `.venv`: the locked packages of the CPU or the CUDA profile, and this package itself, editable.
+"""Create `.venv` with the locked packages of the CPU or the CUDA profile, and this package itself, editable.
 
-Run by `make setup` with any Python 3.11 or 3.12; needs nothing but the standard library. What is already in place is
-left alone, so that a second run does nothing and an interrupted one goes on where it stopped.
+`make setup` runs it with any Python 3.11 or 3.12; it needs only the standard library. It keeps everything that is
+already in place, so a second run does nothing and an interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ STATE = "sglang-speechlm.json"
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message says why and what to do."""
+    """The setup cannot continue; the message says why and what to do."""
 
 
-# Which profile
+# Choosing the profile
 
 
 def list_gpus_of_driver() -> str:
-    """What `nvidia-smi -L` prints, one line a GPU; empty where there is no such program or it fails."""
+    """Return the output of `nvidia-smi -L`, one line per GPU; empty if the program is missing or fails."""
     if not shutil.which("nvidia-smi"):
         return ""
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
 
 
 def find_gpu(root: Path = Path("/"), list_gpus: Callable[[], str] = list_gpus_of_driver) -> str | None:
-    """Says where an NVIDIA GPU shows under `root`, or that nvidia-smi lists one; None without a GPU.
+    """Return where under `root`, or by nvidia-smi, an NVIDIA GPU was found; None without a GPU.
 
     A driver's tools without a GPU (a CUDA container on a machine that has none) do not count.
     """
@@ -54,47 +54,47 @@ def find_gpu(root: Path = Path("/"), list_gpus: Callable[[], str] = list_gpus_of
 
 
 def choose_profile(asked: str | None, kept: str | None, gpu: Callable[[], str | None] = find_gpu) -> tuple[str, str]:
-    """The profile to install and the reason for it.
+    """Return the profile to install, and the reason.
 
-    What the user asks for goes first, then the profile of the environment that is there, then what the machine has.
+    The user's choice has priority, then the existing environment's profile, then the machine's hardware.
     """
     if asked:
         if asked not in PROFILES:
             raise SetupError(f"PROFILE={asked!r} is not one of {', '.join(PROFILES)}")
         return asked, f"PROFILE={asked}"
     if kept:
-        return kept, "as before; PROFILE=cpu or PROFILE=cuda changes it"
+        return kept, "same as before; PROFILE=cpu or PROFILE=cuda changes it"
     if place := gpu():
-        return "cuda", f"NVIDIA GPU: {place}; PROFILE=cpu does without it"
-    return "cpu", "no NVIDIA GPU; PROFILE=cuda installs for one all the same"
+        return "cuda", f"NVIDIA GPU: {place}; PROFILE=cpu ignores it"
+    return "cpu", "no NVIDIA GPU; PROFILE=cuda installs for one anyway"
 
 
-# What the profile consists of
+# The contents of the profile
 
 
 def normalize(name: str) -> str:
-    """A distribution's name in the form that the index and the locks use (PEP 503)."""
+    """Return a distribution's name in the form of the index and the locks (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """The versions by name of a lock file: lines of `name==version`, comments and blank lines between them."""
+    """Return the versions in a lock file by name; it has lines `name==version`, comments and blank lines."""
     pins: dict[str, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         pin = re.fullmatch(r"([a-z0-9]+(?:-[a-z0-9]+)*)==([0-9][0-9a-z.]*)", line)
         if not pin:
-            raise SetupError(f"{path}, line {number}: {line!r} is not of the form name==version")
+            raise SetupError(f"{path}, line {number}: {line!r} must have the form name==version")
         if pin[1] in pins:
-            raise SetupError(f"{path}, line {number}: {pin[1]} is there twice")
+            raise SetupError(f"{path}, line {number}: {pin[1]} appears twice")
         pins[pin[1]] = pin[2]
     return pins
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One profile's locks, read from `folder`."""
+    """A profile's locks, read from `folder`."""
 
     name: str
     folder: Path
@@ -109,24 +109,24 @@ class Profile:
 
     @property
     def steps(self) -> list[tuple[str, list[str]]]:
-        """The pip installs to run, in order: what to call each, and pip's arguments."""
+        """Return the pip runs in order, as title and arguments."""
         if self.name == "cuda":
             files = [argument for lock in self.locks for argument in ("-r", str(lock))]
             return [(f"{len(self.pins)} locked packages", files)]
-        # sglang's own pins would bring CUDA packages here. torch comes last, onto its locked dependencies, so that only
-        # the libraries of a CUDA build can be missing then.
+        # sglang's own pins would install CUDA packages. torch is last, after its locked dependencies, so that only the
+        # libraries of a CUDA build can be missing then.
         torch = f"torch=={self.pins['torch']}"
         rest = [f"{name}=={version}" for name, version in self.pins.items() if name != "torch"]
         bounds = [argument for lock in self.locks for argument in ("-c", str(lock))]
         return [(f"{len(rest)} locked packages", ["--no-deps", *rest]), (torch, [torch, *bounds])]
 
 
-# What is there
+# The existing environment
 
 
 @dataclass(frozen=True)
 class State:
-    """What an environment is made of, kept in it. The digest, of the locks, is there once the set-up is finished."""
+    """The composition of an environment, stored in it. The digest of the locks is set once the setup is finished."""
 
     profile: str
     python: str
@@ -135,12 +135,12 @@ class State:
 
 
 def digest_of(files: list[Path]) -> str:
-    """SHA-256 over the contents of the files in their order."""
+    """Return the SHA-256 of the files' contents, in order."""
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def read_state(environment: Path) -> State | None:
-    """The state that the last set-up left; None where there is none that makes sense."""
+    """Return the state that the last setup stored; None if there is none or it is invalid."""
     try:
         state = State(**json.loads((environment / STATE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -149,14 +149,14 @@ def read_state(environment: Path) -> State | None:
 
 
 def write_state(environment: Path, state: State) -> None:
-    """Replaces the state at once, so that no reader meets half of it."""
+    """Replace the state atomically."""
     scratch = environment / f"{STATE}.new"
     scratch.write_text(json.dumps(asdict(state), indent=2) + "\n")
     scratch.replace(environment / STATE)
 
 
 def python_of(environment: Path) -> str | None:
-    """The version ("3.11") of an environment that has an interpreter and a whole pip; None where it has not."""
+    """Return the version ("3.11") of an environment with an interpreter and a complete pip, else None."""
     if not os.access(environment / "bin" / "python", os.X_OK):
         return None
     for version in ("3.11", "3.12"):
@@ -167,12 +167,12 @@ def python_of(environment: Path) -> str | None:
 
 
 def site_packages(environment: Path, python: str) -> Path:
-    """Where an environment's packages lie."""
+    """Return the folder of an environment's packages."""
     return environment / "lib" / f"python{python}" / "site-packages"
 
 
 def is_whole(info: Path) -> bool:
-    """Whether the package of this dist-info folder was installed to its end and has all its top-level entries still."""
+    """Whether the package of this dist-info folder was installed completely and still has its top-level entries."""
     try:
         record = (info / "RECORD").read_text(encoding="utf-8")
     except OSError:
@@ -183,7 +183,7 @@ def is_whole(info: Path) -> bool:
 
 
 def installed(packages: Path) -> tuple[dict[str, str], list[Path]]:
-    """The whole packages of a site-packages folder, versions by name, and the dist-info folders of the broken ones."""
+    """Return the complete packages (versions by name) of a folder, and the dist-info folders of broken ones."""
     whole: dict[str, str] = {}
     broken: list[Path] = []
     for info in packages.glob("*.dist-info"):
@@ -195,12 +195,12 @@ def installed(packages: Path) -> tuple[dict[str, str], list[Path]]:
     return whole, broken
 
 
-# Making it
+# Creating it
 
 
 @dataclass(frozen=True)
 class Pip:
-    """pip of one environment: silent but for the step's progress; the whole output only when it fails."""
+    """An environment's pip: prints the step's progress only, and the whole output if it fails."""
 
     environment: Path
 
@@ -220,13 +220,13 @@ class Pip:
                         show(line.strip())
         if pip.returncode:
             tell(f"{title}: failed\n\n{' '.join(command)}\n\n{''.join(output)}")
-            raise SetupError("pip failed, its output is above; `make setup` goes on from here")
+            raise SetupError("pip failed, see its output above; run `make setup` again to resume")
         tell(f"{title}: {time.monotonic() - started:.0f} s")
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[str], None]]:
-    """Shows one line that changes on a terminal; elsewhere the title once, so that a log shows what is under way."""
+    """Show a changing line on a terminal; elsewhere print the title once, so that a log shows the current step."""
     terminal = sys.stdout.isatty()
     if not terminal:
         tell(f"{title} ...")
@@ -243,27 +243,27 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
 
 
 def tell(message: str) -> None:
-    """Prints one line of the set-up's."""
+    """Print a line of the setup."""
     print(f"setup: {message}", flush=True)
 
 
 def create_environment(environment: Path) -> None:
-    """Makes an empty environment with pip, over whatever was there."""
+    """Create an empty environment with pip, replacing any existing one."""
     try:
         venv.create(environment, clear=True, with_pip=True, symlinks=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(f"no environment could be made in {environment}: {error}") from error
+        raise SetupError(f"could not create an environment in {environment}: {error}") from error
 
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keeps a second set-up of the same checkout waiting until the first is done."""
+    """Make a second setup of the same checkout wait until the first is done."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("waiting for another set-up of this checkout")
+            tell("waiting for another setup of this checkout")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -278,10 +278,10 @@ def set_up(
     create: Callable[[Path], None] = create_environment,
     pip: Callable[[str, list[str]], None] | None = None,
 ) -> bool:
-    """Brings `root`/.venv to the profile; True when there was something to do.
+    """Install the profile into `root`/.venv; return whether there was something to do.
 
-    An environment of another profile, of another place or with a broken interpreter is made anew; `keep_python` keeps
-    one of the other supported Python than that which runs here. In every other one only what is missing is installed.
+    An environment with another profile, from another place or with a broken interpreter is recreated; `keep_python`
+    keeps one with the other supported Python version. In any other environment, only missing packages are installed.
     """
     environment = root / ".venv"
     left = read_state(environment)
@@ -324,7 +324,7 @@ def main() -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nsetup: interrupted; `make setup` goes on from here", file=sys.stderr)
+        print("\nsetup: interrupted; run `make setup` again to resume", file=sys.stderr)
         return 130
     return 0
 

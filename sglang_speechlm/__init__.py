@@ -1,7 +1,7 @@
 """A serving runtime for SpeechLM (released as Bagpiper) on stock SGLang.
 
-The names below are the public API for programs that use a server: they are imported when they are first used, so that
-``import sglang_speechlm`` brings neither torch nor SGLang. Servers are started by ``speechlm serve``.
+The names below are the public API for programs that use a server. They are imported on first use, so that
+``import sglang_speechlm`` imports neither torch nor SGLang. ``speechlm serve`` starts a server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-if sys.argv[:1] == ["-m"]:  # one of its programs is being started, and Python has not found it yet
+if sys.argv[:1] == ["-m"]:  # one of its programs is starting, and Python has not located it yet
     end_without_traceback()
 
 # SGLang and transformers import torchvision, which may lack its operators.

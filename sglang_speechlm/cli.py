@@ -9,13 +9,13 @@ from sglang_speechlm import __version__
 from sglang_speechlm.interrupt import end_without_traceback
 
 _COMMANDS = {
-    "serve": ("sglang_speechlm.launch", "serve a checkpoint over HTTP, by one server or by several behind one port"),
+    "serve": ("sglang_speechlm.launch", "serve a checkpoint over HTTP with one server, or several behind one port"),
     "convert": (
         "sglang_speechlm.convert",
-        "convert a checkpoint, as it was published or trained, to a served directory",
+        "convert a published or trained checkpoint to a directory that can be served",
     ),
-    "demo": ("sglang_speechlm.demo", "start a small server and have it write, speak and listen"),
-    "client": ("sglang_speechlm.client", "ask a running server one question, in text or with a clip"),
+    "demo": ("sglang_speechlm.demo", "start a small server and let it write, speak and listen"),
+    "client": ("sglang_speechlm.client", "send one question to a running server, as text or as a clip"),
 }
 
 

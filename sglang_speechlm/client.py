@@ -1,4 +1,4 @@
-"""``speechlm client``: ask a running server one question; print the text, and write the sound if a file is named."""
+"""``speechlm client``: send a question to a running server, print the text, and write the sound if a file is given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask what the arguments say; return 0, or 1 where there was no answer, or no sound to write."""
+    """Send the question; return 0, or 1 if there was no answer or no sound to write."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.text and options.clip is None:
@@ -61,12 +61,10 @@ def _body(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="speechlm client", description=__doc__)
     parser.add_argument("text", nargs="?", help="the question")
-    parser.add_argument("--clip", type=_readable, metavar="FILE", help="a recording to hear before the text")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="have the answer spoken, and write it as a WAV file"
-    )
-    parser.add_argument("--model", metavar="NAME", help="a name that the server serves (default: its own)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="limit of text tokens and audio frames together")
+    parser.add_argument("--clip", type=_readable, metavar="FILE", help="a recording, placed before the text")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="speak the answer and write it to this WAV file")
+    parser.add_argument("--model", metavar="NAME", help="name of the model (default: the server's own)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="limit on text tokens plus audio frames")
     parser.add_argument(
         "--url",
         default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1"),

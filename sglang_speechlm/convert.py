@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _convert_to(output: Path, wanted: Wanted) -> str:
     source = locate(wanted, _say)
     if source.kind == "served":
-        raise ValueError(f"{source.path}: needs no conversion: --model-path serves it as it is")
+        raise ValueError(f"{source.path}: needs no conversion; serve it with --model-path")
     conversion = plan_conversion(source, tokenizer_directory(wanted, source, _say), wanted.settings)
     refuse_full_disk(conversion_need(conversion, output))
     for note in conversion.notes:
@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     usual = ConversionSettings()
     parser = argparse.ArgumentParser(
         prog="python -m sglang_speechlm.convert",
-        description="Convert a checkpoint, as it was published or trained, to a directory that can be served. "
-        "The same command goes on with a run that was interrupted.",
+        description="Convert a published or trained checkpoint to a directory that can be served. "
+        "The same command resumes an interrupted run.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -64,37 +64,48 @@ def _parser() -> argparse.ArgumentParser:
         help="a release directory, a .pt file, DeepSpeed's model states or their folder, a trainer's output directory "
         "or one of its steps, or a hub tag",
     )
-    parser.add_argument("--checkpoint", metavar="SOURCE", help="the same by a flag")
+    parser.add_argument("--checkpoint", metavar="SOURCE", help="the source, given as an option")
     parser.add_argument(
-        "--train-config", type=Path, metavar="FILE", help="training config (YAML); else the one near the weights"
+        "--train-config", type=Path, metavar="FILE", help="training config (YAML; default: the one near the weights)"
     )
     parser.add_argument(
         "--tokenizer-path",
         "--tokenizer",
         dest="tokenizer",
         metavar="DIR|TAG",
-        help="Qwen3's: a directory with tokenizer.json and, if possible, config.json, or a hub tag; else the training "
-        "config's tokenizer_name",
+        help="Qwen3's tokenizer: a directory with tokenizer.json (and config.json), or a hub tag (default: the "
+        "training config's tokenizer_name)",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the hub tag")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the served directory; else one in --convert-dir")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="directory to write (default: one in --convert-dir)")
     parser.add_argument(
-        "--convert-dir", type=Path, metavar="DIR", help="where conversions are kept; else the user's cache directory"
+        "--convert-dir",
+        type=Path,
+        metavar="DIR",
+        help="where conversions are kept (default: the user's cache directory)",
     )
     parser.add_argument(
-        "--check", action="store_true", help="say what the source is, what it would become, and every problem"
+        "--check", action="store_true", help="report what the source is, what it would become, and every problem"
     )
     parser.add_argument(
-        "--dtype", choices=["stored", "float32", "bfloat16"], default=usual.dtype, help="codec excepted"
+        "--dtype",
+        choices=["stored", "float32", "bfloat16"],
+        default=usual.dtype,
+        help="dtype of all tensors but the codec's",
     )
     parser.add_argument(
-        "--audio-frontend", choices=get_args(AudioFrontend), default=usual.audio_frontend, help="waveform to mel frames"
+        "--audio-frontend",
+        choices=get_args(AudioFrontend),
+        default=usual.audio_frontend,
+        help="how waveforms become mel frames",
     )
     parser.add_argument("--n-window", type=int, default=usual.n_window, help="half a chunk of the audio encoder")
     parser.add_argument("--n-window-infer", type=int, default=usual.n_window_infer, help="mel frames per attention")
-    parser.add_argument("--audio-heads", type=int, help="attention heads of the audio encoder; else 64 dimensions each")
+    parser.add_argument(
+        "--audio-heads", type=int, help="attention heads of the audio encoder (default: 64 dimensions each)"
+    )
     parser.add_argument("--xcodec", type=Path, help="directory whose config.json describes another Xcodec")
-    parser.add_argument("--shard-bytes", type=int, default=usual.shard_bytes, help="most bytes in a file")
+    parser.add_argument("--shard-bytes", type=int, default=usual.shard_bytes, help="maximum bytes per file")
     return parser
 
 

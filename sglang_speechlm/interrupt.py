@@ -1,4 +1,4 @@
-"""Ctrl-C: a line and status 130 in place of a traceback."""
+"""Ctrl-C: a line and status 130 instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from types import TracebackType
 
 INTERRUPTED = 130
-"""Exit status of a program that was interrupted: 128 and the number of SIGINT, as shells have it."""
+"""Exit status of an interrupted program: 128 plus the number of SIGINT, as in shells."""
 
 
 def end_without_traceback() -> None:
-    """Have this process end so wherever it is interrupted, also while it imports what it needs."""
+    """Make this process end that way wherever it is interrupted, even while it is still importing."""
     sys.excepthook = _end
 
 
@@ -20,4 +20,4 @@ def _end(kind: type[BaseException], error: BaseException, traceback: TracebackTy
         sys.__excepthook__(kind, error, traceback)
         return
     print("interrupted", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)  # Python would end itself by SIGINT
+    os._exit(INTERRUPTED)  # Python would end itself with SIGINT

@@ -1,7 +1,7 @@
-"""``python -m sglang_speechlm.launch``: serve a SpeechLM checkpoint, by one server or by several behind one port.
+"""``python -m sglang_speechlm.launch``: serve a SpeechLM checkpoint with one server, or several behind one port.
 
-A module and not a package: the processes that SGLang spawns then import it, and with it this package, before anything
-of SGLang's (multiprocessing does not re-import a ``__main__.py``).
+This is a module and not a package, so that the processes that SGLang spawns import it, and with it this package, before
+any module of SGLang's (multiprocessing does not re-import a ``__main__.py``).
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""``python -m sglang_speechlm.recipe``: make the demonstration's model, from nothing but flite's voices.
+"""``python -m sglang_speechlm.recipe``: make the demonstration's model, from flite's voices only.
 
-Every stage leaves its result in the work folder, and what is there is not made again, so that an interrupted run goes
-on where it was. Most of the time goes to the language model.
+Every stage keeps its result in the work folder and is skipped if the result exists, so an interrupted run resumes where
+it stopped. The language model takes most of the time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sglang_speechlm.demo.recipe.synthesis import SynthesisError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the recipe; the exit status."""
+    """Run the recipe; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m sglang_speechlm.recipe",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--work", type=Path, default=Path(".recipe"), help="what has been made so far")
+    parser.add_argument("--work", type=Path, default=Path(".recipe"), help="directory of intermediate results")
     parser.add_argument("--output", type=Path, default=Path(".checkpoints/voice"), help="the served directory to write")
     for field in fields(Recipe):
         if field.name not in ("work", "output"):

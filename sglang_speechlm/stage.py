@@ -1,7 +1,7 @@
-"""The contract between the HTTP process and the scheduler: what a stage is told, and what comes back.
+"""The contract between the HTTP process and the scheduler: the parameters of a stage and the keys of its results.
 
-A stage travels as SGLang's ``SamplingParams.custom_params``. The scheduler parses it once, where it queues the request,
-and keeps it there (``sglang_hooks/req.py``).
+A stage travels as SGLang's ``SamplingParams.custom_params``. The scheduler parses it once, when it queues the request,
+and keeps it with the request (``sglang_hooks/req.py``).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ UNCONDITIONAL_CACHED = "unconditional_cached_tokens"
 """Key of ``meta_info``: positions of the unconditional branch's prompt that the radix cache held, once per frame."""
 
 PAIR_MARGIN = 16
-"""Positions of the memory pool that are left aside when the longest guided request is worked out."""
+"""Positions of the memory pool that are kept free when the length of the longest guided request is computed."""
 
 
 class StageParams(BaseModel):
-    """What any client may ask of a stage.
+    """The parameters of a stage that any client may set.
 
     Attributes:
-        audio: whether the stage continues in frames rather than in text.
-        min_frames: frames before which the audio may not end.
+        audio: whether the stage generates frames instead of text.
+        min_frames: minimum number of frames.
         cfg: guidance scale.
     """
 
@@ -45,17 +45,17 @@ class StageParams(BaseModel):
 
 
 class Stage(StageParams):
-    """One stage, as the HTTP process tells the scheduler.
+    """One stage, as the HTTP process describes it to the scheduler.
 
     Attributes:
-        continues: whether an earlier stage of the same answer has run, which a full queue must not turn away.
+        continues: whether an earlier stage of the same answer has run; a full queue must then still accept this one.
     """
 
     continues: bool = False
 
     @classmethod
     def parse(cls, custom_params: Any) -> Stage:
-        """Parse a request's ``custom_params``; None is a stage of text.
+        """Parse a request's ``custom_params``; None means a text stage.
 
         Raises:
             ValueError: naming the field, what is allowed and the value.
@@ -69,4 +69,4 @@ class Stage(StageParams):
 
 
 TEXT_STAGE = Stage()
-"""A stage of text that is an answer's first."""
+"""The text stage with which an answer starts."""

@@ -1,4 +1,4 @@
-"""What the server answered."""
+"""The server's answer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Answer:
     """One answer.
 
     Attributes:
-        text: as it was written, with what was thought before it.
+        text: as generated, including thinking.
         finish_reason: stop or length.
-        wav: a whole file; None where there is no sound.
-        audio_seconds: of the sound.
-        prompt_tokens, completion_tokens, audio_tokens: of the answer's usage.
-        warnings: the server's, such as that a clip was cut.
+        wav: a complete file; None without sound.
+        audio_seconds: length of the sound.
+        prompt_tokens, completion_tokens, audio_tokens: the answer's usage.
+        warnings: the server's warnings.
     """
 
     text: str
@@ -42,7 +42,7 @@ def read_answer(body: bytes) -> Answer:
     """Read the body of an answer.
 
     Raises:
-        Failure: BAD_ANSWER, if it is not what the server's interface says.
+        Failure: BAD_ANSWER, if it does not match the server's API.
     """
     try:
         fields = orjson.loads(body)
@@ -64,15 +64,15 @@ def read_answer(body: bytes) -> Answer:
             warnings=tuple(map(str, (message.get("speechlm") or {}).get("warnings") or ())),
         )
     except _NOT_UNDERSTOOD as error:
-        raise Failure(Kind.BAD_ANSWER, f"the answer is not understood: {error!r}") from error
+        raise Failure(Kind.BAD_ANSWER, f"cannot parse the answer: {error!r}") from error
 
 
 def after_thinking(text: str) -> str | None:
-    """What stands behind the last ``</think>``; None if there is none."""
+    """Return the text after the last ``</think>``; None without one."""
     _, mark, after = text.rpartition(THOUGHT_END)
     return after.strip() if mark else None
 
 
 def _thoughts(reasoning: object) -> str:
-    """Thoughts that the server gave apart, as the model writes them."""
+    """Return separately returned thinking in the form in which the model writes it."""
     return f"<think>{reasoning}{THOUGHT_END}" if reasoning else ""

@@ -1,4 +1,4 @@
-"""One request to the server, asked again only where nothing was generated."""
+"""Send a request to the server, and retry it only if nothing was generated."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 @dataclass(frozen=True)
 class Server:
-    """The server as its clients see it.
+    """The server.
 
     Attributes:
-        session: whose connections serve one request each, so that none is ever found closed by the other side.
+        session: an HTTP session; each of its connections serves one request, so that none is closed by the server.
         url: without a path.
-        patience: seconds after which a line is given up, waiting for the server included.
+        patience: time limit of a line in seconds, including the wait for the server.
     """
 
     session: aiohttp.ClientSession
@@ -37,30 +37,30 @@ class Server:
     patience: float
 
     async def check(self) -> None:
-        """Check that a server is there.
+        """Check that the server answers.
 
         Raises:
-            Refused: if nobody who answers like one is.
+            Refused: if it does not answer, or is not such a server.
         """
         url = f"{self.url}/v1/models"
         try:
             async with asyncio.timeout(_CONNECT_SECONDS), self.session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise Refused(f"{self.url}: /v1/models gives {response.status}: {_told(await response.read())}")
+                    raise Refused(f"{self.url}: /v1/models gives {response.status}: {_message(await response.read())}")
         except (aiohttp.ClientError, TimeoutError) as error:
             why = str(error) or "no answer"
-            message = f"{self.url}: no server there ({why}); start one, or name another --host or --port"
+            message = f"{self.url}: cannot reach the server ({why}); start one, or name another --host or --port"
             raise Refused(message) from error
 
     async def ask(self, body: bytes, waits: Callable[[Kind | None], None]) -> tuple[bytes, float]:
-        """The body of the answer, and the seconds that it took, without those of waiting for the server.
+        """Return the body of the answer, and the seconds that it took, without the wait for the server.
 
-        A request is repeated where no connection came about, and where the server has no room: 429, or 503 that says
-        when to come back (Retry-After). Whatever else goes wrong may have happened while it generated.
+        The request is retried if there was no connection, or if the server had no capacity: 429, or 503 with
+        Retry-After. Any other failure may have happened during generation.
 
         Args:
             body: JSON.
-            waits: told what the request waits for, and None when it no longer does.
+            waits: called with what the request waits for, and with None when it no longer waits.
 
         Raises:
             Failure: if there was no answer.
@@ -92,7 +92,7 @@ class Server:
                             return answer, time.monotonic() - begin
                         when = response.headers.get("Retry-After")
                         if response.status != 429 and (response.status != 503 or when is None):
-                            raise Failure(f"http_{response.status}", _told(answer))
+                            raise Failure(f"http_{response.status}", _message(answer))
                         state = Kind.OVERLOADED
                         pause = _pause(attempt) if when is None else _seconds(when) + random.uniform(0, 0.5)
                     waits(state)
@@ -107,9 +107,9 @@ class Server:
 
 
 def open_session(key: str | None) -> aiohttp.ClientSession:
-    """A session for any number of requests at once; each is bounded in time by whoever asks.
+    """Return a session for any number of concurrent requests, whose timeouts the caller sets.
 
-    The server is always reached directly: proxies that the environment names are not used.
+    It connects to the server directly and ignores proxies in the environment.
     """
     headers = {"Content-Type": "application/json"}
     if key:
@@ -126,7 +126,7 @@ def open_session(key: str | None) -> aiohttp.ClientSession:
 
 
 def _lasting_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that notices in two minutes that the other side's machine is gone: answers may take an hour."""
+    """Return a socket that notices within two minutes if the other machine is gone; answers may take an hour."""
     family, kind, protocol, _, _ = address
     lasting = socket.socket(family, kind, protocol)
     lasting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -145,7 +145,7 @@ def _pause(attempt: int) -> float:
 
 
 def _seconds(retry_after: str) -> float:
-    """Of a Retry-After header: seconds, or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds of a Retry-After header, which has seconds or a date (RFC 9110, 10.2.3)."""
     try:
         if retry_after.strip().isdecimal():
             return float(retry_after)
@@ -156,8 +156,8 @@ def _seconds(retry_after: str) -> float:
         return _LONGEST_PAUSE
 
 
-def _told(body: bytes) -> str:
-    """The message of OpenAI's error object, or what there is instead."""
+def _message(body: bytes) -> str:
+    """Return the message of OpenAI's error object, or else the beginning of the body."""
     try:
         return str(orjson.loads(body)["error"]["message"])
     except (orjson.JSONDecodeError, LookupError, TypeError):

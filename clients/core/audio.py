@@ -1,4 +1,4 @@
-"""Audio files, found by the paths that lines give."""
+"""Find the audio files that lines name."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path, PurePath
 from .failure import Failure, Kind, Refused
 
 MAX_AUDIO_BYTES = 90 * 1024**2
-"""Of one file. The server takes bodies of 128 MiB, and base64 is a third longer than what it holds."""
+"""Maximum size of a file. The server accepts bodies of 128 MiB, and base64 adds a third."""
 
 
 class AudioFiles:
-    """Where the audio of an input lies."""
+    """The audio files of an input."""
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
-        """List what is below ``root``, links included.
+        """List everything below ``root``, following links.
 
         Args:
-            folder: where relative paths begin; what is not there is looked for in the current directory.
-            root: where files are looked for by the last parts of their paths if they are not where their paths say.
+            folder: base of relative paths, before the current directory.
+            root: folder to search, by the last parts of paths, for files that are not at their paths.
 
         Raises:
-            Refused: if the root is no folder.
+            Refused: if the root is not a directory.
         """
         self._folder, self._root = folder, root
         self._named: defaultdict[str, list[Path]] = defaultdict(list)
         if root is None:
             return
         if not root.is_dir():
-            raise Refused(f"--audio-root {root}: no such folder")
+            raise Refused(f"--audio-root {root}: no such directory")
         seen: set[str] = set()
         for place, folders, names in os.walk(root, followlinks=True):
             real = os.path.realpath(place)
@@ -43,13 +43,13 @@ class AudioFiles:
                 self._named[name].append(Path(place, name))
 
     def read(self, name: str) -> tuple[Path, bytes]:
-        """The file of a path, and its bytes.
+        """Return the file for a path, and its bytes.
 
         Raises:
-            Failure: if there is none, several fit, or it cannot be read.
+            Failure: if no file or several files match, or it cannot be read.
         """
         if not name:
-            raise Failure(Kind.MISSING_AUDIO, "the message names no file")
+            raise Failure(Kind.MISSING_AUDIO, "the message has no file name")
         try:
             path = self._find(name)
             if not path.is_file():
@@ -69,7 +69,7 @@ class AudioFiles:
         parts = PurePath(name).parts
         fitting = self._named.get(parts[-1], []) if parts else []
         if not fitting:
-            below = f", nor any of its name below {self._root}" if self._root else ""
+            below = f", nor one of that name below {self._root}" if self._root else ""
             raise Failure(Kind.MISSING_AUDIO, f"{name}: no such file{below}")
         tails = [_common_tail(parts, path.parts) for path in fitting]
         best = [path for path, tail in zip(fitting, tails, strict=True) if tail == max(tails)]

@@ -1,4 +1,4 @@
-"""Whether a job is done: what is on the disk, against what was to be done."""
+"""Verify that a job is done, by comparing its files with its input."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHOWN = 5
 
 
 def shortcomings(work: Work) -> list[str]:
-    """Read the results back, and say what they lack.
+    """Read the results back, and return what they lack.
 
     Raises:
-        Refused: if the input is not what it was when the run began, or the results cannot be read.
+        Refused: if the input has changed since the run began, or the results cannot be read.
     """
     digests = array("Q", bytes(8 * (work.seen.last + 1)))
     lost: list[str] = []
@@ -27,10 +27,10 @@ def shortcomings(work: Work) -> list[str]:
         if line <= work.seen.last:
             digests[line] = int(record["digest"], 16)
         if line in work.sounds and record["audio_seconds"] and not _is_kept(record, work.results.starts[-1]):
-            lost.append(f"{work.results.path}: the sound of line {line} is not there")
+            lost.append(f"{work.results.path}: the sound of line {line} is missing")
     if work.source.survey(work.job.count) != work.seen:
         named = " or ".join(map(str, work.source.files))
-        raise Refused(f"--input {named}: changed while it was read; begin with another --output")
+        raise Refused(f"--input {named}: changed while it was read; start again with another --output")
     open_lines = _unanswered(work, digests)
     if shown := list(islice(open_lines, _SHOWN)):
         more = sum(1 for _ in open_lines)
@@ -46,7 +46,7 @@ def _unanswered(work: Work, digests: array[int]) -> Iterator[int]:
 
 
 def _is_kept(record: dict[str, object], since: float) -> bool:
-    """Whether a sound was written; one of an earlier run may have been moved since."""
+    """Whether a sound was written; that of an earlier run may have been moved since."""
     wav, finished = record.get("wav"), record["finished"]
     assert isinstance(finished, float | int)
     return isinstance(wav, str) and (finished < since or Path(wav).is_file())

@@ -1,4 +1,4 @@
-"""A client from its command line to its exit status."""
+"""Run a client, from its command line to its exit status."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .run import Work, run, start
 from .summary import summarize, table
 
 ANSWERED, LACKING, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: every line has its answer, and its sound if it was to be kept; some have not; the run could not begin
-or go on; it was interrupted."""
+"""Exit statuses: every line has its answer, and its sound if requested; some do not; the run could not start or
+continue; it was interrupted."""
 
 KEY = "SPEECHLM_API_KEY"
-"""Environment variable with the server's key, if it wants one."""
+"""Environment variable with the server's key, if it has one."""
 
 
 def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
-    """Ask, and sum up; the exit status."""
+    """Run the jobs and write the summary; return the exit status."""
     parsed = parse(defaults, arguments)
     try:
         with ExitStack() as stack:
@@ -53,12 +53,12 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         ended, lacking = False, []
     if not ended:
-        _tell("interrupted; the same command goes on from here", error=True)
+        _tell("interrupted; run the same command again to resume", error=True)
         return INTERRUPTED
     for lack in lacking:
         _tell(lack, error=True)
     if any(work.results.tally.failures for work in works):
-        _tell("some lines failed; the same command asks for them again", error=True)
+        _tell("some lines failed; run the same command again to retry them", error=True)
     return LACKING if lacking else ANSWERED
 
 
@@ -96,7 +96,7 @@ def _sum_up(works: list[Work], output: Path) -> None:
 
 
 def _tell(message: str, *, error: bool = False) -> None:
-    """Print a message; that nobody reads it any more ends nothing."""
+    """Print a message; ignore a closed output."""
     try:
         print(message, file=sys.stderr if error else sys.stdout, flush=True)
     except OSError:

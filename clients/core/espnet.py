@@ -1,4 +1,4 @@
-"""``X.results.json``: the answers in the form of ESPnet's inference, which evaluation scripts read."""
+"""Write ``X.results.json``: the answers in the format of ESPnet's inference, for evaluation scripts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .results import Results
 class EspnetResults:
     """The answers as one object: ``{example_id: [[role, modality, content], ...]}``.
 
-    The first line of an id has it as its key; any further one has its line's number behind it.
+    The key of the first line with an id is the id; for further ones, the line's number is appended.
 
     Attributes:
-        doubled: lines whose id is another line's as well, without the first of each.
+        doubled: lines with the id of an earlier line.
     """
 
     def __init__(self, results: Results) -> None:
@@ -28,7 +28,7 @@ class EspnetResults:
             self._first[record["example_id"]] = min(line, record["line"])
 
     def chunks(self) -> Iterator[bytes]:
-        """The file's bytes, one answer at a time."""
+        """Yield the file's bytes, one answer at a time."""
         separator = b"{\n"
         for record in self._results.records():
             yield separator + orjson.dumps(self._key(record)) + b": " + orjson.dumps(_messages(record))

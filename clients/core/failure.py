@@ -1,4 +1,4 @@
-"""Why a line has no answer."""
+"""The reasons why a line has no answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What failures are counted by; beside these, an HTTP status is a kind: ``http_400``."""
+    """Kinds of failures; an HTTP status is another kind: ``http_400``."""
 
     BAD_LINE = "bad_line"
     MISSING_AUDIO = "missing_audio"
@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 
 class Failure(Exception):
-    """A line that cannot be answered; the run goes on.
+    """A line cannot be answered; the run continues.
 
     Attributes:
         kind: one of ``Kind``, or an HTTP status.
@@ -33,4 +33,4 @@ class Failure(Exception):
 
 
 class Refused(Exception):
-    """The run cannot begin, or cannot go on; the message says why and what to do."""
+    """The run cannot start or continue; the message says why and what to do."""

@@ -1,8 +1,9 @@
-"""Every file that the clients write: no other module opens one for writing.
+"""Write the clients' files; no other module opens a file for writing.
 
-A whole file is written under a new name and then moved to its place, so that no reader meets half of it and a full disk
-loses nothing. What is in its place already is replaced only if it is proved to be the run's own: ``ledger.py`` has the
-proof. Records are appended, never over anything. Nothing is truncated.
+A complete file is written under a new name and then moved to its place, so that no reader sees half of it and a full
+disk loses nothing. An existing file is replaced only if it provably belongs to the run: ``ledger.py`` has the proof.
+    Records are
+only appended. Nothing is truncated.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def refusing(path: Path, option: str = "") -> Iterator[None]:
-    """Turn what the system says about a file into a refusal that names it.
+    """Turn the system's errors about a file into refusals that name it.
 
     Args:
-        path: of the file.
-        option: that named the file, if one did.
+        path: the file.
+        option: the option that named the file, if any.
     """
     try:
         yield
@@ -41,10 +42,10 @@ def refusing(path: Path, option: str = "") -> Iterator[None]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file that is to be written; 0 if there is none.
+    """Return the size of a file to write; 0 if it does not exist.
 
     Raises:
-        Refused: if something else than a file is there.
+        Refused: if it is not a regular file.
     """
     with refusing(path):
         try:
@@ -52,28 +53,28 @@ def size_of(path: Path) -> int:
         except FileNotFoundError:
             return 0
         if not stat.S_ISREG(found.st_mode):
-            raise Refused(f"{path}: must be a file; {'a folder' if path.is_dir() else 'something else'} is there")
+            raise Refused(f"{path}: must be a file; it is {'a directory' if path.is_dir() else 'not a regular file'}")
         return found.st_size
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with refusing(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file that the clients write; the last may lack its end, and there may be no file."""
+    """Yield the lines of a file of the clients; the last one may be incomplete, and the file may not exist."""
     if size_of(path):
         with refusing(path), path.open("rb") as file:
             yield from file
 
 
 def check_distinct(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write what is read, whatever names lead to it.
+    """Refuse to overwrite an input, whatever path leads to it.
 
     Raises:
-        Refused: naming both.
+        Refused: if the file is an input.
     """
     for source in inputs:
         with suppress(OSError, ValueError):
@@ -82,10 +83,10 @@ def check_distinct(path: Path, inputs: Iterable[Path]) -> None:
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder, and try that files can be written there.
+    """Create a folder, and test that files can be written to it.
 
     Raises:
-        Refused: naming the option.
+        Refused: if they cannot; the message names the option.
     """
     with refusing(folder, option):
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,15 +96,15 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def put(path: Path, chunks: Iterable[bytes], before: Callable[[str], None]) -> None:
-    """Write a whole file in the place of what is there.
+    """Write a complete file, replacing any existing one.
 
     Args:
-        path: of the file; where it is a link, what it leads to.
-        chunks: of the file's bytes.
-        before: is called with the SHA-256 of the bytes before they take their place, and raises if they must not.
+        path: the file; for a link, its target is replaced.
+        chunks: the file's bytes.
+        before: called with the SHA-256 of the bytes before the replacement; raises to prevent it.
 
     Raises:
-        Refused: if it cannot be written; then all is as it was before.
+        Refused: if it cannot be written; then nothing has changed.
     """
     place = Path(os.path.realpath(path))
     scratch = place.with_name(f".{secrets.token_hex(8)}.new")
@@ -123,28 +124,28 @@ def put(path: Path, chunks: Iterable[bytes], before: Callable[[str], None]) -> N
 
 
 class Appended:
-    """A file that only grows, by whole records, and is held by one process at a time."""
+    """A file that only grows, by complete records, and is locked by one process at a time."""
 
     def __init__(self, path: Path, *, new: bool = False) -> None:
-        """Open it, or make it.
+        """Open the file, or create it.
 
         Args:
-            path: of the file.
-            new: whether there must be none yet.
+            path: the file.
+            new: whether it must not exist yet.
 
         Raises:
-            Refused: if that cannot be, or another process holds it.
+            Refused: if that fails, or another process has locked it.
         """
         self.path = path
         self._broken: str | None = None
         self._file = self._open(new)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         self._file.close()
 
     def append(self, data: bytes) -> None:
-        """Write at the end. After a record that could not be written whole, none is written behind it.
+        """Write at the end. After an incompletely written record, no further record is written.
 
         Raises:
             Refused: if it cannot be written.
@@ -155,13 +156,13 @@ class Appended:
         except OSError as error:
             self._broken = error.strerror
         if self._broken:
-            raise Refused(f"{self.path}: {self._broken}; the same command goes on from here")
+            raise Refused(f"{self.path}: {self._broken}; run the same command again to resume")
 
     def keep(self, size: int) -> None:
-        """Put a copy of the first ``size`` bytes in the file's place, and hold that.
+        """Replace the file by a copy of its first ``size`` bytes, and lock that.
 
         Raises:
-            Refused: if that cannot be; then all is as it was before.
+            Refused: if that fails; then nothing has changed.
         """
         put(self.path, self._first(size), lambda _: None)
         earlier, self._file = self._file, self._open(new=False)

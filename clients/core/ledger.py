@@ -1,4 +1,4 @@
-"""``X.run.json``: what a run is of, and what proves that a file is the run's own."""
+"""``X.run.json``: a run's settings, and the proof of which files belong to it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ _ELSEWHERE = "name another --output, or move the file away"
 
 
 class Ledger:
-    """The ledger of one run, over all times that it was taken up again.
+    """The ledger of one run, including its resumptions.
 
-    A file of records is the run's own if every record begins with the run's id. Any other file is the run's own if its
-    bytes are what the run last wrote: their SHA-256 is written down here before they take their place.
+    A file of records belongs to the run if every record begins with the run's id. Any other file belongs to the run if
+    its
+    bytes are what the run last wrote: their SHA-256 is recorded here before they take their place.
 
     Attributes:
-        path: of the ledger.
+        path: the ledger's file.
         run: id of the run.
         settings: what its answers depend on; None if it never began.
-        starts: when it was begun and taken up again, in seconds since the epoch.
+        starts: when it was started and resumed, in seconds since the epoch.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read it, if it is there.
+        """Read it, if it exists.
 
         Raises:
-            Refused: if something else is in its place.
+            Refused: if the file is not a ledger.
         """
         self.path = path
         self.run = secrets.token_hex(6)
@@ -57,19 +58,19 @@ class Ledger:
         put(self.path, [data], self._check_itself)
 
     def owns(self, path: Path) -> bool:
-        """Whether a file holds what the run last wrote to it, or nothing."""
+        """Whether a file has what the run last wrote to it, or is empty."""
         return not size_of(path) or digest_of(path) in self._digests()
 
     def prefix(self) -> bytes:
-        """What every record begins with."""
+        """Return the beginning of every record."""
         return b'{"run":"%s",' % self.run.encode()
 
     def record(self, fields: dict[str, Any]) -> bytes:
-        """A record as it is appended."""
+        """Return a record as bytes for appending."""
         return orjson.dumps({"run": self.run, **fields}) + b"\n"
 
     def records(self, path: Path, lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """The lines of a file of records, with what they hold; None for a last one that was not written to its end.
+        """Yield the lines of a file of records, with their contents; None for an incomplete last one.
 
         Raises:
             Refused: at the first line that is not a record of this run.
@@ -98,10 +99,10 @@ class Ledger:
 
     def _check_itself(self, _digest: str) -> None:
         if size_of(self.path) and (_object(b"".join(read_lines(self.path))) or {}).get("run") != self.run:
-            raise Refused(f"{self.path}: not of this run; {_ELSEWHERE}")
+            raise Refused(f"{self.path}: belongs to another run; {_ELSEWHERE}")
 
     def expect(self, path: Path, digest: str) -> None:
-        """Write down what a file is going to hold; what it holds until then is the run's own as well."""
+        """Record what a file is going to contain; its current content belongs to the run, too."""
         with self._lock:
             name = os.path.relpath(path, self.path.parent)
             earlier = [digest_of(path)] if size_of(path) else []
@@ -113,12 +114,12 @@ def check(path: Path, ledgers: Sequence[Ledger], inputs: Iterable[Path] = ()) ->
     """Check that a file may be written, before anything is.
 
     Args:
-        path: of the file.
+        path: the file.
         ledgers: of the runs that write it.
-        inputs: that are read, and therefore not written.
+        inputs: files that are read, and therefore must not be written.
 
     Raises:
-        Refused: if what is there is not a run's own; the message names it.
+        Refused: if the existing file does not belong to a run; the message names it.
     """
     check_distinct(path, inputs)
     if not any(ledger.owns(path) for ledger in ledgers):
@@ -126,10 +127,10 @@ def check(path: Path, ledgers: Sequence[Ledger], inputs: Iterable[Path] = ()) ->
 
 
 def write(path: Path, chunks: Iterable[bytes], ledgers: Sequence[Ledger]) -> None:
-    """Write a whole file of one run, or of several.
+    """Write a complete file of one run, or of several.
 
     Raises:
-        Refused: if what is there is not a run's own, or if it cannot be written.
+        Refused: if the existing file does not belong to a run, or if it cannot be written.
     """
 
     def before(digest: str) -> None:

@@ -1,7 +1,7 @@
-"""One line of ESPnet-format JSONL: what it asks.
+"""Parse a line of ESPnet-format JSONL.
 
-Only the messages decide whether a line can be asked. Of the fields that keep the books (id, right answer, choices,
-groups), whatever is there is taken as it is, and what cannot be used is left out with a note.
+Only the messages decide whether a line can be sent. The other fields (id, correct answer, choices, groups) are used as
+far as possible; a note names each one that is unusable.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .failure import Failure, Kind
 ROLES = ("system", "user", "assistant")
 MODALITIES = ("text", "audio")
 GROUPS = ("task", "category", "sub-category", "difficulty")
-"""Fields of a line, named as in MMAU's files, by which accuracy is told apart."""
+"""Fields of a line by which accuracy is grouped, named as in MMAU's files."""
 
 
 class Message(NamedTuple):
-    """One message: ``content`` is a text, or the path of an audio file."""
+    """A message: ``content`` is a text, or the path of an audio file."""
 
     role: str
     modality: str
@@ -32,14 +32,14 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """What a line asks.
+    """A parsed line.
 
     Attributes:
-        example_id: as the line has it, or made from its number; several lines may have the same.
-        messages: in their order, at least one.
-        answer: the right answer, where the line states it beside its messages.
-        choices: that the answer is one of; empty where the line has none.
-        groups: of ``GROUPS``, those that the line has.
+        example_id: the line's own, or derived from its number; not necessarily unique.
+        messages: in order, at least one.
+        answer: the correct answer, if the line has it outside its messages.
+        choices: the possible answers; empty if the line has none.
+        groups: those of ``GROUPS`` that the line has.
         notes: what could not be used.
     """
 
@@ -52,17 +52,17 @@ class Line:
 
 
 def is_blank(raw: bytes) -> bool:
-    """Whether a line asks nothing."""
+    """Whether a line is blank."""
     return not raw.removeprefix(codecs.BOM_UTF8).strip()
 
 
 def digest_of_line(raw: bytes) -> str:
-    """What tells a line from any other, however it ends: 16 hexadecimal digits."""
+    """Return a line's digest, regardless of its line end: 16 hexadecimal digits."""
     return hashlib.blake2b(raw.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n"), digest_size=8).hexdigest()
 
 
 def id_of(raw: bytes, number: int) -> str:
-    """The id of a line that may be of any form: its own, or one that is made from its number."""
+    """Return the id of a line in any form: its own, or one derived from its number."""
     try:
         fields = _fields(raw)
     except Failure:
@@ -72,7 +72,7 @@ def id_of(raw: bytes, number: int) -> str:
 
 
 def parse_line(raw: bytes, number: int = 1) -> Line:
-    """Read what a line asks.
+    """Parse a line.
 
     Args:
         raw: the line, with or without its end.
@@ -133,7 +133,7 @@ def _message(place: str, value: Any) -> Message:
 
 
 def _text(value: Any) -> str | None:
-    """A field as text: a text as it is, and anything else as JSON; None for null, and for NaN, as tables write it."""
+    """Return a field as text: a text unchanged, anything else as JSON; None for null, and for NaN from tables."""
     if value is None or value != value:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A line's messages, as the server takes them: which of them are sent, and with their audio read."""
+"""A line's messages in the server's form: select those to send, and read their audio."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .audio import AudioFiles
 from .failure import Failure, Kind
 from .lines import Message
 
-LEFT_OUT = "the assistant's audio was left out: the server takes none from elsewhere"
+LEFT_OUT = "the assistant's audio was left out: the server accepts only its own"
 
 
 def to_speak_about(messages: Sequence[Message]) -> list[Message]:
-    """Those that are sent for audio generation: all but the assistant's, which are the ground truth."""
+    """Return the messages to send for audio generation: all but the assistant's, which are the ground truth."""
     return [message for message in messages if message.role != "assistant"]
 
 
 def split_ground_truth(messages: Sequence[Message]) -> tuple[list[Message], str | None]:
-    """What comes before the assistant's last turn, where that ends the line, and that turn's text.
+    """Split off the assistant's last turn if it ends the line; return the messages before it, and its text.
 
-    To send it would be to tell the model the answer.
+    Sending it would tell the model the answer.
     """
     asked = len(messages)
     while asked and messages[asked - 1].role == "assistant":
@@ -32,9 +32,9 @@ def split_ground_truth(messages: Sequence[Message]) -> tuple[list[Message], str 
 
 
 def written_history(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
-    """The messages with the assistant's turns as text only, and what to know about that.
+    """Return the messages with the assistant's turns as text only, and warnings about that.
 
-    The server takes audio of an assistant only as the id of a recent answer of its own, never as a file.
+    The server accepts an assistant's audio only as the id of one of its own recent answers, never as a file.
 
     Raises:
         Failure: SPOKEN_HISTORY, for a turn that has no text.
@@ -53,17 +53,17 @@ def written_history(messages: Sequence[Message]) -> tuple[list[Message], list[st
 
 
 def to_chat(messages: Sequence[Message], audio: AudioFiles) -> list[dict[str, Any]]:
-    """The ``messages`` of a request's body, one for each of the line's.
+    """Return the ``messages`` of a request's body, one for each of the line's.
 
     Args:
         messages: at least one.
         audio: the files that they name.
 
     Raises:
-        Failure: if an audio file cannot be read, or if there is no message.
+        Failure: if an audio file cannot be read, or if there are no messages.
     """
     if not messages:
-        raise Failure(Kind.BAD_LINE, "messages: none is left to send, all are the assistant's")
+        raise Failure(Kind.BAD_LINE, "messages: nothing to send: all messages are the assistant's")
     return [{"role": message.role, "content": _content(message, audio)} for message in messages]
 
 

@@ -15,15 +15,15 @@ TASKS = ("text", "audiogen", "audiogen_cfg")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What tells one script from another.
+    """The defaults of a script.
 
     Attributes:
-        description: for --help.
-        tasks: of ``TASKS``.
-        port, concurrency: for the server that it is meant for.
-        output: of the results, with {cfg} for the guidance.
-        save_dir: of the sounds.
-        num_examples: lines at most; None for all.
+        description: text for --help.
+        tasks: names of ``TASKS``.
+        port, concurrency: for the server that it is made for.
+        output: the results file, with {cfg} for the guidance scale.
+        save_dir: folder of the sounds.
+        num_examples: maximum number of lines; None means all.
     """
 
     description: str
@@ -41,24 +41,24 @@ class Defaults:
 
 
 def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; ends the process with status 2 where it is wrong."""
+    """Read the command line; end the process with status 2 if it is invalid."""
     parser = argparse.ArgumentParser(description=defaults.description)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="of the server (default: %(default)s)")
-    add("--port", type=_count, default=defaults.port, help="of the server (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="server address (default: %(default)s)")
+    add("--port", type=_count, default=defaults.port, help="server address (default: %(default)s)")
     add("--input", type=Path, help="ESPnet-format JSONL or dataset.json (default: the clients' samples)")
-    add("--audio-root", type=Path, help="where audio is looked for by the last parts of its path if it is not there")
+    add("--audio-root", type=Path, help="where to look for audio that is not at its path")
     add("--output", type=Path, help=f"results as JSONL (default: {defaults.output})")
     if defaults.speaks:
         add("--save-dir", type=Path, default=defaults.save_dir, help="random WAV samples (default: %(default)s)")
-        add("--cfg", type=_guidance, default=3.0, help="guidance, 1 (none) to 20 (default: %(default)g)")
+        add("--cfg", type=_guidance, default=3.0, help="guidance scale, 1 (none) to 20 (default: %(default)g)")
     add("--num-examples", type=_count, default=defaults.num_examples, help=_of_examples(defaults))
-    per_task = " of each task" if len(defaults.tasks) > 1 else ""
-    add("--concurrency", type=_count, default=defaults.concurrency, help=f"requests at once{per_task} (%(default)s)")
-    add("--timeout", type=_seconds, default=3600.0, help="seconds that a line may take (default: %(default)g)")
+    per_task = " per task" if len(defaults.tasks) > 1 else ""
+    add("--concurrency", type=_count, default=defaults.concurrency, help=f"concurrent requests{per_task} (%(default)s)")
+    add("--timeout", type=_seconds, default=3600.0, help="time limit per line in seconds (default: %(default)g)")
     if "text" in defaults.tasks:
         add("--send-ground-truth", action="store_true", help="send the assistant's last turn too, and score nothing")
-    add("--fresh", action="store_true", help="begin anew, over this client's earlier results")
+    add("--fresh", action="store_true", help="start over and replace this client's earlier results")
     parsed = parser.parse_args(arguments)
     cfg = parsed.cfg if defaults.speaks else 1.0
     parsed.output = parsed.output or Path(defaults.output.format(cfg=f"{cfg:g}"))
@@ -68,7 +68,7 @@ def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Na
 
 
 def jobs(defaults: Defaults, parsed: argparse.Namespace) -> list[Job]:
-    """What the command line asks for, one job for each task."""
+    """Return the jobs of the command line, one per task."""
     several = len(defaults.tasks) > 1
     made = []
     for name in defaults.tasks:
@@ -92,7 +92,7 @@ def jobs(defaults: Defaults, parsed: argparse.Namespace) -> list[Job]:
 
 
 def _of_examples(defaults: Defaults) -> str:
-    return f"the first so many lines (default: {'all' if defaults.num_examples is None else '%(default)s'})"
+    return f"send only the first N lines (default: {'all' if defaults.num_examples is None else '%(default)s'})"
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The summary as a picture."""
+"""Draw the summary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STYLE: Any = {
 
 
 def draw(works: Sequence[Work]) -> bytes:
-    """A PNG of what the runs came to, one colour for each of the works."""
+    """Return a PNG of the results, with a colour per task."""
     panels = [_latency, _progress]
     if any(work.job.task.speaks for work in works):
         panels.append(_sound)
@@ -65,7 +65,7 @@ def _title(works: Sequence[Work]) -> str:
 
 
 def _latency(axes: Axes, works: Sequence[Work]) -> None:
-    """Share of the answers that came within a time."""
+    """Draw the share of answers within a time."""
     for work, colour in zip(works, _COLOURS, strict=False):
         task, seconds = work.job.task, np.sort(as_numpy(work.results.tally.seconds))
         name = f"{task.name}, cfg {task.cfg:g}" if task.cfg > 1 else task.name
@@ -79,7 +79,7 @@ def _latency(axes: Axes, works: Sequence[Work]) -> None:
 
 
 def _progress(axes: Axes, works: Sequence[Work]) -> None:
-    """Answers over time, across runs; what failed is marked where it did."""
+    """Draw answers over time, across runs, with marks for failures."""
     begin = min(work.results.starts[0] for work in works)
     finished = [np.sort(as_numpy(work.results.tally.finished)) - begin for work in works]
     longest = max((float(times[-1]) for times in finished if len(times)), default=0.0)
@@ -101,13 +101,13 @@ def _progress(axes: Axes, works: Sequence[Work]) -> None:
 
 
 def _steps(times: Numbers) -> tuple[Numbers, Numbers]:
-    """How many of the sorted times have passed by when, at no more points than can be told apart."""
+    """Return how many of the sorted times have passed at each time, with no more points than can be distinguished."""
     counts = np.unique(np.linspace(0, len(times), min(len(times) + 1, _MOST_POINTS)).round())
     return np.concatenate([[0.0], times])[counts.astype(int)], counts
 
 
 def _sound(axes: Axes, works: Sequence[Work]) -> None:
-    """How long an answer took against how long it plays."""
+    """Draw the time that answers took over the length of their sound."""
     longest = 0.0
     for work, colour in zip(works, _COLOURS, strict=False):
         audio, seconds = as_numpy(work.results.tally.audio_seconds), as_numpy(work.results.tally.seconds)
@@ -121,7 +121,7 @@ def _sound(axes: Axes, works: Sequence[Work]) -> None:
 
 
 def _accuracy(axes: Axes, works: Sequence[Work]) -> None:
-    """Accuracy, overall and by the groups of the input."""
+    """Draw accuracy, overall and by the groups of the input."""
     (tally,) = (work.results.tally for work in works if work.results.tally.score.scored)
     rows = [("all", tally.score)]
     for name, scores in tally.groups.items():

@@ -1,4 +1,4 @@
-"""The bodies of requests, as the usage guide gives them."""
+"""The bodies of requests, as in the usage guide."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _XARGS = {
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of every line.
+    """The kind of answer to request for every line.
 
     Attributes:
         name: of the task.
         speaks: whether answers have sound.
-        cfg: guidance; 1 is none.
+        cfg: guidance scale; 1 is none.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Task:
     cfg: float = 1.0
 
     def body(self, messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The body of POST /v1/chat/completions."""
+        """Return the body of POST /v1/chat/completions."""
         body: dict[str, Any] = {"model": MODEL, "messages": list(messages)}
         if self.speaks:
             xargs = _XARGS if self.cfg == 1.0 else {**_XARGS, "cfg": self.cfg}

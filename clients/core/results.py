@@ -1,8 +1,8 @@
-"""The results on disk, such that a run that was killed goes on where it was.
+"""The results on disk, from which a killed run is resumed.
 
-Beside ``X.jsonl``, which only grows, by one whole record for each line that was answered, lie ``X.run.json`` (what was
-asked, when, and what was written), ``X.failures.jsonl`` (lines without an answer, of the last run), ``X.results.json``
-and the summary.
+``X.jsonl`` only grows, by one complete record per answered line. Next to it are ``X.run.json`` (settings, starts, and
+hashes of the files), ``X.failures.jsonl`` (lines without an answer in the last run), ``X.results.json`` and the
+summary.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ SUFFIXES = (".jsonl", ".run.json", ".failures.jsonl", ".results.json")
 
 
 class Results:
-    """One results file, held by one process at a time.
+    """A results file, locked by one process at a time.
 
     Attributes:
-        path: of the records.
-        ledger: of the run.
-        tally: of all records.
+        path: the file of records.
+        ledger: the run's ledger.
+        tally: the figures of all records.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, fresh: bool = False) -> None:
-        """Open a results file, and change nothing in it before ``begin``.
+        """Open a results file, without changing it before ``begin``.
 
         Args:
-            path: of the records, ending in .jsonl.
-            settings: what answers depend on; a file of others is refused.
-            fresh: whether to begin anew over this client's earlier results.
+            path: the file of records, ending in .jsonl.
+            settings: what answers depend on; a file with other settings is refused.
+            fresh: whether to replace this client's earlier results.
 
         Raises:
-            Refused: if anything that is there is not this run's, is of other settings, in use, or not understood.
+            Refused: if an existing file does not belong to this run, has other settings, is in use, or is invalid.
         """
         self.path, self.tally = path, Tally()
         self._settings, self._fresh = settings, fresh
@@ -56,32 +56,32 @@ class Results:
 
     @property
     def starts(self) -> list[float]:
-        """When runs began, this one last, in seconds since the epoch."""
+        """The starts of the runs, this one last, in seconds since the epoch."""
         return self.ledger.starts
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         self._file.close()
         if self._failures:
             self._failures.close()
 
     def beside(self, suffix: str) -> Path:
-        """A file that belongs to the results: ``X`` followed by ``suffix``."""
+        """Return the path of another file of the results: ``X`` followed by ``suffix``."""
         return self.path.with_name(self.path.stem + suffix)
 
     def is_done(self, line: int) -> bool:
-        """Whether a line was answered."""
+        """Whether a line has been answered."""
         return line < len(self._done) and bool(self._done[line])
 
     def done_up_to(self, line: int) -> int:
-        """How many of the lines 1 to ``line`` were answered."""
+        """Return how many of the lines 1 to ``line`` have been answered."""
         return self._done.count(1, 0, line + 1)
 
     def begin(self) -> None:
-        """Write down that a run begins: from now on, files change.
+        """Record the start of a run; from now on, files change.
 
         Raises:
-            Refused: if that cannot be.
+            Refused: if that fails.
         """
         if self._fresh or self.ledger.settings is None:
             self.ledger.starts.clear()
@@ -102,17 +102,17 @@ class Results:
         """Write the record of an answered line.
 
         Raises:
-            Refused: if it cannot be written; what of it was is taken off when the run is continued.
+            Refused: if it cannot be written; a partial record is removed when the run is resumed.
         """
         self._file.append(self.ledger.record(record))
         self._count(record)
 
     def fail(self, record: dict[str, Any], failure: Failure) -> None:
-        """Write down why a line has no answer.
+        """Record why a line has no answer.
 
         Args:
-            record: which line it is.
-            failure: what went wrong.
+            record: identifies the line.
+            failure: the reason.
 
         Raises:
             Refused: if it cannot be written.
@@ -125,7 +125,7 @@ class Results:
         self.tally.failed(failure.kind, now)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """All whole records, read from the disk.
+        """Yield all complete records from the disk.
 
         Raises:
             Refused: if there is anything else between them.
@@ -140,7 +140,7 @@ class Results:
             pass
 
     def _read(self) -> None:
-        """Count what is there; find where the last whole record ends."""
+        """Count the existing records, and find the end of the last complete one."""
         self._size = self._whole = 0
         self._unended = False
         for number, (raw, fields) in enumerate(self._records(self.path), 1):
@@ -158,7 +158,7 @@ class Results:
                 raise Refused(f"{self.path}, line {number}: not a record of this client ({error!r})") from error
 
     def _check(self) -> None:
-        """Check that the answers that are there are of these settings; ``--fresh`` needs the same task only."""
+        """Check that the existing answers have these settings; ``--fresh`` only requires the same task."""
         earlier = self.ledger.settings or {}
         others = sorted((self._settings.keys() | earlier.keys()) - {"task"})
         for name in ("task", *([] if self._fresh else others)):
@@ -175,6 +175,6 @@ class Results:
         if line >= len(self._done):
             self._done.extend(bytes(line + 1024 - len(self._done)))
         if self._done[line]:
-            raise ValueError(f"line {line} is there twice")
+            raise ValueError(f"line {line} appears twice")
         self.tally.answered(record)
         self._done[line] = 1

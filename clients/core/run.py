@@ -1,4 +1,4 @@
-"""Many lines asked at once: so many workers, each with one line at a time, so that no more than that is ever held."""
+"""Send many lines at once: each of N tasks handles one line at a time, so that at most N lines are in memory."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Job:
     """One task over one input.
 
     Attributes:
-        task: what is asked.
+        task: the kind of answer.
         input: ESPnet-format JSONL, or an ESPnet manifest.
-        count: of its lines; None for all.
-        output: the results.
-        audio_root: where audio is looked for that is not where its path says; None for nowhere.
-        sounds: folder of the sounds that are kept; None where there are none.
-        send_ground_truth: whether the assistant's last turn is sent like the others, and nothing scored.
+        count: number of its lines; None means all.
+        output: the results file.
+        audio_root: folder to search for audio that is not at its path; None for none.
+        sounds: folder of the sounds to keep; None for none.
+        send_ground_truth: whether the assistant's last turn is sent like the others, and nothing is scored.
     """
 
     task: Task
@@ -59,7 +59,7 @@ class Job:
     send_ground_truth: bool = False
 
     def settings(self, seen: Survey) -> dict[str, Any]:
-        """What the answers depend on."""
+        """Return what the answers depend on."""
         return {
             "task": self.task.name,
             "cfg": self.task.cfg,
@@ -70,13 +70,13 @@ class Job:
 
 @dataclass
 class Work:
-    """A job under way.
+    """A job in progress.
 
     Attributes:
         job: the job.
-        source: of its lines.
-        seen: what the source held when the run began.
-        results: what there is so far.
+        source: the source of its lines.
+        seen: the contents of the source when the run began.
+        results: the results so far.
         audio: the files that its lines name.
         sounds: the file of each line whose sound is kept.
     """
@@ -95,16 +95,16 @@ class Work:
 
     @property
     def left(self) -> int:
-        """Lines that were neither answered nor failed."""
+        """Number of lines that were neither answered nor failed."""
         answered = self.results.done_up_to(self.seen.last)
         return self.seen.lines - answered - self.results.tally.failures.total()
 
 
 def start(job: Job, *, fresh: bool, stack: ExitStack) -> Work:
-    """Open a job's files; ``stack`` closes them. Nothing that is there is changed.
+    """Open a job's files without changing them; ``stack`` closes them.
 
     Raises:
-        Refused: if that cannot be.
+        Refused: if that fails.
     """
     source = open_source(job.input)
     seen = source.survey(job.count)
@@ -123,20 +123,20 @@ def start(job: Job, *, fresh: bool, stack: ExitStack) -> Work:
 
 
 def run(works: Sequence[Work], *, url: str, key: str | None, concurrency: int, patience: float) -> bool:
-    """Ask for all lines that have no answer yet.
+    """Send all lines that have no answer yet.
 
     Args:
-        works: that run side by side.
-        url: of the server.
-        key: for it, if it wants one.
-        concurrency: requests at once, of each of the works.
-        patience: seconds that a line may take.
+        works: jobs that run at the same time.
+        url: the server's URL.
+        key: its key, if it has one.
+        concurrency: concurrent requests per job.
+        patience: time limit of a line in seconds.
 
     Returns:
-        Whether it came to its end; False if it was interrupted (SIGINT or SIGTERM).
+        Whether it was completed; False if it was interrupted (SIGINT or SIGTERM).
 
     Raises:
-        Refused: if it cannot begin or go on.
+        Refused: if it cannot start or continue.
     """
     if not any(work.left for work in works):
         _begin(works)
@@ -236,7 +236,7 @@ class _Run:
         if self._failed <= _SHOWN_FAILURES:
             tqdm.write(f"{work.source.path}, line {number}: {failure.kind}: {failure}", file=sys.stderr)
         if self._failed == _SHOWN_FAILURES:
-            tqdm.write("further failures are only written down, in *.failures.jsonl", file=sys.stderr)
+            tqdm.write("further failures are written to *.failures.jsonl only", file=sys.stderr)
 
     async def _tick(self) -> None:
         while True:
@@ -249,7 +249,7 @@ class _Run:
 
 
 def _prepare(work: Work, line: Line) -> tuple[bytes, str | None, list[str]]:
-    """A request's body, the answer that is right if it is known, and what to note about the request."""
+    """Return a request's body, the correct answer if it is known, and warnings about the request."""
     truth: str | None = None
     job, notes = work.job, list[str]()
     if job.task.speaks:
@@ -288,6 +288,6 @@ def _allow_open_files(needed: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise Refused(f"--concurrency: {needed} open files are needed, and the system allows {hard} (ulimit -Hn)")
+        raise Refused(f"--concurrency: {needed} open files are needed, and the hard limit is {hard} (ulimit -Hn)")
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

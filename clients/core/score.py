@@ -1,4 +1,4 @@
-"""Whether an answer is right."""
+"""Decide whether an answer is correct."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .lines import Line
 _LABEL = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])[).:])\s*(?=\S)")
 _LETTER = re.compile(r"[\s\"'*(\[]*([A-Za-z])[\s\"'*)\].:,]*")
 _WORD = re.compile(r"(?<![\w.])[-+]?\d+(?:[.,:/]\d+)*\w*%?|\w+(?:[#♯♭]|\++(?!\w))?")
-"""A number with its sign, or a word with what tells one note or language from another: -5, 3/4, C#, C++."""
+"""A number with its sign, or a word with marks that distinguish notes or languages: -5, 3/4, C#, C++."""
 _MINUS = str.maketrans("−–", "--")
 _BEFORE, _BEHIND = "\"'“”‘’*_`", "\"'“”‘’*_`.,;:!?"
 
 
 def scored(text: str, truth: str, line: Line) -> dict[str, Any]:
-    """Score an answer; what was thought before it is not judged.
+    """Score an answer, without its thinking.
 
     Args:
-        text: of the answer, with what was thought.
-        truth: the right answer.
-        line: that it answers.
+        text: the answer's text, including thinking.
+        truth: the correct answer.
+        line: the answered line.
 
     Returns:
-        What its record says: ``answer``, ``right``, ``thought`` (whether there was a ``</think>``), ``groups``, and
+        Fields for its record: ``answer``, ``right``, ``thought`` (whether there was a ``</think>``), ``groups``, and
         with choices ``right_for_mmau``.
     """
     final = after_thinking(text)
@@ -39,14 +39,14 @@ def scored(text: str, truth: str, line: Line) -> dict[str, Any]:
 
 
 def is_right(prediction: str, answer: str, choices: Sequence[str] = ()) -> bool:
-    """Whether a prediction gives the answer.
+    """Whether a prediction matches the answer.
 
-    With choices, a prediction that is a choice is that choice: by its text, by its letter ("B", "(B)."), or by both
-    ("B) text"). Otherwise it is the one choice that it mentions word by word, or else the one choice all of whose words
-    it has, with none that only another choice has. Labels, "(A)" before the first choice and so on, are not part of the
-    choices.
+    With choices, a prediction that is a choice counts as that choice: by its text, by its letter ("B", "(B)."), or by
+    both ("B) text"). Otherwise it counts as the only choice that it mentions word by word, or else as the only
+    choice all of whose words it contains, as long as it contains no word that only another choice has. Labels, such as
+    "(A)" before the first choice, are not part of the choices.
 
-    Without choices the answer's words must stand in the prediction, one after the other.
+    Without choices, the answer's words must appear in the prediction in sequence.
     """
     if not choices:
         return _holds(_words(prediction), _words(answer)) or _plain(prediction) == _plain(answer)
@@ -59,7 +59,7 @@ def is_right(prediction: str, answer: str, choices: Sequence[str] = ()) -> bool:
 
 
 def is_right_for_mmau(prediction: str, answer: str, choices: Sequence[str]) -> bool:
-    """Whether MMAU's published scorer (github.com/Sakshi113/MMAU, evaluation.py) takes a prediction for the answer.
+    """Whether MMAU's published scorer (github.com/Sakshi113/MMAU, evaluation.py) accepts a prediction.
 
     It compares sets of words: the prediction must have all words of the answer, and none that only other choices have.
     """
@@ -73,7 +73,7 @@ def _word_set(text: str) -> set[str]:
 
 
 def _chosen(prediction: str, options: Sequence[str]) -> int | None:
-    """Which option a prediction is; None if it is none, or might be several."""
+    """Return the index of the option that a prediction chooses; None if it is none or ambiguous."""
     if (place := _place_of(prediction, options)) is not None:
         return place
     words = _words(prediction)
@@ -88,7 +88,7 @@ def _chosen(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def _is_inside(begin: int, end: int, spans: Sequence[tuple[int, int, int]]) -> bool:
-    """Whether a mention is a part of a longer one, as "minor" is of "C minor"."""
+    """Whether a mention is part of a longer one, as "minor" is of "C minor"."""
     return any(start <= begin and end <= stop and stop - start > end - begin for _, start, stop in spans)
 
 
@@ -105,7 +105,7 @@ def _plain(text: str) -> str:
 
 
 def _places(words: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Where the wanted words stand, one after the other."""
+    """Return where the wanted words appear in sequence."""
     size = len(wanted)
     return [at for at in range(len(words) - size + 1) if size and words[at : at + size] == wanted]
 
@@ -115,7 +115,7 @@ def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _without_labels(choices: Sequence[str]) -> list[str]:
-    """The choices without their labels, if all have the label of their place."""
+    """Return the choices without their labels, if all are labelled in order."""
     bare = [_without_label(choice, place) for place, choice in enumerate(choices)]
     return [text for text in bare if text is not None] if None not in bare else list(choices)
 
@@ -132,7 +132,7 @@ def _letter(place: int) -> str:
 
 
 def _place_of(text: str, options: Sequence[str]) -> int | None:
-    """Which option a text is: by what it says, with a label or without, or by its letter."""
+    """Return the index of the option that equals a text, with or without a label, or by its letter."""
     for same in (_plain, _bare):
         for place, option in enumerate(options):
             unlabelled = _without_label(text, place)
@@ -142,12 +142,12 @@ def _place_of(text: str, options: Sequence[str]) -> int | None:
 
 
 def _bare(text: str) -> str:
-    """The text without the marks around it, unless it is nothing else."""
+    """Return the text without the punctuation around it, unless there is nothing else."""
     return _plain(text).lstrip(_BEFORE).rstrip(_BEHIND) or _plain(text)
 
 
 def _named_by_letter(text: str, options: Sequence[str]) -> int | None:
-    """The option that a text of one letter names, unless the letter is itself what an option says."""
+    """Return the index of the option that a single letter names, unless the letter is itself an option."""
     letter = _LETTER.fullmatch(text)
     if letter is None or any(_words(option) == _words(text) for option in options):
         return None

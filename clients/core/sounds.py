@@ -1,4 +1,4 @@
-"""The answers whose sound is kept: a few, chosen at random."""
+"""Choose the answers whose sound is kept: a few at random."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ KEPT = 20
 
 
 def choose_sounds(source: Source, count: int | None, folder: Path, name: str) -> dict[int, Path]:
-    """Choose the lines whose sound is kept, the same ones in every run, so that runs compare.
+    """Choose the lines whose sound is kept, the same ones in every run, so that runs can be compared.
 
-    Of more lines, those that are chosen from the first of them were chosen before as well.
+    If the number of lines grows, lines that were chosen before remain chosen.
 
     Args:
-        source: of the lines.
-        count: of the lines; None for all.
-        folder: of the sounds.
-        name: of the results: a folder may hold sounds of several.
+        source: the source of the lines.
+        count: number of lines; None means all.
+        folder: folder of the sounds.
+        name: name of the results, because a folder may have sounds of several.
 
     Returns:
         The file of each chosen line, by its number.

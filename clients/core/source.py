@@ -1,4 +1,4 @@
-"""Where lines come from: a JSONL file, or an ESPnet manifest and the dialogues that it names."""
+"""The source of lines: a JSONL file, or an ESPnet manifest and the dialogues that it names."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Survey:
-    """A source, seen once from end to end.
+    """The result of reading a source once.
 
     Attributes:
         sha256: of all its bytes.
-        lines: that are asked, up to the count that was wanted.
-        last: number of the last of these; lines are numbered from 1, those that are not asked included.
+        lines: number of lines to send, up to the requested count.
+        last: number of the last of these; all lines are numbered from 1, including those that are not sent.
     """
 
     sha256: str
@@ -36,12 +36,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Source:
-    """Lines, read one at a time and as often as they are needed.
+    """Lines that are read one at a time, as often as necessary.
 
     Attributes:
-        path: of the JSONL file.
-        manifest: that chose from its lines; None if all are asked.
-        samples: ids of the lines that the manifest chose.
+        path: the JSONL file.
+        manifest: the manifest that selects lines; None if all are sent.
+        samples: ids of the lines that the manifest selects.
     """
 
     path: Path
@@ -50,11 +50,11 @@ class Source:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that are read."""
+        """Return all files that are read."""
         return (self.path,) if self.manifest is None else (self.manifest, self.path)
 
     def lines(self, count: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """The first ``count`` lines that are asked, with their numbers; one is read when it is needed.
+        """Yield the first ``count`` lines to send, with their numbers; each is read when it is needed.
 
         Raises:
             Refused: if the file cannot be read.
@@ -64,7 +64,7 @@ class Source:
             yield from islice(numbered, count)
 
     def survey(self, count: int | None = None) -> Survey:
-        """Count the lines, in memory that does not grow with the file.
+        """Count the lines, in constant memory.
 
         Raises:
             Refused: if a file cannot be read.
@@ -85,10 +85,10 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Find out what an input is: ``dataset.json`` of ``data_entry`` and ``samples`` is a manifest.
+    """Open an input; a ``.json`` file with ``data_entry`` and ``samples`` is a manifest.
 
     Raises:
-        Refused: if it cannot be read more than once, or names dialogues that are not there.
+        Refused: if it cannot be read more than once, or names missing dialogues.
     """
     with refusing(path, "--input"):
         if not stat.S_ISREG(path.stat().st_mode):
@@ -119,7 +119,7 @@ def _id(sample: Any) -> str:
 
 
 def _dialogues(manifest: Path, entries: Any) -> Path:
-    """The dialogues of a manifest: where it says, or else beside it, for its paths are of the machine that made it."""
+    """Return a manifest's dialogues: at their path, or else next to it, since the path may be another machine's."""
     try:
         (entry,) = entries
         if entry["reader"] != "dialogue":

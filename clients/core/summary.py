@@ -1,4 +1,4 @@
-"""A run's figures, for people and as JSON."""
+"""Summarise a run, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 def summarize(work: Work) -> dict[str, Any]:
-    """The figures of one job, over all runs that had a part in its results.
+    """Return the figures of one job, over all runs that contributed to its results.
 
-    ``real_time_factor`` is the time that an answer took by the length of its sound: below 1 it was made faster than it
-    plays. What is given per second is per second in which a run was under way.
+    ``real_time_factor`` is the time that an answer took divided by the length of its sound: below 1 it is faster than
+    playback. Figures per second refer to the seconds in which a run was active.
     """
     tally, starts = work.results.tally, work.results.starts
     running = tally.running_seconds(starts)
@@ -57,7 +57,7 @@ def summarize(work: Work) -> dict[str, Any]:
 
 
 def accuracy_of(tally: Tally) -> dict[str, Any]:
-    """The shares of right answers, of all that were scored and of parts of them."""
+    """Return the shares of correct answers, of all scored ones and of groups of them."""
     by = {name: {value: of[value].figures() for value in sorted(of)} for name, of in tally.groups.items()}
     accuracy: dict[str, Any] = {**tally.score.figures(), "by": by}
     parts = {
@@ -69,12 +69,12 @@ def accuracy_of(tally: Tally) -> dict[str, Any]:
 
 
 def as_numpy(values: array[float]) -> npt.NDArray[np.float64]:
-    """The same numbers, float64 ``[n]``; the array must not grow while it is in use."""
+    """Return the same numbers as float64 ``[n]``; the array must not grow while the result is in use."""
     return np.frombuffer(values) if values else np.zeros(0)
 
 
 def distribution(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
-    """Mean, percentiles and the largest; None without values."""
+    """Return mean, percentiles and maximum; None without values."""
     if not len(values):
         return None
     ranks = dict(zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True))
@@ -83,7 +83,7 @@ def distribution(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """The figures in a few lines."""
+    """Return the figures in a few lines."""
     rows = [_counts(figures), *_speeds(figures)]
     if accuracy := figures.get("accuracy"):
         rows += accuracy_rows(accuracy)
@@ -118,7 +118,7 @@ def _speeds(figures: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 def accuracy_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The shares in a few rows; MMAU's where it differs, those without thinking where others have it."""
+    """Return the shares in a few rows, with MMAU's if it differs, and those without thinking if others have it."""
     rows = [("accuracy", _share(accuracy))]
     if (published := accuracy.get("by_mmaus_scorer")) and published != accuracy["with_choices"]:
         rows.append(("  with choices", _share(accuracy["with_choices"])))

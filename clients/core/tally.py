@@ -1,4 +1,4 @@
-"""What a run comes to, counted as answers come in: a few numbers for each of them."""
+"""The figures of a run, counted as answers arrive: a few numbers per answer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 
 class Score:
-    """Right answers of those that could be scored."""
+    """The number of correct answers among those that were scored."""
 
     def __init__(self) -> None:
         self.right = self.scored = 0
 
     def add(self, right: bool) -> None:
-        """One more."""
+        """Count one more."""
         self.right += right
         self.scored += 1
 
     def figures(self) -> dict[str, Any]:
-        """For the summary, once there is one."""
+        """Return the figures for the summary; empty if nothing was scored."""
         return {"accuracy": self.right / self.scored, "right": self.right, "of": self.scored}
 
 
@@ -29,13 +29,13 @@ class Tally:
     """The figures of one results file, over all the runs that wrote it.
 
     Attributes:
-        seconds, audio_seconds, finished: by answer: how long it took, its sound, and when it came (since the epoch).
+        seconds, audio_seconds, finished: of each answer: its duration, its sound, and when it arrived (since the
+            epoch).
         tokens: prompt, completion and audio tokens.
-        finish_reasons, warnings, failures: how often each was met; failures are of the last run, which asked again
-            what had failed before.
+        finish_reasons, warnings, failures: counts; failures are those of the last run, which retried earlier ones.
         score: of all scored answers.
-        choice_score, mmau_score: of those with choices, by our scorer and by MMAU's published one.
-        unthought_score: of those that have no ``</think>``.
+        choice_score, mmau_score: of those with choices, by this scorer and by MMAU's published one.
+        unthought_score: of those without ``</think>``.
         groups: by field of the input and its value.
     """
 
@@ -54,7 +54,7 @@ class Tally:
         """Count a record of the results.
 
         Raises:
-            LookupError, TypeError: if it is none.
+            LookupError, TypeError: if it is not a record.
         """
         self.finish_reasons[record["finish_reason"]] += 1
         self.warned += bool(record["warnings"])
@@ -74,12 +74,12 @@ class Tally:
         self.finished.append(record["finished"])
 
     def failed(self, kind: str, when: float) -> None:
-        """Count a line that got no answer."""
+        """Count a line without an answer."""
         self.failures[kind] += 1
         self.failed_at.append(when)
 
     def running_seconds(self, starts: Sequence[float]) -> float:
-        """Seconds in which one of the runs was under way, each from its start to the last that came of it."""
+        """Return the seconds in which a run was active, each from its start to its last result."""
         ends = list(starts)
         for when in (*self.finished, *self.failed_at):
             if run := bisect_right(starts, when):

@@ -1,4 +1,4 @@
-"""Makes the samples that lie beside this file, the same bytes every time: tones, chords, vowels and lines about them.
+"""Generate the samples next to this file, with the same bytes every time: tones, chords, vowels and lines about them.
 
 python clients/samples/make.py [FOLDER]
 """
@@ -22,7 +22,7 @@ Samples = npt.NDArray[np.float64]
 _LISTENER = "You are an audio understanding assistant."
 _SPEAKER = "You are a helpful assistant that answers aloud."
 _FORMANTS = {"ah": (730, 1090), "ee": (270, 2290), "oo": (300, 870)}
-"""First two formants in Hz, of men (Peterson and Barney, 1952)."""
+"""First two formants of men's voices, in Hz (Peterson and Barney, 1952)."""
 
 _SENTENCES = (
     "Read this aloud in a calm voice: The river is quiet tonight.",
@@ -45,28 +45,28 @@ _SENTENCES = (
 
 
 def tone(pitch: float, seconds: float) -> Samples:
-    """A sine of ``pitch`` Hz."""
+    """Return a sine of ``pitch`` Hz."""
     return np.sin(2 * np.pi * pitch * np.arange(round(seconds * RATE)) / RATE)
 
 
 def sweep(begin: float, end: float, seconds: float) -> Samples:
-    """A sine whose pitch in Hz goes from one to the other."""
+    """Return a sine whose pitch goes from ``begin`` to ``end`` Hz."""
     return np.sin(2 * np.pi * np.cumsum(np.linspace(begin, end, round(seconds * RATE))) / RATE)
 
 
 def chord(*pitches: float) -> Samples:
-    """Several pitches at once, dying away."""
+    """Return several decaying pitches at once."""
     together = np.sum([tone(pitch, 0.6) for pitch in pitches], axis=0)
     return together * np.exp(-3 * np.arange(len(together)) / RATE)
 
 
 def in_a_row(sound: Samples, times: int) -> Samples:
-    """The sound so many times, with pauses."""
+    """Return the sound ``times`` times, with pauses."""
     return np.concatenate([sound, np.zeros(RATE // 8)] * times)
 
 
 def vowel(first: float, second: float) -> Samples:
-    """A buzz of 110 Hz through two resonances of 80 Hz width: the source and filter of speech (Fant, 1960)."""
+    """Return a buzz of 110 Hz through two resonances of 80 Hz width: the source-filter model of speech (Fant, 1960)."""
     voice: Samples = np.zeros(RATE // 2)
     voice[:: round(RATE / 110)] = 1
     for formant in (first, second):
@@ -76,7 +76,7 @@ def vowel(first: float, second: float) -> Samples:
 
 
 def clips() -> dict[str, Samples]:
-    """Every clip by its file's name."""
+    """Return all clips, by file name."""
     noise = np.random.default_rng(0).standard_normal(RATE // 2)
     clicks = np.zeros(RATE // 2)
     clicks[:: RATE // 20] = 1
@@ -98,7 +98,7 @@ def clips() -> dict[str, Samples]:
 
 
 def questions() -> list[dict[str, Any]]:
-    """Lines with one right answer, in the fields of MMAU's files beside ESPnet's."""
+    """Return lines with one correct answer, with the fields of MMAU's files and ESPnet's."""
     pitch, count = ("rising", "falling"), ("one", "two", "three", "four")
     kinds = ("noise", "clicks", "a siren", "beeps")
     vowels = tuple(_FORMANTS)
@@ -142,7 +142,7 @@ def questions() -> list[dict[str, Any]]:
 
 
 def dialogues() -> list[dict[str, Any]]:
-    """Lines in ESPnet's fields alone, the assistant's last text being the right answer."""
+    """Return lines with ESPnet's fields only, in which the assistant's last text is the correct answer."""
     clip, said = "clips/beeps2.flac", "Two beeps."
     asked = [
         [["user", "text", "What is the capital of France?"], ["assistant", "text", "Paris"]],
@@ -160,7 +160,7 @@ def dialogues() -> list[dict[str, Any]]:
 
 
 def speeches() -> list[dict[str, Any]]:
-    """Lines to be answered aloud; the assistant's messages, where there are any, show how a ground truth is given."""
+    """Return lines to be answered in speech; assistant messages, if any, show the form of a ground truth."""
     lines = []
     for number, sentence in enumerate(_SENTENCES, 1):
         messages = [["system", "text", _SPEAKER], ["user", "text", sentence]]

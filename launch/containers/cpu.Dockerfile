@@ -8,7 +8,7 @@ COPY launch/setup.py launch/setup.py
 COPY launch/requirements launch/requirements
 COPY pyproject.toml README.md LICENSE ./
 COPY sglang_speechlm sglang_speechlm
-# The locked packages as `make setup` installs them, without those that only its tests need.
+# The locked packages that `make setup` installs, without those for tests only.
 RUN PROFILE=cpu python3 launch/setup.py \
     && .venv/bin/python -m pip uninstall --yes --quiet -r launch/requirements/dev.txt
 

@@ -1,8 +1,8 @@
 # A worker on NVIDIA GPUs. From the repository's root:
 #   docker build -f launch/containers/cuda.Dockerfile -t speechlm:cuda .
 #   docker run --rm --gpus all --shm-size 8g -p 9000:9000 -v "$PWD/speechlm-qwen3-8b:/model:ro" speechlm:cuda
-# The toolkit is in it because some kernels are compiled when they are first needed; it is kept in one stage, since all
-# of it is needed at run time.
+# It includes the toolkit, because some kernels are compiled on first use; it is a single stage, because all of it is
+# needed at run time.
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 # hadolint ignore=DL3008
@@ -16,7 +16,7 @@ COPY launch/setup.py launch/setup.py
 COPY launch/requirements launch/requirements
 COPY pyproject.toml README.md LICENSE ./
 COPY sglang_speechlm sglang_speechlm
-# The locked packages as `make setup` installs them, without those that only its tests need.
+# The locked packages that `make setup` installs, without those for tests only.
 RUN PROFILE=cuda PIP_NO_CACHE_DIR=1 python3.12 launch/setup.py \
     && .venv/bin/python -m pip uninstall --yes --quiet -r launch/requirements/dev.txt
 

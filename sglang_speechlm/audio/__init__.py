@@ -1,4 +1,4 @@
-"""Audio that the model hears: a clip's bytes to samples, to mel frames, to encoder features."""
+"""Audio input: a clip's bytes to samples, to mel frames, to encoder features."""
 
 from sglang_speechlm.audio.clip import Clip, decode_clip
 from sglang_speechlm.audio.errors import AudioError

@@ -1,4 +1,4 @@
-"""A clip as the model hears it: mono float32 samples at one rate, out of any file that libsndfile reads."""
+"""Decode a clip for the model: mono float32 samples at one rate, from any file that libsndfile reads."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sglang_speechlm.audio.files import split
 from sglang_speechlm.audio.kinds import kind_of
 
 MAX_FILES = 100
-"""Most files that are heard where several are joined end to end."""
+"""Maximum number of files in a clip of several joined end to end."""
 
 RAW_RATE = 24_000
-"""Sample rate in Hz of samples without a header: OpenAI's."""
+"""Sample rate in Hz of samples without a header, as OpenAI's."""
 
 _RAW = ("pcm", "pcm16")
 
-# Read past the cut, so that the resampler's filter ends in sound there and longer clips show that they are longer.
+# Read past the cut, so that the resampler's filter has sound there and longer clips are recognised as longer.
 _LOOKAHEAD_SECONDS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Mono samples and what the client should know about how they came to be.
+    """Mono samples, with warnings about how they were decoded.
 
     Attributes:
         samples: float32 ``[n]``, all finite, ``n >= 1``; full scale is 1.
@@ -51,21 +51,21 @@ def decode_clip(
 ) -> Clip:
     """Decode, mix down to the mean of the channels, resample, and cut at ``max_seconds``.
 
-    What can be heard is heard: files joined end to end, and what comes before damage or a missing end. Work and memory
-    are bounded by ``max_seconds``, ``MAX_RATE``, ``MAX_VALUES`` and ``MAX_FILES``, whatever a header promises. Mono at
-    ``sample_rate`` comes out bit for bit as libsndfile decodes it. Other rates go through soxr, which is what librosa
-    uses and which takes any ratio, where a polyphase filter grows with its terms.
+    As much as possible is decoded: files joined end to end, and everything before damage or a missing end. Work and
+    memory are bounded by ``max_seconds``, ``MAX_RATE``, ``MAX_VALUES`` and ``MAX_FILES``, whatever a header claims.
+    Mono at ``sample_rate`` is returned bit for bit as libsndfile decodes it. Other rates are resampled by soxr, which
+    librosa uses too and which supports any ratio, while a polyphase filter grows with the terms of the ratio.
 
     Args:
-        data: a whole file, or several joined.
-        format: what the client calls it. The content decides, so this only shows in error messages, except for "pcm"
-            and "pcm16": 16-bit little-endian mono samples at ``RAW_RATE``, unless a file's header is there.
+        data: a complete file, or several joined.
+        format: the client's name for the format. The content decides, so this only appears in error messages, except
+            for "pcm" and "pcm16": 16-bit little-endian mono samples at ``RAW_RATE``, unless there is a file header.
         sample_rate: of the result, in Hz.
-        max_seconds: longest result.
+        max_seconds: maximum length of the result.
 
     Raises:
         AudioError: if the data is empty, unreadable, without samples, a MIDI sample dump, or holds NaN, infinite or
-            absurdly large samples, or if its rate or number of values is out of bounds.
+            absurdly large samples, or if its rate or number of values is out of range.
     """
     if not data:
         raise AudioError("audio data is empty")
@@ -81,7 +81,7 @@ def decode_clip(
     )
     warnings = tuple(warning for file in files for warning in file.warnings)
     if not len(samples):
-        raise AudioError("; ".join(("audio clip holds no samples", *warnings)))
+        raise AudioError("; ".join(("audio clip has no samples", *warnings)))
     limit = round(max_seconds * sample_rate)
     if len(samples) > limit:
         samples = samples[:limit].copy()
@@ -91,22 +91,22 @@ def decode_clip(
 
 def _decode_raw(data: bytes) -> Decoded:
     samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768)
-    warnings = ("the last byte is half a sample: it was not heard",) if len(data) % 2 else ()
+    warnings = ("the last byte is half a sample and was ignored",) if len(data) % 2 else ()
     return Decoded(samples, RAW_RATE, len(samples), len(samples), warnings)
 
 
 def _decode_joined(data: bytes, declared: str, max_seconds: float) -> Iterator[Decoded]:
-    """Decode files that are joined, until there is all the sound that is kept and a bit more."""
+    """Decode joined files, until there is slightly more sound than is kept."""
     seconds, values = max_seconds + _LOOKAHEAD_SECONDS, MAX_VALUES
     for number, file in enumerate(split(data)):
         try:
             if number == MAX_FILES:
-                raise AudioError(f"at most {MAX_FILES} are heard")
+                raise AudioError(f"the limit is {MAX_FILES} files")
             decoded = decode_file(file, declared, seconds, values)
         except AudioError as error:
             if number == 0:
                 raise
-            warning = f"{number} joined files were heard, and not what follows them: {error}"
+            warning = f"{number} joined files were heard; what follows them was not: {error}"
             yield Decoded(np.zeros(0, np.float32), RAW_RATE, 0, 0, (warning,))
             return
         yield decoded
@@ -117,7 +117,7 @@ def _decode_joined(data: bytes, declared: str, max_seconds: float) -> Iterator[D
 
 
 def _stated_length(files: list[Decoded], max_seconds: float) -> str:
-    """The length of a clip that is too long, where one header tells it."""
+    """Return the length of a clip that is too long, exact only if a single header states it."""
     if len(files) > 1 or files[0].stated_frames == UNKNOWN_FRAMES:
         return f"more than {max_seconds:g} s"
     return f"{files[0].stated_frames / files[0].rate:.1f} s"

@@ -1,4 +1,4 @@
-"""One audio file to mono samples at its own rate, by libsndfile."""
+"""Decode one audio file to mono samples at its own rate, with libsndfile."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
-"""Sample rates in Hz that a file may have."""
+"""Allowed sample rates of a file, in Hz."""
 
 MAX_AMPLITUDE = 2.0**31
-"""Largest sample of a floating-point file; its full scale should be 1, and is that of integers in some."""
+"""Largest allowed sample of a floating-point file; full scale should be 1, but some files have integer values."""
 
 MAX_VALUES = 1 << 26
-"""Most values (frames times channels) that are decoded for one clip: 30 s at 48 kHz may have 46 channels."""
+"""Maximum values (frames times channels) decoded for one clip: 30 s at 48 kHz may have 46 channels."""
 
 UNKNOWN_FRAMES = 2**63 - 1
-"""libsndfile's SF_COUNT_MAX, given where a header states no length."""
+"""libsndfile's SF_COUNT_MAX, which it returns if a header states no length."""
 
 _BLOCK_SECONDS = 0.05
 _BLOCK_VALUES = 1 << 18
-"""What is decoded at once; where a file is damaged, what comes before the damage in the same block is lost."""
+"""Values decoded at once; in a damaged file, the part of the block before the damage is lost."""
 
 _LOUD = 32.0
-"""Nothing is recorded 30 dB above full scale: floating-point samples beyond this are the values of integers."""
+"""No recording is 30 dB above full scale: floating-point samples beyond this have integer values."""
 
 _CANCELLED = 0.1
-"""Channels cancel each other out if their sum has less than this share of the loudest one's amplitude."""
+"""Channels cancel each other out if their sum has less than this share of the loudest channel's amplitude."""
 
 _MP3_SLACK = 2 * 1152
-"""Frames by which the count in an MP3's header may be off."""
+"""Maximum error, in frames, of the count in an MP3's header."""
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What was heard of a file.
+    """A decoded file.
 
     Attributes:
         samples: float32 ``[n]``; full scale is 1.
         rate: in Hz.
-        values: frames times channels that were decoded.
-        stated_frames: by its header; ``UNKNOWN_FRAMES`` if it does not say.
-        warnings: sentences on what was not heard, or not as it is written.
+        values: number of decoded values (frames times channels).
+        stated_frames: the header's number of frames; ``UNKNOWN_FRAMES`` if it has none.
+        warnings: what was not heard, or was changed.
     """
 
     samples: npt.NDArray[np.float32]
@@ -63,20 +63,20 @@ class Decoded:
 
 
 def decode_file(file: File, declared: str, seconds: float, values: int) -> Decoded:
-    """Decode and mix down to the mean of the channels. What comes before damage, or a missing end, is kept.
+    """Decode and mix down to the mean of the channels. Everything before damage, or a missing end, is kept.
 
-    Channels that cancel each other out, as the two of a pair with one inverted, are not mixed: the loudest is taken.
-    Floating-point samples with the values of integers are scaled.
+    Channels that cancel each other out, such as a pair with one inverted, are not mixed: the loudest is used.
+    Floating-point samples with integer values are scaled.
 
     Args:
-        file: its bytes.
-        declared: what the client calls its format, for messages.
-        seconds: of sound that are decoded at most.
-        values: frames times channels that are decoded at most.
+        file: the file.
+        declared: the client's name for its format, for messages.
+        seconds: maximum seconds to decode.
+        values: maximum values (frames times channels) to decode.
 
     Raises:
         AudioError: if it is unreadable, damaged before its first sample, a MIDI sample dump, or holds NaN, infinite or
-            absurdly large samples, or if its rate or number of values is out of bounds.
+            absurdly large samples, or if its rate or number of values is out of range.
     """
     try:
         stream = _Bytes(file.data)
@@ -104,33 +104,33 @@ def decode_file(file: File, declared: str, seconds: float, values: int) -> Decod
         if not frames:
             raise AudioError("audio file is damaged or cut off before its first sample")
         warnings.append(
-            f"the file is damaged or cut off after {frames / mix.rate:.2f} s: only what is before was heard"
+            f"the file is damaged or cut off after {frames / mix.rate:.2f} s: only the sound before that was heard"
         )
     elif not mix.is_cut and mix.format in ("MP3", "FLAC") and unread > IGNORED_BYTES:
-        warnings.append(f"at least {unread} bytes after the end of the sound were not read")
+        warnings.append(f"at least {unread} bytes after the end of the sound were ignored")
     if channel is not None:
         warnings.append(f"the channels cancel each other out: only channel {channel + 1} was heard")
     samples = mix.samples
     if mix.peak > _LOUD:
         bits = next(bits for bits in (16, 24, 32) if mix.peak <= 2 ** (bits - 1))
         samples = samples / np.float32(2 ** (bits - 1))
-        warnings.append(f"samples reach {mix.peak:.6g}, where full scale is 1: they were heard as {bits}-bit integers")
+        warnings.append(f"samples reach {mix.peak:.6g}, but full scale is 1: they were read as {bits}-bit integers")
     stated = mix.stated_frames if states_frames else UNKNOWN_FRAMES
     return Decoded(samples, mix.rate, frames * mix.channels, stated, tuple(warnings))
 
 
 @dataclass(frozen=True, eq=False)
 class _Mix:
-    """What one reading gave.
+    """The result of one pass over a file.
 
     Attributes:
         samples: float32 ``[n]``, of all channels or of one.
-        rate, channels, stated_frames, format: as the header says.
+        rate, channels, stated_frames, format: from the header.
         peak: the largest magnitude of any channel.
         loudest: the channel with the most energy, from 0.
-        cancels: whether the mean of the channels leaves out what they hold.
+        cancels: whether the channels cancel each other out in their mean.
         is_damaged: whether reading ended in an error.
-        is_cut: whether there was more than was to be read.
+        is_cut: whether the file has more than was read.
     """
 
     samples: npt.NDArray[np.float32]
@@ -146,14 +146,14 @@ class _Mix:
 
 
 def _read(sound: soundfile.SoundFile, seconds: float, values: int, channel: int | None = None) -> _Mix:
-    """Read no more than ``seconds``; the mean of the channels, or one of them.
+    """Read at most ``seconds`` of the mean of the channels, or of one of them.
 
     Raises:
-        AudioError: as ``decode_file`` does.
+        AudioError: as for ``decode_file``.
     """
     rate, channels = sound.samplerate, sound.channels
     if sound.format == "SDS":
-        # libsndfile reads these past their end and prints two lines for every 60 samples that are not there.
+        # libsndfile reads these past their end and prints two lines for every 60 missing samples.
         raise AudioError("MIDI sample dumps are not accepted")
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"sample rate {rate} Hz is out of range; allowed are {MIN_RATE} to {MAX_RATE} Hz")
@@ -208,33 +208,33 @@ def _checked_peak(block: npt.NDArray[np.float32]) -> float:
 def _unreadable(file: File, declared: str) -> str:
     declaration = f" (declared as {declared[:20]!r})" if declared else ""
     if (unread := unread_kind_of(file.data[sound_start(file.data) :])) is not None:
-        reason = f"{unread} is not read here"
+        reason = f"{unread} is not supported"
     elif file.kind is not None:
-        reason = f"it begins as {file.kind}, and is damaged, cut off, or of an encoding that is not read here"
+        reason = f"it begins as {file.kind}, and is damaged, cut off, or in an unsupported encoding"
     else:
-        reason = "it is no audio file"
+        reason = "it is not an audio file"
     return f"audio data{declaration} could not be read: {reason}. Accepted are {ACCEPTED}."
 
 
 class _Sound(soundfile.SoundFile):
-    """A file read front to back: seeking after every block, as soundfile does, fails where no length is stated."""
+    """A file that is read front to back: soundfile's seek after every block fails if no length is stated."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Bytes(io.BytesIO):
-    """Bytes in which the negative positions of damaged headers are the beginning, where libsndfile looks for them."""
+    """Bytes in which the negative positions of damaged headers mean the beginning, as libsndfile expects."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
 class _OpenEnded(_Bytes):
-    """A file that seems 40 times as long as it is; beyond its real end there is nothing but an empty ID3v1 tag.
+    """A file that appears 40 times as long as it is; beyond its real end there is only an empty ID3v1 tag.
 
-    libsndfile takes the length of an MP3 without a Xing header from its size and its first frame's bit rate, and
-    stops there even if a variable bit rate holds more. Bit rates lie between 8 and 320 kbit/s.
+    libsndfile estimates the length of an MP3 without a Xing header from its size and its first frame's bit rate, and
+    stops there even if a variable bit rate makes it longer. Bit rates range from 8 to 320 kbit/s.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The audio tower: mel frames of one clip to the features that the adaptor takes."""
+"""The audio tower: mel frames of one clip to features for the adaptor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sglang_speechlm.audio.lengths import conv_length, encoder_length
 
 
 class AudioEncoder(nn.Module):
-    """transformers' Qwen3-Omni audio encoder, right for every ``n_window`` and ``n_window_infer``.
+    """transformers' Qwen3-Omni audio encoder, correct for every ``n_window`` and ``n_window_infer``.
 
     The tensors are named ``audio_tower.*``, as in transformers and in the checkpoint.
 
     transformers 5.12 derives which convolution outputs are real, and where attention windows end, from a length
-    formula that is right only for ``n_window`` 50; both are handed to it here instead.
+    formula that is correct only for ``n_window`` 50; this class passes both explicitly instead.
 
     Raises:
         ValueError: if an attention window is shorter than a chunk.
@@ -37,17 +37,17 @@ class AudioEncoder(nn.Module):
         self.audio_tower.set_attn_implementation("sdpa")
 
     def length(self, frames: int) -> int:
-        """Features for a clip of ``frames`` mel frames."""
+        """Return the number of features of a clip of ``frames`` mel frames."""
         return encoder_length(frames, self.n_window)
 
     @torch.no_grad()
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """Features ``[length(frames), output_dim]`` of one clip's mel ``[num_mel_bins, frames]``, ``frames >= 1``.
+        """Return features ``[length(frames), output_dim]`` of a clip's mel ``[num_mel_bins, frames]``, ``frames >= 1``.
 
-        The clip is cut into chunks of ``2 * n_window`` frames, a last shorter one being zero-padded to that size if
-        there are others; a clip that is one short chunk is not padded, as when transformers or ESPnet encode it
-        alone. Features attend to each other within windows of ``n_window_infer // (2 * n_window)`` chunks.
-        Taking one clip a call, the result cannot depend on what else is being encoded.
+        The clip is cut into chunks of ``2 * n_window`` frames. A shorter last chunk is zero-padded to that size if
+        there are others; a clip of a single short chunk is not padded, as in transformers and ESPnet. Features attend
+        to each other within windows of ``n_window_infer // (2 * n_window)`` chunks. Each call takes one clip, so the
+        result cannot depend on other clips.
 
         ``mel`` may have any floating dtype and device; the result has the tower's.
         """

@@ -1,5 +1,5 @@
-"""What is wrong with a clip, said to the client that sent it."""
+"""The error for a clip that cannot be used."""
 
 
 class AudioError(ValueError):
-    """Audio from outside that cannot be used; the message says why and what is accepted."""
+    """A client's audio cannot be used; the message says why and what is accepted."""

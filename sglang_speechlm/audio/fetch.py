@@ -1,4 +1,4 @@
-"""Clips by URL: only from where the operator allowed, and never from an address that a name was pointed at."""
+"""Fetch clips by URL: only from allowed hosts and folders, and never from private addresses behind public names."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from yarl import URL
 from sglang_speechlm.audio import AudioError, decode_data_url
 
 FETCH_SECONDS = 30
-"""For one clip, from the resolution of its host's name to its last byte."""
+"""Timeout for one clip, from the resolution of its host's name to its last byte."""
 
 _MAX_URL = 8192
 
 _HOST = re.compile(r"[\w.:-]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TRANSLATED = IPv6Network("64:ff9b::/96")
-"""NAT64 (RFC 6052): an IPv4 address, possibly a private one, by way of a gateway."""
+"""NAT64 (RFC 6052): an IPv4 address, possibly a private one, through a gateway."""
 
 
 @dataclass(frozen=True)
 class AllowedMedia:
-    """What an operator allowed; as it stands by default, nothing.
+    """The sources of clips that the operator allowed; none by default.
 
     Attributes:
-        hosts: from which http and https URLs are fetched, as ``host`` (on the scheme's own port) or ``host:port``,
-            as ``parse_hosts`` gives them. A private address must itself be listed: a name that leads to one is refused.
-        directory: under which file: URLs are read, resolved.
+        hosts: hosts of http and https URLs, as ``host`` (on the scheme's default port) or ``host:port``, as returned
+            by ``parse_hosts``. A private address must itself be listed: a name that resolves to one is refused.
+        directory: the directory of file: URLs, resolved.
     """
 
     hosts: frozenset[str] = frozenset()
     directory: Path | None = None
 
     async def read(self, url: str, max_bytes: int) -> tuple[bytes, str | None]:
-        """A clip's bytes, and what its URL calls its format.
+        """Return a clip's bytes, and the format according to its URL.
 
         Raises:
-            AudioError: if the URL is not allowed, or gives nothing, too much, or nothing in time.
+            AudioError: if the URL is not allowed, or if fetching it fails, times out or exceeds the limit.
         """
         if url[:5].lower() == "data:":
             return await asyncio.to_thread(decode_data_url, url)
@@ -54,7 +54,7 @@ class AllowedMedia:
         try:
             parsed = URL(url)
         except ValueError as error:
-            raise AudioError(f"audio URL cannot be read: {error}") from None
+            raise AudioError(f"invalid audio URL: {error}") from None
         if parsed.scheme in _DEFAULT_PORTS:
             return await self._download(parsed, max_bytes), _suffix(parsed)
         if parsed.scheme == "file":
@@ -65,9 +65,9 @@ class AllowedMedia:
         host = _bracketed(url.raw_host or "")
         names = {f"{host}:{url.port}"} | ({host} if url.port == _DEFAULT_PORTS[url.scheme] else set())
         if not names & self.hosts:
-            raise AudioError(f"this server fetches nothing from {host[:100]}, port {url.port}; {self._allowed()}")
+            raise AudioError(f"this server does not fetch from {host[:100]}, port {url.port}; {self._allowed()}")
         if url.user is not None or url.password is not None:
-            raise AudioError("audio URL must not hold a user or a password")
+            raise AudioError("audio URL must not contain a user or a password")
         connector = aiohttp.TCPConnector(resolver=PublicResolver(aiohttp.ThreadedResolver()))
         data = bytearray()
         try:
@@ -89,13 +89,13 @@ class AllowedMedia:
                     if len(data) > max_bytes:
                         raise _too_large(max_bytes)
         except TimeoutError:
-            raise AudioError(f"{host} did not give the clip within {FETCH_SECONDS} s") from None
+            raise AudioError(f"{host} did not deliver the clip within {FETCH_SECONDS} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise AudioError(f"the clip could not be fetched from {host}: {_reason(error)}") from None
         return bytes(data)
 
     def _open(self, url: URL, max_bytes: int) -> bytes:
-        refusal = AudioError(f"this server reads no such file; {self._allowed()}")
+        refusal = AudioError(f"this server does not read that file; {self._allowed()}")
         if self.directory is None or url.host not in (None, "", "localhost"):
             raise refusal
         try:
@@ -113,31 +113,33 @@ class AllowedMedia:
         return data
 
     def _allowed(self) -> str:
-        """What is allowed, without the names of hosts and folders, which are the operator's."""
+        """Describe what is allowed, without revealing the operator's hosts and folders."""
         places = ["data: URLs"]
         if self.hosts:
-            places.append("hosts that the operator allowed")
+            places.append("hosts that the operator listed")
         if self.directory is not None:
             places.append("file: URLs under the operator's directory")
         return f"allowed are {' and '.join(places)}"
 
 
 class NotPublic(OSError):
-    """A name that leads to an address that is not public."""
+    """A name that resolves to an address that is not public."""
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves a name once, and refuses it if any of its addresses is not public. Connections go to these very
-    addresses, so that a name cannot be pointed elsewhere between the check and the connection."""
+    """Resolves a name once, and refuses it if any of its addresses is not public.
+
+    Connections use exactly these addresses, so that the name cannot be pointed elsewhere between check and connection.
+    """
 
     def __init__(self, inner: AbstractResolver) -> None:
-        """Take what does the resolving."""
+        """Wrap the resolver that does the work."""
         self._inner = inner
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of ``host``.
+        """Return the addresses of ``host``.
 
         Raises:
             OSError: if it has none, or one that is not public.
@@ -145,16 +147,16 @@ class PublicResolver(AbstractResolver):
         found = await self._inner.resolve(host, port, family)
         for result in found:
             if not is_public(result["host"]):
-                raise NotPublic(f"{host} leads to an address that is not public")
+                raise NotPublic(f"{host} resolves to an address that is not public")
         return found
 
     async def close(self) -> None:
-        """End the inner resolver."""
+        """Close the wrapped resolver."""
         await self._inner.close()
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the internet at large, and to a single host."""
+    """Whether an IP address is public and unicast."""
     parsed = ip_address(address)
     if isinstance(parsed, IPv6Address):
         if parsed.ipv4_mapped is not None:
@@ -165,16 +167,16 @@ def is_public(address: str) -> bool:
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """Hosts out of ``HOST[:PORT],...``, written as they are compared.
+    """Parse hosts from ``HOST[:PORT],...`` into their normal form.
 
     Raises:
-        ValueError: naming what is no host.
+        ValueError: if an entry is not a host; the message names it.
     """
     return frozenset(_parse_host(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
 def _parse_host(entry: str) -> str:
-    refusal = ValueError(f"{entry!r} is no host; write it as example.com, example.com:8443, 10.0.0.5 or [::1]:8000")
+    refusal = ValueError(f"{entry!r} is not a host; write it as example.com, example.com:8443, 10.0.0.5 or [::1]:8000")
     try:
         url = URL(f"//{entry}")
     except ValueError:
@@ -190,19 +192,19 @@ def _bracketed(host: str) -> str:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """What the path led to when it was resolved, not a link that has taken its place; a pipe does not block."""
+    """Open a resolved path; refuse a link that has replaced it since, and do not block on a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _reason(error: Exception) -> str:
-    """Why a connection failed, without the addresses that its host has."""
+    """Return why a connection failed, without revealing the host's addresses."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, NotPublic):
         return str(cause)
     if isinstance(cause, socket.gaierror):
-        return "there is no such host"
+        return "unknown host"
     number = cause.errno if isinstance(cause, OSError) else None
-    return os.strerror(number) if number else "no whole answer came"
+    return os.strerror(number) if number else "the response was incomplete"
 
 
 def _suffix(url: URL) -> str | None:

@@ -1,6 +1,6 @@
-"""Files as they come: joined end to end, cut off, with tags behind them, or with sizes that are not true.
+"""Files from the wild: joined end to end, cut off, followed by tags, or with wrong sizes.
 
-libsndfile reads one file and believes its header. Here bytes become files that it can read to their end.
+libsndfile reads one file and trusts its header. This module splits bytes into files that it can read to their end.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from sglang_speechlm.audio.kinds import MP3_FRAME, kind_of
 
 IGNORED_BYTES = 64
-"""After a file's end: padding and line ends, which nobody misses."""
+"""Number of bytes after a file's end that are ignored without a warning, such as padding and line ends."""
 
 _UNKNOWN_SIZE = 0x7FFF0000
-"""Writers that do not know the length of what they write state this much or more, or 0."""
+"""Writers that do not know the length state this size or more, or 0."""
 
 _MAX_CHUNKS = 1000
 _WINDOW = 1 << 20
 _LONGEST_START = 64
-"""Bytes in which a file's beginning is recognised."""
+"""Number of bytes by which the beginning of a file is recognised."""
 _CHUNK_ID = re.compile(rb"[ -~]{4}")
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _OGG_FIRST_PAGE = re.compile(rb"OggS\x00[\x02\x03\x06\x07]")
@@ -35,10 +35,10 @@ class File:
     """One file.
 
     Attributes:
-        data: its bytes, with sizes that are true.
-        kind: such as "WAV"; None where it is none that is known.
+        data: its bytes, with corrected sizes.
+        kind: such as "WAV"; None if unknown.
         is_cut: whether its end is missing.
-        warnings: what is odd about it.
+        warnings: sentences about its irregularities.
     """
 
     data: bytes
@@ -48,7 +48,7 @@ class File:
 
 
 def split(data: bytes) -> Iterator[File]:
-    """The files that ``data`` is made of, in order; at least one. Tags behind them are left out."""
+    """Yield the files in ``data``, in order; at least one. Tags after them are dropped."""
     data = _without_tags(data)
     while True:
         sound = sound_start(data)
@@ -73,7 +73,7 @@ def split(data: bytes) -> Iterator[File]:
         if kind_of(data[end : end + 16]) is None:
             unread = len(data) - end
             if unread > IGNORED_BYTES:
-                warning = f"{unread} bytes after the end of the sound were not read: they are no audio file"
+                warning = f"{unread} bytes after the end of the sound were ignored: they are not an audio file"
                 file = replace(file, warnings=(*file.warnings, warning))
             yield file
             return
@@ -82,14 +82,14 @@ def split(data: bytes) -> Iterator[File]:
 
 
 def has_frame_count(mp3: bytes) -> bool:
-    """Whether an MP3 file states its length, so that libsndfile does not estimate it."""
+    """Whether an MP3 file states its length, so that libsndfile need not estimate it."""
     start = sound_start(mp3)
     return re.match(MP3_FRAME + _XING, mp3[start : start + 64]) is not None or mp3[start + 36 : start + 40] == b"VBRI"
 
 
 def _start(pattern: re.Pattern[bytes], data: bytes, begin: int) -> int:
-    """Where the next file begins: the end of the data if none does."""
-    # In windows, because a search lets no other thread run.
+    """Return where the next file begins; the end of the data if there is none."""
+    # In windows, because a search blocks all other threads.
     for start in range(begin, len(data), _WINDOW):
         if found := pattern.search(data, start, start + _WINDOW + _LONGEST_START):
             return found.start()
@@ -97,7 +97,7 @@ def _start(pattern: re.Pattern[bytes], data: bytes, begin: int) -> int:
 
 
 def _without_tags(data: bytes) -> bytes:
-    """Without ID3v1, APE and Lyrics3 tags at the end."""
+    """Return the data without ID3v1, APE and Lyrics3 tags at the end."""
     end = len(data)
     while size := _tag_before(data, end):
         end -= min(size, end)
@@ -105,7 +105,7 @@ def _without_tags(data: bytes) -> bytes:
 
 
 def _tag_before(data: bytes, end: int) -> int:
-    """Bytes of the tag that ends at ``end``; 0 if there is none."""
+    """Return the length of the tag that ends at ``end``; 0 if there is none."""
     if end >= 128 and data[end - 128 : end - 125] == b"TAG":
         return 128
     if end >= 32 and data[end - 32 : end - 24] == b"APETAGEX":
@@ -117,7 +117,7 @@ def _tag_before(data: bytes, end: int) -> int:
 
 
 def sound_start(data: bytes) -> int:
-    """Where the sound begins, after an ID3v2 tag if there is one."""
+    """Return where the sound begins, after an ID3v2 tag if there is one."""
     if _ID3.match(data) is None:
         return 0
     a, b, c, d = data[6:10]
@@ -125,7 +125,7 @@ def sound_start(data: bytes) -> int:
 
 
 def _ogg(data: bytes) -> tuple[File, int]:
-    """A link of a chain of Ogg streams, whose first pages come together at its beginning."""
+    """Return one link of a chain of Ogg streams, whose first pages are together at its beginning, and its end."""
     end = _ogg_page_end(data, 0)
     while _OGG_FIRST_PAGE.match(data, end):
         end = _ogg_page_end(data, end)
@@ -140,7 +140,7 @@ def _ogg_page_end(data: bytes, start: int) -> int:
 
 
 def _sized(data: bytes, kind: str) -> tuple[File, int]:
-    """A file whose header states how many bytes it has."""
+    """Return a file whose header states its size, and its end."""
     padded = data[:32].ljust(32, b"\x00")
     match data[:4]:
         case b"FORM":
@@ -159,7 +159,7 @@ def _sized(data: bytes, kind: str) -> tuple[File, int]:
 
 
 def _wav(data: bytes) -> tuple[File, int]:
-    """A WAV file with its sizes set to what is there, and where it ends."""
+    """Return a WAV file with its sizes corrected, and its end."""
     chunk = 12
     for _ in range(_MAX_CHUNKS):
         if data[chunk : chunk + 4] == b"data" or chunk >= len(data):
@@ -178,7 +178,7 @@ def _wav(data: bytes) -> tuple[File, int]:
         file_end = _end_of_chunks(data, end)
         if len(data) - file_end > IGNORED_BYTES and kind_of(data[file_end : file_end + 16]) is None:
             end = file_end = len(data)
-            warnings = (f"the WAV header states {stated} bytes of samples, and {end - start} follow: all were heard",)
+            warnings = (f"the WAV header states {stated} bytes of samples, but {end - start} follow: all were heard",)
     sound = data[start:end]
     header = data[8:chunk]
     sizes = [struct.pack("<I", min(size, 2**32 - 1)) for size in (len(header) + 8 + len(sound), len(sound))]
@@ -188,7 +188,7 @@ def _wav(data: bytes) -> tuple[File, int]:
 
 def _next_chunk(data: bytes, chunk: int) -> int:
     end = chunk + 8 + int.from_bytes(data[chunk + 4 : chunk + 8], "little")
-    # Chunks begin at even places; some writers forget that.
+    # Chunks begin at even offsets; some writers ignore that.
     return end if end % 2 == 0 or _is_chunk(data, end) else end + 1
 
 
@@ -198,7 +198,7 @@ def _is_chunk(data: bytes, place: int) -> bool:
 
 
 def _end_of_chunks(data: bytes, end: int) -> int:
-    """Where the chunks after the samples end: there is another file, nothing, or what nobody knows."""
+    """Return where the chunks after the samples end, and another file, nothing or unknown data follows."""
     if end % 2 and not _is_chunk(data, end) and kind_of(data[end : end + 16]) is None:
         end += 1
     for _ in range(_MAX_CHUNKS):

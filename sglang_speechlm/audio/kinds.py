@@ -1,11 +1,11 @@
-"""What a file is, by its first bytes."""
+"""Recognise a file by its first bytes."""
 
 from __future__ import annotations
 
 import re
 
 ACCEPTED = "WAV, MP3, FLAC, Ogg Vorbis, Ogg Opus, AIFF, AU and CAF files, and raw 16-bit samples as format 'pcm16'"
-"""For messages to users."""
+"""The accepted formats, for messages to users."""
 
 MP3_FRAME = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef][\x00-\xff]"
 
@@ -39,14 +39,14 @@ _UNREAD_IN_OGG = {"Speex in Ogg": rb"Speex   ", "Theora (video) in Ogg": rb"\x80
 
 
 def kind_of(data: bytes) -> str | None:
-    """The kind of a file that may be read, such as "WAV"; None where it is no such file."""
+    """Return the kind of a supported file, such as "WAV"; None if it is not one."""
     return _first(_READ, data)
 
 
 def unread_kind_of(data: bytes) -> str | None:
-    """The kind of a file that is not read here, where it is a known one."""
+    """Return the kind of a known but unsupported file, else None."""
     if data[:4] == b"OggS":
-        # The first page holds one packet, after its list of segment sizes.
+        # The first page has one packet, after its list of segment sizes.
         return _first(_UNREAD_IN_OGG, data[28:40])
     return _first(_UNREAD, data)
 

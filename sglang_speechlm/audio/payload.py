@@ -1,4 +1,4 @@
-"""Audio bytes out of the text that a request carries them in."""
+"""Decode audio bytes from the text in a request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sglang_speechlm.audio.errors import AudioError
 
 _DATA_URL = re.compile(r"\s*data:(?P<media_type>[^;,]*)(?:;[^;,]*)*?;\s*base64\s*,", re.IGNORECASE)
 _HEADER_CHARACTERS = 1000
-"""Within which a data URL says what it holds."""
+"""Maximum length of a data URL's header."""
 
 _UNKNOWN_ESCAPE = re.compile("%(?!2[BF]|3D|0[DA]|20)", re.IGNORECASE)
 _ESCAPED = (("%2b", "+"), ("%2f", "/"), ("%3d", "="), ("%0d", ""), ("%0a", ""), ("%20", ""))
-"""What may be percent-encoded in a data URL: the characters of base64 that mean something in a URL, and white space.
+"""Allowed percent-encodings in a data URL: base64 characters with a meaning in URLs, and white space.
 
-Decoding anything would take seconds and gigabytes for a long text of percent signs.
+General decoding would take seconds and gigabytes for a long text of percent signs.
 """
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -25,7 +25,7 @@ _STRAY = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 
 
 def decode_audio(text: str) -> tuple[bytes, str]:
-    """Bytes and declared format of base64, bare or in a data URL; an empty format where none is declared.
+    """Decode base64, plain or in a data URL; return the bytes and the declared format, empty if there is none.
 
     Raises:
         AudioError: if it is neither.
@@ -34,28 +34,28 @@ def decode_audio(text: str) -> tuple[bytes, str]:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of base64, in the standard or the URL-safe alphabet, with or without padding and white space.
+    """Decode base64 in the standard or the URL-safe alphabet, with or without padding and white space.
 
     Raises:
-        AudioError: if ``text`` is empty or holds anything else than base64.
+        AudioError: if ``text`` is empty or is not base64.
     """
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         data = _decode_loosely(text)
     if not data:
-        raise AudioError("audio data is empty; it must be base64")
+        raise AudioError("audio data is empty; must be base64")
     return data
 
 
 def decode_data_url(url: str) -> tuple[bytes, str]:
-    """Bytes and declared format of a ``data:audio/FORMAT;base64,...`` URL (RFC 2397).
+    """Decode a ``data:audio/FORMAT;base64,...`` URL (RFC 2397); return the bytes and the declared format.
 
-    The format is the media subtype in lower case ("wav" of "audio/wav"), empty where the URL names none;
-    ``decode_clip`` takes it as its hint.
+    The format is the media subtype in lower case ("wav" for "audio/wav"), empty if the URL has none; ``decode_clip``
+    takes it as a hint.
 
     Raises:
-        AudioError: if ``url`` is no base64 data URL, or what it holds is not base64.
+        AudioError: if ``url`` is not a base64 data URL.
     """
     header = _DATA_URL.match(url, 0, _HEADER_CHARACTERS)
     if header is None:

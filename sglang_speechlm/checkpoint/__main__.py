@@ -1,4 +1,4 @@
-"""Command line of the builder: one flag for each field of the spec."""
+"""Command line of the builder, with one option per field of the spec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Build the checkpoint that the flags describe and print where it is."""
+    """Build the checkpoint that the options describe, and print its directory."""
     parser = _parser()
     values = vars(parser.parse_args(arguments))
     output = values.pop("output")

@@ -1,4 +1,4 @@
-"""``--check``: what a source is, what it would become and every problem, without writing anything."""
+"""``--check``: report what a source is, what it would become and every problem, without writing anything."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Value = TypeVar("Value")
 _GIGABYTE = 1e9
 _GIBIBYTE = 1 << 30
 _MEMORY_SHARE = 0.9
-"""Of a GPU's memory for weights and KV cache, as the guide's scripts set it."""
+"""Share of a GPU's memory for weights and KV cache, as in the usage guide's scripts."""
 _CARDS = (("24 GB", 24), ("40 GB", 40), ("48 GB", 48), ("80 GB", 80), ("96 GB", 96), ("141 GB", 141))
 _FP8 = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "gate_proj.weight",
         "down_proj.weight")  # fmt: skip
-"""Ends of the names of the backbone's matrices, which --quantization fp8 halves."""
+"""Name suffixes of the backbone's matrices, whose size --quantization fp8 halves."""
 
 
 def check(wanted: Wanted, say: Say) -> int:
-    """Say everything about a source; the exit status, 0 without problems and 2 with any."""
+    """Report on a source; return the exit status: 0 without problems, 2 with any."""
     problems: list[str] = []
 
     def tried(action: Callable[[], Value]) -> Value | None:
@@ -68,7 +68,7 @@ def _locate(wanted: Wanted, say: Say) -> Source | None:
         return find_source(Path(wanted.model), wanted.train_config)
     remote = look_up(wanted.model, wanted.revision, choose_checkpoint)
     if remote is None:
-        raise CheckpointError(f"{wanted.model}: the hub cannot be reached, so it is not known what there is")
+        raise CheckpointError(f"{wanted.model}: the hub cannot be reached, so its files are unknown")
     say(remote.description)
     if remote.missing:
         for name, size in remote.missing.items():
@@ -89,11 +89,11 @@ def _checked_config(directory: Path) -> SpeechLMConfig:
 def _plan(wanted: Wanted, source: Source, say: Say) -> Conversion:
     name = tokenizer_name(wanted, source)
     if name is None:
-        raise CheckpointError("no tokenizer is named: --tokenizer-path DIR, or a hub tag such as Qwen/Qwen3-8B-Base")
+        raise CheckpointError("no tokenizer given: use --tokenizer-path DIR or a hub tag such as Qwen/Qwen3-8B-Base")
     directory = Path(name)
     if is_tag(name):
         remote = look_up(name, None, choose_tokenizer)
-        say(f"tokenizer: {remote.description if remote is not None else f'{name}, which cannot be looked up now'}")
+        say(f"tokenizer: {remote.description if remote is not None else f'{name}, which cannot be looked up offline'}")
         if remote is None or remote.missing:
             return plan_conversion(source, None, wanted.settings)
         directory = remote.folder
@@ -119,11 +119,11 @@ def _say_config(config: SpeechLMConfig, say: Say) -> None:
         f"{config.num_stream} streams, {text.max_position_embeddings} positions, "
         f"audio windows {audio.n_window}/{audio.n_window_infer}"
     )
-    say(f"decoding, where a request does not say: {config.decoding}")
+    say(f"decoding defaults: {config.decoding}")
 
 
 def _say_memory(config: SpeechLMConfig, say: Say) -> None:
-    """Weights and cached positions by card; activations, CUDA graphs and the codec take of the rest."""
+    """Report weights and cached positions by card; activations, CUDA graphs and the codec need the rest."""
     shapes = expected_tensors(config)
     position = kv_bytes(config)
     say(f"GPU memory: {position / 1024:.0f} KiB of KV cache for each position (bfloat16)")
@@ -139,13 +139,13 @@ def _say_memory(config: SpeechLMConfig, say: Say) -> None:
 
 
 def kv_bytes(config: SpeechLMConfig) -> int:
-    """Of one position's KV cache in bfloat16."""
+    """Return the bytes of one position's KV cache in bfloat16."""
     text = config.text_config
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 2)
 
 
 def weight_bytes(shapes: Mapping[str, tuple[int, ...]], *, fp8: bool) -> int:
-    """Of the model's weights on a GPU, the codec's not counted."""
+    """Return the bytes of the model's weights on a GPU, without the codec's."""
     return sum(
         math.prod(shape) * (1 if fp8 and name.startswith("model.layers.") and name.endswith(_FP8) else 2)
         for name, shape in shapes.items()

@@ -1,6 +1,6 @@
-"""From what a user names to a directory that can be served: fetched, converted once, found again.
+"""Prepare the directory to serve: download, convert once, and reuse.
 
-Conversions are kept in a cache, under a name that depends on everything that their result depends on.
+Conversions are kept in a cache, under names that depend on everything that affects their results.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_toke
 from sglang_speechlm.config.files import CheckpointError, naming
 
 CONVERTER_VERSION = 1
-"""Raise it when the same source comes out differently, so that kept conversions are made anew."""
+"""Increment it when conversions of the same source change, so that cached ones are redone."""
 
 _GIGABYTE = 1e9
 
 Say = Callable[[str], None]
-"""Takes a sentence for the log."""
+"""Logs a sentence."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user names.
+    """The user's choice of a checkpoint.
 
     Attributes:
         model: a path or a hub tag.
-        revision: of the hub tag.
-        tokenizer: the Qwen3 tokenizer, a directory or a hub tag; None takes the training config's.
-        train_config: the training YAML; None takes the one near the weights.
-        convert_dir: where conversions are kept; None is ``sglang-speechlm`` in the user's cache.
-        settings: of a conversion.
+        revision: revision of the hub tag.
+        tokenizer: the Qwen3 tokenizer, a directory or a hub tag; None means the training config's.
+        train_config: the training YAML; None means the one near the weights.
+        convert_dir: where conversions are kept; None means ``sglang-speechlm`` in the user's cache.
+        settings: settings of a conversion.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Wanted:
 
     @property
     def cache(self) -> Path:
-        """Where conversions are kept."""
+        """The directory of conversions."""
         if self.convert_dir is not None:
             return self.convert_dir
         caches = os.environ.get("XDG_CACHE_HOME")
@@ -65,10 +65,10 @@ class Wanted:
 
 
 def locate(wanted: Wanted, say: Say) -> Source:
-    """What is at the path, or at the hub's tag once its files are here.
+    """Return the source at a path, or at a hub tag after downloading its files.
 
     Raises:
-        CheckpointError: if there is nothing of the kind.
+        CheckpointError: if there is no checkpoint.
     """
     if is_tag(wanted.model):
         folder = fetch(wanted.model, wanted.revision, choose_checkpoint, say, wanted.cache)
@@ -78,10 +78,10 @@ def locate(wanted: Wanted, say: Say) -> Source:
 
 
 def served_directory(wanted: Wanted, say: Say) -> Path:
-    """The directory to serve. A conversion is made if there is none yet; another process's is waited for.
+    """Return the directory to serve. Convert if necessary, or wait for another process's conversion.
 
     Raises:
-        CheckpointError: naming what cannot be used, or that the disk has no room.
+        CheckpointError: if a file cannot be used, or the disk is too full.
         OSError: if the cache cannot be written.
     """
     source = locate(wanted, say)
@@ -102,7 +102,7 @@ def served_directory(wanted: Wanted, say: Say) -> Path:
 
 
 def cached_at(wanted: Wanted, source: Source) -> Path:
-    """Where the conversion of a source is kept, or would be."""
+    """Return the directory for the conversion of a source."""
     weights = sorted(source.path.iterdir()) if source.kind == "distributed" else [source.path]
     texts = [file for file in (source.train_config, source.preset, *source.inference) if file is not None]
     with naming(source.path):
@@ -119,35 +119,37 @@ def cached_at(wanted: Wanted, source: Source) -> Path:
 
 
 def tokenizer_name(wanted: Wanted, source: Source) -> str | None:
-    """What names the tokenizer: the user, else the training config.
+    """Return the tokenizer's name: from the user, else from the training config.
 
     Raises:
-        CheckpointError: if the training config is of another kind of model.
+        CheckpointError: if the training config belongs to another kind of model.
     """
     return wanted.tokenizer or read_train_config(source.train_config).tokenizer_name
 
 
 def tokenizer_directory(wanted: Wanted, source: Source, say: Say) -> Path:
-    """The Qwen3 tokenizer's directory, fetched where it is named by a hub tag.
+    """Return the Qwen3 tokenizer's directory, after downloading it if its name is a hub tag.
 
     Raises:
-        CheckpointError: if none is named, or it is not there.
+        CheckpointError: if there is no name, or no such tokenizer.
     """
     name = tokenizer_name(wanted, source)
     if name is None:
         raise CheckpointError(
-            "no tokenizer is named, and there is no training config that names one: --tokenizer-path DIR (with Qwen3's "
+            "no tokenizer given, and no training config names one: use --tokenizer-path DIR (with Qwen3's "
             "tokenizer.json) or --tokenizer-path Qwen/Qwen3-8B-Base"
         )
     if is_tag(name):
         return fetch(name, None, choose_tokenizer, say)
     if not (Path(name) / "tokenizer.json").is_file():
-        raise CheckpointError(f"{Path(name) / 'tokenizer.json'}: no such file; --tokenizer-path names its directory")
+        raise CheckpointError(
+            f"{Path(name) / 'tokenizer.json'}: no such file; --tokenizer-path must name its directory"
+        )
     return Path(name)
 
 
 def conversion_need(conversion: Conversion, directory: Path) -> Need:
-    """The bytes that are left to write of a conversion to ``directory``."""
+    """Return the space for the rest of a conversion to ``directory``, in bytes."""
     written = sum(file.stat().st_size for file in directory.glob("*.safetensors")) if directory.is_dir() else 0
     return Need(directory, conversion.total_bytes - written, "to convert")
 
@@ -163,7 +165,9 @@ def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
     try:
         convert(conversion, directory)
     except OtherConversion:
-        shutil.rmtree(directory)  # of a run before what it depends on changed; the cache is ours
+        shutil.rmtree(
+            directory
+        )  # written before something that it depends on changed; safe, because the cache is this package's own
         convert(conversion, directory)
     _return_memory()
 
@@ -177,7 +181,7 @@ def _return_memory() -> None:
 
 @contextmanager
 def _locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock that ends with the process."""
+    """Hold a lock that the system releases with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
@@ -194,7 +198,7 @@ def _identity(file: Path) -> list[Any]:
 
 
 def _tokenizer_identity(name: str | None) -> Any:
-    """A hub tag stands for itself: what it names does not change its ids."""
+    """Return what identifies the tokenizer in a cache name; a hub tag does, because its ids do not change."""
     if name is None or not Path(name).is_dir():
         return name
     files = [Path(name) / file for file in ("tokenizer.json", "tokenizer_config.json", "config.json")]

@@ -1,4 +1,4 @@
-"""A directory that is to be served: its config, and whether its files hold what the config says."""
+"""A directory to serve: its config, and whether its files match the config."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sglang_speechlm.config.files import CheckpointError, naming, read_json, saf
 
 
 def checkpoint_config(directory: Path) -> SpeechLMConfig:
-    """The config of a served directory.
+    """Return the config of a served directory.
 
     Raises:
-        CheckpointError: if the directory holds no SpeechLM checkpoint, or its config contradicts itself.
+        CheckpointError: if the directory has no SpeechLM checkpoint, or its config contradicts itself.
     """
     file = directory / "config.json"
     fields = read_json(file)
@@ -27,10 +27,10 @@ def checkpoint_config(directory: Path) -> SpeechLMConfig:
 
 
 def served_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a served directory, from the headers of its files.
+    """Return the shapes of a served directory's tensors, by name, from the headers of its files.
 
     Raises:
-        CheckpointError: if there are none, or a file is missing, broken or cut short.
+        CheckpointError: if there are none, or a file is missing, broken or truncated.
     """
     with naming(directory):
         files = sorted(directory.glob("*.safetensors"))
@@ -46,10 +46,10 @@ def served_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_served(directory: Path, config: SpeechLMConfig) -> None:
-    """Refuse a directory whose files do not hold what its config says.
+    """Refuse a directory whose files do not match its config.
 
     Raises:
-        CheckpointError: naming the file, or the tensors.
+        CheckpointError: if they differ; the message names the file or the tensors.
     """
     shapes = served_shapes(directory)
     with naming(directory):

@@ -1,4 +1,4 @@
-"""The safetensors files of a served directory: how tensors are spread over them, and writing them one at a time."""
+"""The safetensors files of a served directory: distribute tensors over them, and write them one at a time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, list[str]]:
-    """File name to tensor names, in the given order, so that no file outgrows ``shard_bytes`` unless by one tensor.
+    """Return tensor names by file name, in the given order; only a single tensor may exceed ``shard_bytes``.
 
     Args:
-        sizes: tensor name to size in bytes.
-        shard_bytes: the most that one file should hold.
+        sizes: sizes of the tensors in bytes, by name.
+        shard_bytes: maximum size of a file.
 
     Raises:
         ValueError: if ``shard_bytes`` is not positive.
@@ -43,23 +43,23 @@ def plan_shards(sizes: Mapping[str, int], shard_bytes: int) -> dict[str, list[st
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write one file so that it is either whole or not there under its name.
+    """Write one file atomically: it is complete or absent.
 
     Raises:
-        CheckpointError: naming the file, if it cannot be written, as on a full disk.
+        CheckpointError: if it cannot be written, for example on a full disk.
     """
     unfinished = path.with_name(path.name + ".part")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with naming(path):
         save_file(contiguous, unfinished, metadata={"format": "pt"})
-        unfinished.chmod(0o644)  # safetensors lets only the owner read
+        unfinished.chmod(0o644)  # safetensors makes it readable for the owner only
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
 
 
 def write_index(directory: Path, shards: Mapping[str, list[str]], sizes: Mapping[str, int]) -> None:
-    """Write the index that says which file holds which tensor; a single file needs none."""
+    """Write the index of which tensor is in which file; a single file needs none."""
     if len(shards) == 1:
         (directory / INDEX_FILE).unlink(missing_ok=True)
         return
@@ -71,7 +71,7 @@ def write_index(directory: Path, shards: Mapping[str, list[str]], sizes: Mapping
 
 
 def stored_dtype(directory: Path) -> torch.dtype:
-    """What the embeddings of a served directory are stored in; bfloat16 where there are none."""
+    """Return the dtype of a served directory's stored embeddings; bfloat16 if there are none."""
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             if _EMBEDDINGS in tensors.keys():  # noqa: SIM118 (it is no mapping)
@@ -81,10 +81,10 @@ def stored_dtype(directory: Path) -> torch.dtype:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is either whole or as it was.
+    """Write a small file atomically: it is complete or unchanged.
 
     Raises:
-        CheckpointError: naming the file, if it cannot be written.
+        CheckpointError: if it cannot be written.
     """
     unfinished = path.with_name(path.name + ".part")
     with naming(path):

@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint of a given config must hold."""
+"""The tensors that a checkpoint of a given config must have."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AUDIO_TOWER_PREFIX = "multimodal_io_dict.continuous_audio.model.audio_tower."
 CODEC_PREFIX = "multimodal_io_dict.discrete_audio.codec_model."
 
 LOSS_WEIGHTS = "vocab_weight"
-"""The weight of each id in the training's loss: released beside the model's tensors, and no part of it."""
+"""The weight of each id in the training loss: released with the model's tensors, but not part of the model."""
 
 _NAMES_IN_A_MESSAGE = 8
 
 
 def expected_tensors(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor but the codec's, in the order of the modules (names as ESPnet saves them)."""
+    """Return the shapes of all tensors but the codec's, by ESPnet's names, in the order of the modules."""
     with torch.device("meta"):
         backbone = Qwen3ForCausalLM(config.text_config)
         audio_tower = Qwen3OmniMoeAudioEncoder(config.audio_config)
@@ -37,15 +37,15 @@ def expected_tensors(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) -> None:
-    """Refuse a checkpoint that is not exactly what its config describes.
+    """Refuse a checkpoint that does not match its config exactly.
 
     Args:
-        found: name and shape of each tensor in the checkpoint; those of the codec, the loss's weights, and a head that
-            is stored though it is tied to the embeddings, are not looked at.
+        found: shapes of the checkpoint's tensors, by name; ignores the codec's, the loss weights, and a stored head
+            that is tied to the embeddings.
         config: the checkpoint's config.
 
     Raises:
-        ValueError: naming the missing, unexpected and misshapen tensors, the first few of each and how many.
+        ValueError: if tensors are missing, unexpected or misshapen; the message has the first few of each and counts.
     """
     expected = expected_tensors(config)
     own = {name: tuple(shape) for name, shape in found.items() if not name.startswith(CODEC_PREFIX)}
@@ -65,7 +65,7 @@ def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) ->
         ),
     ]
     if any(complaints):
-        raise ValueError("the checkpoint's tensors are not those of its config: " + "; ".join(filter(None, complaints)))
+        raise ValueError("the checkpoint's tensors do not match its config: " + "; ".join(filter(None, complaints)))
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:

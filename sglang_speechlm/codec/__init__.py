@@ -1,4 +1,4 @@
-"""From frames to sound: the delay removed, and Xcodec in a process of its own."""
+"""Frames to sound: removes the delay, and runs Xcodec in a process of its own."""
 
 from sglang_speechlm.codec.client import CodecService, CodecStats
 from sglang_speechlm.codec.delay import Deinterleaver, deinterleave, interleave

@@ -1,4 +1,4 @@
-"""The audio decoder as the HTTP process sees it: always there, whatever happens to the worker behind it."""
+"""The codec process as the HTTP process sees it: always available, whatever happens to the process behind it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm import metrics
-from sglang_speechlm.codec.process import Spawned, WorkerProcess
-from sglang_speechlm.codec.protocol import WorkerOptions
+from sglang_speechlm.codec.process import CodecProcess, Spawned
+from sglang_speechlm.codec.protocol import CodecOptions
 from sglang_speechlm.codec.stream import CodecError, CodecStream
 from sglang_speechlm.codec.windows import PiecePolicy
 from sglang_speechlm.config import SpeechLMConfig
@@ -26,42 +26,42 @@ logger = logging.getLogger(__name__)
 
 _FIRST_DELAY_SECONDS = 0.25
 _LONGEST_DELAY_SECONDS = 30.0
-_STOPPED = "the audio decoder was stopped while this audio was in it"
+_STOPPED = "the codec process was stopped before this audio was complete"
 
 
 @dataclass(frozen=True)
 class CodecStats:
-    """What the decoder holds at one moment.
+    """The state of the codec process at one moment.
 
     Args:
-        streams: open streams, whole files being decoded included.
-        undelivered: pieces that wait here for the readers of open streams.
-        slots: streams in the worker, as it said last.
-        worker_pid: the worker's process id.
-        restarts: how often the worker has been started again.
+        streams: open streams, including whole files that are being decoded.
+        undelivered: pieces that wait in the HTTP process for the readers of open streams.
+        slots: streams in the codec process, as last reported.
+        pid: its process id.
+        restarts: number of restarts.
     """
 
     streams: int
     undelivered: int
     slots: int
-    worker_pid: int
+    pid: int
     restarts: int
 
 
 class CodecService:
-    """Decodes codes to samples in a worker process, which it watches and restarts.
+    """Decodes codes to samples in the codec process, which it watches and restarts.
 
     Args:
         checkpoint: directory of the served checkpoint.
         config: its config.
-        device: where the codec runs, as torch names it.
-        threads: CPU threads of a decode.
-        nice: added to the worker's niceness, so that on a CPU the language model goes first.
-        batch_codes: codes in one decode, at most (or one window), which bounds how long others wait for it.
-        undelivered_pieces: pieces of a stream that may wait for a slow reader.
-        restart_seconds: how long a request waits for a worker that is being restarted, if nothing goes wrong with that.
+        device: torch device of the codec.
+        threads: CPU threads for decoding.
+        nice: added to the process's niceness, so that the language model has priority on a CPU.
+        batch_codes: maximum codes in one decode (but at least one window), which bounds how long others wait for it.
+        undelivered_pieces: maximum pieces of a stream that wait for a slow reader.
+        restart_seconds: how long a request waits for a restart of the process, unless the restart fails.
         policy: the sizes of a stream's pieces.
-        spawned: the first worker's process, where it is there already.
+        spawned: the first process, if it has been spawned already.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class CodecService:
         spawned: Spawned | None = None,
     ) -> None:
         policy = policy or PiecePolicy()
-        self._options = WorkerOptions(checkpoint, config, device, threads, nice, batch_codes, policy)
+        self._options = CodecOptions(checkpoint, config, device, threads, nice, batch_codes, policy)
         self._undelivered_pieces = undelivered_pieces
         self._restart_seconds = restart_seconds
         self._spawned = spawned
-        self._worker: WorkerProcess | None = None
+        self._process: CodecProcess | None = None
         self._changed = asyncio.Condition()
         self._supervisor: asyncio.Task[None] | None = None
         self._backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
@@ -92,49 +92,51 @@ class CodecService:
         self._restarts = 0
 
     async def start(self) -> None:
-        """Start the worker and wait until its codec is loaded.
+        """Start the process and wait until its codec is loaded.
 
         Raises:
-            CodecError: if the codec can't be loaded, naming what is wrong with it.
+            CodecError: if the codec can't be loaded, with the reason.
         """
         spawned, self._spawned = self._spawned, None
-        self._worker = await WorkerProcess.launch(self._options, spawned)
+        self._process = await CodecProcess.launch(self._options, spawned)
         self._supervisor = asyncio.create_task(repeat(self._live, self._backoff, expected=CodecError))
 
     async def stop(self) -> None:
-        """End the worker; requests in it fail. Idempotent, and never fails."""
+        """End the process; its requests fail. Idempotent; never raises."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
         supervisor.cancel()
         await asyncio.gather(supervisor, return_exceptions=True)
-        worker, self._worker = self._worker, None
+        process, self._process = self._process, None
         await self._tell()
-        if worker is not None:
-            worker.fail_all(_STOPPED)  # the supervisor may never have run
-            await worker.stop()
+        if process is not None:
+            process.fail_all(_STOPPED)  # the supervisor may never have run
+            await process.stop()
 
     def trouble(self) -> str | None:
-        """Why no sound is decoded at present; None if all is well, or has been a few seconds ago."""
+        """Return why no sound is decoded at present; None if all is well, or was a few seconds ago."""
         if self._supervisor is None or self._supervisor.done():
-            return "the audio decoder is not supervised"
-        if self._worker is not None:
-            return "the audio decoder does not respond" if self._worker.silent_seconds > LATE_SECONDS else None
+            return "the codec process is not supervised"
+        if self._process is not None:
+            return "the codec process does not respond" if self._process.silent_seconds > LATE_SECONDS else None
         is_away = self._failure is not None or time.monotonic() - self._away_since > LATE_SECONDS
-        return "the audio decoder is being restarted" if is_away else None
+        return "the codec process is being restarted" if is_away else None
 
     def check(self) -> None:
-        """Raises:
-        CodecError: if no sound can be made at present, so that a request need not be begun.
+        """Check that sound can be made at present, before a request is started.
+
+        Raises:
+            CodecError: if it can't, with the reason.
         """
         if reason := self.trouble():
             raise CodecError(reason)
 
     async def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Decode ``[T, S]`` codes (delay removed) to ``[T * hop]`` samples. Cancelling drops the work.
+        """Decode ``[T, S]`` codes (delay removed) to ``[T * hop]`` samples. Cancellation drops the work.
 
         Raises:
-            CodecError: if the codes are wrong, or the worker died while it decoded them.
+            CodecError: if the codes are invalid, or the process died while it decoded them.
         """
         async with self._open(undelivered_limit=None) as stream:
             await stream.push(codes)
@@ -143,27 +145,27 @@ class CodecService:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
 
     def open_stream(self) -> contextlib.AbstractAsyncContextManager[CodecStream]:
-        """A stream for one answer, to be used in ``async with``, which frees it whatever happens.
+        """Return a stream for one answer, for use in ``async with``, which always frees it.
 
         Raises:
-            CodecError: on entering, if the worker is down and does not come back in time.
+            CodecError: on entering, if the process is down and does not come back in time.
         """
         return self._open(self._undelivered_pieces)
 
     async def stats(self) -> CodecStats:
-        """What is open here and in the worker.
+        """Return what is open here and in the codec process.
 
         Raises:
-            CodecError: if the worker is down and does not come back in time.
+            CodecError: if the process is down and does not come back in time.
         """
-        worker = await self._running()
-        undelivered = sum(stream.undelivered for stream in worker.streams.values())
-        return CodecStats(len(worker.streams), undelivered, worker.slots, worker.pid, self._restarts)
+        process = await self._running()
+        undelivered = sum(stream.undelivered for stream in process.streams.values())
+        return CodecStats(len(process.streams), undelivered, process.slots, process.pid, self._restarts)
 
     @contextlib.asynccontextmanager
     async def _open(self, undelivered_limit: int | None) -> AsyncIterator[CodecStream]:
-        worker = await self._running()
-        stream = worker.open(undelivered_limit)
+        process = await self._running()
+        stream = process.open(undelivered_limit)
         metrics.CODEC_STREAMS.add(1)
         try:
             yield stream
@@ -171,63 +173,63 @@ class CodecService:
             stream.close()
             metrics.CODEC_STREAMS.add(-1)
 
-    async def _running(self) -> WorkerProcess:
-        """The worker, once it runs.
+    async def _running(self) -> CodecProcess:
+        """Wait until the process runs, and return it.
 
         Raises:
             CodecError: if it does not come back in time.
         """
         if self._supervisor is None:
-            raise CodecError("the audio decoder is not running")
+            raise CodecError("the codec process is not running")
         try:
             async with asyncio.timeout(self._restart_seconds), self._changed:
                 await self._changed.wait_for(
-                    lambda: self._worker is not None or self._supervisor is None or self._failure is not None
+                    lambda: self._process is not None or self._supervisor is None or self._failure is not None
                 )
         except TimeoutError:
             raise CodecError(
-                f"the audio decoder is being restarted and was not back within {self._restart_seconds:g} s"
+                f"the codec process is being restarted and did not come back within {self._restart_seconds:g} s"
             ) from None
-        if self._worker is None:
-            raise CodecError(self._failure or "the audio decoder was stopped")
-        return self._worker
+        if self._process is None:
+            raise CodecError(self._failure or "the codec process was stopped")
+        return self._process
 
     async def _live(self) -> None:
-        """See a worker to its end: the present one, or else a new one.
+        """Serve the current process, or else a new one, until it ends.
 
         Raises:
-            CodecError: how it ended, or why it could not be started.
+            CodecError: always; how it ended, or why it could not be started.
         """
-        worker = self._worker or await self._restart()
+        process = self._process or await self._restart()
         try:
-            await worker.serve()
+            await process.serve()
         except Exception:
-            logger.exception("The audio decoder cannot be understood")
-        self._worker, self._away_since = None, time.monotonic() - worker.silent_seconds
+            logger.exception("The codec process sent an invalid message")
+        self._process, self._away_since = None, time.monotonic() - process.silent_seconds
         reason = _STOPPED
         try:
-            end = await worker.reap()
-            reason = f"the audio decoder was restarted while this audio was in it: it {end}"
+            end = await process.reap()
+            reason = f"the codec process was restarted before this audio was complete: it {end}"
         finally:
-            worker.fail_all(reason)
-        if worker.has_answered:
+            process.fail_all(reason)
+        if process.has_answered:
             self._backoff.reset()
-        raise CodecError(f"The audio decoder {end}")
+        raise CodecError(f"The codec process {end}")
 
-    async def _restart(self) -> WorkerProcess:
+    async def _restart(self) -> CodecProcess:
         try:
-            worker = await WorkerProcess.launch(self._options)
+            process = await CodecProcess.launch(self._options)
         except Exception as error:
-            self._failure = f"the audio decoder could not be restarted: {error}"
+            self._failure = f"the codec process could not be restarted: {error}"
             await self._tell()
             raise
         self._restarts += 1
         metrics.CODEC_RESTARTS.add()
-        self._worker, self._failure = worker, None
+        self._process, self._failure = process, None
         await self._tell()
-        return worker
+        return process
 
     async def _tell(self) -> None:
-        """Have requests that wait for a worker look again."""
+        """Wake the requests that wait for a process."""
         async with self._changed:
             self._changed.notify_all()

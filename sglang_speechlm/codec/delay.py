@@ -1,4 +1,4 @@
-"""Frames and codes: stream ``s`` of the codec lags by ``s`` frames, so ``T`` codes stand in ``T + S - 1`` frames."""
+"""Frames and codes: stream ``s`` of the codec lags by ``s`` frames, so ``T`` codes take ``T + S - 1`` frames."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def interleave(codes: npt.NDArray[np.integer], ids: Ids) -> IntArray:
         codes: ``[T, S]`` code indices, ``S`` being ``ids.num_stream``.
 
     Returns:
-        ``[T + S - 1, S]`` ids: code ``t`` of stream ``s`` stands in frame ``t + s``; cells before the first and after
+        ``[T + S - 1, S]`` ids: code ``t`` of stream ``s`` is in frame ``t + s``; cells before the first and after
         the last code of a stream hold its codec pad.
 
     Raises:
-        ValueError: if the shape is another one or a code lies outside its codebook.
+        ValueError: if the shape differs or a code lies outside its codebook.
     """
     _check_width("codes", codes, ids)
     outside = (codes < 0) | (codes >= ids.codebook_size)
@@ -44,10 +44,10 @@ def deinterleave(frames: npt.NDArray[np.integer], ids: Ids) -> IntArray:
 
     Returns:
         ``[T, S]`` code indices with ``T = max(F - (S - 1), 0)``. Cells before the first and after the last code of
-        a stream are not looked at; a codec pad in any other cell becomes code 0.
+        a stream are ignored; a codec pad in any other cell becomes code 0.
 
     Raises:
-        ValueError: if the shape is another one or an id in a cell that holds a code is not of that cell's stream.
+        ValueError: if the shape differs or the id of a code does not belong to its stream.
     """
     _check_width("frames", frames, ids)
     count = max(frames.shape[0] - (ids.num_stream - 1), 0)
@@ -58,14 +58,14 @@ def deinterleave(frames: npt.NDArray[np.integer], ids: Ids) -> IntArray:
         t, s = np.argwhere(foreign)[0]
         first = ids.codec_pad(int(s))
         raise ValueError(
-            f"id {cells[t, s]} in frame {t + s} is not of stream {s}, whose ids are "
+            f"id {cells[t, s]} in frame {t + s} does not belong to stream {s}, whose ids are "
             f"{first}..{first + ids.codec_layer_size - 1}"
         )
     return np.maximum(codes, 0)
 
 
 class Deinterleaver:
-    """Undoes the delay of frames that come bit by bit; all that it returns, joined, is ``deinterleave`` of them all."""
+    """Undoes the delay of frames that arrive in pieces; its results, joined, equal ``deinterleave`` of all of them."""
 
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
@@ -75,7 +75,7 @@ class Deinterleaver:
         """Take ``[n, S]`` frames and return the ``[m, S]`` codes that they complete.
 
         Raises:
-            ValueError: as ``deinterleave``.
+            ValueError: as for ``deinterleave``.
         """
         _check_width("frames", frames, self._ids)
         joined = np.concatenate([self._waiting, frames])

@@ -1,4 +1,4 @@
-"""A reply's whole sound as a file of the asked format."""
+"""A reply's whole sound as a file in the requested format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FFMPEG_SECONDS = 60
 LOWEST_RATE = 8_000
 HIGHEST_RATE = 48_000
 OPENAI_RATE = 24_000
-"""Of raw PCM, in Hz: OpenAI's clients play it at this rate, whatever the answer says."""
+"""Default rate of raw PCM in Hz: OpenAI's clients play it at this rate, whatever the response says."""
 
 RATE_HEADER = "X-Audio-Sample-Rate"
 
@@ -33,16 +33,16 @@ MEDIA_TYPES = {
 
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
-"""In Hz, of the formats that cannot have any rate."""
+"""Allowed rates in Hz, for formats that do not support every rate."""
 
 
 @dataclass(frozen=True)
 class SoundFormat:
-    """How an answer's sound is sent.
+    """The format of an answer's sound.
 
     Attributes:
         name: one of ``MEDIA_TYPES``.
-        rate: in Hz.
+        rate: sample rate in Hz.
     """
 
     name: str
@@ -55,17 +55,19 @@ class SoundFormat:
 
 
 class SoundFiles:
-    """Encodes samples. AAC, which libsndfile does not write, takes an ffmpeg that is there at the start."""
+    """Encodes samples. AAC, which libsndfile does not write, needs ffmpeg to be installed at the start."""
 
     def __init__(self) -> None:
         self._ffmpeg = shutil.which("ffmpeg")
 
     def check(self, field: str, output: SoundFormat) -> None:
-        """Raises:
-        ApiError: 400 if a format cannot be had here, or not at its rate.
+        """Check that this server offers a format at its rate.
+
+        Raises:
+            ApiError: 400 if it does not.
         """
         if output.name == "aac" and self._ffmpeg is None:
-            raise bad_field(field, "'aac' takes ffmpeg, and this server found none when it started")
+            raise bad_field(field, "'aac' needs ffmpeg, which was not found when the server started")
         if output.rate not in (rates := _RATES.get(output.name, (output.rate,))):
             allowed = ", ".join(map(str, rates))
             raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
@@ -93,12 +95,12 @@ class SoundFiles:
 
 
 def pcm16_bytes(samples: npt.NDArray[np.float32]) -> bytes:
-    """``[n]`` float samples as bare little-endian 16-bit PCM."""
+    """Return ``[n]`` float samples as raw little-endian 16-bit PCM."""
     return to_pcm16(samples).astype("<i2").tobytes()
 
 
 def endless_wav_header(sample_rate: int) -> bytes:
-    """The header of a mono 16-bit WAV file whose length is not known yet: both of its sizes are the largest."""
+    """Return the header of a mono 16-bit WAV file of unknown length: both of its sizes are the largest value."""
     unknown = 0xFFFFFFFF
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",

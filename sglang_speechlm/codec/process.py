@@ -1,4 +1,4 @@
-"""One life of the codec worker, seen from the HTTP process."""
+"""One codec process from start to end, seen from the HTTP process."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Literal
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec.protocol import (
+    CodecOptions,
     End,
     MessageReader,
     Open,
@@ -27,7 +28,6 @@ from sglang_speechlm.codec.protocol import (
     Request,
     Slots,
     StartFailed,
-    WorkerOptions,
     encode,
 )
 from sglang_speechlm.codec.stream import CodecError, CodecStream
@@ -42,12 +42,12 @@ _POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Spawned:
-    """A worker that imports what it needs, and then waits to be told what to load.
+    """A codec process that has started its imports and waits for its options.
 
     Args:
-        process: it; ends when its connection is closed.
-        connection: our end.
-        heartbeat: its own.
+        process: ends when its connection is closed.
+        connection: the parent's end.
+        heartbeat: of the process.
     """
 
     process: BaseProcess
@@ -56,31 +56,31 @@ class Spawned:
 
 
 def spawn(method: Literal["spawn", "fork"] = "spawn") -> Spawned:
-    """Start a worker ahead of time: its imports take seconds.
+    """Start a codec process ahead of time, because its imports take seconds.
 
-    Must be called in a thread that lives as long as the worker shall: the worker dies with it.
+    Call it in a thread that outlives the process: the process dies with that thread.
 
     Args:
-        method: ``spawn`` for a fresh interpreter; ``fork`` for a copy of this process, which need not import again what
-            is imported here, but must be made before threads run here that a fork would hurt, and without CUDA.
+        method: ``spawn`` for a fresh interpreter; ``fork`` for a copy of this process, which already has this process's
+            imports, but must be made before CUDA is used and before threads run that do not survive a fork.
     """
     context: ForkContext | SpawnContext = ForkContext() if method == "fork" else SpawnContext()
     with contextlib.ExitStack() as undo:
         heartbeat = Heartbeat()
         undo.callback(heartbeat.close)
-        ours, theirs = socket.socketpair()
-        undo.enter_context(ours)
-        # A copy that kept our end open would never see it closed.
-        inherited = (ours,) if method == "fork" else ()
-        with theirs:
-            process = context.Process(target=_work, args=(theirs, heartbeat, *inherited), daemon=True)
+        parent_end, child_end = socket.socketpair()
+        undo.enter_context(parent_end)
+        # A fork that kept the parent's end open would never see it closed.
+        inherited = (parent_end,) if method == "fork" else ()
+        with child_end:
+            process = context.Process(target=_run, args=(child_end, heartbeat, *inherited), daemon=True)
             process.start()
         undo.pop_all()
-    return Spawned(process, ours, heartbeat)
+    return Spawned(process, parent_end, heartbeat)
 
 
-def _work(connection: socket.socket, heartbeat: Heartbeat, *inherited: socket.socket) -> None:
-    """Be the worker, which alone imports the codec."""
+def _run(connection: socket.socket, heartbeat: Heartbeat, *inherited: socket.socket) -> None:
+    """Run the codec process, the only one that imports the codec."""
     for parents in inherited:
         parents.close()
     from sglang_speechlm.codec.worker.main import main
@@ -88,8 +88,8 @@ def _work(connection: socket.socket, heartbeat: Heartbeat, *inherited: socket.so
     sys.exit(main(connection, heartbeat))
 
 
-class WorkerProcess:
-    """A worker that is ready, and the streams that are in it. Made by ``launch``."""
+class CodecProcess:
+    """A codec process that is ready, and its streams. Use ``launch`` to create one."""
 
     def __init__(self, spawned: Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process = spawned.process
@@ -104,11 +104,11 @@ class WorkerProcess:
         self.has_answered = False
 
     @classmethod
-    async def launch(cls, options: WorkerOptions, spawned: Spawned | None = None) -> WorkerProcess:
-        """Have a worker load its codec: the one that is spawned already, or one that is spawned now, by this thread.
+    async def launch(cls, options: CodecOptions, spawned: Spawned | None = None) -> CodecProcess:
+        """Let a process load its codec: ``spawned``, or one that this thread spawns now.
 
         Raises:
-            CodecError: if the codec can't be loaded or the worker dies before it is.
+            CodecError: if the codec can't be loaded, or the process dies first.
             OSError: if no process can be started.
         """
         spawned = spawned or spawn()
@@ -118,16 +118,16 @@ class WorkerProcess:
             undo.callback(spawned.connection.close)
             reader, writer = await asyncio.open_unix_connection(sock=spawned.connection)
             undo.callback(writer.transport.abort)
-            worker = cls(spawned, reader, writer)
-            worker.send(options)
-            async with worker._watched(START_SECONDS):
-                match await worker._receive():
+            process = cls(spawned, reader, writer)
+            process.send(options)
+            async with process._watched(START_SECONDS):
+                match await process._receive():
                     case [Ready()]:
                         undo.pop_all()
-                        return worker
+                        return process
                     case [StartFailed(reason)]:
-                        raise CodecError(f"the audio decoder could not start: {reason}")
-            raise CodecError(f"the audio decoder could not start: it {await worker.end()}")
+                        raise CodecError(f"the codec process could not start: {reason}")
+            raise CodecError(f"the codec process could not start: it {await process.end()}")
 
     @property
     def pid(self) -> int:
@@ -136,19 +136,19 @@ class WorkerProcess:
         return self._process.pid
 
     def open(self, undelivered_limit: int | None) -> CodecStream:
-        """A new stream, of which at most ``undelivered_limit`` pieces (None: any number) wait for their reader."""
+        """Open a stream, of which at most ``undelivered_limit`` pieces (None: any number) wait for the reader."""
         number = next(self._numbers)
         stream = self.streams[number] = CodecStream(number, self)
         self.send(Open(number, undelivered_limit))
         return stream
 
     def send(self, message: Request) -> None:
-        """Queue a message for the worker; lost if it has died."""
+        """Queue a message for the process; it is lost if the process has died."""
         if not self._writer.is_closing():
             self._writer.write(encode(message))
 
     async def drain(self) -> None:
-        """Wait until the worker takes messages again, or has died."""
+        """Wait until the process accepts messages again, or has died."""
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
 
@@ -158,25 +158,25 @@ class WorkerProcess:
 
     @property
     def silent_seconds(self) -> float:
-        """Since it gave a sign of life."""
+        """Seconds since its last heartbeat."""
         return self._silence.seconds
 
     async def serve(self) -> None:
-        """Pass replies on to their streams until the worker ends; one that hangs is killed."""
+        """Pass replies on to their streams until the process ends; kill it if it hangs."""
         async with self._watched(HUNG_SECONDS):
             while messages := await self._receive():
                 for message in messages:
                     self._dispatch(message)
 
     async def reap(self) -> str:
-        """Close the connection, which ends the process, and give up what belongs to it. Says in words how it ended."""
+        """Close the connection, which ends the process, and release its resources. Return how it ended, in words."""
         try:
             return await self.end()
         finally:
             self._heartbeat.close()
 
     async def end(self) -> str:
-        """Close the connection, and say in words how the process ended, which is killed if it goes on."""
+        """Close the connection, kill the process if it continues, and return how it ended, in words."""
         self._writer.close()
         try:
             await self._exited(_EXIT_SECONDS)
@@ -185,33 +185,33 @@ class WorkerProcess:
         await self._exited(_EXIT_SECONDS)
         match self._process.exitcode:
             case None:
-                return "does not end, although it was killed"
+                return "did not exit after it was killed"
             case status if status < 0:
                 return f"was killed by {signal.Signals(-status).name}"
             case status:
                 return f"exited with status {status}"
 
     async def _exited(self, seconds: float) -> None:
-        """Wait for the end of the process, so long at most."""
+        """Wait for the end of the process, for at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._process.exitcode is None:
                     await asyncio.sleep(_POLL_SECONDS)
 
     def fail_all(self, reason: str) -> None:
-        """Fail every stream that is still in this worker, which holds none any more."""
+        """Fail every stream that is still open in this process."""
         for stream in list(self.streams.values()):
             stream.fail(reason)
         self._holds(0)
 
     async def stop(self) -> None:
-        """End the process at once: it has nothing to save."""
+        """End the process at once; it has nothing to save."""
         self._process.kill()
         await self.reap()
 
     @contextlib.asynccontextmanager
     async def _watched(self, patience: float) -> AsyncIterator[None]:
-        """Kill the process if it gives no sign of life for ``patience`` seconds while this context is open."""
+        """Kill the process if it has no heartbeat for ``patience`` seconds while this context is open."""
         watching = asyncio.create_task(self._kill_when_silent(patience))
         try:
             yield
@@ -221,11 +221,11 @@ class WorkerProcess:
     async def _kill_when_silent(self, patience: float) -> None:
         while self._silence.look() < patience:
             await asyncio.sleep(INTERVAL_SECONDS)
-        logger.error("The audio decoder has given no sign of life for %g s; killing it", patience)
+        logger.error("No heartbeat from the codec process for %g s; killing it", patience)
         self._process.kill()
 
     async def _receive(self) -> list[Request | Reply]:
-        """The next messages; none once the connection is closed."""
+        """Return the next messages; none once the connection is closed."""
         messages: list[Request | Reply] = []
         with contextlib.suppress(ConnectionError):
             while not messages and (data := await self._reader.read(_RECEIVE_BYTES)):
@@ -236,7 +236,7 @@ class WorkerProcess:
         match message:
             case Piece(number) | End(number) | Refused(number):
                 self.has_answered = True
-                if number in self.streams:  # else it was closed while this was on its way
+                if number in self.streams:  # else it was closed while the message was in transit
                     self.streams[number].receive(message)
             case Slots(count):
                 self._holds(count)

@@ -1,6 +1,8 @@
-"""What the HTTP process and the codec worker say to each other, over a socket pair that only they hold.
+"""The messages between the HTTP process and the codec process, over a private socket pair.
 
-A message is a pickled dataclass after its length; both ends run the same code, one is the other's child.
+A message is a pickled dataclass, preceded by its length. Pickle is safe here: one end is the other's child, and both
+    run
+the same code.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from sglang_speechlm.config import SpeechLMConfig
 
 
 @dataclass(frozen=True)
-class WorkerOptions:
-    """How the worker runs.
+class CodecOptions:
+    """The options of a codec process.
 
     Args:
         checkpoint: directory of the served checkpoint.
         config: its config.
-        device: where the codec runs, as torch names it.
-        threads: CPU threads of a decode.
-        nice: added to the worker's niceness, so that on a CPU the language model goes first.
-        batch_codes: codes in one decode, at most (or one window), which bounds how long others wait for it.
+        device: torch device of the codec.
+        threads: CPU threads for decoding.
+        nice: added to the process's niceness, so that the language model has priority on a CPU.
+        batch_codes: maximum codes in one decode (but at least one window), which bounds how long others wait for it.
         policy: the sizes of a stream's pieces.
     """
 
@@ -42,7 +44,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class Open:
-    """To the worker: a new stream, of which at most ``undelivered_limit`` pieces (None: any number) may be out."""
+    """To the codec process: open a stream; at most ``undelivered_limit`` pieces (None: any number) may be unread."""
 
     stream: int
     undelivered_limit: int | None
@@ -50,7 +52,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Push:
-    """To the worker: ``[n, S]`` more codes of a stream."""
+    """To the codec process: ``[n, S]`` more codes of a stream."""
 
     stream: int
     codes: npt.NDArray[np.integer]
@@ -58,40 +60,40 @@ class Push:
 
 @dataclass(frozen=True)
 class Finish:
-    """To the worker: no more codes will come for a stream."""
+    """To the codec process: a stream has no more codes."""
 
     stream: int
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """To the worker: the reader of a stream took a piece."""
+    """To the codec process: the reader of a stream took a piece."""
 
     stream: int
 
 
 @dataclass(frozen=True)
 class Close:
-    """To the worker: forget a stream."""
+    """To the codec process: drop a stream."""
 
     stream: int
 
 
 @dataclass(frozen=True)
 class Ready:
-    """From the worker: the codec is loaded."""
+    """From the codec process: the codec is loaded."""
 
 
 @dataclass(frozen=True)
 class StartFailed:
-    """From the worker: the codec can't be loaded; the worker ends."""
+    """From the codec process: the codec can't be loaded; the process ends."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Piece:
-    """From the worker: the next samples of a stream, float32 ``[n]``."""
+    """From the codec process: the next samples of a stream, float32 ``[n]``."""
 
     stream: int
     samples: npt.NDArray[np.float32]
@@ -99,14 +101,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """From the worker: a stream's last piece was sent and the stream is forgotten."""
+    """From the codec process: a stream's last piece was sent and the stream is dropped."""
 
     stream: int
 
 
 @dataclass(frozen=True)
 class Refused:
-    """From the worker: a stream's data was wrong and the stream is forgotten."""
+    """From the codec process: a stream's data was invalid and the stream is dropped."""
 
     stream: int
     reason: str
@@ -114,25 +116,25 @@ class Refused:
 
 @dataclass(frozen=True)
 class Slots:
-    """From the worker, whenever it has changed: how many streams it holds."""
+    """From the codec process, after each change: its number of streams."""
 
     count: int
 
 
-Request = WorkerOptions | Open | Push | Finish | Delivered | Close
+Request = CodecOptions | Open | Push | Finish | Delivered | Close
 Reply = Ready | StartFailed | Piece | End | Refused | Slots
 
 _LENGTH = struct.Struct("!Q")
 
 
 def encode(message: Request | Reply) -> bytes:
-    """A message as bytes for the socket."""
+    """Return a message as bytes for the socket."""
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
 class MessageReader:
-    """Turns what is received, in whatever portions, into messages."""
+    """Turns received bytes, in any portions, into messages."""
 
     def __init__(self) -> None:
         self._received = bytearray()

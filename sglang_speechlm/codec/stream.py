@@ -1,4 +1,4 @@
-"""The HTTP process's end of one stream: codes go in, samples come out."""
+"""The HTTP process's end of one stream: codes in, samples out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sglang_speechlm.codec.protocol import Close, Delivered, End, Finish, Piece,
 
 
 class CodecError(RuntimeError):
-    """The audio decoder could not decode; says why."""
+    """The codec process could not decode; the message says why."""
 
 
 class Channel(Protocol):
-    """What a stream needs of the worker that decodes it."""
+    """What a stream needs of the codec process that decodes it."""
 
     def send(self, message: Request) -> None:
-        """Queue a message for the worker."""
+        """Queue a message for the codec process."""
 
     async def drain(self) -> None:
-        """Wait until the worker takes messages again."""
+        """Wait until the codec process accepts messages again."""
 
     def forget(self, stream: int) -> None:
         """Stop passing replies on to a stream."""
@@ -32,8 +32,8 @@ class Channel(Protocol):
 class CodecStream:
     """One answer being decoded: an asynchronous iterator over pieces of float32 samples.
 
-    Pieces, joined, equal the whole decode of all codes that were pushed. A reader that does not read has a bounded
-    number of pieces waiting for it, after which nothing more is decoded for it.
+    The concatenated pieces equal a decode of all pushed codes at once. Only a bounded number of pieces wait for a slow
+    reader; beyond that, nothing more is decoded for it.
     """
 
     def __init__(self, number: int, channel: Channel) -> None:
@@ -46,13 +46,13 @@ class CodecStream:
 
     @property
     def undelivered(self) -> int:
-        """Pieces that were received and not read yet."""
+        """Number of pieces that have been received but not read."""
         return len(self._pieces)
 
     async def push(self, codes: npt.NDArray[np.integer]) -> None:
-        """Append ``[n, S]`` codes (delay removed); waits only for the way to the worker to be free.
+        """Append ``[n, S]`` codes (delay removed); wait only until the codec process accepts messages.
 
-        Wrong codes fail the stream: its iterator raises.
+        Invalid codes fail the stream: its iterator raises.
 
         Raises:
             CodecError: if the stream has failed.
@@ -63,11 +63,11 @@ class CodecStream:
         await self._channel.drain()
 
     def finish(self) -> None:
-        """No more codes will come: the iterator ends after the samples of those that were pushed."""
+        """Declare the end of the codes; the iterator ends after the samples of those that were pushed."""
         self._send(Finish(self._number))
 
     def close(self) -> None:
-        """Give the stream up, here and in the worker, wherever it is. Idempotent."""
+        """Close the stream, here and in the codec process, in any state. Idempotent."""
         self._send(Close(self._number))
         self._end()
         self._pieces.clear()
@@ -76,10 +76,10 @@ class CodecStream:
         return self
 
     async def __anext__(self) -> npt.NDArray[np.float32]:
-        """The next piece.
+        """Return the next piece.
 
         Raises:
-            CodecError: if the stream failed: its codes were wrong, or the worker died.
+            CodecError: if the stream failed, because its codes were invalid or the process died.
         """
         while not self._pieces:
             if self._error is not None:
@@ -92,7 +92,7 @@ class CodecStream:
         return self._pieces.popleft()
 
     def receive(self, reply: Piece | End | Refused) -> None:
-        """Take what the worker says of this stream."""
+        """Handle a reply of the codec process for this stream."""
         match reply:
             case Piece(_, samples):
                 self._pieces.append(samples)
@@ -103,7 +103,7 @@ class CodecStream:
                 self.fail(reason)
 
     def fail(self, reason: str) -> None:
-        """End the stream with an error, after the pieces that are there."""
+        """End the stream with an error, after the pieces that have been received."""
         self._error = reason
         self._end()
 

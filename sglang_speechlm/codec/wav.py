@@ -1,4 +1,4 @@
-"""Samples as 16-bit PCM, bare or in a WAV file."""
+"""Samples as 16-bit PCM, raw or in a WAV file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import soundfile
 def to_pcm16(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     """Quantise float samples (full scale 1.0) to 16 bits: times 32768, to the nearest (halves to even), clipped.
 
-    The rule looks at one sample at a time, so that pieces of a stream give what the whole file holds. 32768 is
-    the scale by which libsndfile reads 16-bit files back.
+    Each sample is quantised by itself, so that the pieces of a stream equal the whole file. 32768 is the scale by which
+    libsndfile reads 16-bit files back.
     """
     return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 
 def encode_wav(samples: npt.NDArray[np.float32], sample_rate: int) -> bytes:
-    """A mono 16-bit PCM WAV file of ``[n]`` float samples at ``sample_rate`` Hz."""
+    """Return a mono 16-bit PCM WAV file of ``[n]`` float samples at ``sample_rate`` Hz."""
     file = io.BytesIO()
     soundfile.write(file, to_pcm16(samples), sample_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()

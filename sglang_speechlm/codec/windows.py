@@ -1,9 +1,9 @@
 """Which slices of an answer's codes are decoded, and which part of each slice is emitted.
 
 The codec's decoder is convolutional: a sample depends on a bounded number of codes to its left and right. A slice
-that holds this much context beyond the part that is emitted gives the very samples of a whole decode. At the true
-ends the decoder itself pads with zeros, so only a slice that lies at a true end may end without context there:
-every slice is made of real codes and nothing else. A whole file is a stream whose codes are all there at once.
+with that much context beyond the emitted part yields exactly the samples of a whole decode. At the true ends, the
+decoder itself pads with zeros, so only a slice at a true end may lack context there: every slice consists of real
+codes only. A whole file is a stream whose codes are all available at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Context:
-    """How many codes beyond the emitted ones, on each side, the emitted samples depend on."""
+    """How many codes on each side of the emitted ones the emitted samples depend on."""
 
     left: int
     right: int
@@ -21,15 +21,16 @@ class Context:
 
 @dataclass(frozen=True)
 class PiecePolicy:
-    """How many codes a piece of a stream holds (20 ms each in the released model).
+    """How many codes a piece of a stream has (20 ms each in the released model).
 
-    Piece ``k`` is emitted as soon as ``ramp[k]`` codes can be (the last entry repeats): small at first, so that the
-    first sound leaves early, then larger, because each piece also costs a decode of its context. If more can be
-    emitted by the time the decoder is free, a piece grows to the next size of ``sizes``: a decoder that falls behind
-    gets cheaper pieces by itself. With the default ramp, a client that starts to play at the first piece never
-    waits if codes come at 1.5 times real time or faster, or at 1.25 times eight at a time, plus what decoding takes.
+    Piece ``k`` is emitted as soon as ``ramp[k]`` codes can be emitted (the last entry repeats). Pieces are small at
+    first, so that the first sound leaves early, then larger, because each piece also costs a decode of its context.
+    If more can be emitted by the time the decoder is free, a piece grows to the next size of ``sizes``, so that a
+    decoder that falls behind automatically gets cheaper pieces. With the default ramp, a client that starts to play
+    at the first piece never waits if codes arrive at 1.5 times real time or faster, or at 1.25 times eight at a
+    time, plus the decoding time.
 
-    Sizes are few, so that windows of several streams have equal lengths and share a decode.
+    There are few sizes, so that windows of several streams have equal lengths and share a decode.
 
     Raises:
         ValueError: if the ramp is empty or a size is below 1 or above ``largest``.
@@ -44,11 +45,11 @@ class PiecePolicy:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Every size of a piece, ascending."""
+        """All sizes of pieces, in ascending order."""
         return tuple(sorted({*self.ramp, self.largest}))
 
     def smallest(self, piece: int) -> int:
-        """The least number of codes for which piece number ``piece`` is emitted before the end of the stream."""
+        """Return the minimum number of codes for emitting piece number ``piece`` before the end of the stream."""
         return self.ramp[min(piece, len(self.ramp) - 1)]
 
 
@@ -63,12 +64,12 @@ class Window:
 
     @property
     def length(self) -> int:
-        """Codes in the window."""
+        """Number of codes in the window."""
         return self.stop - self.start
 
 
 class WindowPlanner:
-    """Plans the windows of one stream. Pure: it knows how many codes there are, not what they are nor when."""
+    """Plans the windows of one stream. Pure: it knows how many codes there are, but not their values or times."""
 
     def __init__(self, context: Context, policy: PiecePolicy) -> None:
         self._context = context
@@ -81,7 +82,7 @@ class WindowPlanner:
 
     @property
     def done(self) -> bool:
-        """Whether the stream has ended and all of it was emitted."""
+        """Whether the stream has ended and has been emitted completely."""
         return self._final and self._emitted == self._available
 
     @property
@@ -90,15 +91,15 @@ class WindowPlanner:
         return max(0, self._emitted - self._lengths[-1])
 
     def push(self, count: int) -> None:
-        """``count`` more codes are there."""
+        """Add ``count`` codes."""
         self._available += count
 
     def finish(self) -> None:
-        """No more codes will come."""
+        """Declare the end of the codes."""
         self._final = True
 
     def peek(self) -> Window | None:
-        """The window to decode next, or None while nothing can be emitted or it would be less than the policy wants."""
+        """Return the next window to decode; None if nothing, or less than the policy's minimum, can be emitted."""
         left = max(0, self._emitted - self._context.left)
         if self._final:
             if self.done:
@@ -111,11 +112,11 @@ class WindowPlanner:
                 return None
             emit_stop = self._emitted + max(size for size in self._policy.sizes if size <= ready)
             stop = emit_stop + self._context.right
-        # More context than needed on the left, where there is, makes the length one that others have too.
+        # Extra context on the left, if available, gives the window a length that other streams have too.
         length = next(length for length in self._lengths if length >= stop - left)
         return Window(max(0, stop - length), stop, self._emitted, emit_stop)
 
     def advance(self, window: Window) -> None:
-        """``window``, which ``peek`` gave, is being decoded; the next one continues where it stops."""
+        """Mark ``window``, returned by ``peek``, as being decoded; the next window continues at its end."""
         self._emitted = window.emit_stop
         self._pieces += 1

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: its sizes, its id ranges and its defaults."""
+"""A checkpoint's config: sizes, id ranges and defaults."""
 
 from sglang_speechlm.config.ids import Ids
 from sglang_speechlm.config.speechlm import MODEL_TYPES, BagpiperConfig, SpeechLMConfig

@@ -1,4 +1,4 @@
-"""How a checkpoint is decoded where a request does not say: the values that its authors published with it."""
+"""Default decoding values that the authors of the checkpoints published."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ TABLE_10: dict[str, Any] = {
     "audio_min_frames": 50,
     "audio_max_frames": 2048,
 }
-"""Of the Bagpiper paper, by the names of ``SpeechLMConfig``'s fields: for releases that come without values."""
+"""From the Bagpiper paper, named as the fields of ``SpeechLMConfig``, for releases without values of their own."""
 
 TABLE_10_NAME = "Table 10 of the Bagpiper paper"

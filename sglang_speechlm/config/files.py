@@ -1,7 +1,7 @@
-"""Reading files that somebody else wrote: whatever is wrong with one becomes a sentence that names it.
+"""Read untrusted files: any fault becomes an error message that names the file.
 
-Bounds come first, so that no small file can take minutes or the machine's memory: the size of a text, how deeply it is
-nested, and for YAML, whose aliases multiply, how much it stands for.
+Limits are checked first, so that a small file cannot take minutes or exhaust the memory: the size of the text, its
+nesting depth and, for YAML, whose aliases multiply, its expanded size.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ FAULTS = (
 
 
 class CheckpointError(ValueError):
-    """A file of a checkpoint that cannot be used: the message names the file, and what is wrong with it."""
+    """A file of a checkpoint that cannot be used; the message names the file and the fault."""
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while ``path`` is read into a sentence that begins with it.
+    """Turn any error while ``path`` is read into a message that begins with the path.
 
     Raises:
         CheckpointError: for any fault of the file.
@@ -69,16 +69,16 @@ def _reason(error: Exception) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a file for a message, cut to a line's length."""
+    """Return a value of a file for a message, shortened to one line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: if the file cannot be read, is larger than 64 MiB, or holds anything else.
+        CheckpointError: if the file cannot be read, is larger than 64 MiB, or contains anything else.
     """
     with naming(path):
         try:
@@ -91,11 +91,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Return the mapping in a YAML file.
 
     Raises:
-        CheckpointError: if the file cannot be read, is larger than 4 MiB, holds anything else, or stands for more than
-            200,000 nodes once its aliases are written out.
+        CheckpointError: if the file cannot be read, is larger than 4 MiB, contains anything else, or expands to more
+            than 200,000 nodes with its aliases.
     """
     with naming(path):
         text = _text(path, _YAML_BYTES)
@@ -110,38 +110,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each tensor of a safetensors file, from its header, whose offsets must fit the file.
+    """Return the shapes of a safetensors file's tensors by name, from its header, whose offsets must fit the file.
 
     Raises:
-        CheckpointError: if the file is no safetensors file, or is cut short.
+        CheckpointError: if the file is not a safetensors file, or is truncated.
     """
     with naming(path), safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _text(path: Path, limit: int) -> str:
-    # Read and not asked for its size: a link to a device has none, and no end.
+    # Read a bounded part instead of asking for the size: a link to a device has no size and no end.
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise CheckpointError(f"{path}: larger than {limit // _MEBIBYTE} MiB, which no such file is")
+        raise CheckpointError(f"{path}: larger than {limit // _MEBIBYTE} MiB, the limit for such a file")
     return content.decode("utf-8-sig")
 
 
 def _bound_yaml(text: str) -> None:
-    """Refuse a text that stands for too much, by its events alone: nothing is built.
+    """Refuse a text that would expand too far, by its events alone, without building anything.
 
     Raises:
-        ValueError: saying what is too much.
+        ValueError: if a limit is exceeded; the message names it.
     """
     sizes: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count of nodes where it began
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and the number of nodes at its start
     total = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.AliasEvent):
-            # An alias inside of what it names has no size yet: it would stand for itself, without end.
+            # An alias inside its own anchor has no size yet: it would expand endlessly.
             if event.anchor not in sizes:
-                raise ValueError(f"the alias *{event.anchor} names nothing that ends before it")
+                raise ValueError(f"the alias *{event.anchor} refers to nothing that ends before it")
             total += sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             if len(event.value) > _YAML_SCALAR:
@@ -159,4 +159,4 @@ def _bound_yaml(text: str) -> None:
             if anchor:
                 sizes[anchor] = total - before
         if total > _YAML_NODES:
-            raise ValueError(f"stands for more than {_YAML_NODES} values once its aliases are written out")
+            raise ValueError(f"expands to more than {_YAML_NODES} values with its aliases")

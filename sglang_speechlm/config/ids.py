@@ -60,14 +60,14 @@ class Ids:
 
     @property
     def codebook_size(self) -> int:
-        """Codes per stream, the codec pad not counted."""
+        """Number of codes per stream, without the codec pad."""
         return self.codec_layer_size - 1
 
     @property
     def roles(self) -> dict[str, int]:
-        """Role name to the id that opens a message of that role."""
+        """The id that opens a message, by role name."""
         return {"system": self.system, "user": self.user, "assistant": self.assistant}
 
     def codec_pad(self, stream: int) -> int:
-        """The id that stream ``stream`` gives where it has no code."""
+        """Return the id of an empty cell in ``stream``."""
         return self.codec_begin + stream * self.codec_layer_size

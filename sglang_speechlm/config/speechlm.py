@@ -1,7 +1,7 @@
-"""config.json of a SpeechLM checkpoint as a transformers configuration.
+"""The config.json of a SpeechLM checkpoint as a transformers configuration.
 
-Three converters write such directories: ours, and those of two forks of vLLM, which name the ids of the modalities
-differently and give the nested configs model types of their own. All three are read here.
+Three converters write such directories: this package's, and those of two forks of vLLM, which name the ids of the
+modalities differently and use their own model types in the nested configs. This module reads all three.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ AudioFrontend = Literal["bagpiper", "espnet", "fork"]
 class SpeechLMConfig(PreTrainedConfig):
     """Sizes, id ranges and defaults of a SpeechLM checkpoint.
 
-    Every number that the runtime depends on is read from here; the defaults are those of the released 8B model.
+    The runtime takes every number that it depends on from here. The defaults are those of the released 8B model.
 
-    How a request is decoded that does not say: ``text_temperature``, ``text_topk``, ``audio_temperature`` and
-    ``audio_topk``; the least and most steps, ``audio_min_frames`` (None is one for each stream), ``audio_max_frames``
-    and ``text_max_tokens`` (None is no bound of its own); and ``audio_cfg``, which holds where no client chose guidance
-    by chatting: the speech route, the page and the frontend. ``decoding_source`` says where the values come from.
+    The decoding defaults of requests are ``text_temperature``, ``text_topk``, ``audio_temperature`` and ``audio_topk``;
+    the limits ``audio_min_frames`` (None: one per stream), ``audio_max_frames`` and ``text_max_tokens`` (None: no
+    limit); and ``audio_cfg``, which applies to the speech route, the page and the frontend, but not to chat requests.
+    ``decoding_source`` says where the values come from.
 
     Raises:
-        ValueError: if a field contradicts another one or is out of range, naming it.
+        ValueError: if a field contradicts another one or is out of range; the message names it.
     """
 
     model_type = "speechlm"
@@ -75,9 +75,9 @@ class SpeechLMConfig(PreTrainedConfig):
         xcodec_hop_length: int = 320,
         **kwargs: Any,
     ) -> None:
-        # One model serves them all, whatever the directory's converter called it.
+        # One model serves all of them, whatever the directory's converter called it.
         kwargs["architectures"] = ["SpeechLMForConditionalGeneration"]
-        if "text_token_id" in kwargs:  # a fork's
+        if "text_token_id" in kwargs:  # written by a fork
             text_modality_token_id = kwargs.pop("text_token_id")
             audio_modality_token_id = kwargs.pop("audio_token_id", audio_modality_token_id)
             kwargs.pop("audio_placeholder_token_id", None)
@@ -97,7 +97,7 @@ class SpeechLMConfig(PreTrainedConfig):
             if isinstance(audio_config, Qwen3OmniMoeAudioEncoderConfig)
             else Qwen3OmniMoeAudioEncoderConfig(**_nested("audio_config", audio_config, _AUDIO_ENCODER))
         )
-        # The served vocabulary is the one of the whole model; text_config of the original may hold Qwen3's own.
+        # The served vocabulary is the whole model's; the original's text_config may have Qwen3's own.
         self.text_config.vocab_size = vocab_size
         self.hidden_size = self.text_config.hidden_size
         self.num_stream = num_stream
@@ -142,7 +142,7 @@ class SpeechLMConfig(PreTrainedConfig):
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """How a request is decoded that does not say, and where the values come from."""
+        """The decoding defaults of requests, and where they come from."""
         return {
             "source": self.decoding_source,
             "text": {
@@ -161,7 +161,7 @@ class SpeechLMConfig(PreTrainedConfig):
 
     @property
     def ids(self) -> Ids:
-        """The id ranges as one checked value."""
+        """The id ranges, validated."""
         return Ids(
             pad=self.pad_token_id,
             bos=self.bos_token_id,
@@ -182,17 +182,17 @@ class SpeechLMConfig(PreTrainedConfig):
 
 
 class BagpiperConfig(SpeechLMConfig):
-    """The same under the name that the second fork gave the model."""
+    """The same config, under the second fork's name for the model."""
 
     model_type = "bagpiper"
 
-    # transformers makes an __init__ of its own for a class that has none.
+    # transformers generates an __init__ for a class without one.
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
 
 
 MODEL_TYPES = (SpeechLMConfig.model_type, BagpiperConfig.model_type)
-"""Of a config.json that can be served."""
+"""Model types of a config.json that can be served."""
 
 _LARGEST: dict[str, int] = {
     "num_stream": 64,
@@ -217,12 +217,14 @@ _LARGEST: dict[str, int] = {
     "conv_chunksize": 1 << 24,
     "max_source_positions": 1 << 24,
 }
-"""Sizes far above any model's: a larger one is a broken file, which must not cost the memory that it asks for."""
+"""Sizes far above any model's: a larger one means a broken file, and must not allocate that much memory."""
 
 
 def check_sizes(place: str, fields: Mapping[str, Any]) -> None:
-    """Raises:
-    ValueError: if a size is no whole number, or out of range: the field, its value and what is allowed.
+    """Check the sizes among the fields of a config.
+
+    Raises:
+        ValueError: if a size is not a whole number or is out of range.
     """
     for name, largest in _LARGEST.items():
         value = fields.get(name, 1)
@@ -231,7 +233,7 @@ def check_sizes(place: str, fields: Mapping[str, Any]) -> None:
 
 
 def _nested(place: str, fields: Any, usual: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a nested config, without the model type that its converter gave it."""
+    """Return the fields of a nested config, without its converter's model type."""
     if fields is None or fields == {}:
         return usual
     if not isinstance(fields, Mapping):

@@ -3,6 +3,6 @@
 from pathlib import Path
 
 MODEL = Path(__file__).parent / "model"
-"""The served directory that ``python -m sglang_speechlm.recipe`` made; its README.md tells what it can do."""
+"""The served directory made by ``python -m sglang_speechlm.recipe``; its README.md says what it can do."""
 GUIDANCE = 1.5
-"""The scale at which the fewest of its words are misheard (``benchmarks/voice.py``)."""
+"""The scale with the lowest word error rate (``benchmarks/voice.py``)."""

@@ -1,4 +1,4 @@
-"""``python -m sglang_speechlm.demo``: a small conversation, written, spoken and heard."""
+"""``python -m sglang_speechlm.demo``: a short conversation in text and sound."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sglang_speechlm.demo.player import play
 from sglang_speechlm.demo.progress import Progress
 from sglang_speechlm.demo.questions import QUESTION, Conversation
 from sglang_speechlm.demo.spectrogram import draw
-from sglang_speechlm.process import Worker, WorkerFailed
+from sglang_speechlm.process import ServerFailed, ServerProcess
 
 CONTEXT = 16384
-"""Positions that a request may take: as many as the usage guide's payloads ask for."""
+"""Context length, as large as the usage guide's payloads require."""
 _START_SECONDS = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; the exit status: 0 if all went well, 1 if not, 130 if it was interrupted."""
+    """Run the demonstration; return the exit status: 0 for success, 1 for failure, 130 if interrupted."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     progress = Progress()
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         progress.step("interrupted")
         return 130
-    except (WorkerFailed, openai.APIError, OSError, ValueError) as error:
+    except (ServerFailed, openai.APIError, OSError, ValueError) as error:
         progress.step(f"failed: {error}")
         return 1
     sounds = conversation.sounds
@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sglang_speechlm.demo", description=__doc__)
-    parser.add_argument(
-        "--model", type=Path, default=MODEL, help="a served directory (default: the one that is shipped)"
-    )
+    parser.add_argument("--model", type=Path, default=MODEL, help="a served directory (default: the model in the box)")
     parser.add_argument(
         "--output", type=Path, default=Path("demo-output"), help="where the WAV and the log go (default: %(default)s)"
     )
@@ -79,20 +77,20 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _server(model: Path, log: Path, progress: Progress) -> Iterator[str]:
-    """The URL of a server that is ready; it is stopped whatever happens."""
+    """Start a server, yield its URL when it is ready, and always stop it."""
     progress.step(f"starting a server for {model}; its log is {log}")
-    worker = Worker(model, log, ("--max-total-tokens", str(CONTEXT)))
+    server = ServerProcess(model, log, ("--max-total-tokens", str(CONTEXT)))
     try:
         deadline = time.monotonic() + _START_SECONDS
-        while not worker.is_ready():
+        while not server.is_ready():
             if time.monotonic() > deadline:
-                raise WorkerFailed(f"the server was not ready after {_START_SECONDS} s; its log: {log}")
+                raise ServerFailed(f"the server was not ready after {_START_SECONDS} s; see {log}")
             progress.wait("still starting")
-        progress.step(f"ready at {worker.url}")
-        yield worker.url
+        progress.step(f"ready at {server.url}")
+        yield server.url
     finally:
         progress.step("stopping the server")
-        worker.stop()
+        server.stop()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Plays a WAV where the machine has a player."""
+"""Play a WAV if the machine has a player."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 30
 
 
 def play(file: Path) -> bool:
-    """Whether a player was found and played ``file`` to its end."""
+    """Play ``file``; return whether a player was found and succeeded."""
     for command in _PLAYERS:
         if shutil.which(command[0]):
             try:

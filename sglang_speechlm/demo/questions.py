@@ -1,4 +1,4 @@
-"""The conversation of the demonstration, with the stock openai client."""
+"""The demonstration's conversation, with the stock openai client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sound:
 
 
 class Conversation:
-    """Asks one server, says what it asked and what came of it, and keeps the sounds."""
+    """Asks a server, prints questions and answers, and keeps the sounds."""
 
     def __init__(self, client: openai.OpenAI, model: str, output: Path, progress: Progress) -> None:
         self._client, self._model, self._output, self._progress = client, model, output, progress
@@ -45,14 +45,14 @@ class Conversation:
         self._progress.quote("it", answer.choices[0].message.content or "")
 
     def speak(self, question: str, name: str, cfg: float) -> None:
-        """Ask for text and sound; the sound goes to the file ``name``."""
+        """Ask for text and sound, and write the sound to the file ``name``."""
         how = f"with guidance {cfg:g}" if cfg > 1 else "without guidance"
         self._progress.step(f"it speaks, {how}")
         self._progress.quote("you", question)
         self._hear({"role": "user", "content": question}, name, cfg)
 
     def listen(self, clip: Path, name: str, cfg: float) -> None:
-        """Ask aloud, and have it answer aloud."""
+        """Ask with a clip, and get a spoken answer."""
         self._progress.step(f"it listens, and answers aloud; {soundfile.info(clip).duration:.1f} s of speech")
         self._progress.quote("you", f"({clip})")
         data = base64.b64encode(clip.read_bytes()).decode()
@@ -74,11 +74,11 @@ class Conversation:
             extra_body={"speechlm": {"cfg": cfg}},
         )
         seconds = time.monotonic() - begin
-        said = answer.choices[0].message
-        self._progress.quote("it", said.content or "")
-        if said.audio is None:
+        reply = answer.choices[0].message
+        self._progress.quote("it", reply.content or "")
+        if reply.audio is None:
             raise ValueError("the answer has no sound")
-        data = base64.b64decode(said.audio.data)
+        data = base64.b64decode(reply.audio.data)
         file = self._output / name
         file.write_bytes(data)
         duration = soundfile.info(io.BytesIO(data)).duration

@@ -1,4 +1,4 @@
-"""Pictures of sounds."""
+"""Draw spectrograms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INCHES_PER_SECOND = 2.2
 
 
 def draw(files: Sequence[Path], picture: Path) -> None:
-    """Write a PNG with the spectrogram of each WAV, one above the other, on one scale of time."""
+    """Write a PNG with the spectrogram of each WAV, one above the other, on a common time scale."""
     sounds = [soundfile.read(file) for file in files]
     longest = max(len(samples) / rate for samples, rate in sounds)
     figure = Figure(figsize=(2 + _INCHES_PER_SECOND * longest, 2 * len(files)), layout="constrained")

@@ -1,1 +1,1 @@
-"""Several workers behind one port: SGLang's router (smg) between them and a front of ours."""
+"""Several workers behind one port, with SGLang's router (smg) between them and this package's front."""

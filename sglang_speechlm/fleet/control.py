@@ -1,8 +1,8 @@
-"""Workers that join and leave while the fleet runs: GET and POST /workers, DELETE /workers/{id}.
+"""Add and remove workers while the fleet runs: GET and POST /workers, DELETE /workers/{id}.
 
-A worker that is added is sent other clients' requests, so this takes a key: the admin key, or, without one, the key.
-Without any key it takes a program on this machine that asks for itself. No page of a browser does, and nothing that a
-server passes on for somebody else: both name themselves in a header.
+A worker that is added receives other clients' requests, so this requires the admin key or, without one, the API key.
+Without any key, only programs on this machine are allowed: no pages in browsers and no proxies, both of which identify
+themselves in headers.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Control:
     """The control plane's routes."""
 
     def __init__(self, router: Router, has_key: bool) -> None:
-        """Take the router, and whether requests that come this far have shown a key that opens these routes."""
+        """Take the router, and whether requests that get this far have shown a key for these routes."""
         self._router = router
         self._has_key = has_key
 
     async def answer(self, http: Request, path: str) -> Response:
-        """The answer to a request to ``/workers`` or ``/workers/ID``.
+        """Return the response to a request for ``/workers`` or ``/workers/ID``.
 
         Raises:
-            ApiError: 403 if its sender may not ask; 400, 404, 405, 413 and 415 if it makes no sense.
+            ApiError: 403 if its sender is not allowed; 400, 404, 405, 413 and 415 if it is invalid.
         """
         worker_id = path.removeprefix("/workers").removeprefix("/")
         match http.method, bool(worker_id):
@@ -54,7 +54,8 @@ class Control:
     def _check(self, http: Request) -> None:
         if not self._has_key and not _asks_for_itself(http):
             raise ApiError(
-                403, "/workers: without --admin-api-key or --api-key only a program on this machine may change them"
+                403,
+                "/workers: without --admin-api-key or --api-key, only programs on this machine may change the workers",
             )
 
     async def _add(self, http: Request) -> Response:
@@ -68,7 +69,7 @@ class Control:
             raise ApiError(400, f"the body is not JSON: {error}") from error
         url = fields.get("url") if isinstance(fields, dict) else None
         if not isinstance(url, str):
-            raise bad_field("url", "is where the worker is, as http(s)://HOST:PORT")
+            raise bad_field("url", "must be the worker's address, http(s)://HOST:PORT")
         try:
             url = checked_url(url)
         except ValueError as error:
@@ -78,7 +79,7 @@ class Control:
     def _remove(self, worker_id: str) -> Response:
         member = next((member for member in self._router.members if member.id == worker_id), None)
         if member is None:
-            raise ApiError(404, f"there is no worker {worker_id[:100]!r}; GET /workers lists them")
+            raise ApiError(404, f"unknown worker {worker_id[:100]!r}; GET /workers lists them")
         self._router.drop(member.url)
         return _told(202, _shown(member))
 
@@ -92,7 +93,7 @@ def _told(status: int, what: Any) -> Response:
 
 
 def _asks_for_itself(http: Request) -> bool:
-    """Whether a program on this machine sent a request, neither for somebody else nor in a page of a browser."""
+    """Whether a program on this machine sent a request, rather than a proxy or a page in a browser."""
     try:
         is_loopback = http.client is not None and ipaddress.ip_address(http.client.host).is_loopback
     except ValueError:

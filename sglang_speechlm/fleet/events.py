@@ -1,4 +1,4 @@
-"""Server-sent events that pass through, each of them whole, so that an error can follow where a stream breaks off."""
+"""Relay server-sent events as a whole, so that an error can follow if a stream breaks off."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import orjson
 _END = b"\n\n"
 _DATA = b"data: "
 _ROUTERS_ERROR = b'data: {"error":{"message":"Stream error'
-"""How the event begins that smg adds to a stream that its worker broke off."""
+"""Beginning of the event that smg appends if a worker breaks off its stream."""
 _LAST = (
     b"data: [DONE]",
     b'data: {"error":',
     b'data: {"type":"speech.audio.done"',
     b'data: {"type":"transcript.text.done"',
 )
-"""How the events begin that end a worker's stream."""
+"""Beginnings of the events that end a worker's stream."""
 
 
 class EventRelay:
-    """Takes a stream in pieces and gives its events as they become whole, byte for byte.
+    """Takes a stream in pieces and returns its events, byte for byte, as they become complete.
 
     Attributes:
-        is_complete: whether the event has come that ends the stream.
+        is_complete: whether the stream's final event has arrived.
     """
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class EventRelay:
         self._odd = b""
 
     def take(self, piece: bytes) -> bytes:
-        """The events that ``piece`` completes."""
+        """Return the events that ``piece`` completes."""
         *whole, self._begun = (self._begun + piece).split(_END)
         return b"".join(self._pass(event + _END) for event in whole)
 
     def rest(self) -> bytes:
-        """What is left of a stream that has ended as it should; an event that was cut in two is not given."""
+        """Return the rest of a stream that has ended normally, without an incomplete event."""
         return self._odd + self._begun if self.is_complete else b""
 
     def _pass(self, event: bytes) -> bytes:
@@ -48,14 +48,14 @@ class EventRelay:
         if event.startswith(_LAST):
             self.is_complete = True
         elif not _is_whole(event):
-            # Half of an event, which smg ends with an empty line of its own before it tells that the rest is missing.
+            # Half of an event: smg ends it with an empty line before it reports that the rest is missing.
             self._odd = event
             return before
         return before + event
 
 
 def _is_whole(event: bytes) -> bool:
-    """Whether this is JSON or a comment, as all events of ours are that do not end a stream."""
+    """Whether this is JSON or a comment, as are all events of a worker that do not end a stream."""
     if event.startswith(b":"):
         return True
     try:

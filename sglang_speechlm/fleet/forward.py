@@ -1,4 +1,4 @@
-"""One request and its answer, passed on as they come."""
+"""Forward one request and its response as they arrive."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from yarl import URL
 
 from sglang_speechlm import logs
 from sglang_speechlm.fleet.events import EventRelay
+from sglang_speechlm.server.edge.connection import ClientGone
 from sglang_speechlm.server.edge.errors import ApiError
 
 logger = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ _PASSED = frozenset(
         "if-none-match", "if-range", "range", "traceparent", "tracestate", "user-agent",
     )
 )  # fmt: skip
-"""Request headers that a worker may read. No other is passed on, so that clients give no orders to the router, and none
-of these is left out because ``Connection`` names it."""
+"""Request headers that a worker may read. No other is forwarded, so that clients cannot control the router, and none of
+these is dropped because ``Connection`` names it."""
 _NOT_PASSED_BACK = frozenset(
     (
-        # RFC 9110, 7.6.1; and what is set anew: the worker was asked by no page.
+        # RFC 9110, 7.6.1; and headers that are set anew: the front's own request does not come from a page.
         "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
         "date", "server", "vary", logs.REQUEST_ID_HEADER,
     )
@@ -47,44 +48,40 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class NotReached(Exception):
-    """Nobody listens there; nothing of the request has been sent."""
+    """Nothing listens at the address; no part of the request has been sent."""
 
 
 class RouterRefused(NotReached):
-    """The router itself refused a request, which a worker may take."""
-
-
-class ClientLeft(Exception):
-    """The client closed its connection before its request had come."""
+    """The router itself refused a request, which a worker may still accept."""
 
 
 class Upload:
-    """A request's body on its way in, and the client's leaving after it."""
+    """An incoming request body, followed by the client's disconnection."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._is_complete = asyncio.Event()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes.
+        """Yield the body as it arrives.
 
         Raises:
-            ClientLeft: if it does not come to its end.
+            ClientGone: if it remains incomplete.
         """
         while not self._is_complete.is_set():
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientLeft
+                raise ClientGone
             if not message.get("more_body", False):
                 self._is_complete.set()
             if piece := message.get("body", b""):
                 yield piece
 
     async def whole(self) -> bytearray:
-        """All of the body.
+        """Return the complete body.
 
         Raises:
-            ClientLeft: if it does not come to its end.
+            ClientGone: if it remains incomplete.
         """
         body = bytearray()
         async for piece in self.pieces():
@@ -92,14 +89,14 @@ class Upload:
         return body
 
     async def client_left(self) -> None:
-        """Return when the client leaves after its body."""
+        """Return when the client disconnects after its body."""
         await self._is_complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
 class Answer:
-    """What has been sent of an answer, so that whatever happens then, it ends in a way that the client can tell."""
+    """A response in progress; keeps track of what was sent, so that the client can recognise a failure."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -107,16 +104,16 @@ class Answer:
         self.has_begun = False
 
     async def send(self, message: Message) -> None:
-        """Send a part."""
+        """Send a part of the response."""
         if message["type"] == "http.response.start":
             self.has_begun = True
             self._is_stream = is_stream(Headers(raw=message["headers"]))
         await self._send(message)
 
     async def fail(self, error: ApiError, scope: Scope, receive: Receive) -> None:
-        """Send an error: as the answer, or as the last event of a stream.
+        """Send an error, as the response or as the last event of a stream.
 
-        Anything else that has begun is left without its end; then the HTTP server closes the connection.
+        Any other response that has begun is left incomplete; then the HTTP server closes the connection.
         """
         if not self.has_begun:
             await error.response()(scope, receive, self.send)
@@ -131,16 +128,16 @@ def is_stream(headers: Headers) -> bool:
 
 
 async def _slices(body: bytearray) -> AsyncIterator[memoryview]:
-    """A body that is here, in pieces that do not copy it."""
+    """Yield a complete body in pieces, without copying it."""
     view = memoryview(body)
     for begin in range(0, len(view), _SLICE_BYTES):
         yield view[begin : begin + _SLICE_BYTES]
 
 
 def new_session() -> aiohttp.ClientSession:
-    """Connections to workers and the router.
+    """Return a session for connections to workers and the router.
 
-    Each is used once: one that is kept may be closed by the other side just when a request is sent on it.
+    Each connection is used once: the other side might close a kept one at the moment when a request is sent.
     """
     return aiohttp.ClientSession(
         headers={"Via": _VIA},
@@ -161,25 +158,25 @@ async def forward(
     *,
     routed: bool = False,
 ) -> None:
-    """Pass a request to a server and its answer back.
+    """Forward a request to a server, and its response to the client.
 
     Args:
-        session: of ``new_session``.
+        session: from ``new_session``.
         base: the server's URL.
-        scope: the request's.
-        body: its body, on its way in or here as a whole; None where it has none.
-        answer: where the answer goes.
-        routed: whether the server is a router, whose own refusals are no worker's.
+        scope: the request's scope.
+        body: its body, incoming or complete; None without one.
+        answer: receives the response.
+        routed: whether the server is the router, whose own refusals are not a worker's.
 
     Raises:
-        NotReached: if nobody listens there; ``RouterRefused`` if the router refused the request by itself.
-        ApiError: 502 if the server broke off, also when the answer had begun; 508 if the request comes from here.
+        NotReached: if nothing listens at the address; ``RouterRefused`` if the router itself refused the request.
+        ApiError: 502 if the server broke off, even after the response had begun; 508 if the request comes from here.
     """
     url = address(base, scope)
     headers = _passed_on(scope)
     data: AsyncIterator[Any] | None = None
     if isinstance(body, bytearray):
-        # smg passes a body on unread only if it says how long it is.
+        # smg forwards a body without reading it only if it has a Content-Length.
         headers = [(name, value) for name, value in headers if name != "content-length"]
         headers.append(("content-length", f"{len(body)}"))
         data = _slices(body)
@@ -202,7 +199,7 @@ async def forward(
         code = response.headers.get(_ROUTERS_ERROR)
         if (response.status >= 500 and code) or (response.status >= 400 and routed and _is_its_own(response)):
             level = logging.WARNING if response.status >= 500 else logging.DEBUG
-            logger.log(level, "Request %s: the router says %s", logs.current_id(), await _text(response))
+            logger.log(level, "Request %s: error from the router: %s", logs.current_id(), await _text(response))
             if response.status < 500:
                 raise RouterRefused(f"the router: {code or response.status}")
             if code == _NOT_REACHED:
@@ -212,29 +209,30 @@ async def forward(
 
 
 def broken_off(status: int = 502) -> ApiError:
-    """The error of a request whose worker is gone."""
+    """Return the error for a request whose worker is gone."""
     said = "did not answer in time" if status == 504 else "ended before its answer was complete"
-    return ApiError(status, f"the worker that was given this request {said}; ask again", code="worker_lost")
+    return ApiError(status, f"the worker with this request {said}; send it again", code="worker_lost")
 
 
 def unreachable() -> ApiError:
-    """The error of a request that no worker can take now."""
-    return ApiError(503, "no worker can take this request now; ask again", code="no_worker", retry_after=1)
+    """Return the error for a request that no worker can take now."""
+    return ApiError(503, "no worker can take this request now; send it again", code="no_worker", retry_after=1)
 
 
 def address(base: str, scope: Scope) -> URL:
-    """The URL of a request on a server of the fleet: the server's scheme, host and port, and the request's target.
+    """Return the URL of a request on a server of the fleet: the server's scheme, host and port, and the request's
+    target.
 
     Args:
         base: the server's URL.
-        scope: the request's.
+        scope: the request's scope.
 
     Raises:
         ApiError: 400 if the target would lead anywhere else.
     """
     server = URL(base)
     path, query = (scope[part].decode("ascii") for part in ("raw_path", "query_string"))
-    # From parts, and read again as the HTTP client might: the target must not become part of the authority.
+    # Built from parts, and parsed again like the HTTP client might: the target must not leak into the authority.
     url = URL.build(scheme=server.scheme, authority=server.raw_authority, path=path, query_string=query, encoded=True)
     if not path.startswith("/") or URL(str(url), encoded=True).raw_authority != server.raw_authority:
         raise ApiError(400, f"the request target must be a path, as in GET /v1/models; got {path[:80]!r}")
@@ -245,7 +243,7 @@ def _passed_on(scope: Scope) -> list[tuple[str, str]]:
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     passed_by = [value for name, value in headers if name == "via"]
     if _VIA in ", ".join(passed_by):
-        raise ApiError(508, "this request comes from the server that it was sent to: a worker's URL leads back to it")
+        raise ApiError(508, "request loop: a worker's URL leads back to this server")
     passed = [(name, value) for name, value in headers if name in _PASSED]
     return [*passed, ("via", ", ".join([*passed_by, _VIA])), (logs.REQUEST_ID_HEADER, logs.current_id() or "")]
 

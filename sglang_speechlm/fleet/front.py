@@ -1,4 +1,4 @@
-"""The one public port: what it answers itself, and where it passes everything else."""
+"""The front, which owns the public port: what it answers itself, and where it forwards everything else."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from starlette.types import Receive, Scope, Send
 
 from sglang_speechlm import logs
 from sglang_speechlm.fleet.control import Control
-from sglang_speechlm.fleet.forward import Answer, ClientLeft, NotReached, RouterRefused, Upload, forward, unreachable
+from sglang_speechlm.fleet.forward import Answer, NotReached, RouterRefused, Upload, forward, unreachable
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
+from sglang_speechlm.server.edge.connection import ClientGone
 from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
 
 logger = logging.getLogger(__name__)
 
 _CHAT = "/v1/chat/completions"
 _ROUTED = (_CHAT, "/generate")
-"""Routes that the router passes on byte for byte; of transcriptions it reads the form and asks for more than we do."""
+"""Routes that the router forwards byte for byte; it would read, and restrict, the form of a transcription."""
 _FOR_ALL = ("/flush_cache", "/abort_request")
-"""Routes that tell a worker something, and so every worker."""
+"""Routes that concern every worker."""
 _READ_HERE = ("/health", "/readiness", "/metrics")
 _EARLIER_AUDIO = re.compile(rb'"audio-([0-9a-f]{8})-chatcmpl-')
 _AUDIO_ID_BYTES = len(b'"audio-00000000-chatcmpl-')
 _SEARCHED_BYTES = 1 << 20
-"""Searched in one go, in which nobody else is served."""
+"""Number of bytes to search at once, which blocks all other requests."""
 _PAGE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Front:
-    """ASGI application."""
+    """The front's ASGI application."""
 
     def __init__(self, router: Router, session: aiohttp.ClientSession, control: Control) -> None:
-        """Take the router, what to ask with, and who may change the list of workers."""
+        """Take the router, the HTTP session, and the control plane's routes."""
         self._router = router
         self._session = session
         self._control = control
@@ -55,23 +56,23 @@ class Front:
 
     @property
     def running(self) -> int:
-        """Requests that are being answered by workers."""
+        """Number of requests that workers are answering."""
         return self._running
 
     def open(self) -> None:
-        """Take requests from now on."""
+        """Start to accept requests."""
         self._refusal = None
 
     def drain(self) -> None:
-        """Take no more requests."""
+        """Stop accepting requests."""
         self._refusal = ApiError(503, "the server is stopping and takes no new requests", retry_after=5)
 
     async def idle(self) -> None:
-        """Return once no request is being answered."""
+        """Return when no request is in progress."""
         await self._idle.wait()
 
     def cut(self) -> None:
-        """End what is being answered with an error."""
+        """End all requests in progress with an error."""
         self._cut.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,13 +88,13 @@ class Front:
             await answer.fail(error, scope, receive)
         except Exception:
             logger.exception("Request %s to %s failed", logs.current_id(), scope["path"])
-            await answer.fail(ApiError(500, "the server failed to answer; its log says why"), scope, receive)
+            await answer.fail(ApiError(500, "internal error; see the server's log"), scope, receive)
 
     async def _own(self, scope: Scope, receive: Receive) -> Response | None:
-        """The answer to a route of the front itself.
+        """Return the response of the front's own routes; None for other routes.
 
         Raises:
-            ApiError: if it does not answer this request.
+            ApiError: if the request is refused.
         """
         path = scope["path"]
         if path == "/workers" or path.startswith("/workers/"):
@@ -121,7 +122,7 @@ class Front:
         return Response(orjson.dumps(told), status_code=200 if is_ready else 503, media_type="application/json")
 
     async def _passed(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        """Pass a request on, as long as its client stays and the front is not stopped.
+        """Forward a request until its client disconnects or the front is stopped.
 
         Raises:
             ApiError: if it cannot be answered.
@@ -133,7 +134,7 @@ class Front:
         self._idle.clear()
         try:
             await self._until_over(self._route(scope, upload, answer), upload)
-        except ClientLeft:
+        except ClientGone:
             if not answer.has_begun:
                 await Response(status_code=499)(scope, receive, answer.send)  # for the log
         finally:
@@ -151,7 +152,7 @@ class Front:
             if working.done():
                 working.result()
             elif leaving.done():
-                raise ClientLeft
+                raise ClientGone
             else:
                 raise ApiError(503, "the server was stopped before this answer was complete")
         finally:
@@ -173,11 +174,11 @@ class Front:
         if "content-length" in headers or "transfer-encoding" in headers:
             await self._to_any(scope, upload, answer)
         else:
-            await upload.whole()  # nothing, and then the client's leaving
+            await upload.whole()  # no body, then the client's disconnection
             await self._to_any(scope, None, answer)
 
     def _that_knows(self, body: bytearray) -> Member | None:
-        """The worker that has the spoken answers that a chat request refers to; of several, that of the last."""
+        """Return the worker of the last spoken answer that a chat request refers to, or None."""
         by_id = {member.worker_id: member for member in self._router.healthy() if member.worker_id}
         knowing = None
         for worker_id in _workers_named(body):
@@ -185,7 +186,7 @@ class Front:
         return knowing
 
     async def _to_one(self, scope: Scope, body: bytearray, answer: Answer, knowing: Member | None) -> None:
-        """The worker that knows what a request refers to; without one, the router decides, or, if it is away, we do."""
+        """Forward to the worker that a request refers to; else to the router, or, if that is away, to any worker."""
         url = knowing.url if knowing is not None else self._router.url
         try:
             if self._router.healthy() and (knowing is not None or self._router.responds):
@@ -194,11 +195,11 @@ class Front:
         except RouterRefused:
             pass  # it does not know the model, or reads the body otherwise than a worker, who decides
         except NotReached as error:
-            logger.warning("Request %s goes past %s: %s", logs.current_id(), url, error)
+            logger.warning("Request %s bypasses %s: %s", logs.current_id(), url, error)
         await self._to_any(scope, body, answer)
 
     async def _to_any(self, scope: Scope, body: Upload | bytearray | None, answer: Answer) -> None:
-        """Each worker in turn; where one cannot be reached, the next."""
+        """Forward to each worker in turn; if one cannot be reached, to the next."""
         members = self._router.healthy()
         turn = next(self._turns)
         for i in range(len(members)):
@@ -211,7 +212,7 @@ class Front:
         raise unreachable()
 
     async def _tell_all(self, scope: Scope, body: bytearray, answer: Answer) -> None:
-        """Pass a request to every worker; the answer is the first one's, or that of the first that failed."""
+        """Forward to every worker; the response is the first worker's, or that of the first one that failed."""
         members = self._router.healthy()
         if not members:
             raise unreachable()
@@ -231,16 +232,16 @@ class Front:
 
 
 def _workers_named(body: bytearray) -> Iterator[str]:
-    """The worker ids in the ids of earlier answers' audio that stand in a body, in their order."""
+    """Yield the worker ids in the audio ids of earlier answers in a body, in order."""
     for begin in range(0, len(body), _SEARCHED_BYTES):
         end = begin + _SEARCHED_BYTES + _AUDIO_ID_BYTES - 1
         for found in _EARLIER_AUDIO.finditer(body, begin, end):
-            if body[found.start() - 1] != ord("\\"):  # else it stands in a text
+            if body[found.start() - 1] != ord("\\"):  # else it is part of a string
                 yield found[1].decode()
 
 
 class _Kept:
-    """An answer that is not sent yet."""
+    """A response that is not sent yet."""
 
     def __init__(self) -> None:
         self.messages: list[Any] = []

@@ -1,4 +1,4 @@
-"""From the launcher's arguments to a fleet that serves, and to its end."""
+"""Run a fleet from the launcher's arguments until it ends."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_WORDS_SECONDS = 2.0
-"""In which answers that are cut off are told so."""
+"""Time for answers that are cut off to tell their clients."""
 _KEEP_ALIVE_SECONDS = 75
-"""For clients that keep a connection; longer than most proxies do, so that it is they who close it."""
+"""Keep-alive timeout; longer than most proxies', so that the proxies close the connections."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until told to stop; the exit status, one of ``ExitStatus``."""
+    """Serve until stopped; return the exit status, one of ``ExitStatus``."""
     try:
         options = read(arguments)
         listener = _listen(options.host, options.port)
@@ -51,8 +51,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Raises:
-    ValueError: if nobody can listen at this address.
+    """Open the front's listening socket.
+
+    Raises:
+        ValueError: if the address cannot be bound.
     """
     try:
         return socket.create_server(
@@ -68,7 +70,7 @@ def _configure_logs(options: FleetOptions) -> None:
     )
     before = set(os.environ)
     logs.configure(options.log_format, options.log_level)
-    for name in set(os.environ) - before:  # what it leaves to SGLang's processes, workers find out for themselves
+    for name in set(os.environ) - before:  # variables for SGLang's processes, which workers set themselves
         del os.environ[name]
 
 
@@ -132,7 +134,7 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
 
 
 def _end_when_blocked(heartbeat: Heartbeat) -> None:
-    """End the fleet when its event loop answers nobody any more; the workers end with their parent."""
+    """End the fleet if its event loop is blocked; the workers end with their parent."""
     silence = Silence(heartbeat)
     while silence.look() < LOOP_HUNG_SECONDS:
         time.sleep(INTERVAL_SECONDS)
@@ -141,7 +143,7 @@ def _end_when_blocked(heartbeat: Heartbeat) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the fleet."""
+    """A uvicorn server that leaves signals to the fleet."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -150,7 +152,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _told() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Events that the first and the second signal to stop set."""
+    """Yield the events that the first and the second stop signal set."""
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def told(number: signal.Signals) -> None:
@@ -165,7 +167,7 @@ def _told() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
 
 
 async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
-    """Let the answers that are running come to their end; whether some had to be cut off."""
+    """Let running answers finish; return whether some had to be cut off."""
     front.drain()
     waiting = [asyncio.create_task(front.idle()), asyncio.create_task(hurry.wait())]
     await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +175,7 @@ async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
         task.cancel()
     if not front.running:
         return False
-    logger.warning("%d answers are cut off", front.running)
+    logger.warning("Cutting off %d answers", front.running)
     front.cut()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORDS_SECONDS):
@@ -182,7 +184,7 @@ async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
 
 
 def _failure(ended: asyncio.Task[None]) -> int:
-    """The exit status that tells why a task has ended that should not."""
+    """Return the exit status for a task that ended unexpectedly."""
     error = ended.exception()
     causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
     for cause in causes:

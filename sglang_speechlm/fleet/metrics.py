@@ -1,4 +1,4 @@
-"""Several processes' metrics in one page, in Prometheus' text format."""
+"""Merge several processes' metrics into one page, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{)?")
 
 
 def merge(router: str, workers: Mapping[str, str]) -> str:
-    """One page of all samples, those of a family together, as the format wants them.
+    """Return one page of all samples, grouped by family as the format requires.
 
     Args:
-        router: the router's page; its samples are left as they are.
-        workers: pages by the URL of their worker, which becomes the label ``worker`` of their samples.
+        router: the router's page, whose samples are unchanged.
+        workers: pages by their worker's URL, which becomes the label ``worker`` of their samples.
     """
     heads: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
@@ -26,7 +26,7 @@ def merge(router: str, workers: Mapping[str, str]) -> str:
                 if family not in seen:
                     heads.setdefault(family, []).append(line)
             elif sample := _SAMPLE.match(line):
-                # A histogram's samples follow their head; a page without heads has families of one name each.
+                # A histogram's samples follow their header; a page without headers has one family per name.
                 of = family if family and sample[1].startswith(family) else sample[1]
                 samples.setdefault(of, []).append(_labelled(line, sample, url))
     families = dict.fromkeys([*heads, *samples])

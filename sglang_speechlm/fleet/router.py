@@ -31,13 +31,13 @@ _ASK = aiohttp.ClientTimeout(total=5)
 _PROBE_SECONDS = 3
 _PROBE = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
 _MISSES_BEFORE_UNHEALTHY = 2
-"""A worker whose event loop is busy for once still counts."""
+"""A worker whose event loop is busy once remains healthy."""
 _PLAIN = {"Accept-Encoding": "identity"}
 _LEAST_REQUEST_SECONDS = 7200.0
 _SPARE_SECONDS = 60.0
 _NEVER_SECONDS = "86400"
 
-# smg asks workers what they are, with a key that it then adds to requests that bring none: it is told instead.
+# smg would ask workers for this with a key that it then adds to requests without one; so it is set explicitly.
 _KIND = {"runtime_type": "sglang", "connection_mode": "http", "worker_type": "regular"}
 
 
@@ -46,10 +46,10 @@ class Member:
     """A worker that the router should have.
 
     Attributes:
-        id: ours, by which it is taken out.
-        url: where it is.
-        is_healthy: whether it gets requests: its own ``/health`` says so, and the router, unless that is away.
-        worker_id: of the process there, if it has said; ids of its spoken answers carry it.
+        id: the fleet's id of the worker, for removing it.
+        url: its URL.
+        is_healthy: whether it gets requests: according to its own ``/health`` and to the router, unless that is away.
+        worker_id: the id of its process, if known; ids of its spoken answers contain it.
     """
 
     id: str
@@ -59,17 +59,17 @@ class Member:
 
 
 class Router:
-    """The router, whichever process it is now, and the workers that it should have.
+    """The router, across restarts of its process, and the workers that it should have.
 
     Attributes:
-        members: its workers, those included that it has not reached yet.
+        members: its workers, including those that it has not reached yet.
         awaited: workers that are being started.
-        responds: whether the router answered when it was asked last.
-        misses: how often it has not answered in time since it last did.
+        responds: whether the router answered the last request.
+        misses: number of consecutive requests that it has not answered in time.
     """
 
     def __init__(self, session: aiohttp.ClientSession, routing: str, api_key: str | None) -> None:
-        """Take what to ask with, how to choose, and the workers' key."""
+        """Take the HTTP session, the routing policy, and the workers' key."""
         self._routing = routing
         self.members: list[Member] = []
         self.awaited = 0
@@ -87,7 +87,7 @@ class Router:
         self._worker_misses: dict[str, int] = {}
 
     def start(self, request_seconds: float, log_format: str) -> subprocess.Popen[bytes]:
-        """A new process for the router, on ports of its own; it does not outlive this one."""
+        """Start a router process on its own ports; it does not outlive this process."""
         self.responds, self.misses = False, 0
         for reserved in self._ports:
             reserved.close()
@@ -100,13 +100,13 @@ class Router:
         command += ["--policy", self._routing, "--log-level", "warn"]
         command += ["--request-timeout-secs", f"{_router_seconds(request_seconds)}"]
         command += ["--max-payload-size", f"{ROUTER_MAX_BYTES}"]
-        # A request that is sent again is generated again, and one that ends a worker would end the next.
+        # A retried request would be generated again, and one that ended a worker would end the next one, too.
         command += ["--disable-retries"]
-        # A full queue's 503 is no failure, and workers bound what they take.
+        # The 503 of a full queue is not a failure, and workers limit their requests themselves.
         command += ["--disable-circuit-breaker", "--max-concurrent-requests", "0"]
-        # An answer that is not streamed gives no sign for minutes.
+        # An answer that is not streamed sends nothing for minutes.
         command += ["--worker-wedge-secs", _NEVER_SECONDS]
-        command += ["--sse-keepalive-secs", "0"]  # comments in streams
+        command += ["--sse-keepalive-secs", "0"]  # no comments in streams
         command += ["--health-check-interval-secs", "1", "--health-check-timeout-secs", f"{_PROBE_SECONDS}"]
         command += ["--health-failure-threshold", f"{_MISSES_BEFORE_UNHEALTHY}", "--health-success-threshold", "1"]
         command += ["--worker-startup-check-interval", "1"]
@@ -117,12 +117,12 @@ class Router:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=partial(end_with_parent, signal.SIGKILL),  # it has nothing to save
-            # A proxy for others is none for workers.
+            # Proxies in the environment do not apply to workers.
             env={**os.environ, KEY_VARIABLE: self._key, "NO_PROXY": "*", "no_proxy": "*"},
         )
 
     def want(self, url: str, more: Mapping[str, Any] | None = None) -> Member:
-        """Have it route to a worker; ``more`` is the operator's own for smg's POST /workers."""
+        """Add a worker; ``more`` has the operator's own fields for smg's POST /workers."""
         self.drop(url)
         member = Member(secrets.token_hex(8), url, False, None)
         self.members.append(member)
@@ -130,7 +130,7 @@ class Router:
         return member
 
     def drop(self, url: str) -> None:
-        """Have it route to a worker no more."""
+        """Remove a worker."""
         self._more.pop(url, None)
         self._worker_misses.pop(url, None)
         self.members = [member for member in self.members if member.url != url]
@@ -138,15 +138,15 @@ class Router:
 
     @property
     def total(self) -> int:
-        """How many workers it should have, once those that are being started are ready."""
+        """Number of workers, including those that are being started."""
         return len(self.members) + self.awaited
 
     def healthy(self) -> list[Member]:
-        """The workers that get requests."""
+        """Return the workers that get requests."""
         return [member for member in self.members if member.is_healthy]
 
     async def metrics(self) -> tuple[str, dict[str, str]]:
-        """The router's page, and every worker's by its URL; those that give none are left out."""
+        """Return the router's page, and every worker's by URL, without workers that have none."""
         urls = [member.url for member in self.members]
         router, *pages = await asyncio.gather(
             self._page(self._metrics_url, _PLAIN), *(self._page(url, self._workers_key) for url in urls)
@@ -154,11 +154,11 @@ class Router:
         return router, {url: page for url, page in zip(urls, pages, strict=True) if page}
 
     def misses_of(self, url: str) -> int:
-        """How often a worker has not answered in time since it last did."""
+        """Return how many consecutive requests a worker has not answered in time."""
         return self._worker_misses.get(url, 0)
 
     async def follow(self) -> None:
-        """Keep its list of workers as it should be, and ours as it is, for ever."""
+        """Keep the router's list of workers, and their states here, up to date, forever."""
         await repeat(self._follow, Backoff(_POLL_SECONDS, _POLL_SECONDS))
 
     async def _follow(self) -> None:
@@ -180,7 +180,7 @@ class Router:
             self._changed.clear()
 
     async def _listed(self) -> dict[str, dict[str, Any]] | None:
-        """What the router has, by URL; None if it does not answer."""
+        """Return the router's workers by URL; None if it does not answer."""
         try:
             async with self._session.get(f"{self.url}/workers", headers=self._admin, timeout=_PROBE) as response:
                 response.raise_for_status()
@@ -196,17 +196,17 @@ class Router:
         return listed
 
     async def _is_healthy(self, url: str) -> bool:
-        """Whether a worker says that it can answer; one that is late for once stays what it was."""
+        """Whether a worker is healthy; one late answer does not change its state."""
         answer = await self.probe(url)
         misses = self.misses_of(url) + 1 if answer is None else 0
-        if url in self._more:  # it may have been dropped meanwhile
+        if url in self._more:  # it may have been removed meanwhile
             self._worker_misses[url] = misses
         if answer is None and misses < _MISSES_BEFORE_UNHEALTHY:
             return any(member.is_healthy for member in self.members if member.url == url)
         return bool(answer)
 
     async def probe(self, url: str) -> bool | None:
-        """Whether a worker's ``/health`` is 200; None if it does not answer in time."""
+        """Return whether a worker's ``/health`` is 200; None if it does not answer in time."""
         try:
             async with self._session.get(f"{url}/health", headers=self._workers_key, timeout=_PROBE) as response:
                 return response.status == 200
@@ -216,18 +216,18 @@ class Router:
             return False
 
     async def _compare(self, listed: Mapping[str, Mapping[str, Any]]) -> set[str]:
-        """Have the router have the workers that it should; those that it sends requests to."""
+        """Update the router's list of workers; return those that it sends requests to."""
         for url, worker in listed.items():
             if url not in self._more:
                 await self._control("DELETE", f"/workers/{worker['id']}")
         await asyncio.gather(*(self._introduce(url) for url in self._more.keys() - listed.keys()))
         before = {member.url for member in self.healthy()}
-        # A router that has been started again has not heard yet of what it had.
+        # A restarted router does not know its previous workers yet.
         return {url for url in self._more if (listed[url]["is_healthy"] if url in listed else url in before)}
 
     async def _introduce(self, url: str) -> None:
         models = await self._asked(f"{url}/v1/models", "data")
-        if not isinstance(models, list):  # not there yet
+        if not isinstance(models, list):  # not up yet
             return
         names = [model["id"] for model in models if isinstance(model, dict) and "id" in model]
         # smg keeps the first model of a worker, and finds it by its aliases too.
@@ -238,7 +238,7 @@ class Router:
             logger.error("The router refuses the worker %s: %d %s", url, status, said.decode(errors="replace"))
 
     async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """The status and JSON that its control plane answers with."""
+        """Send a request to the router's control plane; return status and body."""
         async with self._session.request(
             method, f"{self.url}{path}", json=body, headers=self._admin, timeout=_ASK
         ) as response:
@@ -248,7 +248,7 @@ class Router:
         return await self._asked(f"{url}/worker_id", "worker_id")
 
     async def _asked(self, url: str, field: str) -> Any:
-        """A field of the JSON that a worker answers with; None if there is none, whatever answers there."""
+        """Return a field of a worker's JSON response; None if there is none, whatever is at the URL."""
         try:
             async with self._session.get(url, headers=self._workers_key, timeout=_PROBE) as response:
                 answer = orjson.loads(await response.read()) if response.status == 200 else None
@@ -265,5 +265,5 @@ class Router:
 
 
 def _router_seconds(request_seconds: float) -> int:
-    """More than the workers give a request, so that it is they who tell the client."""
+    """Return a timeout above the workers' own, so that the workers report timeouts to clients."""
     return int(max(_LEAST_REQUEST_SECONDS, request_seconds + _SPARE_SECONDS))

@@ -1,6 +1,6 @@
-"""``python -m sglang_speechlm.fleet.router_process``: smg, with the key of its control plane in its environment.
+"""``python -m sglang_speechlm.fleet.router_process``: smg, with the key of its control plane in the environment.
 
-On the command line everybody on the machine could read it.
+Everybody on the machine could read it on the command line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ KEY_VARIABLE = "SGLANG_SPEECHLM_ROUTER_KEY"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Route until told to stop."""
+    """Route until stopped."""
     from smg.launch_router import parse_router_args
     from smg.router import Router
 

@@ -1,4 +1,4 @@
-"""The fleet's processes: started, started again when they end, and stopped."""
+"""Start, restart and stop the fleet's processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.options.fleet import FleetOptions
-from sglang_speechlm.process import ExitStatus, Worker
+from sglang_speechlm.process import ExitStatus, ServerProcess
 from sglang_speechlm.process.supervision import Backoff, repeat
 
 logger = logging.getLogger(__name__)
@@ -23,18 +23,18 @@ _POLL_SECONDS = 0.1
 _FIRST_DELAY_SECONDS = 1.0
 _LONGEST_DELAY_SECONDS = 60.0
 _LASTING_SECONDS = 60.0
-"""A process that has served for so long is started again at once if it ends."""
+"""A process that has served this long is restarted at once if it ends."""
 _MISSES_BEFORE_KILL = 5
-"""Questions that the router does not answer within 3 s, a second apart."""
+"""Consecutive requests, a second apart, that the router does not answer within 3 s."""
 _ROUTER_START_SECONDS = 120.0
 _MISSES_BEFORE_KILL_OF_WORKER = 10
-"""A worker ends by itself sooner when a process of it hangs."""
+"""A worker ends by itself earlier if one of its processes hangs."""
 _STOP_SECONDS = 30.0
-"""A worker without requests bounds its own stop to 20 s; what is left after this is killed."""
+"""A worker without requests takes at most 20 s to stop; what is left after this is killed."""
 
 
 class FleetFailed(Exception):
-    """A process that did not come up when the fleet was started.
+    """A process failed while the fleet was starting.
 
     Attributes:
         status: the exit status of the fleet.
@@ -47,22 +47,22 @@ class FleetFailed(Exception):
 
 
 class Supervisor:
-    """Keeps the router and the workers of one fleet running. Made and used in the main thread's event loop."""
+    """Keeps the router and the workers of one fleet running. Use it in the main thread's event loop only."""
 
     def __init__(self, options: FleetOptions, router: Router) -> None:
-        """Take what to run, and the router to tell about it."""
+        """Take the fleet's options, and the router to inform."""
         self._options = options
         self._router = router
         self._on_gpu = torch.cuda.is_available()
         self._has_started = False
-        self._workers: dict[int, Worker] = {}
+        self._workers: dict[int, ServerProcess] = {}
         self._router_process: subprocess.Popen[bytes] | None = None
 
     async def run(self, when_ready: Callable[[], None]) -> None:
-        """Start everything and keep it running, for ever.
+        """Start everything and keep it running, forever.
 
         Raises:
-            FleetFailed: if something does not come up at first; later it is started again.
+            FleetFailed: if something fails on its first start; later it is restarted.
         """
         for url in self._options.urls:
             self._router.want(url)
@@ -75,7 +75,7 @@ class Supervisor:
             group.create_task(self._announce(when_ready))
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End all processes; the workers clear away after themselves, at once if there is ``hurry``."""
+        """End all processes; workers clean up after themselves, at once if ``hurry`` is set."""
         if self._router_process is not None:
             self._router_process.kill()
             self._router_process.wait()
@@ -89,10 +89,10 @@ class Supervisor:
         await hurry.wait()
         for worker in self._workers.values():
             if worker.process.poll() is None:
-                worker.process.send_signal(signal.SIGINT)  # a second signal, and not the same, which might be merged
+                worker.process.send_signal(signal.SIGINT)  # a second, different signal; two equal ones might be merged
 
     async def _announce(self, when_ready: Callable[[], None]) -> None:
-        """Say when the router answers, and all workers here, and at least one in all, get requests."""
+        """Announce when the router answers and all local workers, or at least one remote worker, get requests."""
         while (
             not self._router.responds
             or self._router.awaited
@@ -103,7 +103,7 @@ class Supervisor:
         when_ready()
 
     async def _keep(self, name: str, run: Callable[[], Awaitable[tuple[int, float]]]) -> None:
-        """Run a process again and again, later and later while it does not last.
+        """Restart a process whenever it ends, with growing delays while it does not last.
 
         Raises:
             FleetFailed: if it ends before the fleet is ready.
@@ -130,7 +130,7 @@ class Supervisor:
         await repeat(run_once, backoff, expected=_Ended, fatal=FleetFailed)
 
     async def _run_router(self) -> tuple[int, float]:
-        """One life of the router: its exit status and how long it served. If it hangs, it is killed."""
+        """Run the router once; return its exit status and how long it served. Kill it if it hangs."""
         options, router = self._options, self._router
         process = self._router_process = router.start(options.request_seconds, options.log_format)
         clock = asyncio.get_running_loop().time
@@ -150,13 +150,13 @@ class Supervisor:
         return process.wait(), clock() - began
 
     async def _run_worker(self, index: int) -> tuple[int, float]:
-        """One life of a worker: its exit status and how long it served. If it hangs, it is killed."""
+        """Run a worker once; return its exit status and how long it served. Kill it if it hangs."""
         options, router = self._options, self._router
         own = ["--host", "127.0.0.1"]
         if self._on_gpu:
             own += ["--base-gpu-id", f"{options.first_gpu + index * options.gpus_each}"]
         assert options.model_path is not None
-        worker = self._workers[index] = Worker(Path(options.model_path), None, [*options.worker_arguments, *own])
+        worker = self._workers[index] = ServerProcess(Path(options.model_path), None, [*options.worker_arguments, *own])
         logger.info("Worker %d: process %d at %s", index, worker.process.pid, worker.url)
         try:
             while worker.process.poll() is None and not await router.probe(worker.url):
@@ -167,10 +167,10 @@ class Supervisor:
             raise
         return worker.kill(), served
 
-    async def _while_serving(self, index: int, worker: Worker) -> float:
-        """Have requests sent to a worker until it ends or hangs; seconds that this lasted.
+    async def _while_serving(self, index: int, worker: ServerProcess) -> float:
+        """Let a worker get requests until it ends or hangs; return how many seconds that lasted.
 
-        Its own keeper notices sooner when one of its processes hangs. This is for the keeper.
+        Its own keeper notices earlier if one of its processes hangs. This check is for a hanging keeper.
         """
         router = self._router
         logger.info("Worker %d is ready", index)
@@ -189,7 +189,7 @@ class Supervisor:
 
 
 class _Ended(Exception):
-    """A process that is to be started again."""
+    """A process ended and must be restarted."""
 
 
 def _said(status: int) -> str:

@@ -1,4 +1,4 @@
-"""SpeechLM in SGLang's frontend language: scripts that write, fork and speak, run against a server by its URL.
+"""SpeechLM in SGLang's frontend language: scripts that write, fork and speak, run against a server's URL.
 
 SGLang's language is imported when one of these names is first used.
 """

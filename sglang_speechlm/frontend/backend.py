@@ -20,7 +20,7 @@ _SENT = {
     "frequency_penalty": "frequency_penalty", "presence_penalty": "presence_penalty", "stop": "stop",
     "stop_token_ids": "stop_token_ids", "n": "n",
 }  # fmt: skip
-"""Sampling parameters of the language, and the request's names for them."""
+"""Sampling parameters of the language, with the request's names for them."""
 
 _NOT_OFFERED = (
     "min_new_tokens", "stop_regex", "ignore_eos", "return_logprob", "logprob_start_len", "top_logprobs_num",
@@ -28,26 +28,27 @@ _NOT_OFFERED = (
 )  # fmt: skip
 
 _WHOLE = {"separate_reasoning": False}
-"""A script's text is what the model reads in later turns and speaks from, so thinking stays in it."""
+"""In later turns the model reads, and speaks from, a script's text, so thinking must stay in it."""
 
 _CONNECT_SECONDS = 10
 
 Generated = tuple[str | list[str], dict[str, Any]]
-"""What the language takes from a backend: the text (a list of them for n > 1) and facts about it."""
+"""A backend's result for the language: the text (a list of texts for n > 1) and its metadata."""
 
 
 class SpeechLM(BaseBackend):
-    """Programs whose ``sgl.gen`` and ``frontend.speak`` run on a SpeechLM server.
+    """A backend that runs ``sgl.gen`` and ``frontend.speak`` on a SpeechLM server.
 
-    Each is one chat request with the conversation so far: the layout of prompts is the server's, and its radix cache
-    shares what forks have in common. Usable from several threads.
+    Each call is one chat request with the conversation so far: the server lays out the prompt, and its radix cache
+        shares
+    the common prefix of forks. Thread-safe.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        """Take the server's address, such as ``http://127.0.0.1:30000``, and its key if it wants one.
+        """Connect to the server at ``url``, such as ``http://127.0.0.1:30000``, with its key if it has one.
 
         Raises:
-            SpeechLMError: if no server answers there, or it refuses the key.
+            SpeechLMError: if no server answers, or it refuses the key.
         """
         super().__init__()
         self.chat_template = TEMPLATE
@@ -65,11 +66,11 @@ class SpeechLM(BaseBackend):
         self._cfg: float = info["decoding"]["audio"]["cfg"]
 
     def get_model_name(self) -> str:
-        """The name of the served model."""
+        """Return the name of the served model."""
         return self._model
 
     def generate(self, s: Any, sampling_params: SglSamplingParams) -> Generated:
-        """``sgl.gen`` and ``frontend.speak``: the text or :class:`Speech`, and what ``s.get_meta_info`` gives."""
+        """Run ``sgl.gen`` or ``frontend.speak``; return the text or :class:`Speech`, and its metadata."""
         with surfacing(s):
             if isinstance(sampling_params.dtype, Speaking):
                 return self._speak(turn_of(s), sampling_params.dtype, sampling_params)
@@ -78,45 +79,45 @@ class SpeechLM(BaseBackend):
             return texts if sampling_params.n > 1 else texts[0], _facts(answer)
 
     def generate_stream(self, s: Any, sampling_params: SglSamplingParams) -> Iterator[Generated]:
-        """The same for programs that run with ``stream=True``; a speech comes whole."""
+        """Do the same for programs that run with ``stream=True``; a speech arrives as a whole."""
         if isinstance(spoken := sampling_params.dtype, Speaking):
             speech, facts = self.generate(s, sampling_params)
             yield speech, facts
-            s.variables[spoken.name] = speech  # the language has made it a plain str by adding to one
+            s.variables[spoken.name] = speech  # the language has turned it into a plain str by concatenation
             return
         with surfacing(s):
             yield from self._text_deltas(_writing(turn_of(s), sampling_params))
 
     def select(self, s: Any, choices: list[str], temperature: float, choices_method: Any = None) -> NoReturn:
-        """Not offered.
+        """Refuse: this backend does not offer it.
 
         Raises:
             SpeechLMError: always.
         """
         with surfacing(s):
-            raise SpeechLMError("sgl.select: this backend has no choices; sgl.RuntimeEndpoint of the same server has")
+            raise SpeechLMError("sgl.select: not offered by this backend; use sgl.RuntimeEndpoint with the same server")
 
     def _speak(self, turn: Turn, spoken: Speaking, params: SglSamplingParams) -> tuple[Speech, dict[str, Any]]:
-        text = spoken.text if spoken.text is not None else turn.said
+        text = spoken.text if spoken.text is not None else turn.text
         settings = {"mode": "text_audio", "return_ids": True, "cfg": self._cfg, **spoken.settings}
         if text:
             request: dict[str, Any] = {"messages": turn.messages, "speechlm": {**settings, "text": text}}
         elif turn.is_open:
             request = _writing(turn, params, but=("dtype",))
-            # Said of the text alone: at the top level they would be the audio's as well.
+            # These apply to the text only; at the top level they would apply to the audio, too.
             writing = {"text_max_tokens": "max_tokens", "text_temperature": "temperature", "text_top_k": "top_k"}
-            for ours, name in writing.items():
-                settings[ours] = request.pop(name)
+            for field, name in writing.items():
+                settings[field] = request.pop(name)
             request |= {"n": 1, "speechlm": settings}
         else:
-            raise SpeechLMError("frontend.speak: the assistant's turn is empty; there is nothing to say")
+            raise SpeechLMError("frontend.speak: the assistant's turn is empty: nothing to speak")
         answer = self._answer(request)
         (choice,) = answer["choices"]
         message = choice["message"]
         if message["audio"] is None:
             raise SpeechLMError("frontend.speak: " + "; ".join(message["speechlm"]["warnings"]))
         speech = Speech(
-            message["content"] if turn.is_open and not turn.said else "",
+            message["content"] if turn.is_open and not turn.text else "",
             wav=base64.b64decode(message["audio"]["data"]),
             sample_rate=message["audio"]["sample_rate"],
             codes=message["speechlm"]["codes"],
@@ -148,18 +149,20 @@ class SpeechLM(BaseBackend):
     def _clear(self, error: openai.APIError) -> SpeechLMError:
         if not isinstance(error, openai.APIStatusError):
             return SpeechLMError(f"{self._url}: {error.message} {error.__cause__ or ''}".rstrip())
-        said = error.body.get("message") if isinstance(error.body, dict) else None
-        return SpeechLMError(f"{self._url}: {error.status_code}: {said or error.message}", error.status_code)
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        return SpeechLMError(f"{self._url}: {error.status_code}: {message or error.message}", error.status_code)
 
 
 def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The chat request of an ``sgl.gen``.
+    """Return the chat request of an ``sgl.gen``.
 
     Raises:
-        SpeechLMError: if it does not begin the assistant's turn, or asks for what is not offered.
+        SpeechLMError: if it does not begin the assistant's turn, or uses a parameter that is not offered.
     """
-    if not turn.is_open or turn.said:
-        raise SpeechLMError("sgl.gen: the model writes a whole reply: sgl.gen comes first inside sgl.assistant(...)")
+    if not turn.is_open or turn.text:
+        raise SpeechLMError(
+            "sgl.gen: must come first inside sgl.assistant(...), because the model writes a whole reply"
+        )
     for name in _NOT_OFFERED:
         if name not in but and (value := getattr(params, name)):
             raise SpeechLMError(f"sgl.gen: {name} is not offered by this backend; got {value!r}")
@@ -168,7 +171,7 @@ def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -
 
 
 def _facts(answer: dict[str, Any]) -> dict[str, Any]:
-    """What ``s.get_meta_info`` tells: of all choices together, and each one's end."""
+    """Return the metadata for ``s.get_meta_info``: of all choices together, and each choice's end."""
     usage, choices = answer["usage"], answer["choices"]
     ends = [choice["finish_reason"] for choice in choices]
     told = [choice["message"].get("speechlm", {}) for choice in choices]

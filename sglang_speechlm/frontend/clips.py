@@ -1,7 +1,7 @@
 """Clips in a script's turns.
 
-The language knows images, not sound: it keeps their bytes beside the text and puts a mark of the backend's choice
-where each one stood. This backend has no images, so clips travel there.
+The language supports images, but not sound. It keeps their bytes separate from the text, and puts a mark of the
+backend's choice at the position of each. This backend has no images, so it uses them for clips.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from sglang.lang.ir import SglImage
 from sglang_speechlm.frontend.errors import SpeechLMError
 
 CLIP = "\ufffc"
-"""Marks a clip's place in a text: Unicode's OBJECT REPLACEMENT CHARACTER."""
+"""Marks the position of a clip in a text: Unicode's OBJECT REPLACEMENT CHARACTER."""
 
 
 def audio(clip: str | PathLike[str] | bytes) -> SglImage:
-    """A clip inside ``sgl.user(...)`` or ``sgl.system(...)``, among texts in any order.
+    """Return a clip for ``sgl.user(...)`` or ``sgl.system(...)``, among texts in any order.
 
     Args:
         clip: an audio file, or the bytes of one, in any format that the server reads.
@@ -31,13 +31,13 @@ def audio(clip: str | PathLike[str] | bytes) -> SglImage:
 
 
 def content_parts(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """One turn's content as the server takes it, each clip in its place.
+    """Return a turn's content in the server's form, with each clip at its position.
 
     Args:
-        content: as the language keeps it: a text, or a text part with ``CLIP`` marks and after it the images' parts.
+        content: in the language's form: a text, or a text part with ``CLIP`` marks followed by the images' parts.
 
     Raises:
-        SpeechLMError: if there is not one mark for each clip.
+        SpeechLMError: if the numbers of marks and clips differ.
     """
     text, *images = [{"text": content}] if isinstance(content, str) else content
     pieces = text["text"].split(CLIP)

@@ -1,4 +1,4 @@
-"""What the server must know of a script's state."""
+"""A script's state in the server's form."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ TEMPLATE = ChatTemplate(
     role_prefix_and_suffix={role: (f"\n{role.upper()}: ", "") for role in ("system", "user", "assistant")},
     image_token=CLIP,
 )
-"""How the language prints a state; the model's own layout is the server's affair."""
+"""How the language prints a state; the server does the model's own layout."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The reply that a script is at.
+    """The current reply of a script.
 
     Attributes:
-        messages: the conversation before it, as the server takes it.
-        said: its text so far, without leading white space.
+        messages: the conversation before it, in the server's form.
+        text: its text so far, without leading white space.
         is_open: whether the script is still inside it.
     """
 
     messages: list[dict[str, Any]]
-    said: str
+    text: str
     is_open: bool
 
 
 def turn_of(executor: Any) -> Turn:
-    """The reply that this state is in, or has just ended.
+    """Return the reply that this state is in, or has just ended.
 
     Raises:
-        SpeechLMError: if it is at no reply of the assistant's.
+        SpeechLMError: if the state is not at a reply of the assistant.
     """
     before = executor.messages_
     if executor.cur_role == "assistant":
-        said = executor.text_[executor.cur_role_begin_pos :].lstrip()
+        text = executor.text_[executor.cur_role_begin_pos :].lstrip()
     elif executor.cur_role is None and before and before[-1]["role"] == "assistant":
         *before, last = before
-        said = last["content"]
+        text = last["content"]
     else:
         raise SpeechLMError(
             "the model replies as the assistant: write s += sgl.assistant(sgl.gen(...)), "
             "and speak inside that turn or after it"
         )
     messages = [{"role": message["role"], "content": content_parts(message["content"])} for message in before]
-    return Turn(messages, said, executor.cur_role == "assistant")
+    return Turn(messages, text, executor.cur_role == "assistant")

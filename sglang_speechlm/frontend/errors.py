@@ -1,4 +1,4 @@
-"""Failures, raised where the script looks at what they have spoilt."""
+"""Failures, raised where the script reads a variable that they affect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang.lang.interpreter import StreamExecutor
 
 
 class SpeechLMError(RuntimeError):
-    """The server refused a request of the script, or the script asked for what this backend does not offer.
+    """The server refused a request of the script, or the script used what this backend does not offer.
 
     Attributes:
         status: the server's HTTP status; None if the request never got an answer.
@@ -26,10 +26,10 @@ class SpeechLMError(RuntimeError):
 
 @contextmanager
 def surfacing(executor: Any) -> Iterator[None]:
-    """Have what fails in here raise again in the script, whichever way it goes on with this state.
+    """Raise failures of this block again in the script, however it continues with this state.
 
-    The language runs a state on a thread of its own. When that thread dies of an error, the script would only see
-    a missing variable, and its next statement would wait for the dead thread for ever.
+    The language runs a state in its own thread. If that thread died of an error, the script would only see a missing
+    variable, and its next statement would wait for the dead thread forever.
 
     Args:
         executor: the language's StreamExecutor of the state.
@@ -50,7 +50,7 @@ def surfacing(executor: Any) -> Iterator[None]:
 
 @cache
 def _watch_for_the_scripts_end() -> None:
-    """A failed program leaves forks behind that nobody ends, and Python would wait for their threads for ever."""
+    """End the forks of failed programs at exit, because nothing else does and Python would wait for their threads."""
 
     def end_all() -> None:
         threading.main_thread().join()
@@ -62,7 +62,7 @@ def _watch_for_the_scripts_end() -> None:
 
 
 class _Variables(dict[str, Any]):
-    """The variables of a state that failed: one that it never got raises the failure, and so do copies of them all."""
+    """The variables of a failed state: reading a missing one raises the failure, and so does copying them."""
 
     def __init__(self, known: dict[str, Any], failure: Exception) -> None:
         super().__init__(known)

@@ -1,4 +1,4 @@
-"""What a script says when it speaks, and what it gets."""
+"""The ``speak`` expression and its result."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sglang.lang.ir import SglGen
 
 @dataclass(frozen=True)
 class Speaking:
-    """One ``speak`` of a script; it stands where ``sgl.gen`` takes the type of what is generated.
+    """One ``speak`` of a script, passed through the parameter of ``sgl.gen`` for the type of the result.
 
     Attributes:
         name: the variable that gets the speech.
-        text: what to say; None is the turn's own text.
+        text: the text to speak; None means the turn's own text.
         settings: fields of the request's ``speechlm`` object.
     """
 
@@ -39,17 +39,17 @@ def speak(
 ) -> SglGen:
     """Speak, as an expression like ``sgl.gen``: afterwards ``s[name]`` is a :class:`Speech`.
 
-    Inside ``sgl.assistant(...)`` it voices what the turn says so far, and after a turn of the assistant what that
-    turn said (without leading white space, as the language keeps it). In a turn that says nothing yet the model
-    writes its reply first, with the sampling parameters of the language, and then speaks it.
+    Inside ``sgl.assistant(...)`` it speaks the turn's text so far, and after a turn of the assistant that turn's text
+    (without leading white space, as the language keeps it). In an empty turn, the model first writes its reply, with
+    the sampling parameters of the language, and then speaks it.
 
     Args:
         name: the variable that gets the speech.
-        text: say this instead. A turn that says nothing yet gets it as its text.
+        text: speak this instead. An empty turn gets it as its text.
         cfg: guidance scale, 1 to 20; 1 is none. The checkpoint's own if None.
-        audio_temperature, audio_topk: how frames are drawn; the checkpoint's own if None.
-        audio_min_frames, audio_max_frames: frames, of 20 ms each.
-        seed: of every draw.
+        audio_temperature, audio_topk: sampling of frames; the checkpoint's own if None.
+        audio_min_frames, audio_max_frames: limits on the number of frames, of 20 ms each.
+        seed: seed of all draws.
     """
     settings = {
         "cfg": cfg,
@@ -64,14 +64,14 @@ def speak(
 
 
 class Speech(str):
-    """A spoken reply. As a str, which the language wants of a variable, it is what the turn's text gained by it.
+    """A spoken reply. As a str, which the language requires of a variable, it is the text that the turn gained.
 
     Attributes:
         wav: a mono 16-bit WAV file.
-        sample_rate: of the sound, in Hz.
+        sample_rate: in Hz.
         codes: [T][num_stream] code indices with the delay removed.
-        text: what is said.
-        cached_tokens: by stage and branch, positions that the server's radix cache held.
+        text: the spoken text.
+        cached_tokens: by stage and branch, prompt positions that the server's radix cache held.
         finish_reason: "stop" or "length".
     """
 
@@ -93,7 +93,7 @@ class Speech(str):
         cached_tokens: dict[str, int],
         finish_reason: str,
     ) -> Speech:
-        """``gained`` is what the turn's text gains; the others are attributes."""
+        """Create a speech; ``gained`` is the text that the turn gains, the others are attributes."""
         speech = super().__new__(cls, gained)
         speech.wav = wav
         speech.sample_rate = sample_rate

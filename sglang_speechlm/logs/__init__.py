@@ -1,4 +1,4 @@
-"""Lines of the log: which request each belongs to, one for every request, as text or as JSON. Never what was said."""
+"""The log: one line per request, and the request id on all other lines, as text or JSON. Never any content."""
 
 from sglang_speechlm.logs.entry import Entry, current, current_id
 from sglang_speechlm.logs.ids import REQUEST_ID_HEADER, request_id, trace_headers

@@ -1,4 +1,4 @@
-"""What is kept of a request while it is served, for its line in the log."""
+"""The data of a running request for its log line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Entry:
     """One request.
 
     Attributes:
-        request_id: the client's or ours.
+        request_id: the client's or the server's.
         trace: its headers traceparent and tracestate, if it sent them.
-        replies: kind, counts and end of each reply that was given, none of them a payload.
+        replies: kind, counts and end of each reply, without its content.
     """
 
     request_id: str
@@ -22,7 +22,7 @@ class Entry:
     replies: list[dict[str, Any]] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
-        """The replies together: counts added up, ends named once each."""
+        """Return the fields of the log line: the replies' counts added up, each kind of end once."""
         if not self.replies:
             return {}
         first = self.replies[0]
@@ -41,16 +41,16 @@ _CURRENT: ContextVar[Entry | None] = ContextVar("request", default=None)
 
 
 def current() -> Entry | None:
-    """The request that this task serves; None outside of one."""
+    """Return the request that this task serves; None outside a request."""
     return _CURRENT.get()
 
 
 def current_id() -> str | None:
-    """The id of the request that this task serves."""
+    """Return the id of the request that this task serves."""
     entry = current()
     return entry.request_id if entry is not None else None
 
 
 def begin(entry: Entry) -> None:
-    """This task, and what it starts, serves ``entry`` from now on."""
+    """Make ``entry`` the request of this task and of the tasks that it starts."""
     _CURRENT.set(entry)

@@ -1,4 +1,4 @@
-"""By what a request is known here and elsewhere."""
+"""Request ids and trace headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 REQUEST_ID_HEADER = "x-request-id"
 
-# Bounded, and nothing that could pass for a line or a field of the log.
+# Bounded, and without characters that could imitate a line or a field of the log.
 _REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
@@ -16,9 +16,9 @@ _TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """The client's x-request-id; else the trace id of its traceparent; else a new one.
+    """Return the client's x-request-id; else the trace id of its traceparent; else a new id.
 
-    What is not 1 to 128 of the characters ``A-Z a-z 0-9 _ . : / + = @ -`` does not count as an id.
+    A client's id must be 1 to 128 of the characters ``A-Z a-z 0-9 _ . : / + = @ -``, or it is ignored.
     """
     given = headers.get(REQUEST_ID_HEADER, "")
     if _REQUEST_ID.fullmatch(given):
@@ -28,7 +28,7 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 
 def trace_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What OpenTelemetry continues a trace by: empty where the client sends no valid traceparent."""
+    """Return the headers by which OpenTelemetry continues a trace; none without a valid traceparent."""
     if not _TRACEPARENT.fullmatch(headers.get("traceparent", "")):
         return {}
     return {name: headers[name] for name in _TRACE_HEADERS if name in headers}

@@ -1,4 +1,4 @@
-"""How lines look, in every process of a server."""
+"""The format of log lines, in every process of a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sglang_speechlm.logs.entry import current_id
 
 FORMATS = ("text", "json")
 FIELDS = "speechlm_fields"
-"""Attribute of a log record: what stands in its JSON line in place of a message."""
+"""Attribute of a log record: the fields of its JSON line, instead of a message."""
 
 _LEVEL = "SGLANG_SPEECHLM_LOG_LEVEL"
 _SGLANGS_CONFIG = "SGLANG_LOGGING_CONFIG_PATH"
@@ -24,14 +24,14 @@ _JSON_CONFIG = Path(__file__).with_name("json.json")
 
 
 def configure(log_format: str, log_level: str, secrets: Sequence[str] = ()) -> None:
-    """Decide how this process and all that it starts write their log. Call it before SGLang is started.
+    """Configure the log of this process and its children. Call it before SGLang is started.
 
-    SGLang's processes read their logging from the file that SGLANG_LOGGING_CONFIG_PATH names; one that the operator
-    names himself is left alone. The ``secrets`` are masked where SGLang writes down its options.
+    SGLang's processes read their logging configuration from the file in SGLANG_LOGGING_CONFIG_PATH; the operator's own
+    file is kept. The ``secrets`` are masked where SGLang logs its options.
     """
     from uvicorn.config import LOGGING_CONFIG
 
-    # Our own line takes the place of uvicorn's, which has the query and no id.
+    # The request's line replaces uvicorn's access line, which has the query and no id.
     LOGGING_CONFIG["loggers"]["uvicorn.access"]["handlers"] = []
     if secrets:
         logging.getLogger(_TELLS_OPTIONS).addFilter(_Masked(secrets))
@@ -43,7 +43,7 @@ def configure(log_format: str, log_level: str, secrets: Sequence[str] = ()) -> N
 
 
 class _Masked(logging.Filter):
-    """Changes messages that hold a secret."""
+    """Masks secrets in messages."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
@@ -58,15 +58,15 @@ class _Masked(logging.Filter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as a JSON object on one line."""
 
     def __init__(self, **_text_only: Any) -> None:
-        """Take, and leave, what formats of text are made with."""
+        """Ignore the arguments of text formatters."""
         super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time (UTC), level, logger and process; then the fields of a request's line, or else the message, the request
-        that it belongs to and the exception."""
+        """Return time (UTC), level, logger and process; then the fields of a request's line, or else the message, its
+        request and the exception."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -82,11 +82,11 @@ class JsonLines(logging.Formatter):
                 line["request_id"] = belongs
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)  # takes what is no valid UTF-8 as well
+        return json.dumps(line, default=str)  # accepts invalid UTF-8, too
 
 
 def to_stderr() -> logging.Handler:
-    """The handler of json.json, which has no place for the level."""
+    """Create the handler of json.json, which has no field for the level."""
     logging.getLogger().setLevel(os.environ.get(_LEVEL, "INFO"))
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

@@ -1,4 +1,4 @@
-"""A line for every request, and its id in the answer."""
+"""Logs a line per request, and puts the request's id into the response."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sglang_speechlm.logs.lines import FIELDS
 logger = logging.getLogger("sglang_speechlm.requests")
 
 PROBES = ("/health", "/readiness", "/metrics", "/worker_id")
-"""Asked every few seconds; in the log only when they fail otherwise than by "not ready"."""
+"""Polled every few seconds; logged only if the status is neither 200 nor 503 (not ready)."""
 
 _LONGEST_PATH = 200
 _LONGEST_METHOD = 20
 
 
 class RequestLog:
-    """Around the whole application, so that what it refuses has an id and a line as well."""
+    """Middleware around the whole application, so that refused requests get an id and a line, too."""
 
     def __init__(self, app: ASGIApp, quiet: Sequence[str] = ()) -> None:
-        """Wrap an application; paths that begin with one of ``quiet`` are treated as probes are."""
+        """Wrap an application; paths that begin with one of ``quiet`` are treated like probes."""
         self._app = app
         self._quiet = (*PROBES, *quiet)
 
@@ -39,7 +39,7 @@ class RequestLog:
         entry = Entry(request_id(headers), trace_headers(headers))
         begin(entry)
         started = time.monotonic()
-        status = 500  # what the server answers with where the application fails to
+        status = 500  # the server's response if the application sends none
 
         async def stamped(message: Message) -> None:
             nonlocal status
@@ -57,7 +57,7 @@ class RequestLog:
 
 
 def _write(scope: Scope, status: int, seconds: float, entry: Entry) -> None:
-    # As it was sent, percent-encoded and so on one line, and without the query.
+    # As sent: percent-encoded, and so on one line, and without the query.
     path = scope.get("raw_path", b"").decode("ascii", "replace")[:_LONGEST_PATH]
     fields: dict[str, Any] = {
         "request_id": entry.request_id,

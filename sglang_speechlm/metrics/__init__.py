@@ -1,4 +1,4 @@
-"""Prometheus metrics of this runtime, beside SGLang's own on GET /metrics (docs/metrics.md says what each means)."""
+"""Prometheus metrics of this runtime, in addition to SGLang's own on GET /metrics (see docs/metrics.md)."""
 
 from sglang_speechlm.metrics.definitions import (
     AUDIO_SECONDS,

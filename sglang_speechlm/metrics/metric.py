@@ -1,7 +1,7 @@
 """Counters, gauges and histograms that cost nothing until they are enabled.
 
-prometheus_client decides when it is first imported whether it writes for one process or for several, by a variable
-that SGLang sets while it starts. It is imported here, and the metrics made, only when a process enables them.
+prometheus_client decides on its first import whether it writes for one process or for several, by a variable that
+SGLang sets during its start. This module imports it, and creates the metrics, only when a process enables them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
-"""Seconds; of a single stage's first piece as well as of a reply of some minutes."""
+"""In seconds, from a single stage's first piece to a reply of several minutes."""
 
 
 @dataclass
@@ -20,9 +20,9 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as it is exported.
+        name: the exported name.
         meaning: its help text.
-        labels: each label's values; every combination is exported from the start, at zero.
+        labels: the values of each label; every combination is exported from the start, at zero.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Metric:
         METRICS.append(self)
 
     def enable(self) -> None:
-        """Make its series in this process."""
+        """Create its series in this process."""
         metric = self._make()
         for values in itertools.product(*self.labels.values()):
             self._series[values] = metric.labels(*values) if values else metric
@@ -47,10 +47,10 @@ class Metric:
 
 
 class Counter(Metric):
-    """Only grows."""
+    """A value that only grows."""
 
     def add(self, amount: float = 1, **labels: str) -> None:
-        """Add ``amount`` to the series of ``labels``; nothing until the metrics are enabled."""
+        """Add ``amount`` to the series of ``labels``; no effect until they are enabled."""
         if self._series:
             self._of(labels).inc(amount)
 
@@ -61,15 +61,15 @@ class Counter(Metric):
 
 
 class Gauge(Metric):
-    """How many there are at this moment."""
+    """A current value."""
 
     def set(self, value: float, **labels: str) -> None:
-        """What the series of ``labels`` is from now on; nothing until the metrics are enabled."""
+        """Set the series of ``labels``; no effect until they are enabled."""
         if self._series:
             self._of(labels).set(value)
 
     def add(self, amount: float, **labels: str) -> None:
-        """Add ``amount``, which may be negative, to the series of ``labels``; nothing until the metrics are enabled."""
+        """Add ``amount``, which may be negative, to the series of ``labels``; no effect until they are enabled."""
         if self._series:
             self._of(labels).inc(amount)
 
@@ -80,10 +80,10 @@ class Gauge(Metric):
 
 
 class Histogram(Metric):
-    """How often which durations came, in seconds."""
+    """A distribution of durations in seconds."""
 
     def observe(self, seconds: float, **labels: str) -> None:
-        """Take ``seconds`` into the series of ``labels``; nothing until the metrics are enabled."""
+        """Add ``seconds`` to the series of ``labels``; no effect until they are enabled."""
         if self._series:
             self._of(labels).observe(seconds)
 
@@ -94,10 +94,10 @@ class Histogram(Metric):
 
 
 METRICS: list[Metric] = []
-"""All that there are."""
+"""All metrics."""
 
 
 def enable() -> None:
-    """Make all metrics in this process. Call it once, in a process that SGLang has told where to write them."""
+    """Create all metrics in this process. Call it once, after SGLang has set where to write them."""
     for metric in METRICS:
         metric.enable()

@@ -1,4 +1,4 @@
-"""One reply, followed from its start to its end."""
+"""Counts one reply from its start to its end."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Mode = Literal["text", "spoken", "guided"]
 
 
 class ReplyWatch:
-    """A context in which one reply is given; leaving it counts the reply by how it ended.
+    """A context around one reply; leaving it counts the reply by how it ended.
 
     Attributes:
-        finish_reason: set it when the reply has come to its end; leaving without it is an "abort", and leaving by an
-            exception of ``refusals`` a "refused" reply, by another one an "error". After that, how it ended.
-        frames: how many have come.
+        finish_reason: set it when the reply has ended. Leaving the context without it counts an "abort", leaving by an
+            exception of ``refusals`` a "refused" reply, by another exception an "error". Afterwards: how it ended.
+        frames: number of frames so far.
     """
 
     def __init__(self, mode: Mode, refusals: type[Exception]) -> None:
-        """Take what the reply is, and what a refusal raises."""
+        """Take the mode of the reply, and the exceptions that mean a refusal."""
         self._mode = mode
         self._kind = "guided" if mode == "guided" else "plain"
         self._refusals = refusals
@@ -46,23 +46,23 @@ class ReplyWatch:
         return self
 
     def wrote(self) -> None:
-        """A piece of generated text has come."""
+        """Count a piece of generated text."""
         if not self._has_written:
             self._has_written = True
             FIRST_TEXT_SECONDS.observe(time.monotonic() - self._start, mode=self._mode)
 
     def text_ended(self) -> None:
-        """The text is complete."""
+        """Count the end of the text."""
         self._text_end = time.monotonic()
         TEXT_SECONDS.observe(self._text_end - self._start, mode=self._mode)
 
     def decoded(self, frames: int) -> None:
-        """More frames have come."""
+        """Count new frames."""
         self.frames += frames
         FRAMES.add(frames, kind=self._kind)
 
     def sounded(self, seconds: float) -> None:
-        """A piece of the sound, of so many seconds, has been delivered."""
+        """Count a delivered piece of sound of ``seconds``."""
         if not self._has_sounded:
             self._has_sounded = True
             assert self._text_end is not None

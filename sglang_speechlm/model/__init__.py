@@ -1,1 +1,1 @@
-"""The SpeechLM model inside SGLang: backbone, audio tower, streams, and the per-request state they share."""
+"""The SpeechLM model in SGLang: backbone, audio tower, streams, and the per-request state that they share."""

@@ -1,4 +1,4 @@
-"""What the model and the sampler must know of each running request, as tensors indexed by SGLang's request slot.
+"""Per-request state for the model and the sampler, in tensors indexed by SGLang's request slot.
 
 A slot is SGLang's ``req_pool_idx``. Slot 0 is its padding row (CUDA graphs pad batches with it) and stays zero.
 """
@@ -13,17 +13,17 @@ import torch
 
 @dataclass(frozen=True)
 class RequestEntry:
-    """One request as it enters its slot.
+    """One request's values for its slot.
 
     Attributes:
         slot: SGLang's ``req_pool_idx``.
-        audio: whether it continues in frames rather than in text.
-        prompt_length: positions before its first generated one.
-        min_frames: frames before which the audio may not end.
+        audio: whether it generates frames instead of text.
+        prompt_length: number of positions before the first generated one.
+        min_frames: minimum number of frames.
         top_k: candidates per draw; 1 is greedy.
-        seed: seed of every draw of this request.
+        seed: seed of all draws of this request.
         cfg: guidance scale.
-        leader: for an unconditional branch, the slot of the request that it guides.
+        leader: for an unconditional branch, the slot of the request that it guides; else None.
     """
 
     slot: int
@@ -40,14 +40,14 @@ class RequestTable:
     """Per-request state of ``slots`` slots on ``device``.
 
     Attributes:
-        streams: int64 [slots, num_stream - 1], ids of streams 1.. of each request's newest frame, 0 where it has none.
+        streams: int64 [slots, num_stream - 1], ids of streams 1.. of each request's newest frame, 0 without one.
         prompt_length: int64 [slots].
         min_frames: int64 [slots].
         seed: int64 [slots].
         cfg: float32 [slots].
-        audio: bool [slots], on the host: what a batch needs is decided there.
+        audio: bool [slots], on the host, where each batch is planned.
         top_k: int64 [slots], on the host.
-        leader: int64 [slots], on the host: of unconditional branches the slot that they guide, else -1.
+        leader: int64 [slots], on the host: for unconditional branches the slot that they guide, else -1.
     """
 
     def __init__(self, slots: int, num_stream: int, device: torch.device | str) -> None:
@@ -61,7 +61,7 @@ class RequestTable:
         self.leader = torch.full((slots,), -1)
 
     def enter(self, entries: Sequence[RequestEntry]) -> None:
-        """Fill the slots of requests whose prefill starts or goes on; call it on the stream that decodes."""
+        """Fill the slots of requests whose prefill starts or continues; call it on the stream that decodes."""
         device = self.streams.device
         slots = torch.tensor([entry.slot for entry in entries])
         self.audio[slots] = torch.tensor([entry.audio for entry in entries])
@@ -79,11 +79,11 @@ class RequestTable:
 
 @dataclass(frozen=True)
 class Replay:
-    """Frames that stand in a prefill: those that a retracted request had already spoken.
+    """Frames in a prefill: those that a retracted request had already generated.
 
     Attributes:
-        positions: int64 [F], places in the flattened prefill.
-        streams: int64 [F, num_stream - 1], ids of streams 1.. there.
+        positions: int64 [F], indices into the flattened prefill.
+        streams: int64 [F, num_stream - 1], their ids of streams 1...
     """
 
     positions: torch.Tensor
@@ -96,7 +96,7 @@ class Pairs:
 
     Attributes:
         leaders, shadows: int64 [K], rows of the conditional and the unconditional branches.
-        places: int64 [K], where each leader stands among the rows that draw a frame.
+        places: int64 [K], each leader's index among the rows that draw a frame.
     """
 
     leaders: torch.Tensor
@@ -110,13 +110,13 @@ class BatchView:
 
     Attributes:
         slots: int64 [N], SGLang's request slots.
-        text: int64 [n] rows that continue in text, or None for all rows of the batch.
-        audio: int64 [m] rows that draw a frame, or None for all rows of the batch.
-        spoken: int64 [s] rows that continue in frames, those of shadows included, or None for all rows of the batch.
-        text_top_k, audio_top_k: the largest top-k among those rows; 0 where there are none.
+        text: int64 [n], rows that generate text, or None for all rows of the batch.
+        audio: int64 [m], rows that draw a frame, or None for all rows of the batch.
+        spoken: int64 [s], rows that generate frames, including shadows' rows, or None for all rows of the batch.
+        text_top_k, audio_top_k: the largest top-k among those rows; 0 if there are none.
         pairs: the guided requests, or None. Their shadows draw nothing and take their leaders' frames.
         replay: frames inside the prefill, or None.
-        compact: of the logits of spoken rows, nothing but the codec slice and eos is needed.
+        compact: whether only the codec slice and eos are needed from the logits of spoken rows.
     """
 
     slots: torch.Tensor
@@ -147,10 +147,13 @@ class BatchView:
         replay: Replay | None = None,
         compact: bool = False,
     ) -> BatchView:
-        """Split the batch in ``slots`` [N] by what its rows do; all on the host, so that no step waits for the device.
+        """Split the batch in ``slots`` [N] by the kinds of its rows, on the host, so that no step waits for the device.
 
         Args:
-            compact: nothing but the phases looks at the logits.
+            slots: int64 [N] on the device.
+            slots_on_host: the same on the host.
+            replay: frames inside the prefill, or None.
+            compact: whether nothing but the sampler's phases reads the logits.
         """
         leader = table.leader[slots_on_host]
         text = ~table.audio[slots_on_host]

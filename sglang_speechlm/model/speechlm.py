@@ -23,9 +23,9 @@ from sglang_speechlm.model.slots import BatchView, RequestTable
 
 
 class CodecHead(nn.Module):
-    """The rows of lm_head that a frame can need: the codec slice, then eos.
+    """The rows of lm_head that a frame needs: the codec slice, then eos.
 
-    Rows that speak are multiplied by it in place of the whole head; it holds a copy of those rows.
+    Spoken rows are multiplied by it instead of the whole head. It is a copy of those rows.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -34,12 +34,12 @@ class CodecHead(nn.Module):
 
 
 def codec_products(streams: torch.Tensor, head: torch.Tensor, first: int, ids: Ids) -> torch.Tensor:
-    """The products of the stream embeddings with the codec's rows of the head; 0 where another rank has the row.
+    """Return the products of the stream embeddings with the codec's rows of the head; 0 for rows of other ranks.
 
     Args:
         streams: [num_stream, hidden].
         head: [rows, hidden], this rank's part of the head.
-        first: the vocabulary id of its first row.
+        first: the vocabulary id of the first row of ``head``.
 
     Returns:
         float32 [num_stream, codec_end - codec_begin].
@@ -66,7 +66,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
 
     @torch.no_grad()
     def attach(self, requests: RequestTable) -> torch.Tensor:
-        """Give the loaded model its per-request state; call it before any graph is captured.
+        """Attach the per-request state to the loaded model; call it before any graph is captured.
 
         Returns:
             float32 [num_stream, codec_layer_size]: what stream_emb adds to the logits of each stream's own interval.
@@ -77,7 +77,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         ids = self.ids
         weight = self.lm_head.weight.data
         ranks = get_tensor_model_parallel_world_size()
-        # Of the codec's rows alone: the whole head in float32 is gibibytes, and the KV cache has its share by now.
+        # Codec rows only: the whole head in float32 takes gibibytes, and by now the KV cache has been allocated.
         first = self.lm_head.shard_indices.org_vocab_start_index if ranks > 1 else 0
         products = codec_products(self.stream_emb.weight.data, weight, first, ids)
         if ranks > 1:
@@ -100,15 +100,15 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         input_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> LogitsProcessorOutput:
-        """One step of a batch: the newest frame of each row when decoding, whole prompts when prefilling.
+        """Run one step of a batch: the newest frame of each row when decoding, whole prompts when prefilling.
 
         Args:
             input_ids: int64 [tokens], stream 0.
             positions: int64 [tokens].
-            input_embeds: [tokens, hidden], in place of the embedded ids.
+            input_embeds: [tokens, hidden], instead of the embedded ids.
         """
         assert self.requests is not None, "the SpeechLM hooks are not installed"
-        # A batch that is captured in a graph carries no view: it takes the whole head, as any replay of it may need.
+        # A batch that is captured in a graph has no view: it uses the whole head, which any replay of it may need.
         view: BatchView | None = getattr(forward_batch.sampling_info, "speechlm_view", None)
         if input_embeds is None:
             if forward_batch.forward_mode.is_decode_or_idle():
@@ -127,13 +127,13 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
     def _mixed_logits(
         self, input_ids: torch.Tensor, hidden: torch.Tensor, view: BatchView, forward_batch: ForwardBatch
     ) -> LogitsProcessorOutput:
-        """Logits of a step of texts and frames: only a text's row is multiplied by the whole head.
+        """Return the logits of a step of texts and frames; only text rows are multiplied by the whole head.
 
         Args:
             hidden: [N, hidden].
 
         Returns:
-            next_token_logits [N, vocab_size]; -inf where a spoken row has none.
+            next_token_logits [N, vocab_size]; -inf for ids that a spoken row cannot draw.
         """
         output = self.logits_processor(input_ids, hidden[view.text], self.lm_head, forward_batch)
         spoken = self.logits_processor(input_ids, hidden[view.spoken], self.codec_head, forward_batch)
@@ -146,7 +146,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         return output
 
     def _embed_frames(self, stream0: torch.Tensor, streams: torch.Tensor) -> torch.Tensor:
-        """Sum of the embeddings of a frame's ids; a 0 in streams 1.. adds nothing, a 0 in stream 0 is the pad's row.
+        """Return the summed embeddings of a frame's ids. A 0 in streams 1.. adds nothing; in stream 0 it is the pad.
 
         Args:
             stream0: int64 [N].
@@ -179,15 +179,15 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         return embeds
 
     def get_audio_feature(self, items: list[MultimodalDataItem]) -> list[torch.Tensor]:
-        """What stands at the positions of clips and of spoken history.
+        """Return the embeddings for the positions of clips and of earlier spoken answers.
 
-        Each item is embedded by itself, so that its features do not depend on what it came with.
+        Each item is embedded by itself, so that its features do not depend on the other items.
 
         Args:
-            items: their feature is either float [num_mel_bins, frames], or int64 [frames, num_stream] (delayed ids).
+            items: with features float [num_mel_bins, frames], or int64 [frames, num_stream] (delayed ids).
 
         Returns:
-            For each item [its positions, hidden], a tensor of its own: SGLang's cache keeps them one by one.
+            One tensor [positions, hidden] per item, because SGLang's cache keeps them one by one.
         """
         metrics.CLIPS_ENCODED.add(len(items))
         return [self._embed_item(item.feature) for item in items]
@@ -200,7 +200,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         return self.adaptor(self.audio_encoder(feature.to(device=device, dtype=self.adaptor.weight.dtype)))
 
     def pad_input_ids(self, input_ids: list[int], mm_inputs: MultimodalInputs) -> list[int]:
-        """Put each clip's hash at its positions, so that the radix cache keys a prompt by what its clips hold."""
+        """Put each clip's hash at its positions, so that the radix cache keys a prompt by the content of its clips."""
         padded = list(input_ids)
         for item in mm_inputs.mm_items:
             for first, last in item.offsets:
@@ -212,10 +212,10 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         """Load a checkpoint's tensors.
 
         Raises:
-            ValueError: if any tensor is missing, unexpected or of another shape; all are named.
+            ValueError: if any tensor is missing, unexpected or of another shape; the message names all of them.
         """
         if self.requests is not None:
-            raise ValueError("weights cannot be replaced while the server runs; start it with the new checkpoint")
+            raise ValueError("weights cannot be replaced while the server runs; restart it with the new checkpoint")
         shapes: dict[str, tuple[int, ...]] = {}
         own = {
             "stream_emb.weight": self.stream_emb.weight,
@@ -236,7 +236,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         try:
             super().load_weights(backbone())
         except (RuntimeError, AssertionError, KeyError) as error:
-            # SGLang's loaders stop at the first tensor that does not fit: look at the rest, then name them all.
+            # SGLang's loaders stop at the first tensor that does not fit: read the rest, then name them all.
             shapes |= {name: tuple(tensor.shape) for name, tensor in weights}
             check_tensors(shapes, self.speechlm_config)
             raise ValueError(f"the checkpoint's tensors do not fit its config.json: {error}") from error

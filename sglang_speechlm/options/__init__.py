@@ -1,1 +1,1 @@
-"""The command line: what users may set, of ours and of SGLang's, and what each option becomes."""
+"""The command line: SpeechLM's own options and SGLang's, and what each becomes."""

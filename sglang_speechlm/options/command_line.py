@@ -1,4 +1,4 @@
-"""From the command line to our options and SGLang's."""
+"""Parse the command line into SpeechLM's own options and SGLang's."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
 
 MAX_QUEUED = 1024
-"""Stages of requests that wait at most, unless --max-queued-requests says otherwise; more are refused with a 503."""
+"""Default of --max-queued-requests: maximum waiting stages of requests; more are refused with a 503."""
 
 _WHAT_TO_DO = (
-    "Name a checkpoint: --model-path DIR, or MODEL=DIR for the scripts; python -m sglang_speechlm.convert --help tells "
+    "Name a checkpoint: --model-path DIR, or MODEL=DIR for the scripts; python -m sglang_speechlm.convert --help says "
     "what can be converted, and python -m sglang_speechlm.checkpoint --help builds a small random one"
 )
 
 _USED_MOST = (
-    ("--host ADDRESS", "where it listens (default: 127.0.0.1; 0.0.0.0 is everywhere)"),
+    ("--host ADDRESS", "address to listen on (default: 127.0.0.1; 0.0.0.0: all interfaces)"),
     ("--port N", "(default: 30000; the guide's scripts: 9000 and 9001)"),
-    ("--api-key KEY", "requests must bring it, but for /health (default: no key)"),
+    ("--api-key KEY", "required from clients, except for /health (default: no key)"),
     ("--enable-metrics", "Prometheus metrics at /metrics"),
     ("--max-total-tokens N", "positions of the KV cache"),
     ("--max-queued-requests N", f"more are refused with a 503 (default: {MAX_QUEUED})"),
@@ -64,16 +64,16 @@ _USED_MOST = (
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was asked for, read as far as it can be without SGLang.
+    """The parsed command line, as far as that is possible without SGLang.
 
     Attributes:
-        model: what --model-path names, by which it is served.
+        model: the value of --model-path.
         model_path: the served directory.
-        tokenizer_path: the directory whose tokenizer is served, with raw ids or the checkpoint's.
-        config: its config.
-        own: our options.
-        choices: options with a name of the guide's.
-        others: arguments that SGLang is to read.
+        tokenizer_path: the directory of the tokenizer, with raw ids or the checkpoint's.
+        config: the checkpoint's config.
+        own: SpeechLM's own options.
+        choices: options that have a name in the usage guide.
+        others: arguments for SGLang.
     """
 
     model: str
@@ -86,13 +86,13 @@ class CommandLine:
 
     @property
     def name(self) -> str:
-        """What the model is called where the operator does not say: as its directory or file, or by its hub tag."""
+        """The default name of the model: that of its directory or file, or its hub tag."""
         path = Path(self.model)
         return path.resolve().name if path.exists() else self.model
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Of everything that is not SGLang's."""
+    """Return the parser of all options that are not SGLang's."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=USAGE,
@@ -106,8 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         metavar="PATH|TAG",
-        help="a served directory, or what is converted to one when it is first served: a release's directory, its .pt, "
-        "DeepSpeed's model states, a trainer's output or one of its steps, or a hub tag; required",
+        help="a served directory, or a source that is converted to one on first use: a release directory, its .pt, "
+        "DeepSpeed's model states, a trainer's output or one of its steps, or a hub tag (required)",
     )
     _add_conversion_options(parser.add_argument_group("a checkpoint that must be converted or fetched"))
     parser.add_argument("--help-sglang", action=_SGLangHelp, nargs=0, help="show SGLang's options and exit")
@@ -119,15 +119,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_conversion_options(parser: argparse._ArgumentGroup) -> None:
     add = parser.add_argument
-    said = "Qwen3's tokenizer: a directory or a hub tag (default: the training config's tokenizer_name)"
-    add("--tokenizer-path", "--tokenizer", metavar="DIR|TAG", help=said)
-    said = "training config, YAML (default: the one near the weights)"
-    add("--train-config", type=Path, metavar="FILE", help=said)
+    text = "Qwen3's tokenizer: a directory or a hub tag (default: the training config's tokenizer_name)"
+    add("--tokenizer-path", "--tokenizer", metavar="DIR|TAG", help=text)
+    text = "training config, YAML (default: the one near the weights)"
+    add("--train-config", type=Path, metavar="FILE", help=text)
     add("--revision", metavar="NAME", help="branch, tag or commit of the hub tag")
-    said = "where conversions are kept (default: sglang-speechlm in XDG_CACHE_HOME or ~/.cache)"
-    add("--convert-dir", type=Path, metavar="DIR", help=said)
-    said = "say what the checkpoint is, what it becomes, what it needs and every problem; nothing is written or served"
-    add("--check", action="store_true", help=said)
+    text = "where conversions are kept (default: sglang-speechlm in XDG_CACHE_HOME or ~/.cache)"
+    add("--convert-dir", type=Path, metavar="DIR", help=text)
+    text = "report what the checkpoint is, becomes and needs, and every problem; write and serve nothing"
+    add("--check", action="store_true", help=text)
 
 
 def read(arguments: Sequence[str]) -> CommandLine:
@@ -135,7 +135,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
 
     Raises:
         ValueError: if it contradicts itself, or names no checkpoint that can be served.
-        SystemExit: as argparse does, for --help too, and after --check.
+        SystemExit: from argparse, including for --help, and after --check.
     """
     choices, rest = choose(arguments)
     parser = build_parser()
@@ -162,76 +162,77 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def settle(asked: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
-    """SGLang's ServerArgs, and sentences that say what became of the guide's options. SGLang's plugins must be loaded.
+def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
+    """Return SGLang's ServerArgs, and notes on what became of the guide's options. Load SGLang's plugins first.
 
     Raises:
-        ValueError: naming what cannot be.
-        SystemExit: as argparse does.
+        ValueError: if an option cannot be honoured; the message names it.
+        SystemExit: from argparse.
     """
-    translated, said = fit(asked.choices, machine, asked.config.text_config.max_position_embeddings)
-    said.append(f"decoding, where a request does not say: {asked.config.decoding}")
+    translated, notes = fit(command_line.choices, machine, command_line.config.text_config.max_position_embeddings)
+    notes.append(f"decoding defaults: {command_line.config.decoding}")
     # An idle scheduler would spin a core.
-    settled = ["--model-path", str(asked.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
-    settled += ["--served-model-name", next(iter(asked.own.served_names), asked.name)]
+    settled = ["--model-path", str(command_line.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
+    settled += ["--served-model-name", next(iter(command_line.own.served_names), command_line.name)]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
-    settled += ["--tokenizer-path", str(served_tokenizer(asked.tokenizer_path, asked.config))]
-    settled_by_machine = defaults_from(asked.model_path, asked.config, on_cpu=not machine.gpus)
+    settled += ["--tokenizer-path", str(served_tokenizer(command_line.tokenizer_path, command_line.config))]
+    settled_by_machine = defaults_from(command_line.model_path, command_line.config, on_cpu=not machine.gpus)
     if machine.gpus:
-        settled_by_machine |= gpu_defaults(asked, machine)
+        settled_by_machine |= gpu_defaults(command_line, machine)
     for name, value in settled_by_machine.items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
-    sglangs = [*settled, *translated, *asked.others]
-    # SGLang's own parser would print the names of hundreds of options above what is wrong.
-    # Nor is an option to be abbreviated: whatever reads the command line before this one would miss it.
+    arguments = [*settled, *translated, *command_line.others]
+    # SGLang's own parser would print hundreds of options above the error. Abbreviations are not allowed, because the
+    # parsers that read the command line before this one would miss them.
     parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, allow_abbrev=False)
     add_options(parser)
-    parser.parse_args(sglangs)
-    server_args = server_args_of(sglangs)
+    parser.parse_args(arguments)
+    server_args = server_args_of(arguments)
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)
     if machine.gpu_bytes and server_args.device == "cuda":
-        if (share := asked.choices.get(MEMORY)) is None or share.by_guide:
+        if (share := command_line.choices.get(MEMORY)) is None or share.by_guide:
             ceiling = 1.0 if share is None else share.value
-            fraction = static_share(_plan(asked, server_args, machine), server_args.mem_fraction_static, ceiling)
-            # Options cannot be changed once they are resolved.
-            server_args = server_args_of([*sglangs, MEMORY.sglang[0], str(fraction)])
+            fraction = static_share(_plan(command_line, server_args, machine), server_args.mem_fraction_static, ceiling)
+            # ServerArgs cannot be changed after they have been resolved.
+            server_args = server_args_of([*arguments, MEMORY.sglang[0], str(fraction)])
             if share is not None:
-                why = "SGLang's bounds weights and KV cache alone, and the rest must fit beside them"
-                said.append(f"{share.written} becomes {MEMORY.sglang[0]} {fraction}: {why}")
-        said.append(str(plan := _plan(asked, server_args, machine)))
+                why = "SGLang's option bounds weights and KV cache only, and everything else must fit too"
+                notes.append(f"{share.written} becomes {MEMORY.sglang[0]} {fraction}: {why}")
+        notes.append(str(plan := _plan(command_line, server_args, machine)))
         if plan.positions <= 0 and server_args.quantization is None:
             raise ValueError(
-                f"--model-path {asked.model}: no room for a KV cache on this GPU. {plan}. "
-                f"Share the model by {RANKS.guide} ({server_args.tp_size} now), or take a larger card"
+                f"--model-path {command_line.model}: no room for a KV cache on this GPU. {plan}. "
+                f"Split the model with {RANKS.guide} (now {server_args.tp_size}), or use a larger card"
             )
-    return server_args, said
+    return server_args, notes
 
 
-def gpu_defaults(asked: CommandLine, machine: Machine) -> dict[str, Any]:
-    """Options of SGLang's that a GPU settles where the command line does not."""
-    # SGLang would open a CUDA context and a GiB of buffers for them in the HTTP process.
+def gpu_defaults(command_line: CommandLine, machine: Machine) -> dict[str, Any]:
+    """Return SGLang's options that depend on the GPU, unless the command line sets them."""
+    # Otherwise SGLang would open a CUDA context and a GiB of buffers for clips in the HTTP process.
     settled: dict[str, Any] = {"mm_feature_transport": "cpu"}
     if machine.capability[0] == 10:
-        settled["attention_backend"] = "flashinfer"  # SGLang's own choice there knows no page of one position
-    if machine.gpu_bytes and not any(argument.startswith("--cuda-graph") for argument in asked.others):
+        settled["attention_backend"] = "flashinfer"  # SGLang's own choice there does not support a page size of 1
+    if machine.gpu_bytes and not any(argument.startswith("--cuda-graph") for argument in command_line.others):
         ranks, rows = (
-            asked.choices[option].value if option in asked.choices else None for option in (RANKS, SEQUENCES)
+            command_line.choices[option].value if option in command_line.choices else None
+            for option in (RANKS, SEQUENCES)
         )
-        settled["cuda_graph_max_bs_decode"] = graph_rows(asked.config, ranks or 1, machine.gpu_bytes, rows)
+        settled["cuda_graph_max_bs_decode"] = graph_rows(command_line.config, ranks or 1, machine.gpu_bytes, rows)
     return settled
 
 
-def _plan(asked: CommandLine, server_args: Any, machine: Machine) -> MemoryPlan:
-    codec = asked.own.codec_device != "cpu"
-    return plan_memory(asked.config, server_args, machine.gpu_bytes, codec=codec)
+def _plan(command_line: CommandLine, server_args: Any, machine: Machine) -> MemoryPlan:
+    codec = command_line.own.codec_device != "cpu"
+    return plan_memory(command_line.config, server_args, machine.gpu_bytes, codec=codec)
 
 
 def served_tokenizer(model_path: Path, config: SpeechLMConfig) -> Path:
-    """The directory of the tokenizer to serve: the checkpoint's, or one with the same texts and the config's ids.
+    """Return the directory of the tokenizer to serve: the checkpoint's, or a copy with the config's ids.
 
     Raises:
-        ValueError: if there is none, or it is of another kind.
+        ValueError: if there is no tokenizer, or it is of another kind.
     """
     try:
         if TextTokenizer.fits(model_path, config):
@@ -249,18 +250,21 @@ class _SGLangHelp(argparse.Action):
     """Prints SGLang's own help."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        sglangs = argparse.ArgumentParser(prog=parser.prog, add_help=False)
-        add_options(sglangs)
-        sglangs.print_help()
+        stock = argparse.ArgumentParser(prog=parser.prog, add_help=False)
+        add_options(stock)
+        stock.print_help()
         parser.exit()
 
 
 def _epilog() -> str:
-    lines = ["SGLang's options are all taken as well, but for those that SpeechLM cannot be served with, which are"]
-    lines += ["refused by name. Used most:"]
-    lines += [f"  {name:<26} {said}" for name, said in _USED_MOST]
-    lines += ["", f"Scripts put defaults before {OVERRIDDEN_BY}; what comes after it wins, under either name."]
-    lines += ["", "SIGTERM and SIGINT: /health and new requests get a 503, running answers are finished, and it ends"]
-    lines += ["within --drain-timeout and 20 s; a second signal ends it at once. Exit statuses:"]
+    lines = ["All of SGLang's options are accepted too, except those that cannot work with SpeechLM: they are"]
+    lines += ["refused by name. Most used:"]
+    lines += [f"  {name:<26} {text}" for name, text in _USED_MOST]
+    lines += ["", f"Scripts put their defaults before {OVERRIDDEN_BY}; options after it win, under either name."]
+    lines += [
+        "",
+        "SIGTERM and SIGINT: /health and new requests get a 503, running answers finish, and the server exits",
+    ]
+    lines += ["within --drain-timeout plus 20 s. A second signal ends it at once. Exit statuses:"]
     lines += [f"  {status.value}  {status.meaning}" for status in ExitStatus]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The launcher's options for several workers, and what they share with a single server's."""
+"""The launcher's options for several workers, and those that they share with a single server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sglang_speechlm.server.edge.keys import Keys
 ROUTINGS = ("round_robin", "cache_aware")
 GIBIBYTE = 1 << 30
 ROUTER_MAX_BYTES = GIBIBYTE // 2
-"""Of a request's body, as smg has it by default."""
+"""The router's limit on a request body, smg's default."""
 
 _AUTHORITY = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?", re.IGNORECASE | re.ASCII)
 _ONE_WORKERS_OWN = ("--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-addr", "--nccl-port")
@@ -25,24 +25,24 @@ _ONE_WORKERS_OWN = ("--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """What an operator decided about a fleet.
+    """The options of a fleet.
 
     Attributes:
-        workers: that run here.
-        urls: of workers that run elsewhere.
-        routing: how the router chooses, one of ``ROUTINGS``.
-        host, port: where the front listens.
+        workers: number of local workers.
+        urls: URLs of workers that run elsewhere.
+        routing: the router's policy, one of ``ROUTINGS``.
+        host, port: the front's address.
         tls: uvicorn's options for the certificate, by name; empty without one.
-        first_gpu: of the first worker here.
-        gpus_each: tensor-parallel ranks of a worker.
-        keys: that open the front; the user's is the workers' as well.
-        allowed_origins: of web pages that are answered, beside the front's own and the loopback's.
-        max_body_bytes: of a request's body.
-        request_seconds: for one request.
-        drain_seconds: that running answers have once the fleet is told to stop.
-        log_format, log_level: of the lines that the front writes.
-        model_path: of the workers here.
-        worker_arguments: of each worker here, as they were given.
+        first_gpu: first GPU of the first local worker.
+        gpus_each: tensor-parallel ranks per worker.
+        keys: the front's keys; the workers have the same API key.
+        allowed_origins: web pages that may use the fleet, besides the front's own and the loopback's.
+        max_body_bytes: limit on a request body.
+        request_seconds: timeout of a request.
+        drain_seconds: how long running answers have to finish when the fleet is stopped.
+        log_format, log_level: of the front's log.
+        model_path: the local workers' model.
+        worker_arguments: the local workers' other arguments, unchanged.
     """
 
     workers: int
@@ -65,14 +65,14 @@ class FleetOptions:
 
 
 def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options that make a fleet; ``--dp 1`` is one of a single worker, which is started again when it ends."""
+    """Add the options of a fleet; ``--dp 1`` is a fleet of one worker, which is restarted when it ends."""
     parser.add_argument(
         "--dp",
         type=_count,
         metavar="N",
-        help="workers, each a server of its own on the next --tp GPUs, behind one port; a worker that dies or hangs is "
-        "started again, later and later. Without it there is one server alone, which ends when a part of it does. "
-        "--dp-size is SGLang's own data parallelism, inside of one server",
+        help="number of workers behind one port, each a server of its own on the next --tp GPUs. A worker that dies or "
+        "hangs is restarted, with growing delays. Without --dp, a single server runs and exits if a part of it dies. "
+        "--dp-size is SGLang's own data parallelism inside one server",
     )
     parser.add_argument(
         "--worker-urls",
@@ -80,44 +80,44 @@ def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         nargs="+",
         default=(),
         metavar="URL",
-        help="put workers that run elsewhere behind the port as well, or, without --dp and --model-path, only those; "
-        "they take the same --api-key",
+        help="also put workers that run elsewhere behind the port, or, without --dp and --model-path, only those; "
+        "they must have the same --api-key",
     )
     parser.add_argument(
         "--routing",
         choices=ROUTINGS,
         default=ROUTINGS[0],
         help="which worker a chat request goes to (default: %(default)s: each in turn, bodies byte for byte). "
-        "cache_aware: the one that has most of its prompt in its cache; then the body is rewritten, unknown keys of "
-        "messages are lost (an earlier answer's audio among them, so such requests are taken past it, as are those "
-        "that the router refuses: without 'model', or with a temperature above 2 or n above 10)",
+        "cache_aware: the worker with most of the prompt in its cache; but the router rewrites bodies: unknown keys of "
+        "messages are lost. Requests with an earlier answer's audio therefore bypass it, and so do requests without "
+        "'model' or with a temperature above 2 or n above 10, which it would refuse",
     )
 
 
 def is_fleet(arguments: Sequence[str]) -> bool:
-    """Whether these arguments ask for workers behind a front."""
+    """Whether these arguments start a fleet."""
     parsed, _ = _fleet_parser().parse_known_args(list(arguments))
     return bool(parsed.worker_urls) or parsed.dp is not None
 
 
 def read(arguments: Sequence[str]) -> FleetOptions:
-    """Out of the arguments of a launcher.
+    """Read the options of a fleet from the launcher's arguments.
 
     Raises:
-        ValueError: if they contradict themselves.
-        SystemExit: as argparse does.
+        ValueError: if they contradict each other.
+        SystemExit: from argparse.
     """
     parsed, rest = _parser().parse_known_args(list(arguments))
     shared, _ = _shared_parser().parse_known_args(rest)
     workers = parsed.dp if parsed.dp is not None else 0 if parsed.worker_urls and parsed.model_path is None else 1
     if workers and parsed.model_path is None:
-        raise ValueError("--model-path: it must be given for workers that are started here")
+        raise ValueError("--model-path: required to start workers")
     if parsed.dp is not None:
         _refuse(rest)
     if complaints := key_complaints(shared):
         raise ValueError("; ".join(complaints))
     if bool(parsed.ssl_keyfile) != bool(parsed.ssl_certfile):
-        raise ValueError("--ssl-keyfile, --ssl-certfile: one does not go without the other")
+        raise ValueError("--ssl-keyfile, --ssl-certfile: must be given together")
     tls = {name: value for name in _TLS if (value := getattr(parsed, name)) is not None}
     return FleetOptions(
         workers=workers,
@@ -150,7 +150,7 @@ def _fleet_parser() -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Of what the fleet keeps from its workers."""
+    """Return the parser of options that the fleet does not pass on to its workers."""
     parser = _fleet_parser()
     parser.add_argument("--model-path", "--model")
     parser.add_argument("--host", default="127.0.0.1")
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shared_parser() -> argparse.ArgumentParser:
-    """Of what the workers are told as well; they check it themselves, and a worker that refuses it ends the fleet."""
+    """Return the parser of options that the workers get, too; a worker that refuses one ends the fleet."""
     parser = argparse.ArgumentParser(prog="python -m sglang_speechlm.launch", add_help=False, allow_abbrev=False)
     parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", type=_count, default=1)
     parser.add_argument("--api-key")
@@ -183,8 +183,8 @@ def _refuse(arguments: Sequence[str]) -> None:
     given, _ = parser.parse_known_args(list(arguments))
     if found := [name for name, value in vars(given).items() if value is not None]:
         raise ValueError(
-            f"{', '.join(found)}: belongs to one worker and does not go with --dp; start each worker that spans "
-            "several nodes by itself, and put them behind one port with --worker-urls"
+            f"{', '.join(found)}: belongs to one worker and cannot be used with --dp; start each worker that spans "
+            "several nodes on its own, then put them behind one port with --worker-urls"
         )
 
 
@@ -199,10 +199,10 @@ def _url(text: str) -> str:
 
 
 def checked_url(text: str, error: type[Exception] = ValueError) -> str:
-    """A worker's URL as it is kept: scheme, host and port, no path.
+    """Return a worker's URL in its normal form: scheme, host and port, without a path.
 
     Raises:
-        Exception: ``error``, if it is none.
+        Exception: ``error``, if it is not such a URL.
     """
     try:
         parts = urlsplit(text)

@@ -1,7 +1,7 @@
-"""How a GPU's memory is shared out: rows of CUDA graphs, the share of weights and KV cache, and what takes the rest.
+"""The use of a GPU's memory: rows of CUDA graphs, the share of weights and KV cache, and everything else.
 
-SGLang bounds weights and KV cache alone; everything else must fit beside them. The sizes of what it does not count
-are estimates: they follow from shapes, and no card has confirmed them.
+SGLang bounds weights and KV cache only; everything else must fit into the rest. The sizes that SGLang does not count
+are estimates from shapes, and have not been verified on a card.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from sglang_speechlm.config import SpeechLMConfig
 GIBIBYTE = 1 << 30
 
 MOST_GRAPH_ROWS = 1024
-"""Rows of the largest graph where --max-running-requests names none."""
+"""Maximum rows of a graph without --max-running-requests."""
 
 _POSITIONS_A_ROW = 256
-"""Of KV cache: a batch of so many rows that each has fewer is not worth a graph."""
+"""Positions of KV cache per row: a batch with fewer per row is not worth a graph."""
 _LEAST_POSITIONS = 64
-"""Of the shortest requests that come in numbers: what the cache cannot hold does not run."""
+"""Positions of the shortest requests that arrive in large numbers: the cache bounds how many of them run."""
 _STATIC_SHARE = 0.85
-"""Of a card's memory, about what weights and KV cache get."""
+"""Approximate share of a card's memory for weights and KV cache."""
 _CONTEXT_BYTES = 0.6 * GIBIBYTE
 _CODEC_BYTES = 0.8 * GIBIBYTE
 """The codec process: a CUDA context, the decoder's weights in float32, and a batch of windows."""
 _NCCL_BYTES = 0.6 * GIBIBYTE
 _WORKSPACE_BYTES = 0.5 * GIBIBYTE
-"""Of attention kernels, and the audio tower's activations for a clip of 30 s."""
+"""Workspace of attention kernels, and the audio tower's activations for a clip of 30 s."""
 _BYTES_A_GRAPH = 10 << 20
 _DRAW_BYTES = 0.25 * GIBIBYTE
-"""The largest draw: pieces of rows by the whole vocabulary in float64."""
+"""The largest draw: a piece of rows times the whole vocabulary in float64."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What one rank's GPU holds, in bytes.
+    """The use of one rank's GPU, in bytes.
 
     Attributes:
         total: the card's memory.
-        parts: name and size; they add up to ``total``, with what is left as ``free``.
-        positions: of the KV cache.
+        parts: sizes by name, which add up to ``total``; the rest is ``free``.
+        positions: positions of the KV cache.
         graph_rows: rows of the largest captured graph.
     """
 
@@ -55,19 +55,19 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether there is a KV cache, and everything beside it has its room."""
+        """Whether there is a KV cache, and room for everything else."""
         return self.positions > 0 and self.parts["free"] >= 0
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {size / GIBIBYTE:.2f}" for name, size in self.parts.items())
         return (
-            f"GPU memory by estimate, in GiB of {self.total / GIBIBYTE:.2f}: {sizes}; the KV cache holds "
+            f"estimated GPU memory, in GiB of {self.total / GIBIBYTE:.2f}: {sizes}; the KV cache holds "
             f"{self.positions} positions, and CUDA graphs go to {self.graph_rows} rows"
         )
 
 
 def rank_weight_bytes(config: SpeechLMConfig, ranks: int) -> int:
-    """Of one tensor-parallel rank's weights in bfloat16: audio tower, adaptor and streams are on each."""
+    """Return the size of one tensor-parallel rank's weights in bfloat16; each has audio tower, adaptor and streams."""
     replicated = (AUDIO_TOWER_PREFIX, "adaptor.", "stream_emb.")
     total = 0
     for name, shape in expected_tensors(config).items():
@@ -77,13 +77,13 @@ def rank_weight_bytes(config: SpeechLMConfig, ranks: int) -> int:
 
 
 def position_bytes(config: SpeechLMConfig, ranks: int) -> int:
-    """Of one position's KV cache on one rank; a rank has at least one head."""
+    """Return the size of one position's KV cache on one rank; a rank has at least one head."""
     heads: int = config.text_config.num_key_value_heads
     return kv_bytes(config) // heads * math.ceil(heads / ranks)
 
 
 def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int | None) -> int:
-    """Rows of the largest CUDA graph: all that may run, if the KV cache could hold that many short answers.
+    """Return the rows of the largest CUDA graph: all that may run, if the KV cache could hold that many short answers.
 
     Args:
         total: the card's memory in bytes.
@@ -95,7 +95,7 @@ def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int | 
 
 
 def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec: bool) -> MemoryPlan:
-    """Share out a card's memory as resolved options have it.
+    """Compute the use of a card's memory with resolved options.
 
     Args:
         server_args: SGLang's, resolved.
@@ -113,7 +113,7 @@ def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec
     cache = at_load * server_args.mem_fraction_static - weights
     a_position = wide * position_bytes(config, ranks)
     positions = int(cache // a_position)
-    # Both branches of a guided prompt are prefilled in one step, however long they are.
+    # Both branches of a guided prompt are prefilled in one step, whatever their length.
     longest = min(2 * (server_args.context_length or config.text_config.max_position_embeddings), max(positions, 0))
     step = max(server_args.chunked_prefill_size, longest)
     running = max(rows, min(server_args.max_running_requests or MOST_GRAPH_ROWS, positions // _LEAST_POSITIONS))
@@ -132,13 +132,13 @@ def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec
 
 
 def static_share(plan: MemoryPlan, resolved: float, ceiling: float) -> float:
-    """The share of weights and KV cache: SGLang's own, no more than ``ceiling``, and so that the rest has its room."""
+    """Return the share for weights and KV cache: at most SGLang's own and ``ceiling``, with room for the rest."""
     missing = max(-plan.parts["free"], 0) / (plan.total - plan.parts["context"])
     return math.floor(min(resolved, ceiling, resolved - missing) * 1000) / 1000
 
 
 def _activation_bytes(config: SpeechLMConfig, ranks: int) -> float:
-    """Of one position of a step in bfloat16: the residual, attention's inputs and output, and the gated layer."""
+    """Return the bytes of one position of a step in bfloat16: residual, attention's inputs and output, gated layer."""
     text = config.text_config
     attention = (2 * text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
     return 2.0 * (4 * text.hidden_size + (attention + 3 * text.intermediate_size) / ranks)

@@ -1,4 +1,4 @@
-"""The launcher's options that are not SGLang's."""
+"""SpeechLM's own options of the launcher."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class OwnOptions:
-    """What an operator decided.
+    """The operator's options of a server.
 
     Attributes:
-        served_names: of the model; answers name the first where a request names none. Empty is the name of what
-            --model-path names.
+        served_names: names of the model; answers to requests without one use the first. Empty means the name of
+            --model-path.
         aliases: further names that requests may use; they are listed after the served ones.
         takes_any_model: whether requests may name any model.
-        other_names: that requests may use and no list has.
-        codec_device: where the audio decoder runs; "auto" is a GPU where there is one, else the CPU.
-        codec_threads: its CPU threads.
-        output_sample_rate: of raw PCM, in Hz, where a request names none.
-        preset: how the checkpoint is asked.
-        media: from where clips are fetched.
-        max_body_bytes: of a request's body, and again of all clips that it has fetched.
-        max_clips: in one request.
-        request_seconds: for one request, from its first byte to its answer's last.
-        max_kept_answers, max_kept_bytes: of the store of spoken answers.
-        drain_seconds: that running answers have once the server is told to stop.
-        log_format: how lines of the log look.
-        allowed_origins: of web pages that are answered, beside the server's own and the loopback's.
+        other_names: names that requests may use but that are not listed.
+        codec_device: where the codec process runs; "auto" means a GPU if there is one, else the CPU.
+        codec_threads: CPU threads of the codec process.
+        output_sample_rate: default rate of raw PCM, in Hz.
+        preset: the checkpoint's preset.
+        media: allowed sources of clips by URL.
+        max_body_bytes: limit on a request body, and on the total size of a request's fetched clips.
+        max_clips: maximum clips in one request.
+        request_seconds: timeout of a request, from its first byte to the last of its answer.
+        max_kept_answers, max_kept_bytes: limits of the store of spoken answers.
+        drain_seconds: how long running answers have to finish when the server is stopped.
+        log_format: format of the log.
+        allowed_origins: web pages that may use the server, besides its own and the loopback's.
     """
 
     served_names: tuple[str, ...] = ()
@@ -66,10 +66,10 @@ class OwnOptions:
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> OwnOptions:
-        """Out of what a parser with ``add_own_options`` found.
+        """Read the options that a parser with ``add_own_options`` found.
 
         Raises:
-            ValueError: if there is no such preset, or it has no place for the voices that are given.
+            ValueError: if there is no such preset, or it has no place for the given voices.
         """
         preset = load_preset(parsed.preset, Path(parsed.model_path))
         overriding = {
@@ -105,72 +105,76 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     def add(name: str, kind: Callable[[str], Any], default: Any, said: str, **more: Any) -> None:
         parser.add_argument(name, type=kind, default=default, help=said, **more)
 
-    said = "names that requests may give the model; answers name the first (default: as --model-path names it)"
+    said = "names that requests may use for the model; answers use the first (default: from --model-path)"
     add("--served-model-name", str, own.served_names, said, nargs="+", metavar="NAME")
-    said = "further names that requests may give the model, as tts-1, whisper-1, gpt-4o-audio-preview; all are listed"
+    said = "further names that requests may use for the model, such as tts-1 or gpt-4o-audio-preview; all are listed"
     add("--model-alias", str, own.aliases, said, nargs="+", metavar="NAME")
-    said = "answer requests for a model of any name, for applications whose names cannot be changed"
+    said = "accept any model name in requests, for applications whose names cannot be changed"
     parser.add_argument("--any-model", action="store_true", help=said)
-    said = "where the audio decoder runs, as torch names it (default: %(default)s, a GPU where there is one)"
+    said = "torch device of the codec process (default: %(default)s: a GPU if there is one)"
     add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
-    said = "CPU threads of the audio decoder (default: %(default)s)"
+    said = "CPU threads of the codec process (default: %(default)s)"
     add("--codec-threads", _count, own.codec_threads, said, metavar="N")
-    said = "rate of raw PCM where a request names none, in Hz (default: %(default)s); files have the codec's own"
+    said = "sample rate in Hz of raw PCM unless a request sets one (default: %(default)s); files have the codec's rate"
     add("--output-sample-rate", _rate, own.output_sample_rate, said, metavar="HZ")
-    said = f"how the checkpoint is asked: {', '.join(BUILT_IN)}, or a file (default: its own preset.json, else default)"
+    said = f"prompt preset: {', '.join(BUILT_IN)}, or a file (default: the checkpoint's preset.json, else default)"
     add("--preset", str, None, said, metavar="NAME|FILE")
     kinds: tuple[tuple[str, type[Any]], ...] = (("speech", SpeechTemplate), ("transcription", TranscriptionTemplate))
     for route, kind in kinds:
-        said = f"what the model is asked for a {route}, in place of the preset's template"
+        said = f"prompt template for a {route}, instead of the preset's"
         add(f"--{route}-template", _from_path(partial(load_template, kind)), None, said, metavar="FILE")
-    said = "JSON file of more voices, descriptions by name, for a checkpoint that follows them"
+    said = "JSON file of additional voices (name: description), for a checkpoint that follows descriptions"
     add("--voices", _from_path(load_voices), None, said, metavar="FILE")
-    said = "where thinking stands in a text, in place of the preset's reasoning (default: auto, the preset's)"
+    said = "how thinking is marked in a text, instead of the preset's reasoning (default: auto, the preset's)"
     add("--reasoning-parser", str, "auto", said, choices=("auto", *PARSERS))
     add(
         "--allowed-media-domains",
         _complaining(parse_hosts),
         own.media.hosts,
-        "hosts that audio_url parts may name with http: or https: (default: none); private addresses only where "
-        "they are listed as such",
+        "hosts that http: and https: URLs in audio_url parts may name (default: none); a private address must be "
+        "listed itself",
         metavar="HOST[:PORT],...",
     )
-    said = "directory whose files audio_url parts may name with file: (default: none)"
+    said = "directory whose files file: URLs in audio_url parts may name (default: none)"
     add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
     add_allowed_origins(parser)
     mebibytes = own.max_body_bytes // MEBIBYTE
     add(
-        "--max-body-mib", _positive, mebibytes, "MiB that a request's body may have (default: %(default)s)", metavar="N"
+        "--max-body-mib",
+        _positive,
+        mebibytes,
+        "maximum size of a request body in MiB (default: %(default)s)",
+        metavar="N",
     )
-    add("--max-clips", _count, own.max_clips, "clips that a request may bring (default: %(default)s)", metavar="N")
-    said = "seconds after which a request is given up (default: %(default)s)"
+    add("--max-clips", _count, own.max_clips, "maximum audio clips per request (default: %(default)s)", metavar="N")
+    said = "request timeout in seconds (default: %(default)s)"
     add("--request-timeout-secs", _positive, own.request_seconds, said, metavar="SECONDS")
-    said = "spoken answers that later messages can refer to, for an hour (default: %(default)s)"
+    said = "maximum spoken answers kept for later messages to refer to, for an hour (default: %(default)s)"
     add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said, metavar="N")
     mebibytes = own.max_kept_bytes // MEBIBYTE
-    said = "MiB that these answers may take together (default: %(default)s)"
+    said = "maximum total size of kept answers in MiB (default: %(default)s)"
     add("--max-kept-mib", _positive, mebibytes, said, metavar="N")
-    said = "seconds that running answers have to finish once the server is told to stop (default: %(default)s)"
+    said = "seconds that running answers have to finish when the server is stopped (default: %(default)s)"
     add("--drain-timeout", _zero_or_positive, own.drain_seconds, said, metavar="SECONDS")
-    said = "how lines of the log look, one for every request among them (default: %(default)s)"
+    said = "log format, including one line per request (default: %(default)s)"
     add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
 
 
 def add_allowed_origins(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option that a server and the front of a fleet have in common."""
+    """Add the option that a server and the front of a fleet share."""
     parser.add_argument(
         "--allowed-origins",
         type=_complaining(parse_origins),
         default=frozenset(),
-        help="origins of web pages that are answered beside the server's own page and pages of the loopback, as "
-        "https://example.com, or * for all (default: none); name the server's own origin here where its name is one "
-        "that a proxy has",
+        help="origins of web pages that may use the server, besides its own page and pages on the loopback, such as "
+        "https://example.com, or * for all (default: none); behind a proxy that changes the host name, list the "
+        "server's public origin here",
         metavar="ORIGIN,...",
     )
 
 
 def _complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Have argparse tell what was wrong."""
+    """Make argparse show the reason of an error."""
 
     def reading(text: str) -> Value:
         try:
@@ -187,7 +191,7 @@ def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
 
 def _directory(path: Path) -> Path:
     if not path.is_dir():
-        raise ValueError(f"{path} is no directory")
+        raise ValueError(f"{path} is not a directory")
     return path.resolve()
 
 

@@ -1,4 +1,4 @@
-"""What SGLang's options must be, and what a checkpoint and a machine settle of them."""
+"""Required values of SGLang's options, and defaults that depend on the checkpoint and the machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _CPU_CACHE_POSITIONS = 131072
 _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_mixed_chunk": (False, "a step that prefills and decodes at once would mix up frames"),
     "speculative_algorithm": (None, "a draft has one stream, a frame has eight"),
-    "enable_priority_scheduling": (False, "its preemption would part what must be decoded together"),
+    "enable_priority_scheduling": (
+        False,
+        "its preemption would separate guided branches that must be decoded together",
+    ),
     "page_size": (1, "the prompt of an answer ends where its first frame begins, inside a page"),
-    "pp_size": (1, "the frames of the last stage do not reach the first one's embeddings"),
-    "enable_dp_attention": (False, "requests would change ranks, and their frames would not"),
+    "pp_size": (1, "the last stage's frames do not reach the first stage's embeddings"),
+    "enable_dp_attention": (False, "requests would change ranks without their frames"),
     "disaggregation_mode": ("null", "frames do not travel between prefill and decode servers"),
     "tokenizer_worker_num": (1, "the program and the codec live in one HTTP process"),
     "skip_tokenizer_init": (False, "texts are encoded and decoded here"),
@@ -28,26 +31,26 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_lmcache": (False, "SGLang's other caches would take frames for text"),
     "enable_torch_compile": (False, "the per-request state is written between compiled steps"),
     "enable_streaming_session": (False, "sessions append to a context that the program itself builds"),
-    "enable_http2": (False, "its server could not be told to stop without cutting answers off"),
+    "enable_http2": (False, "its HTTP server cannot stop without cutting off answers"),
     "enable_pdmux": (False, "a step that prefills and decodes at once would mix up frames"),
     "dllm_algorithm": (None, "frames are decoded from left to right"),
     "reasoning_parser": (
         None,
-        "it belongs on the command line; a configuration file does not set it",
+        "must be given on the command line, not in a configuration file",
     ),
     "enable_two_batch_overlap": (False, "a batch cut in two would lose the rows that its view names"),
-    "enable_single_batch_overlap": (False, "it is made for experts, which this model has none of, and was not tried"),
-    "enable_unified_memory": (False, "slots and positions would move between pools, and frames would not"),
-    "prefill_max_requests": (None, "both branches of a guided answer are prefilled in one step, or never"),
+    "enable_single_batch_overlap": (False, "designed for mixtures of experts, which this model is not; untested"),
+    "enable_unified_memory": (False, "slots and positions would move between pools without their frames"),
+    "prefill_max_requests": (None, "both branches of a guided answer must be prefilled in one step"),
 }
-"""Field of SGLang's ServerArgs: the value that it must have, and why."""
+"""Required values of fields of SGLang's ServerArgs, and why."""
 
 
 def refuse_unsupported(server_args: Any) -> None:
-    """Refuse what SGLang could do but would give wrong audio.
+    """Refuse options of SGLang's that would produce wrong audio.
 
     Raises:
-        ValueError: naming every such option, what it was and why it cannot be.
+        ValueError: if there are any; the message has each option, its value and the reason.
     """
     complaints = []
     for name, (allowed, reason) in _REFUSED.items():
@@ -60,9 +63,9 @@ def refuse_unsupported(server_args: Any) -> None:
 
 
 def key_complaints(options: Any) -> list[str]:
-    """What is wrong with the keys among these options, which are not told.
+    """Return what is wrong with the keys among these options, without showing the keys.
 
-    An empty one, as of a variable that is not set, would leave the server open to all.
+    An empty key, as from an unset variable, would leave the server open to everybody.
     """
     return [
         f"--{name.replace('_', '-')}: must be one or more printable ASCII characters, with no space at either end"
@@ -73,29 +76,29 @@ def key_complaints(options: Any) -> list[str]:
 
 
 def refuse_missing_gpus(server_args: Any, gpus: int) -> None:
-    """Refuse more ranks than there are GPUs, of which SGLang would tell in a traceback of each rank.
+    """Refuse more ranks than GPUs, which SGLang would report with a traceback from each rank.
 
     Args:
         server_args: SGLang's ServerArgs.
-        gpus: of this machine; 0 is a CPU, where other rules hold.
+        gpus: number of GPUs of this machine; 0 means a CPU, which has other rules.
 
     Raises:
-        ValueError: saying how many there are.
+        ValueError: if there are too few GPUs.
     """
     ranks = server_args.tp_size * server_args.dp_size // server_args.nnodes
     needed = server_args.base_gpu_id + (ranks - 1) * server_args.gpu_id_step + 1
     if gpus and needed > gpus:
         raise ValueError(
             f"--tp-size (--tensor-parallel-size) {server_args.tp_size}, --base-gpu-id {server_args.base_gpu_id}: "
-            f"this takes {needed} GPUs on this machine, which has {gpus}; launch/serve_cfg_1.sh needs one"
+            f"{needed} GPUs needed, but this machine has {gpus}; launch/serve_cfg_1.sh needs one"
         )
 
 
 def defaults_from(model_path: Path, config: SpeechLMConfig, *, on_cpu: bool) -> dict[str, Any]:
-    """What the checkpoint and the machine settle of SGLang's options, where the command line does not.
+    """Return defaults of SGLang's options that depend on the checkpoint and the machine.
 
-    A float32 checkpoint is served in float32, whether its config says so or its tensors alone. On a CPU the KV cache
-    takes a bounded part of the memory that is free; SGLang by itself would take most of it.
+    A float32 checkpoint is served in float32, whether its config says so or only its tensors. On a CPU, the KV cache
+    takes a bounded part of the free memory; SGLang by itself would take most of it.
     """
     dtype = str(config.dtype or config.text_config.dtype or stored_dtype(model_path)).removeprefix("torch.")
     settled: dict[str, Any] = {"dtype": dtype}

@@ -1,4 +1,4 @@
-"""The usage guide's names of options, which are vLLM's, and what each becomes in SGLang on this machine."""
+"""The usage guide's option names, which are vLLM's, and their translation to SGLang on this machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from sglang_speechlm.sglang_hooks.options import gpu_bytes, numa_nodes
 
 PROGRAM = "python -m sglang_speechlm.launch"
-USAGE = "%(prog)s --model-path DIR [options]; --help and --help-sglang list them"
+USAGE = "%(prog)s --model-path DIR [options] (see --help and --help-sglang)"
 
 OVERRIDDEN_BY = "--overridden-by"
-"""Parts a script's defaults from what its user gave, which wins under either name."""
+"""Separates a script's defaults from its user's options, which win under either name."""
 
 CPU_CORES = "SGLANG_CPU_OMP_THREADS_BIND"
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
@@ -22,50 +22,56 @@ LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 
 @dataclass(frozen=True)
 class GuideOption:
-    """One option with its names.
+    """An option with its names.
 
     Attributes:
         guide: the guide's name.
-        sglang: SGLang's names; it becomes the first.
-        kind: reads the value; None for a switch.
-        said: for ``--help``.
+        sglang: SGLang's names; the option is translated to the first.
+        kind: type of the value; None for a switch.
+        help: text for ``--help``.
     """
 
     guide: str
     sglang: tuple[str, ...]
     kind: type[int] | type[float] | None
-    said: str
+    help: str
 
 
 RANKS = GuideOption("--tensor-parallel-size", ("--tp-size", "--tp"), int, "GPUs that share the model")
 SEQUENCES = GuideOption(
-    "--max-num-seqs", ("--max-running-requests",), int, "rows of a batch; a guided answer takes two while it speaks"
+    "--max-num-seqs",
+    ("--max-running-requests",),
+    int,
+    "maximum rows of a batch; a guided answer takes two while it speaks",
 )
 POSITIONS = GuideOption(
-    "--max-model-len", ("--context-length",), int, "positions that a request may take, prompt and answer together"
+    "--max-model-len", ("--context-length",), int, "context length: maximum positions of a prompt and its answer"
 )
 MEMORY = GuideOption(
     "--gpu-memory-utilization",
     ("--mem-fraction-static",),
     float,
-    "share of the GPU's memory that weights and KV cache take at most; less where what must fit beside them needs more",
+    "maximum share of GPU memory for weights and KV cache; less if everything else needs more",
 )
 PREFIXES = GuideOption(
-    "--enable-prefix-caching", ("--disable-radix-cache",), None, "keep the KV cache of prompts for others (default: on)"
+    "--enable-prefix-caching",
+    ("--disable-radix-cache",),
+    None,
+    "reuse the KV cache of shared prompt prefixes (default: on)",
 )
 OPTIONS = (RANKS, SEQUENCES, POSITIONS, MEMORY, PREFIXES)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What options are fitted to.
+    """A machine to fit options to.
 
     Attributes:
-        gpus: that torch sees.
-        numa_nodes: with cores that this process may use.
-        environment: variables.
+        gpus: number of GPUs that torch sees.
+        numa_nodes: number of NUMA nodes with cores that this process may use.
+        environment: its variables.
         gpu_bytes: memory of its smallest GPU.
-        capability: CUDA's, of its first GPU.
+        capability: CUDA capability of its first GPU.
     """
 
     gpus: int
@@ -76,7 +82,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """This one."""
+        """Return this machine."""
         import torch
 
         if not torch.cuda.is_available():
@@ -86,20 +92,20 @@ class Machine:
 
     @property
     def bound_ranks(self) -> int | None:
-        """Ranks that the environment names cores for, where it does."""
+        """Number of ranks for which the environment names cores; None if it does not."""
         cores = self.environment.get(CPU_CORES, "all")
         return None if cores == "all" else len(cores.split("|"))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What one option was set to.
+    """The value of an option.
 
     Attributes:
-        value: as SGLang's option takes it; for the switch, whether prefixes are kept.
-        written: the option and its value, as they were given.
-        by_guide: whether under the guide's name.
-        is_default: whether a script set it and not its user.
+        value: as SGLang's option takes it; for the switch, whether prefixes are cached.
+        written: the option and its value, as written on the command line.
+        by_guide: whether it was set under the guide's name.
+        is_default: whether a script set it, rather than its user.
     """
 
     value: Any
@@ -112,23 +118,23 @@ def add_guide_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     """Add the options under the guide's names."""
     for option in OPTIONS:
         if option.kind is None:
-            parser.add_argument(option.guide, action=argparse.BooleanOptionalAction, help=option.said)
+            parser.add_argument(option.guide, action=argparse.BooleanOptionalAction, help=option.help)
         else:
             read = _above_0(option.kind)
             metavar = "SHARE" if option.kind is float else "N"
-            said = f"{option.said} (SGLang: {option.sglang[0]})"
-            parser.add_argument(option.guide, type=read, metavar=metavar, help=said)
+            text = f"{option.help} (SGLang: {option.sglang[0]})"
+            parser.add_argument(option.guide, type=read, metavar=metavar, help=text)
 
 
 def choose(arguments: Sequence[str]) -> tuple[dict[GuideOption, Choice], list[str]]:
-    """The options of a command line that have two names, and the arguments that are left.
+    """Return the options with two names on a command line, and the remaining arguments.
 
     Raises:
-        ValueError: if both names of one are given with different values, neither by a script.
+        ValueError: if both names of an option are given with different values in the same part of the command line.
     """
     at = arguments.index(OVERRIDDEN_BY) if OVERRIDDEN_BY in arguments else 0
     of_script, rest = _read(arguments[:at], is_default=True)
-    of_user, others = _read([each for each in arguments[at:] if each != OVERRIDDEN_BY], is_default=False)
+    of_user, others = _read([argument for argument in arguments[at:] if argument != OVERRIDDEN_BY], is_default=False)
     return of_script | of_user, rest + others
 
 
@@ -151,7 +157,7 @@ def _read(arguments: Sequence[str], *, is_default: bool) -> tuple[dict[GuideOpti
             if hasattr(found, _dest(name))
         ]
         if len({choice.value for choice in named}) > 1:
-            raise ValueError(f"{' and '.join(choice.written for choice in named)} contradict each other: give one")
+            raise ValueError(f"{' and '.join(choice.written for choice in named)} contradict each other; give one")
         if named:
             choices[option] = named[0]
     return choices, rest
@@ -170,25 +176,25 @@ def _value(option: GuideOption, name: str, given: Any) -> tuple[Any, str]:
 
 
 def fit(choices: Mapping[GuideOption, Choice], machine: Machine, positions: int) -> tuple[list[str], list[str]]:
-    """SGLang's arguments, and sentences that say what became of the guide's.
+    """Translate the guide's options; return SGLang's arguments, and notes on what each option became.
 
     Args:
-        choices: what was set.
-        machine: where it is to be served.
-        positions: that the checkpoint was trained for.
+        choices: the options that were set.
+        machine: the machine of the server.
+        positions: the checkpoint's own context length.
 
     Raises:
-        ValueError: if what was asked for cannot be.
+        ValueError: if an option cannot be honoured.
     """
     arguments: list[str] = []
-    said: list[str] = []
+    notes: list[str] = []
 
     def settle(choice: Choice, option: GuideOption, value: Any, why: str = "") -> None:
         arguments.extend((option.sglang[0], str(value)))
         if why:
-            said.append(f"{choice.written} becomes {option.sglang[0]} {value}: {why}")
+            notes.append(f"{choice.written} becomes {option.sglang[0]} {value}: {why}")
         elif choice.by_guide:
-            said.append(f"{choice.written} is SGLang's {option.sglang[0]} {value}")
+            notes.append(f"{choice.written} is SGLang's {option.sglang[0]} {value}")
 
     ranks = choices.get(RANKS, Choice(1, f"{RANKS.guide} 1 (as none is given)", by_guide=False, is_default=True))
     number, why = _ranks(ranks, machine)
@@ -202,18 +208,18 @@ def fit(choices: Mapping[GuideOption, Choice], machine: Machine, positions: int)
         if not share.by_guide:
             settle(share, MEMORY, share.value)
         elif not machine.gpus:
-            said.append(f"{share.written} is left out: there is no GPU here (--max-total-tokens bounds the KV cache)")
+            notes.append(f"{share.written} is ignored: no GPU found (--max-total-tokens bounds the KV cache)")
     if (prefixes := choices.get(PREFIXES)) is not None:
         if not prefixes.value:
             arguments.append(PREFIXES.sglang[0])
         if prefixes.by_guide:
-            became = "the radix cache, as SGLang has it" if prefixes.value else PREFIXES.sglang[0]
-            said.append(f"{prefixes.written} is SGLang's {became}")
-    return arguments, said
+            became = "radix cache, on by default" if prefixes.value else PREFIXES.sglang[0]
+            notes.append(f"{prefixes.written} is SGLang's {became}")
+    return arguments, notes
 
 
 def _ranks(choice: Choice, machine: Machine) -> tuple[int, str]:
-    """How many ranks there can be, and why not as many as asked for. On a CPU each has a NUMA node or named cores."""
+    """Return the possible number of ranks, and why it differs. On a CPU, a rank has a NUMA node or named cores."""
     wanted: int = choice.value
     if machine.gpus:
         return wanted, ""
@@ -224,12 +230,12 @@ def _ranks(choice: Choice, machine: Machine) -> tuple[int, str]:
                 f"{choice.written}: the variable {CPU_CORES} names the cores of {bound} ranks; "
                 f"unset it or set {RANKS.guide} {bound}"
             )
-        return bound, f"there is no GPU here, and {CPU_CORES} names the cores of {bound}" if wanted > bound else ""
+        return bound, f"no GPU found, and {CPU_CORES} names the cores of {bound}" if wanted > bound else ""
     possible = next(ranks for ranks in range(min(wanted, machine.numa_nodes), 0, -1) if wanted % ranks == 0)
     if possible == wanted:
         return wanted, ""
     return possible, (
-        f"there is no GPU here, and the CPU has {machine.numa_nodes} NUMA node(s); "
+        f"no GPU found, and the CPU has {machine.numa_nodes} NUMA node(s); "
         f"{CPU_CORES}='0-3|4-7' would name the cores of two ranks"
     )
 
@@ -239,8 +245,8 @@ def _positions(choice: Choice, machine: Machine, most: int) -> tuple[int, str]:
     if wanted <= most or machine.environment.get(LONGER_CONTEXT, "").lower() in ("1", "true"):
         return wanted, ""
     if choice.is_default:
-        return most, "the checkpoint has no more (max_position_embeddings)"
-    raise ValueError(f"{choice.written}: the checkpoint has {most} positions (max_position_embeddings), and no more")
+        return most, "the limit of the checkpoint (max_position_embeddings)"
+    raise ValueError(f"{choice.written}: exceeds the checkpoint's limit of {most} positions (max_position_embeddings)")
 
 
 def _above_0(kind: type[int] | type[float]) -> Any:

@@ -1,12 +1,13 @@
-"""The machine SGLang runs on: a plain CPU is an out-of-tree platform of ours, any other is SGLang's own."""
+"""The platform that SGLang runs on: this package's for a plain CPU, SGLang's own for any other machine."""
 
 import os
 
 
 def activate() -> str | None:
-    """Entry point of group ``sglang.srt.platforms``: the class to use, or None where SGLang has a platform of its own.
+    """Return the platform class to use, or None for SGLang's own: entry point of group ``sglang.srt.platforms``.
 
-    SGLang resolves its platform before it imports what reads where models outside its tree are.
+    It also announces the model, because SGLang resolves its platform before it imports the module that reads the
+    variables for models outside its tree.
     """
     import torch
 

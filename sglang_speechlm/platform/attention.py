@@ -1,6 +1,7 @@
-"""Attention on a CPU in plain torch: decoding rows of like length together, a prefill's new positions alone.
+"""CPU attention in plain torch: decodes rows of similar length together, and computes only a prefill's new positions.
 
-SGLang's own for such a machine takes the rows of a batch one by one, and computes a prefill's cached prefix again.
+SGLang's own backend for such a machine processes the rows of a batch one by one, and recomputes a prefill's cached
+prefix.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ class Span:
     """Rows of a step that are computed together.
 
     Attributes:
-        queries: int64 [n, m], the new positions of each row among those of the step.
-        places: int64 [n, L], where the KV cache holds what they see; what a shorter row has no place for is masked.
-        mask: bool [n, 1, m, L], or None where nothing is masked but by ``causal``.
-        causal: the new positions are the first ones, and see what is not after them.
+        queries: int64 [n, m], indices of each row's new positions among those of the step.
+        places: int64 [n, L], KV cache indices of the visible positions; the padding of shorter rows is masked.
+        mask: bool [n, 1, m, L], or None if only ``causal`` masks.
+        causal: whether the new positions are the row's first ones, and see no later positions.
     """
 
     queries: torch.Tensor
@@ -33,10 +34,10 @@ class Span:
 
 
 class CpuAttention(AttentionBackend):
-    """Attention of one model; products and sums are in float32, whatever the cache holds."""
+    """Attention of one model; computes in float32, whatever the dtype of the cache."""
 
     def __init__(self, runner: Any) -> None:
-        """Take the memory of SGLang's ModelRunner."""
+        """Use the memory pools of SGLang's ModelRunner."""
         super().__init__()
         self._tokens = runner.req_to_token_pool
         self._cache = runner.token_to_kv_pool
@@ -44,7 +45,7 @@ class CpuAttention(AttentionBackend):
 
     @override
     def init_forward_metadata(self, forward_batch: Any) -> None:
-        """What each position of the coming step sees; all layers see the same."""
+        """Compute which positions are visible in the next step, the same for all layers."""
         slots, lengths = forward_batch.req_pool_indices, forward_batch.seq_lens
         if forward_batch.forward_mode.is_decode_or_idle():
             on_host = lengths.tolist()
@@ -58,12 +59,12 @@ class CpuAttention(AttentionBackend):
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **_: Any
     ) -> torch.Tensor:
-        """Keep ``k`` and ``v``, and attend. ``q`` is [positions, heads * head_dim], as is what comes back."""
+        """Store ``k`` and ``v``, and attend. ``q`` and the result are [positions, heads * head_dim]."""
         if save_kv_cache and k is not None:
             self._cache.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         keys, values = self._cache.get_key_buffer(layer.layer_id), self._cache.get_value_buffer(layer.layer_id)
         query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        if len(self._spans) == 1:  # all positions, in their order
+        if len(self._spans) == 1:  # it has all positions, in order
             (span,) = self._spans
             alone = query.view(*span.queries.shape, *query.shape[1:])
             return _attended(span, alone, keys, values, layer.scaling).reshape(q.shape)
@@ -76,7 +77,7 @@ class CpuAttention(AttentionBackend):
 
     @override
     def support_triton(self) -> bool:
-        """No: SGLang must not launch kernels of its own around this."""
+        """Return False: SGLang must not launch its own kernels around this backend."""
         return False
 
     def _decoding(self, rows: list[int], slots: torch.Tensor, lengths: list[int]) -> Span:
@@ -86,7 +87,7 @@ class CpuAttention(AttentionBackend):
         if min(lengths) == longest:
             return Span(queries, places, None, False)
         mask = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
-        places.masked_fill_(~mask, 0)  # what an earlier request left there may be no place at all
+        places.masked_fill_(~mask, 0)  # leftovers of an earlier request may be invalid indices
         return Span(queries, places, mask[:, None, None], False)
 
     def _prefilling(self, slot: torch.Tensor, length: int, start: int, new: int) -> Span:
@@ -98,7 +99,7 @@ class CpuAttention(AttentionBackend):
 
 
 def _alike(lengths: list[int]) -> list[list[int]]:
-    """Rows by their length, none twice another of its group's: that bounds what padding costs."""
+    """Group rows by length, none twice as long as another in its group, which bounds the cost of padding."""
     groups: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         groups.setdefault(length.bit_length(), []).append(row)
@@ -108,7 +109,7 @@ def _alike(lengths: list[int]) -> list[list[int]]:
 def _attended(
     span: Span, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """What [n, m, heads, head_dim] queries see, of the same shape and type."""
+    """Return the attention of [n, m, heads, head_dim] queries, in the same shape and dtype."""
     seen = scaled_dot_product_attention(
         query.transpose(1, 2).float(),
         keys[span.places].transpose(1, 2).float(),

@@ -1,4 +1,4 @@
-"""SGLang on a machine without a GPU: scheduler, radix cache and server as they are, attention in plain torch."""
+"""SGLang on a machine without a GPU: scheduler, radix cache and server unchanged, attention in plain torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 from typing_extensions import override
 
-# SGLang resolves the platform while its own modules are still being imported, so its classes are imported late here.
+# SGLang resolves the platform while its own modules are still being imported, so this module imports its classes late.
 
 
 class CpuPlatform(CpuDeviceMixin, SRTPlatform):
-    """A CPU for which SGLang needs no compiled kernels."""
+    """A CPU platform without compiled kernels."""
 
     _enum = PlatformEnum.OOT
 
     @override
     def get_device(self, device_id: int = 0) -> str:
-        """SGLang's argument parsing takes the name of an out-of-tree platform's device apart as a string."""
+        """Return the device as a string, because SGLang's argument parsing splits the name of an out-of-tree device."""
         return self.device_type
 
     @override
@@ -42,7 +42,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
 
 def _token_allocator(size: int, *, page_size: int, **kwargs: Any) -> Any:
-    """SGLang's token allocator, called as it calls the one of an out-of-tree platform.
+    """Create SGLang's token allocator, with the signature for out-of-tree platforms.
 
     Raises:
         ValueError: for a page size other than 1.

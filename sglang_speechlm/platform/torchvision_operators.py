@@ -1,8 +1,8 @@
-"""torchvision's CUDA build next to a CPU build of torch: its operators are missing and its import fails.
+"""Work around torchvision's CUDA build next to a CPU build of torch: its operators are missing and its import fails.
 
 transformers and SGLang import torchvision wherever it is installed, and torchvision registers fake kernels for
-``torchvision::nms`` and ``torchvision::qnms`` without looking whether its own library could be loaded. No image is
-ever processed here, so the two schemas suffice.
+``torchvision::nms`` and ``torchvision::qnms`` without checking whether its own library could be loaded. This package
+never processes images, so the two schemas suffice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAMES = ("nms", "qnms")
 
 
 def define_when_imported() -> None:
-    """Have the missing operators defined just before torchvision is imported. Idempotent; imports nothing itself."""
+    """Define the missing operators just before torchvision is imported. Idempotent; imports nothing itself."""
     if "torchvision" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -28,7 +28,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find torchvision as Python does, with its operators defined before its first line runs."""
+        """Find torchvision as Python does, and define its operators before its first line runs."""
         spec = PathFinder.find_spec(fullname, path, target) if fullname == "torchvision" else None
         if spec is None or spec.loader is None or spec.origin is None:
             return None
@@ -43,7 +43,7 @@ class _Finder(MetaPathFinder):
 
 
 def _define(folder: Path) -> None:
-    """Define what torchvision's import needs, unless its own library, in its ``folder``, can be loaded."""
+    """Define what torchvision's import needs, unless its own library in its ``folder`` can be loaded."""
     import torch
     from torch import library as operators
 

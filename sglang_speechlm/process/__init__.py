@@ -1,6 +1,6 @@
-"""A serving process and its life: started, ready, stopped."""
+"""Processes around a server: its start, its health, its end."""
 
-from sglang_speechlm.process.child import Worker, WorkerFailed, free_port, running
+from sglang_speechlm.process.child import ServerFailed, ServerProcess, free_port, running
 from sglang_speechlm.process.exit_status import ExitStatus
 
-__all__ = ["ExitStatus", "Worker", "WorkerFailed", "free_port", "running"]
+__all__ = ["ExitStatus", "ServerFailed", "ServerProcess", "free_port", "running"]

@@ -1,4 +1,4 @@
-"""A server as its users start it: the launcher in a process of its own, spoken to over HTTP only."""
+"""Start a server as users do: the launcher in a child process, accessed over HTTP only."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from sglang_speechlm.process.port import ReservedPort
 
 START_SECONDS = 600.0
 STOP_SECONDS = 60.0
-"""More than a server takes by itself, which bounds its own stop."""
+"""Longer than a server's own limit for stopping."""
 _LOG_TAIL = 4000
 
 
-class WorkerFailed(RuntimeError):
-    """A server that ended or did not come up; holds the end of its log."""
+class ServerFailed(RuntimeError):
+    """A server ended or did not start; the message has the end of its log."""
 
 
 class Process(Protocol):
-    """What is used of a ``subprocess.Popen``."""
+    """The part of ``subprocess.Popen`` that ``ServerProcess`` uses."""
 
     @property
     def pid(self) -> int: ...
@@ -51,17 +51,17 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-class Worker:
+class ServerProcess:
     """One server on a port of this machine's loopback.
 
-    It is told to end when the thread that made it does, so make it in one that lasts.
+    It gets SIGTERM when the thread that created it ends, so create it in a long-lived thread.
 
     Args:
         model: a served directory.
-        log: the file that its output goes to; None is where this process's own goes.
-        options: of the launcher, after the model's path; a port of its own is kept for it unless they name one.
-        environment: variables beside this process's own.
-        cores: processors that it may run on; all without it.
+        log: the file for its output; None means this process's own output.
+        options: the launcher's options, without the model's path; a port is reserved for it unless they name one.
+        environment: variables in addition to this process's own.
+        cores: processors that it may run on; None means all.
     """
 
     def __init__(
@@ -98,23 +98,23 @@ class Worker:
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
             start_new_session=True,
-            # Also where this process is interrupted before it knows that it has started one.
+            # Even if this process is interrupted before Popen returns.
             preexec_fn=partial(end_with_parent, signal.SIGTERM),
             env=environment,
         )
 
     def output(self) -> str:
-        """What it has printed to its log so far."""
+        """Return the contents of its log so far."""
         return self._log.read_text(errors="replace") if self._log is not None else ""
 
     def is_ready(self) -> bool:
         """Whether its warm-up has succeeded.
 
         Raises:
-            WorkerFailed: if it has ended.
+            ServerFailed: if it has ended.
         """
         if self.process.poll() is not None:
-            raise WorkerFailed(f"the server ended with status {self.process.returncode}:\n{self._end_of_log()}")
+            raise ServerFailed(f"the server ended with status {self.process.returncode}:\n{self._end_of_log()}")
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == 200
         return False
@@ -123,24 +123,24 @@ class Worker:
         """Wait for the end of the warm-up.
 
         Raises:
-            WorkerFailed: if it ends, or is not ready after ``seconds``.
+            ServerFailed: if it ends, or is not ready after ``seconds``.
         """
         deadline = time.monotonic() + seconds
         while not self.is_ready():
             if time.monotonic() > deadline:
-                raise WorkerFailed(f"the server was not ready after {seconds:g} s:\n{self._end_of_log()}")
+                raise ServerFailed(f"the server was not ready after {seconds:g} s:\n{self._end_of_log()}")
             time.sleep(0.2)
 
     def stop(self, seconds: float = STOP_SECONDS) -> int:
-        """Ask it to end; whatever of it is left after ``seconds`` is killed. Gives its exit status."""
+        """Send SIGTERM, kill what is left after ``seconds``, and return the exit status."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         return self.kill()
 
     def kill(self) -> int:
-        """End it and everything below it at once. Gives its exit status."""
-        # Once it has been waited for, its number may be another's.
+        """Kill it and its descendants at once, and return the exit status."""
+        # After it has been waited for, its pid may belong to another process.
         family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.kill()
         for process in family:
@@ -165,7 +165,7 @@ def _port_of(options: Sequence[str]) -> int | None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
+    """Return a TCP port of the loopback on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -180,15 +180,15 @@ def running(
     *,
     environment: Mapping[str, str] | None = None,
     cores: set[int] | None = None,
-) -> Iterator[Worker]:
-    """A ready server, stopped at the end.
+) -> Iterator[ServerProcess]:
+    """Start a server, yield it when it is ready, and stop it at the end.
 
     Raises:
-        WorkerFailed: if it does not come up.
+        ServerFailed: if it does not start.
     """
-    worker = Worker(model, log, options, environment=environment, cores=cores)
+    server = ServerProcess(model, log, options, environment=environment, cores=cores)
     try:
-        worker.wait_until_ready()
-        yield worker
+        server.wait_until_ready()
+        yield server
     finally:
-        worker.stop()
+        server.stop()

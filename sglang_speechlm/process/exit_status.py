@@ -1,4 +1,4 @@
-"""How a server ended, as whoever started it learns it."""
+"""The launcher's exit statuses, which say why a server ended."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class ExitStatus(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """What happened, in words."""
+        """The status in words."""
         return _MEANINGS[self]
 
 
 _MEANINGS = {
-    ExitStatus.STOPPED: "stopped as told; every answer that was running has been finished",
-    ExitStatus.FAILED: "an error that nobody foresaw; the log has it",
-    ExitStatus.BAD_OPTIONS: "an option was refused, by name",
-    ExitStatus.NOT_STARTED: "it did not come up: the model or the codec could not be loaded",
-    ExitStatus.WARM_UP_FAILED: "it came up, but a warm-up answer failed",
+    ExitStatus.STOPPED: "stopped on request; all running answers were finished",
+    ExitStatus.FAILED: "unexpected error; see the log",
+    ExitStatus.BAD_OPTIONS: "an option was refused; the message names it",
+    ExitStatus.NOT_STARTED: "startup failed: the model or the codec could not be loaded",
+    ExitStatus.WARM_UP_FAILED: "startup failed: a warm-up request failed",
     ExitStatus.PART_DIED: "one of its processes died; answers that were running got an error or a closed connection",
-    ExitStatus.CUT_OFF: "stopped as told, but answers were cut off: --drain-timeout ran out, or it was told twice",
+    ExitStatus.CUT_OFF: "stopped on request, but answers were cut off, by --drain-timeout or a second signal",
 }

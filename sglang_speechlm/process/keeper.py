@@ -1,8 +1,8 @@
-"""The process that was started keeps the one that serves: tells it to stop, and clears away whatever is left of it.
+"""The keeper: the launched process, which runs the server as its child, stops it, and cleans up after it.
 
-SGLang ends its processes, itself included, with SIGKILL, and then nobody removes its files and its shared memory. Here
-the parent does, however the server ended; and if the parent is killed, the server does before it ends as well. Each of
-the two kills the other if it hangs.
+SGLang ends its processes, including itself, with SIGKILL, and then nothing removes its files and its shared memory.
+Here, the parent does, however the server ended. If the parent is killed, the server cleans up before it ends, too. Each
+of the two kills the other if it hangs.
 """
 
 from __future__ import annotations
@@ -45,63 +45,63 @@ _SEGMENTS = "segments"
 
 
 def keep(serve: Callable[[Heartbeat], int], stop_seconds: float) -> int:
-    """Run ``serve`` in a process of its own, which no terminal reaches, and clear away after it.
+    """Run ``serve`` in a child process in its own session, and clean up after it.
 
-    SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, once; a second one ends it at once.
+    The first SIGTERM, SIGINT or SIGHUP is passed on as SIGTERM; a second one kills the child at once.
 
     Args:
-        serve: gives the exit status; its process has a TMPDIR that is removed in the end. It takes its heartbeat, which
-            beats by a thread until ``serve`` has an event loop beat, and which it is to tell when it serves.
-        stop_seconds: that it may take after the signal.
+        serve: returns the exit status. Its process has a TMPDIR that is removed at the end. Its argument is its
+            heartbeat: a thread beats until ``serve`` lets an event loop beat; ``serve`` must call ``up`` when it is up.
+        stop_seconds: how long it may take to stop after the signal.
 
     Returns:
         The exit status of this process.
     """
     _open_standard_streams()
-    # Whoever loses his parent becomes a child of this process and not of the first one.
+    # Orphans are reparented to this process instead of init.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    lifeline, held = os.pipe()
-    own, servers = Heartbeat(), Heartbeat()
+    lifeline, keepers_end = os.pipe()
+    own_heartbeat, server_heartbeat = Heartbeat(), Heartbeat()
     with _Signals() as signals, contextlib.ExitStack() as after:
         folder = Path(tempfile.mkdtemp(prefix="speechlm-"))
         after.callback(_clear, folder, _GONE_SECONDS)
-        # The server would take a signal that reaches it too early for one to this process, whose handlers it has.
+        # The child starts with this process's handlers: a signal that reached it too early would be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         server = os.fork()
         if server == 0:
-            os.close(held)
+            os.close(keepers_end)
             signals.restore()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-            _serve(serve, folder, _Keeper(os.getppid(), lifeline, own), servers)
+            _serve(serve, folder, _Keeper(os.getppid(), lifeline, own_heartbeat), server_heartbeat)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         os.close(lifeline)
-        silence = Silence(servers)
-        told = 0
+        silence = Silence(server_heartbeat)
+        signals_received = 0
         deadline = math.inf
         while (ended := _reap(server)) is None:
-            own.beat()
+            own_heartbeat.beat()
             number = signals.next(INTERVAL_SECONDS)
-            patience = LOOP_HUNG_SECONDS if servers.is_up else START_SECONDS
+            patience = LOOP_HUNG_SECONDS if server_heartbeat.is_up else START_SECONDS
             if number in _STOPPING:
-                told += 1
-                if told == 1:
+                signals_received += 1
+                if signals_received == 1:
                     deadline = time.monotonic() + stop_seconds
                     os.kill(server, signal.SIGTERM)
                 else:
-                    _say("told again: stopping at once")
+                    _say("second signal: stopping at once")
                     os.kill(server, signal.SIGKILL)
             elif time.monotonic() > deadline:
-                _say(f"not stopped after {stop_seconds:g} s: killing it")
+                _say(f"the server did not stop within {stop_seconds:g} s: killing it")
                 os.kill(server, signal.SIGKILL)
             elif number is None and silence.look() > patience:
-                _say(f"the server has given no sign of life for {patience:g} s: killing it")
+                _say(f"no heartbeat from the server for {patience:g} s: killing it")
                 os.kill(server, signal.SIGKILL)
-    os.close(held)
-    return _status(ended, told, servers.is_up)
+    os.close(keepers_end)
+    return _status(ended, signals_received, server_heartbeat.is_up)
 
 
 def _open_standard_streams() -> None:
-    """Where one was closed, its number would go to the next file or socket, which then got what is printed."""
+    """Open closed standard streams, so that no file or socket gets their descriptors and with them printed text."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -110,13 +110,13 @@ def _open_standard_streams() -> None:
 
 
 def remove_in_the_end(path: str) -> None:
-    """Have a file outside of TMPDIR removed too, such as shared memory that its makers leave behind."""
-    with (Path(os.environ["TMPDIR"]) / _SEGMENTS).open("a") as listed:
-        listed.write(f"{path}\n")
+    """Register a file outside TMPDIR for removal at the end, such as shared memory that its creators leave behind."""
+    with (Path(os.environ["TMPDIR"]) / _SEGMENTS).open("a") as segments:
+        segments.write(f"{path}\n")
 
 
 class _Signals:
-    """Signals that wait to be looked at; whichever thread they reach, their numbers come out of a pipe."""
+    """Queues signals: whichever thread receives them, their numbers arrive in a pipe."""
 
     def __enter__(self) -> _Signals:
         self._out, self._in = os.pipe()
@@ -133,7 +133,7 @@ class _Signals:
         self.restore()
 
     def restore(self) -> None:
-        """Handle them as before."""
+        """Restore the previous handlers."""
         signal.set_wakeup_fd(-1)
         for number, before in self._before.items():
             signal.signal(number, before)
@@ -141,7 +141,7 @@ class _Signals:
         os.close(self._in)
 
     def next(self, seconds: float) -> int | None:
-        """The next one; None if none comes in time."""
+        """Return the next signal's number; None if none arrives in time."""
         if not select.select([self._out], [], [], seconds)[0]:
             return None
         return os.read(self._out, 1)[0]
@@ -153,8 +153,8 @@ class _Keeper:
 
     Attributes:
         pid: its process id.
-        lifeline: end of a pipe that is closed with the keeper's end.
-        heartbeat: its own.
+        lifeline: read end of a pipe that is closed when the keeper ends.
+        heartbeat: the keeper's.
     """
 
     pid: int
@@ -163,7 +163,7 @@ class _Keeper:
 
 
 def _serve(serve: Callable[[Heartbeat], int], folder: Path, keeper: _Keeper, heartbeat: Heartbeat) -> NoReturn:
-    # Whoever interrupts from a terminal reaches the keeper only, which tells the server, which tells its parts.
+    # In its own session: Ctrl-C reaches only the keeper, which stops the server, which stops its processes.
     os.setsid()
     forgive_failing_writes()
     before = tempfile.gettempdir()
@@ -175,7 +175,7 @@ def _serve(serve: Callable[[Heartbeat], int], folder: Path, keeper: _Keeper, hea
     status: int = ExitStatus.FAILED
     try:
         status = serve(heartbeat)
-    except SystemExit as error:  # of argparse
+    except SystemExit as error:  # raised by argparse
         status = error.code if isinstance(error.code, int) else ExitStatus.FAILED
     except BaseException:
         traceback.print_exc()
@@ -190,16 +190,16 @@ def _end_with_keeper(keeper: _Keeper, folder: Path) -> None:
     silence = Silence(keeper.heartbeat)
     while not select.select([keeper.lifeline], [], [], INTERVAL_SECONDS)[0]:
         if silence.look() > HUNG_SECONDS:
-            _say(f"has given no sign of life for {HUNG_SECONDS:g} s: killing it")
+            _say(f"no heartbeat from the keeper for {HUNG_SECONDS:g} s: killing it")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(keeper.pid, signal.SIGKILL)
-    _say("was killed; the server ends with it")
-    _clear(folder, 0.0)  # its resource tracker ends after it
+    _say("the keeper was killed; ending the server")
+    _clear(folder, 0.0)  # the server's own resource tracker ends after it
     os._exit(ExitStatus.PART_DIED)
 
 
 def _reap(server: int) -> int | None:
-    """Collect what has ended; the server's status once it has, negative for a signal."""
+    """Reap ended children; return the server's status if it has ended (negative for a signal), else None."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -212,9 +212,9 @@ def _reap(server: int) -> int | None:
 
 
 def _clear(folder: Path, tracker_seconds: float) -> None:
-    """End what is left of the processes below this one, then remove their files.
+    """Kill the remaining descendants of this process, then remove their files.
 
-    Python's resource tracker ends by itself, once it has removed the semaphores and segments of the others.
+    Python's resource tracker ends by itself after it has removed the semaphores and segments of the others.
     """
     trackers: list[psutil.Process] = []
     others: list[psutil.Process] = []
@@ -233,17 +233,17 @@ def _clear(folder: Path, tracker_seconds: float) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _status(ended: int, told: int, was_up: bool) -> int:
+def _status(ended: int, signals_received: int, was_up: bool) -> int:
     if ended >= 0:
         return ended
-    if told > 1 or (told and ended == -signal.SIGKILL):
+    if signals_received > 1 or (signals_received and ended == -signal.SIGKILL):
         return ExitStatus.CUT_OFF
-    if told:  # while it was loading, when nobody was served
+    if signals_received:  # it was still loading, so no request was cut off
         return ExitStatus.STOPPED
     _say(f"the server was killed by {signal.Signals(-ended).name}")
     return ExitStatus.PART_DIED if was_up else ExitStatus.NOT_STARTED
 
 
-def _say(what: str) -> None:
+def _say(message: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(f"speechlm keeper: {what}", file=sys.stderr, flush=True)
+        print(f"speechlm keeper: {message}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A process that does not outlive its parent."""
+"""Processes that do not outlive their parents."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(number: signal.Signals) -> None:
-    """Have Linux send this process ``number`` when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    """Make Linux send this process ``number`` when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

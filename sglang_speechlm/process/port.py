@@ -1,4 +1,4 @@
-"""A port that somebody is to listen on, kept free of others until then."""
+"""A port that is reserved until a server listens on it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import socket
 
 
 class ReservedPort:
-    """A TCP port that nobody else on this machine is given while this is open.
+    """A TCP port that the system assigns to no other process while this is open.
 
-    Its socket is bound and does not listen, so that another one may, which is bound to the same port with SO_REUSEADDR,
-    as servers do.
+    Its socket is bound but does not listen, so that another socket may listen on the same port with SO_REUSEADDR, as
+    servers do.
 
     Args:
-        host: address to listen at.
-        number: of the port; 0 is any that is free.
+        host: address to listen on.
+        number: of the port; 0 means any free one.
 
     Raises:
-        OSError: if somebody listens there, the address is not of this machine, or no more files may be opened.
+        OSError: if the port is in use, the address does not belong to this machine, or no more files may be opened.
     """
 
     def __init__(self, host: str = "127.0.0.1", number: int = 0) -> None:
@@ -30,5 +30,5 @@ class ReservedPort:
         self.number: int = self._socket.getsockname()[1]
 
     def close(self) -> None:
-        """Give it up; who listens there goes on."""
+        """Release the reservation; a server that listens on the port is not affected."""
         self._socket.close()

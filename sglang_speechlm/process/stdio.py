@@ -1,4 +1,4 @@
-"""What a process writes to its standard streams: nobody's answer depends on it, and no client decides it."""
+"""Standard streams: failing writes do not fail answers, and clients cannot fill the log."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 
 def forgive_failing_writes() -> None:
-    """Have this process's standard output and error lose what the device does not take, instead of raising OSError.
+    """Make standard output and error drop text that the device does not accept, instead of raising OSError.
 
-    Loggers forgive by themselves; progress bars and ``print`` do not.
+    Loggers ignore such errors already; progress bars and ``print`` do not.
     """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
-        if before is not None:  # it was closed by whoever started this process
+        if before is not None:  # else the parent process had closed it
             file = io.BufferedWriter(_Forgiving(descriptor, "wb", closefd=False))
             setattr(sys, name, io.TextIOWrapper(file, before.encoding, before.errors, line_buffering=True))
 
 
 def silence_decoders() -> None:
-    """Drop what libraries in C print to ``stderr``.
+    """Drop what C libraries print to ``stderr``.
 
-    libmpg123 prints lines for every damaged frame of a client's file, and libsndfile has no option against it. Python,
-    its fault handler and C++ write to the descriptor or to a stream of their own, and are still heard.
+    libmpg123 prints lines for every damaged frame of a client's file, and libsndfile has no option against it. Output
+    of Python, its fault handler and C++, which write to the descriptor or to their own streams, is kept.
     """
     libc = ctypes.CDLL(None)
     libc.fopen.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""Tasks that live as long as the server: an error is logged and they go on."""
+"""Tasks that run as long as the server: they log an error and continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Backoff:
 
     Args:
         first: seconds of the first pause.
-        longest: seconds of a pause at most.
+        longest: seconds of the longest pause.
     """
 
     def __init__(self, first: float, longest: float) -> None:
@@ -24,11 +24,11 @@ class Backoff:
         self._next = first
 
     def reset(self) -> None:
-        """Begin with the first pause again."""
+        """Start again with the first pause."""
         self._next = self._first
 
     def next(self) -> float:
-        """Seconds of the pause to make now."""
+        """Return the seconds of the next pause."""
         seconds, self._next = self._next, min(2 * self._next, self._longest)
         return seconds
 
@@ -40,13 +40,13 @@ async def repeat(
     expected: type[Exception] | tuple[type[Exception], ...] = (),
     fatal: type[Exception] | tuple[type[Exception], ...] = (),
 ) -> NoReturn:
-    """Await ``step`` again and again, for ever, with a pause whenever it raises.
+    """Await ``step`` repeatedly, forever, with a pause after each exception.
 
     Args:
-        step: resets ``backoff`` when it has got somewhere.
+        step: must reset ``backoff`` when it has succeeded.
         backoff: the pauses.
-        expected: exceptions that are logged in one line, without a traceback.
-        fatal: exceptions that are passed on.
+        expected: exceptions to log in one line, without a traceback.
+        fatal: exceptions to re-raise.
 
     Raises:
         Exception: one of ``fatal``.
@@ -59,7 +59,7 @@ async def repeat(
         except Exception as error:
             seconds = backoff.next()
             logger.error(
-                "%s; trying again in %g s",
+                "%s; retrying in %g s",
                 error if isinstance(error, expected) else f"Unexpected {type(error).__name__}",
                 seconds,
                 exc_info=not isinstance(error, expected),

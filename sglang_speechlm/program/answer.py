@@ -1,4 +1,4 @@
-"""The program: text, then audio, each stage finding what is before it in the radix cache."""
+"""The program of an answer: a text stage, then an audio stage that finds its prefix in the radix cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUDIO_INTERVAL = 8
 
 FinishReason = Literal["stop", "length"]
 
-LOOPED = "the text was ended: it began to repeat itself; it is given up to the first repetition"
+LOOPED = "the text began to repeat itself and was cut at the first repetition"
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class TextEnd:
 
 @dataclass(frozen=True)
 class AudioPiece:
-    """New frames, [n][num_stream] ids; the eos frame is none of them."""
+    """New frames, [n][num_stream] ids, without the eos frame."""
 
     frames: list[list[int]]
 
 
 @dataclass(frozen=True)
 class AudioEnd:
-    """The audio is complete; ``cached_tokens`` as for the text, of each branch."""
+    """The audio is complete; cached prompt positions of each branch, as for the text."""
 
     cached_tokens: int
     unconditional_cached_tokens: int | None
@@ -68,8 +68,8 @@ class Finish:
     """The end of the answer.
 
     Attributes:
-        reason: "length" if a budget cut it, or a loop ended it.
-        tokens: ids and frames that were generated, control ids and the eos frame included.
+        reason: "length" if a budget cut the answer or a loop ended it.
+        tokens: generated ids and frames, including control ids and the eos frame.
         audio_tokens: how many of them were frames.
         warnings: what the caller should know, such as why there is no audio.
     """
@@ -84,7 +84,7 @@ Event = TextPiece | TextEnd | AudioPiece | AudioEnd | Finish
 
 
 async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenerator[Event]:
-    """Give the events of one answer, in order. Closing the iterator aborts whatever runs.
+    """Yield the events of one answer, in order. Closing the iterator aborts the running stage.
 
     Raises:
         StageRefused: if the prompt leaves no room for an answer, or SGLang refuses or aborts a stage.
@@ -93,7 +93,7 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
     guided = request.is_guided
     if guided and not engine.can_guide:
         metrics.PAIRS_REJECTED.add()
-        raise StageRefused(400, "cfg: guidance takes two rows of a batch; this server has --max-running-requests 1")
+        raise StageRefused(400, "cfg: guidance needs two rows of a batch; this server has --max-running-requests 1")
     capacity = engine.capacity(guided=guided)
     budget = min(request.max_tokens, capacity - len(prompt.ids))
     if budget < 1:
@@ -101,7 +101,7 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
             metrics.PAIRS_REJECTED.add()
         raise StageRefused(
             400,
-            f"messages: the prompt takes {len(prompt.ids)} positions; a request may take {capacity} in all",
+            f"messages: the prompt is too long: {len(prompt.ids)} tokens, limit {capacity} with the answer",
         )
     written = _Written()
     if request.given_text is None:
@@ -119,8 +119,8 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
     prompt = prompt.followed_by([*text_ids, ids.assistant, ids.audio])
     room = min(request.max_tokens - spent, capacity - len(prompt.ids))
     if room < 1:
-        limit_name = "max_tokens" if spent >= request.max_tokens else "the context"
-        yield Finish("length", spent, 0, (f"no audio: the text used all of {limit_name} ({spent} tokens)",))
+        limit_name = "max_tokens" if spent >= request.max_tokens else "the context length"
+        yield Finish("length", spent, 0, (f"no audio: the text reached {limit_name} ({spent} tokens)",))
         return
     bound = request.audio.bound
     if request.audio.is_bounded_by_text:
@@ -128,7 +128,7 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
     limit = _least(room, request.audio.max_frames, bound)
     frames = 0
     params = _audio_params(request, limit)
-    # Where the text was written, the cache holds it.
+    # On the rank that wrote the text, the cache holds it.
     stage = engine.run(f"{request.id}-audio", prompt, params, begun=spent > 0, dp_rank=written.dp_rank)
     async with aclosing(stage) as outputs:
         async for output in outputs:
@@ -146,12 +146,12 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
 
 @dataclass
 class _Written:
-    """What the text stage came to.
+    """The result of the text stage.
 
     Attributes:
-        ids: of the text; of a loop its first round.
-        spent: how many ids were generated.
-        dp_rank: where, with SGLang's own data parallelism.
+        ids: of the text; if it looped, up to the first round.
+        spent: number of generated ids.
+        dp_rank: the rank that generated them, with SGLang's own data parallelism.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -164,7 +164,7 @@ class _Written:
 async def _write(
     engine: Engine, ids: Ids, request: ReplyRequest, prompt: Prompt, budget: int, written: _Written
 ) -> AsyncGenerator[TextPiece | TextEnd]:
-    """Run the text stage. Ids that may turn out to be a loop's later rounds are held back until it is known."""
+    """Run the text stage. Hold back ids that may turn out to be later rounds of a loop until that is decided."""
     loops = LoopWatch() if request.text.ends_loops else None
     limit = _least(budget, request.text.max_tokens, request.text.bound)
     shown = 0
@@ -197,7 +197,7 @@ def _least(room: int, named: int | None, bound: Bound | None) -> int:
 
 
 def _reached(bound: Bound | None, reason: FinishReason, count: int) -> tuple[str, ...]:
-    """What is said where it was the bound that ended a stage of ``count`` ids or frames."""
+    """Return the bound's warning if the bound ended a stage of ``count`` ids or frames."""
     return (bound.warning,) if bound is not None and reason == "length" and count == bound.tokens else ()
 
 
@@ -229,7 +229,7 @@ def _audio_params(request: ReplyRequest, limit: int) -> dict[str, Any]:
 
 
 def _reason(output: StageOutput, ends: tuple[int, ...]) -> FinishReason:
-    """Why a stage ended. SGLang says "length" even where the last id allowed is the one that ends it."""
+    """Return why a stage ended. SGLang says "length" even if the last allowed id is the one that ends it."""
     assert output.finish_reason is not None
     return "length" if output.finish_reason["type"] == "length" and output.ids[-1] not in ends else "stop"
 

@@ -21,8 +21,8 @@ class StageRefused(Exception):
     """SGLang did not run a stage to its end.
 
     Attributes:
-        status: HTTP status that tells whose fault it is: 400 the request's, 503 the server's for now.
-        begun: whether something of the answer had been generated, so that asking again generates it twice.
+        status: HTTP status: 400 if the request is at fault, 503 if the server cannot run it now.
+        begun: whether a part of the answer had been generated, which a retry would generate again.
     """
 
     def __init__(self, status: int, message: str, *, begun: bool = False) -> None:
@@ -33,15 +33,15 @@ class StageRefused(Exception):
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage gave since its last output.
+    """New results of a stage since its last output.
 
     Attributes:
         ids: new ids of stream 0.
         frames: new frames, [len(ids)][num_stream] ids; empty in a text stage.
         finish_reason: SGLang's, once the stage has ended: {"type": "stop" | "length" | "abort", ...}.
         cached_tokens: positions of the prompt that the radix cache held.
-        unconditional_cached_tokens: the same of the unconditional branch; None without guidance.
-        dp_rank: of SGLang's own data parallelism, which holds the cached prompt; None without it.
+        unconditional_cached_tokens: the same for the unconditional branch; None without guidance.
+        dp_rank: rank of SGLang's own data parallelism that holds the cached prompt; None without it.
     """
 
     ids: list[int]
@@ -53,7 +53,7 @@ class StageOutput:
 
 
 class Engine:
-    """SGLang's TokenizerManager as the program needs it."""
+    """Runs stages on SGLang's TokenizerManager."""
 
     def __init__(self, manager: TokenizerManager, memory_positions: int) -> None:
         """Take SGLang's TokenizerManager and the number of positions that its memory pool holds."""
@@ -61,30 +61,30 @@ class Engine:
         self._memory_positions = memory_positions
 
     def capacity(self, *, guided: bool = False) -> int:
-        """Positions that one request may take, prompt and answer together; a guided one takes each of them twice."""
+        """Return the positions available to one request, prompt plus answer; a guided request takes each twice."""
         alone = int(self._manager.max_req_input_len)
         return min(alone, (self._memory_positions - PAIR_MARGIN) // 2) if guided else alone
 
     @property
     def can_guide(self) -> bool:
-        """Whether a batch has the two rows that guidance takes."""
+        """Whether a batch has the two rows that guidance needs."""
         return self._manager.server_args.max_running_requests != 1
 
     def abort(self, request_id: str) -> None:
-        """End a request of SGLang's, wherever it is; an unknown one is left alone."""
+        """Abort an SGLang request in any state; an unknown id has no effect."""
         self._manager.abort_request(request_id)
 
     def abort_all(self) -> None:
-        """End everything that runs or waits."""
+        """Abort all running and waiting requests."""
         self._manager.abort_request(abort_all=True)
 
     async def outputs(self, request: GenerateReqInput, *, begun: bool = False) -> AsyncGenerator[Any]:
-        """What SGLang gives for a request, as it comes.
+        """Yield SGLang's outputs for a request as they arrive.
 
-        Leaving the iteration early, by an exception or cancellation too, aborts the request.
+        Leaving the iteration early, including by an exception or a cancellation, aborts the request.
 
         Raises:
-            StageRefused: if SGLang refuses it; ``begun`` says whether an earlier stage has generated something.
+            StageRefused: if SGLang refuses it. ``begun`` states whether an earlier stage has generated something.
         """
         outputs = self._manager.generate_request(request)
         try:
@@ -110,9 +110,9 @@ class Engine:
         begun: bool = False,
         dp_rank: int | None = None,
     ) -> AsyncGenerator[StageOutput]:
-        """Run one stage. Leaving the iteration early, by an exception or cancellation too, aborts it in SGLang.
+        """Run one stage. Leaving the iteration early, including by an exception or a cancellation, aborts it in SGLang.
 
-        ``begun`` tells that an earlier stage of the answer has generated something; ``dp_rank`` where it did.
+        ``begun`` states that an earlier stage of the answer has generated something, ``dp_rank`` on which rank.
 
         Raises:
             StageRefused: if SGLang refuses or aborts the stage.

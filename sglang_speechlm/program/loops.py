@@ -1,34 +1,34 @@
-"""Recognise a text that repeats itself without end."""
+"""Recognise a text that repeats itself endlessly."""
 
 from __future__ import annotations
 
 _LONGEST_UNIT = 64
 _LEAST_ROUNDS = 8
 _LEAST_IDS = 100
-"""A clip of 30 s in which a short word is said three times a second has fewer of them."""
+"""A clip of 30 s that repeats a short word three times a second has fewer ids."""
 
 
 class LoopWatch:
-    """Watches the ids of a text as they come for a loop at their end.
+    """Watches the ids of a text for a loop at its end.
 
-    A loop is a unit of at most 64 ids that stands there eight times or more, 100 ids or more in all. What people repeat
-    stays below that: a word said again and again, digits, a refrain.
+    A loop is a unit of at most 64 ids that is repeated at least eight times and over at least 100 ids. Human
+    repetitions stay below that: a repeated word, digits, a refrain.
     """
 
     def __init__(self) -> None:
         self._recent: list[int] = []
         self._count = 0
         self._run = 0
-        # By the length of a unit: how many ids at the end equal those one unit before them.
+        # Indexed by the length of a unit: how many ids at the end equal those one unit before them.
         self._runs = [0] * (_LONGEST_UNIT + 1)
 
     @property
     def settled(self) -> int:
-        """How many ids belong to the text whatever comes: they are in no loop, or in its first round. Never falls."""
+        """Number of ids that belong to the text whatever follows: outside a loop, or its first round. Never falls."""
         return self._count - self._run
 
     def push(self, index: int) -> bool:
-        """Take the next id. Whether it completes a loop, of which the first round is then what is settled."""
+        """Take the next id; return whether it completes a loop. ``settled`` then ends with the loop's first round."""
         recent = self._recent
         longest = 0
         is_loop = False

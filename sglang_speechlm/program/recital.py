@@ -1,4 +1,4 @@
-"""A long text spoken as one sound: the replies to its passages, one after the other."""
+"""A long text spoken as one sound: the replies to its passages in sequence."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _FADE_SECONDS = 0.005
 class Recital(Pieces):
     """An iterator over the pieces of all passages, complete when it is exhausted.
 
-    Where there are several passages, each fades in and out within 5 ms, so that nothing clicks where they meet.
-    Iterating raises what ``Reply`` does.
+    If there are several passages, each fades in and out within 5 ms, so that the joins do not click.
+    Iterating raises the same errors as ``Reply``.
 
     Attributes:
-        replies: those that have begun, in order.
-        max_tokens, max_frames: budgets of all of them together; None is no limit.
+        replies: the replies that have begun, in order.
+        max_tokens, max_frames: budgets of all passages together; None means no limit.
     """
 
     def __init__(
         self, responder: Responder, passages: Sequence[ReplyRequest], max_tokens: int | None, max_frames: int | None
     ) -> None:
-        """Take the requests of the passages, and the budgets of all of them together; None is no limit."""
+        """Take the requests of the passages, and the budgets of all of them together; None means no limit."""
         super().__init__()
         self.replies: list[Reply] = []
         self._responder = responder
@@ -39,22 +39,22 @@ class Recital(Pieces):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the end of its last reply is known, though pieces of its sound may be left."""
+        """Whether its last reply has ended; pieces of its sound may still follow."""
         return bool(self.replies) and self.replies[-1].has_ended and self._next() is None
 
     @property
     def is_cut(self) -> bool:
-        """Whether a budget has left passages unsaid, or the last of them incomplete."""
+        """Whether a budget left passages unspoken, or the last one incomplete."""
         return len(self.replies) < len(self._passages) or self.replies[-1].finish.reason == "length"
 
     @property
     def tokens(self) -> int:
-        """Ids and frames that were generated."""
+        """Number of generated ids and frames."""
         return sum(reply.finish.tokens for reply in self.replies)
 
     @property
     def frames(self) -> int:
-        """Frames that were generated."""
+        """Number of generated frames."""
         return sum(reply.finish.audio_tokens for reply in self.replies)
 
     async def _run(self) -> AsyncGenerator[Piece]:
@@ -67,7 +67,7 @@ class Recital(Pieces):
                     yield piece
 
     def _next(self) -> ReplyRequest | None:
-        """Return the request that follows, within what is left of the budgets."""
+        """Return the next passage's request, limited to the remaining budgets; None if nothing remains."""
         if len(self.replies) == len(self._passages):
             return None
         request = self._passages[len(self.replies)]
@@ -82,7 +82,7 @@ class Recital(Pieces):
 
 
 async def _faded(reply: Reply, sample_rate: int) -> AsyncGenerator[Piece]:
-    """Give a reply's pieces with its sound faded in and out; as much as a fade takes is held back for the end."""
+    """Yield a reply's pieces with its sound faded in and out; the length of a fade is held back for the end."""
     length = round(_FADE_SECONDS * sample_rate)
     rise = np.linspace(0, 1, length, dtype=np.float32)
     held: npt.NDArray[np.float32] | None = None

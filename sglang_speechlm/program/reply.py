@@ -1,4 +1,4 @@
-"""One reply: the program's events with the text decoded and the frames turned into sound as they come."""
+"""One reply: the program's events, with the text decoded and the frames turned into sound as they arrive."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from sglang_speechlm.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """More of what the model thinks before it answers."""
+    """More of the model's thinking."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More of the text, thinking left out."""
+    """More of the text, without thinking."""
 
     text: str
 
@@ -50,7 +50,7 @@ Piece = ReasoningDelta | TextDelta | AudioDelta
 
 @dataclass(frozen=True)
 class Responder:
-    """What replies are made with.
+    """Makes replies.
 
     Attributes:
         engine: runs the stages.
@@ -72,7 +72,7 @@ class Responder:
 
 
 class Pieces(ABC):
-    """An iterator over the pieces of sound and text that ``_run`` gives. Closing it ends all that it has started."""
+    """An iterator over the pieces of text and sound that ``_run`` yields. Closing it ends everything it has started."""
 
     def __init__(self) -> None:
         self._pieces = self._run()
@@ -84,7 +84,7 @@ class Pieces(ABC):
         return await anext(self._pieces)
 
     async def aclose(self) -> None:
-        """End whatever runs."""
+        """End everything that runs for it."""
         await self._pieces.aclose()
 
     @abstractmethod
@@ -99,13 +99,13 @@ class Reply(Pieces):
         CodecError: if the sound could not be made.
 
     Attributes:
-        request: what it replies to.
-        text: whole, thinking included, without what only marks its end.
-        split: the text that has come so far, thinking apart.
-        text_ids: as generated or given, the closing eot or eos included.
-        codes: [T][num_stream] code indices with the delay removed; None for a reply that is only written.
-        cached_tokens: by stage, positions of its prompt that the radix cache held.
-        has_begun: whether an id or a frame has been generated, which asking again would generate twice.
+        request: the request.
+        text: the whole text, including thinking, without end markers.
+        split: the text so far, with thinking separated.
+        text_ids: ids as generated or given, including the closing eot or eos.
+        codes: [T][num_stream] code indices with the delay removed; None for a text reply.
+        cached_tokens: by stage, prompt positions that the radix cache held.
+        has_begun: whether an id or a frame has been generated, which a retry would generate again.
     """
 
     def __init__(self, responder: Responder, request: ReplyRequest) -> None:
@@ -122,12 +122,12 @@ class Reply(Pieces):
 
     @property
     def has_ended(self) -> bool:
-        """Whether its end is known, though pieces of its sound may be left."""
+        """Whether it has ended; pieces of its sound may still follow."""
         return self._finish is not None
 
     @property
     def finish(self) -> Finish:
-        """How it ended, once it has."""
+        """How it ended. Only available after its end."""
         assert self._finish is not None, "the reply has not ended"
         return self._finish
 
@@ -155,7 +155,7 @@ class Reply(Pieces):
             watch.finish_reason = None if self._finish is None else self._finish.reason
 
     async def _write(self, events: AsyncGenerator[Event]) -> AsyncGenerator[ReasoningDelta | TextDelta]:
-        """The text's deltas, up to its end."""
+        """Yield the text's deltas, up to its end."""
         stream = self._responder.tokenizer.stream()
         splitter = ThinkingSplitter(self.request.reasoning)
         given = self.request.given_text
@@ -167,8 +167,8 @@ class Reply(Pieces):
                     self.has_begun = self.has_begun or given is None
                     decoded = given.text if given is not None else decoded + stream.push(ids)
                     if stopped_by is not None:
-                        # SGLang holds back what may become a stop string, so it begins here at the earliest. Its own
-                        # decoding also shows broken characters, which a stop string may match and this text not hold.
+                        # SGLang holds back what may become a stop string, so it begins here at the earliest. SGLang may
+                        # also match it against broken characters that this text does not contain.
                         at = decoded.find(stopped_by, max(0, len(self.text) - len(stopped_by)))
                         decoded = decoded if at < 0 else decoded[:at]
                 case TextEnd(cached_tokens):
@@ -186,7 +186,7 @@ class Reply(Pieces):
                 return
 
     async def _speak(self, events: AsyncGenerator[Event], watch: ReplyWatch) -> AsyncGenerator[npt.NDArray[np.float32]]:
-        """The sound's pieces, up to the reply's end. Frames go to the codec whether or not anybody reads."""
+        """Yield the sound's pieces, up to the reply's end. Frames are fed to the codec even if nobody reads them."""
         async with self._responder.codec.open_stream() as stream:
             feeding = asyncio.create_task(self._feed(events, watch, stream))
             try:
@@ -229,7 +229,7 @@ def _mode(request: ReplyRequest) -> Mode:
 
 @contextlib.contextmanager
 def _logged(reply: Reply, watch: ReplyWatch) -> Iterator[None]:
-    """Leave kind, counts and end of a reply to the line of its HTTP request."""
+    """Add kind, counts and end of a reply to the log line of its HTTP request."""
     request = reply.request
     try:
         yield

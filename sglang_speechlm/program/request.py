@@ -1,4 +1,4 @@
-"""What a request asks of the two stages, checked and complete."""
+"""The settings of a reply's two stages, validated and complete."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TextSettings:
     Attributes:
         temperature: 0 is greedy.
         top_k: -1 is all.
-        max_tokens: ids of text at most, within the request's own budget; None leaves it at that.
-        stop_token_ids: ids that end the text beside eot and eos.
+        max_tokens: maximum text ids, within the request's own budget; None means no further limit.
+        stop_token_ids: ids that end the text, in addition to eot and eos.
         others: SGLang sampling parameters that pass through unchanged (top_p, stop, penalties ...).
-        bound: ids at most by what is asked, where the request names no limit.
-        ends_loops: whether the text is ended where it repeats itself without end.
+        bound: default limit on the ids, if the request sets none.
+        ends_loops: whether the text is stopped if it repeats itself endlessly.
     """
 
     temperature: float
@@ -41,11 +41,11 @@ class AudioSettings:
     Attributes:
         temperature: 0 is greedy, on every stream.
         top_k: per stream; -1 is all.
-        min_frames: frames before which the audio may not end.
-        max_frames: frames at most, within the request's own budget; None leaves it at that.
+        min_frames: minimum number of frames.
+        max_frames: maximum frames, within the request's own budget; None means no further limit.
         cfg: guidance scale; 1 is none.
-        bound: frames at most by what is asked, where the request names no limit.
-        is_bounded_by_text: whether, where there is no such bound, the text that the model has written sets one.
+        bound: default limit on the frames, if the request sets none.
+        is_bounded_by_text: whether, without ``bound``, the text that the model has written sets the default limit.
     """
 
     temperature: float
@@ -59,11 +59,11 @@ class AudioSettings:
 
 @dataclass(frozen=True)
 class GivenText:
-    """A reply's text that the caller gives.
+    """A reply's text, given by the caller.
 
     Attributes:
         text: as the caller wrote it.
-        ids: what the model reads of it, closed by eot.
+        ids: the text's ids, closed by eot.
     """
 
     text: str
@@ -72,17 +72,17 @@ class GivenText:
 
 @dataclass(frozen=True)
 class ReplyRequest:
-    """One reply to give.
+    """One reply to generate.
 
     Attributes:
         id: names the request in logs and stages.
         prompt: up to the <assistant> that opens the reply.
-        text: how to write.
-        audio: how to speak; None for a text answer.
-        given_text: the reply's text where the caller gives it; the text stage is then skipped.
+        text: how the text is sampled.
+        audio: how the audio is sampled; None for a text answer.
+        given_text: the reply's text, if the caller gives it; the text stage is then skipped.
         max_tokens: one budget for text ids and frames.
         seed: of every draw.
-        reasoning: where thinking stands in the text, which is then given apart.
+        reasoning: how thinking is marked in the text, to be returned separately.
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""From messages to the positions that the model reads."""
+"""The layout of messages as the positions that the model reads."""

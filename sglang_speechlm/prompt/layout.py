@@ -28,7 +28,7 @@ class Heard:
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Discrete audio of an earlier answer: int64 delayed ids [frames, num_stream]."""
+    """The audio of an earlier answer: int64 delayed ids [frames, num_stream]."""
 
     frames: npt.NDArray[np.int64]
 
@@ -38,7 +38,7 @@ Content = Text | Heard | Spoken
 
 @dataclass(frozen=True)
 class Message:
-    """One content by one role; a message with several parts is several of these.
+    """One content of one role; a chat message with several parts becomes several messages.
 
     Attributes:
         role: system, user or assistant.
@@ -50,10 +50,10 @@ class Message:
 
 @dataclass(frozen=True, eq=False)
 class PlacedAudio:
-    """Audio at its place in the prompt.
+    """Audio at its position in the prompt.
 
     Attributes:
-        feature: what the model embeds, mel [num_mel_bins, frames] or delayed ids [frames, num_stream].
+        feature: the model's input, mel [num_mel_bins, frames] or delayed ids [frames, num_stream].
         first, last: its positions, both inclusive.
         hash: of the feature; equal clips share their encoding and their prefix in the radix cache.
     """
@@ -66,11 +66,11 @@ class PlacedAudio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Everything up to and including the <assistant> that opens the reply.
+    """A prompt, up to and including the <assistant> that opens the reply.
 
     Attributes:
-        ids: stream 0 of every position; pad where audio stands.
-        audio: the audio among them, in order.
+        ids: stream 0 of every position; pad at positions of audio.
+        audio: the audio in the prompt, in order.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -78,17 +78,17 @@ class Prompt:
 
     @property
     def audio_positions(self) -> int:
-        """Positions that hold audio."""
+        """Number of positions of audio."""
         return sum(placed.last + 1 - placed.first for placed in self.audio)
 
     def followed_by(self, ids: Sequence[int]) -> Prompt:
-        """This prompt with more ids after it."""
+        """Return this prompt with more ids appended."""
         return Prompt([*self.ids, *ids], self.audio)
 
 
 def lay_out(messages: Sequence[Message], config: SpeechLMConfig) -> Prompt:
-    """<bos>, then each message as <role> <modality> content, closed by <eot> before the same role and else by <eos>,
-    then <assistant>.
+    """Return <bos>, each message as <role> <modality> content, closed by <eot> before the same role and else by
+    <eos>, then <assistant>.
 
     Raises:
         AudioError: if a clip is too short to give one encoder output.

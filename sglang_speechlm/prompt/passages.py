@@ -1,11 +1,11 @@
-"""A long text in passages that a model can speak well."""
+"""Split a long text into passages that a model can speak well."""
 
 from __future__ import annotations
 
 import re
 from itertools import pairwise
 
-from sglang_speechlm.prompt.words import can_be_said
+from sglang_speechlm.prompt.words import is_speakable
 
 _SENTENCE_END = re.compile(
     r"""(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.) # after initials and titles, the sentence goes on
@@ -16,17 +16,17 @@ _CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[，、；：])")
 
 
 def passages(text: str, most: int) -> list[str]:
-    """Cut a text into passages of whole sentences.
+    """Split a text into passages of whole sentences.
 
-    A passage has at most ``most`` characters, unless one sentence has more. A sentence of more than twice as many is
-    cut at its clauses, its words, or wherever it must be. What cannot be said is in no passage of its own.
+    A passage has at most ``most`` characters, unless a single sentence has more. A sentence of more than twice as many
+    is split at its clauses, its words, or anywhere. A passage with nothing to speak is dropped.
     """
     sentences = [part for whole in _split(_SENTENCE_END, text) for part in _cut(whole, 2 * most)]
-    return [passage.strip() for passage in _packed(sentences, most) if can_be_said(passage)]
+    return [passage.strip() for passage in _packed(sentences, most) if is_speakable(passage)]
 
 
 def _split(ends: re.Pattern[str], text: str) -> list[str]:
-    """Return the pieces of ``text``, the white space after each with it."""
+    """Return the pieces of ``text``, each with the white space that follows it."""
     places = [0, *(found.end() for found in ends.finditer(text)), len(text)]
     return [text[begin:end] for begin, end in pairwise(places) if begin < end]
 
@@ -46,7 +46,7 @@ def _cut_words(clause: str, most: int) -> list[str]:
 
 
 def _packed(parts: list[str], most: int) -> list[str]:
-    """Join neighbours while they fit. A part that is too long stands alone."""
+    """Join neighbours while they fit. A part that is too long stays alone."""
     packed: list[str] = []
     size = 0
     for part in parts:

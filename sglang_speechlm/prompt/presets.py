@@ -1,4 +1,4 @@
-"""How a checkpoint is asked: in the ways that it was taught.
+"""Presets: how to prompt a checkpoint in the way in which it was trained.
 
 preset_files/README.md describes the files.
 """
@@ -18,7 +18,7 @@ from sglang_speechlm.prompt.thinking import Reasoning
 
 DEFAULT_VOICE = "default"
 FILE = "preset.json"
-"""Of a served directory."""
+"""File name in a served directory."""
 _FOLDER = Path(__file__).parent / "preset_files"
 BUILT_IN = tuple(sorted(file.stem for file in _FOLDER.glob("*.json")))
 
@@ -35,14 +35,14 @@ class _Voices(RootModel[dict[Name, Name]]):
 
 
 class Systems(Strict):
-    """The system turn of a chat that has none: where the answer is spoken, and where it is only written."""
+    """The system turn for a chat without one: if the answer is spoken, and if it is text only."""
 
     generation: str | None = None
     understanding: str | None = None
 
 
 class Preset(Strict):
-    """One way of asking; preset_files/README.md has the fields."""
+    """A preset; preset_files/README.md describes the fields."""
 
     speech: SpeechTemplate
     transcription: TranscriptionTemplate
@@ -60,40 +60,40 @@ class Preset(Strict):
     @model_validator(mode="after")
     def _default_voice_exists(self) -> Preset:
         if self.default_voice is not None and self.default_voice not in self.voices:
-            raise ValueError(f"default_voice: {self.default_voice!r} is none of voices")
+            raise ValueError(f"default_voice: {self.default_voice!r} is not one of voices")
         return self
 
     @property
     def offered_voices(self) -> dict[str, str]:
-        """Descriptions of the voices that a request may name; a model that was taught none has the default one."""
+        """Descriptions of the voices that a request may name; a model without voices has the default one."""
         return self.voices or {DEFAULT_VOICE: "The model's own voice"}
 
     def with_voices(self, voices: Mapping[str, str]) -> Preset:
-        """Return this preset with more voices, or other descriptions of its own ones.
+        """Return this preset with more voices, or with new descriptions of its own.
 
         Raises:
-            ValueError: if it has no place for a voice.
+            ValueError: if its speech template has no place for a voice.
         """
         if self.speech.unused({"voice": "a"}):
-            raise ValueError("--voices: this checkpoint's speech template has no place for {voice}: it has one voice")
+            raise ValueError("--voices: this checkpoint has one voice: its speech template has no {voice}")
         return self.model_copy(update={"voices": {**self.voices, **voices}})
 
     def voice(self, named: str | None) -> str | None:
-        """The description of a voice by its name; what is no name is a description itself."""
+        """Return a voice's description by its name; a value that is not a name is itself a description."""
         name = named or self.default_voice
         return None if name is None else self.voices.get(name, name)
 
-    def as_taught(
+    def as_trained(
         self, messages: Sequence[Message], encode: Callable[[str], list[int]], *, speaks: bool
     ) -> tuple[list[Message], list[str]]:
-        """A chat's messages as the model was taught to read them, and what of them was left out.
+        """Return a chat's messages in the form in which the model was trained, and warnings for what was left out.
 
         Args:
             encode: text to ids.
-            speaks: whether the answer is to be spoken.
+            speaks: whether the answer is spoken.
 
         Raises:
-            ValueError: if nothing is left.
+            ValueError: if no message remains.
         """
         kept = list(messages)
         warnings = []
@@ -101,27 +101,29 @@ class Preset(Strict):
             taught = [encode(text) for text in self.systems]
             kept = [m for m in kept if m.role != "system" or _ids(m) in taught]
             if len(kept) < len(messages):
-                warnings.append("messages: a system turn was left out, because this model was not taught to follow it")
+                warnings.append(
+                    "messages: the system turn was left out, because this model was not trained to follow one"
+                )
         if self.earlier_turns is not None:
             later = _last_turns(kept, self.earlier_turns + 1)
             if len(later) < len(kept):
                 warnings.append(
-                    f"messages: this model was taught {self.earlier_turns} turns before the last one; what is earlier "
-                    "was left out"
+                    f"messages: this model was trained with {self.earlier_turns} earlier turns; turns before those "
+                    "were left out"
                 )
             kept = later
         if not self.earlier_sound and any(isinstance(m.content, Spoken) for m in kept):
             kept = [m for m in kept if not isinstance(m.content, Spoken)]
-            warnings.append("messages: of earlier spoken answers this model reads the text and not the sound")
+            warnings.append("messages: this model reads the text of earlier spoken answers, not their sound")
         if not kept:
-            raise ValueError("must hold more than a system turn, which this model was not taught to follow")
+            raise ValueError("must hold more than a system turn, which this model was not trained to follow")
         has_system = any(m.role == "system" for m in messages)
         return kept if has_system else self.with_system(kept, encode, speaks=speaks), warnings
 
     def with_system(
         self, messages: list[Message], encode: Callable[[str], list[int]], *, speaks: bool
     ) -> list[Message]:
-        """Messages with the system turn of their kind before them, unless they have one, or there is none."""
+        """Prepend the preset's system turn for this kind of answer, if it has one and the messages have none."""
         system = self.system.generation if speaks else self.system.understanding
         if system is None or any(m.role == "system" for m in messages):
             return messages
@@ -129,10 +131,10 @@ class Preset(Strict):
 
 
 def load_preset(named: str | None, model_path: Path = Path()) -> Preset:
-    """A preset by its name or its file; if none is named, the checkpoint's own, or else the default.
+    """Return a preset by its name or its file; without either, the checkpoint's own, or else the default.
 
     Raises:
-        ValueError: if there is none, or a file cannot be read or is none.
+        ValueError: if there is no such preset, or its file cannot be read or is invalid.
     """
     own = model_path / FILE
     if named is None:
@@ -140,24 +142,24 @@ def load_preset(named: str | None, model_path: Path = Path()) -> Preset:
     if named in BUILT_IN:
         return _load(_FOLDER / f"{named}.json")
     if not Path(named).is_file():
-        raise ValueError(f"--preset: {named!r} is no file, and none of {', '.join(BUILT_IN)}")
+        raise ValueError(f"--preset: {named!r} is not a file and not one of {', '.join(BUILT_IN)}")
     return _load(Path(named))
 
 
 def load_voices(file: Path) -> dict[str, str]:
-    """Return descriptions of voices by their names.
+    """Return the descriptions of voices, by name.
 
     Raises:
-        ValueError: if the file cannot be read or holds anything else.
+        ValueError: if the file cannot be read or is invalid.
     """
     return _checked(_Voices, _raw(file), file).root
 
 
 def load_template(kind: type[Model], file: Path) -> Model:
-    """A template by its file.
+    """Return the template in a file.
 
     Raises:
-        ValueError: if the file cannot be read or is none.
+        ValueError: if the file cannot be read or is invalid.
     """
     return _checked(kind, _raw(file), file)
 
@@ -167,13 +169,13 @@ def _load(file: Path) -> Preset:
 
 
 def _whole(raw: dict[str, Any], file: Path) -> dict[str, Any]:
-    """A preset with the fields of those that it extends."""
+    """Return a preset's fields, completed from the presets that it extends."""
     base = raw.get("extends", None if file == _FOLDER / "default.json" else "default")
     own = {name: value for name, value in raw.items() if name != "extends"}
     if base is None:
         return own
     if base not in BUILT_IN:
-        raise ValueError(f"{file}: extends: {base!r} is none of {', '.join(BUILT_IN)}")
+        raise ValueError(f"{file}: extends: must be one of {', '.join(BUILT_IN)}; got {base!r}")
     extended = _FOLDER / f"{base}.json"
     return {**_whole(_raw(extended), extended), **own}
 
@@ -206,7 +208,7 @@ def _ids(message: Message) -> list[int] | None:
 
 
 def _last_turns(messages: Sequence[Message], turns: int) -> list[Message]:
-    """The last turns and the system's messages before the first; a turn begins where the user takes the word."""
+    """Return the system messages and the last turns; a turn begins with the first of consecutive user messages."""
     begins = [i for i, m in enumerate(messages) if m.role == "user" and (i == 0 or messages[i - 1].role != "user")]
     if len(begins) <= turns:
         return list(messages)

@@ -1,4 +1,4 @@
-"""SGLang's multimodal processor for SpeechLM: hands on the audio that a prompt was laid out with."""
+"""SGLang's multimodal processor for SpeechLM: passes on the audio of a laid-out prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sglang_speechlm.prompt.layout import PlacedAudio
 
 
 class PlacedAudioProcessor(BaseMultimodalProcessor):
-    """Takes audio that is already features at known positions, so none of SGLang's loading pools is needed."""
+    """Accepts audio that is already features at known positions, and so needs none of SGLang's loading pools."""
 
     models: ClassVar[list[type]] = [SpeechLMForConditionalGeneration]
     prefer_tokenized_input = True
@@ -26,13 +26,13 @@ class PlacedAudioProcessor(BaseMultimodalProcessor):
     async def process_mm_data_async(
         self, image_data: Any, audio_data: list[Any], input_text: list[int], request_obj: Any, **_kwargs: Any
     ) -> MultimodalProcessorOutput:
-        """Wrap placed audio as SGLang's items, each with its own hash.
+        """Wrap placed audio in SGLang's items, each with its hash.
 
         Raises:
-            ValueError: for images, and for audio that did not come through a laid-out prompt.
+            ValueError: for images, and for audio that is not part of a laid-out prompt.
         """
         if image_data:
-            raise ValueError("image_data: this model takes no images")
+            raise ValueError("image_data: this model does not accept images")
         if not all(isinstance(placed, PlacedAudio) for placed in audio_data):
             raise ValueError("audio_data: send audio to /v1/chat/completions, as an input_audio content part")
         return MultimodalProcessorOutput(mm_items=[_item(placed) for placed in audio_data], input_ids=input_text)

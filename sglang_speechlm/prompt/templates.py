@@ -1,4 +1,4 @@
-"""What the model is asked by a route whose requests are no conversations, with names for what the request says.
+"""Prompt templates for routes whose requests are not conversations, with names for fields of the request.
 
 preset_files/README.md describes the files.
 """
@@ -19,7 +19,7 @@ _NAME = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 class Strict(BaseModel):
-    """A part of a file: unknown fields are refused."""
+    """A part of a file; unknown fields are errors."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ class Template(Strict):
             raise ValueError(f"unknown names {sorted(unknown)}; allowed are {sorted(self.names)}")
         found = sum(isinstance(part, _Clip) for message in self.messages for part in message.parts)
         if found != self.clips:
-            raise ValueError(f'{{"type": "audio"}} must stand there {self.clips} times; it does {found} times')
+            raise ValueError(f'{{"type": "audio"}} must appear {self.clips} times; found {found}')
         return self
 
     @property
@@ -61,18 +61,18 @@ class Template(Strict):
         return {name for text in texts for name in _NAME.findall(text)}
 
     def unused(self, values: Mapping[str, str | None]) -> list[str]:
-        """The names of values that are given and have no place here."""
+        """Return the names of given values that do not occur in this template."""
         return [name for name, value in values.items() if not is_blank(value or "") and name not in self._named]
 
     def fill(
         self, values: Mapping[str, str | None], encode: Callable[[str], list[int]], clip: Heard | None = None
     ) -> list[Message]:
-        """The messages, with the names replaced; a part that names a value which is None or blank is left out.
+        """Return the messages with their names replaced. A part that names a None or blank value is left out.
 
         Args:
-            values: by name; all names of this template.
+            values: by name, for all names of this template.
             encode: text to ids.
-            clip: what stands where the template says so.
+            clip: the clip for a template that contains one.
         """
         filled = []
         for message in self.messages:
@@ -89,14 +89,14 @@ class Template(Strict):
 
 
 class SpeechTemplate(Template):
-    """Of POST /v1/audio/speech."""
+    """A template for POST /v1/audio/speech."""
 
     names = frozenset({"input", "instructions", "voice"})
     clips = 0
 
 
 class TranscriptionTemplate(Template):
-    """Of POST /v1/audio/transcriptions, in which the clip stands once."""
+    """A template for POST /v1/audio/transcriptions, which contains the clip once."""
 
     names = frozenset({"language", "prompt"})
     clips = 1

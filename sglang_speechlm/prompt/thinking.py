@@ -1,4 +1,4 @@
-"""Thinking told apart from the answer that follows it, in a text that is whole or comes in pieces."""
+"""Separate thinking from the answer that follows it, in a complete text or one that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from enum import Enum, auto
 from typing import Literal, NamedTuple
 
 Reasoning = Literal["none", "think", "lone"]
-"""Where thinking stands in a text: nowhere; between ``<think>`` at its beginning and ``</think>``; or there, or before
-a lone ``</think>``."""
+"""How thinking is marked in a text: not at all; between ``<think>`` at its beginning and ``</think>``; or there, or
+before a lone ``</think>``."""
 
 PARSERS: dict[str, Reasoning] = {
     "none": "none",
@@ -17,7 +17,7 @@ PARSERS: dict[str, Reasoning] = {
     "qwen3-thinking": "lone",
     "deepseek-r1": "lone",
 }
-"""By the values of --reasoning-parser: these, and SGLang's names of parsers that read the same tags."""
+"""Values of --reasoning-parser: these, and SGLang's names of parsers that read the same tags."""
 
 START = "<think>"
 END = "</think>"
@@ -27,7 +27,7 @@ class Split(NamedTuple):
     """A text, or a piece of one.
 
     Attributes:
-        reasoning: what is thinking, without its tags; None if there is none.
+        reasoning: the thinking, without its tags; None if there is none.
         content: the rest, white space included.
     """
 
@@ -35,7 +35,7 @@ class Split(NamedTuple):
     content: str = ""
 
     def then(self, more: Split) -> Split:
-        """This piece and the one after it."""
+        """Return this piece joined with the next one."""
         thoughts = [piece.reasoning for piece in (self, more) if piece.reasoning is not None]
         return Split("".join(thoughts) if thoughts else None, self.content + more.content)
 
@@ -48,11 +48,11 @@ class _State(Enum):
 
 
 class ThinkingSplitter:
-    """Splits a text that comes in pieces.
+    """Splits a text that arrives in pieces.
 
-    Thinking that ``<think>`` opens is given as it comes, and without an end all that follows is thinking. Where a lone
-    ``</think>`` is possible, a text that does not begin with ``<think>`` is held back until it is known: what precedes
-    a ``</think>`` was thinking, and a text without one is content.
+    Thinking after ``<think>`` is returned as it arrives; without an end tag, the whole rest is thinking. If a lone
+    ``</think>`` is possible, a text that does not begin with ``<think>`` is held back: everything before a
+    ``</think>`` was thinking, and a text without one is content.
     """
 
     def __init__(self, reasoning: Reasoning) -> None:
@@ -61,7 +61,7 @@ class ThinkingSplitter:
         self._held = ""
 
     def push(self, text: str) -> Split:
-        """What is settled by more of the text."""
+        """Take more of the text; return what is now decided."""
         held, self._held = self._held + text, ""
         reasoning: str | None = None
         if self._state is _State.BEGINNING:
@@ -86,22 +86,22 @@ class ThinkingSplitter:
         return Split(held[:settled] or reasoning)
 
     def flush(self) -> Split:
-        """The rest, once the text is complete."""
+        """Return the rest, after the end of the text."""
         held, self._held = self._held, ""
         return Split(held or None) if self._state is _State.TAGGED else Split(content=held)
 
 
 def split(text: str, reasoning: Reasoning) -> Split:
-    """A whole text."""
+    """Split a complete text."""
     splitter = ThinkingSplitter(reasoning)
     return splitter.push(text).then(splitter.flush())
 
 
 def join(reasoning: str, content: str) -> str:
-    """The text that the model writes where it thinks first."""
+    """Return the text of a model that thinks first."""
     return f"{START}{reasoning}{END}{content}"
 
 
 def _opening(text: str) -> int:
-    """How many characters at the text's end may turn out to begin an ``</think>``."""
+    """Return how many characters at the end of the text may be the beginning of ``</think>``."""
     return next((size for size in range(len(END) - 1, 0, -1) if text.endswith(END[:size])), 0)

@@ -1,1 +1,1 @@
-"""Drawing ids: one per text row, eight per frame."""
+"""Draws ids: one per text row, eight per frame."""

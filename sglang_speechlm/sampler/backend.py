@@ -1,4 +1,4 @@
-"""SGLang's sampler for SpeechLM: text rows give an id, audio rows a frame of one id per stream."""
+"""The sampler for SGLang: draws one id for a text row, and a frame of one id per stream for an audio row."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sglang_speechlm.stage import FRAMES
 
 
 class SpeechLMSampler(Sampler):
-    """Draws for both phases; stream 0 of a frame is what SGLang takes for the token."""
+    """Draws for both phases; SGLang sees stream 0 of a frame as the token."""
 
     def __init__(self, ids: Ids, requests: RequestTable, codec_bias: torch.Tensor) -> None:
-        """Take what the loaded model has.
+        """Initialise with the loaded model's state.
 
         Args:
             ids: the id space.
@@ -46,11 +46,11 @@ class SpeechLMSampler(Sampler):
 
         Args:
             logits_output: its next_token_logits are [N, vocab_size], or [N, num_stream * codec_layer_size + 1] (the
-                codec slice, then eos) where every row is audio.
+                codec slice, then eos) if every row is audio.
             positions: int64 [N], the newest position of each row.
 
         Returns:
-            int64 [N]: text ids, and ids of stream 0 of frames. All streams go to ``customized_info[FRAMES]``:
+            int64 [N]: text ids, and stream 0 of frames. ``customized_info[FRAMES]`` gets all streams:
             int64 [N, num_stream], zeros for text rows.
         """
         view: BatchView = sampling_info.speechlm_view
@@ -81,10 +81,10 @@ class SpeechLMSampler(Sampler):
         return tokens
 
     def _draw_frames(self, logits: torch.Tensor, view: BatchView, draws: Draws) -> torch.Tensor:
-        """The frames of all rows, int64 [N, num_stream]; zeros where a row is text.
+        """Return the frames of all rows, int64 [N, num_stream]; zeros for text rows.
 
         Guided rows draw from ``cond * cfg + uncond * (1 - cfg)`` of the raw logits, on all streams (the fork's
-        formula); the draw is both branches' next frame.
+        formula). Both branches get the drawn frame.
         """
         rows = slice(None) if view.audio is None else view.audio
         codec, eos = self._codec_and_eos(logits)

@@ -1,8 +1,8 @@
 """One draw: top-k, then temperature, then (text only) top-p and min-p, then the Gumbel-max of seeded noise.
 
-The noise of a candidate depends on its request's seed, the step, the stream and the candidate's own id, and on
-nothing else: not on the batch, not on the device's generator, not on the rank. So the same seed gives the same ids
-alone, in a full batch, after a retraction and on every tensor-parallel rank.
+The noise of a candidate depends only on its request's seed, the step, the stream and the candidate's own id: not on
+the batch, the device's generator or the rank. So the same seed draws the same ids alone, in a full batch, after a
+retraction and on every tensor-parallel rank.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _SEED, _STEP, _STREAM, _ID = map(
 )
 """Odd numbers that spread the four integers of a draw over 64 bits; int64 products wrap."""
 _FIRST, _SECOND = map(_int64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""Of SplitMix64's finalizer."""
+"""Multipliers of SplitMix64's finalizer."""
 
 
 def _shifted(bits: torch.Tensor, places: int) -> torch.Tensor:
-    """The logical shift to the right; int64 tensors have the arithmetic one."""
+    """Shift right logically; the operator of int64 tensors shifts arithmetically."""
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
 def gumbel_noise(seed: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise as a pure function of four integers (counter-based, cf. Salmon et al., SC 2011).
+    """Return standard Gumbel noise as a pure function of four integers (counter-based, cf. Salmon et al., SC 2011).
 
-    SplitMix64's finalizer (Steele et al., OOPSLA 2014) on a sum of the four.
+    Uses SplitMix64's finalizer (Steele et al., OOPSLA 2014) on a weighted sum of the four.
 
     Args:
         seed, step, stream, ids: int64 tensors that broadcast against each other; ``seed`` may use all 64 bits.
@@ -85,7 +85,7 @@ def draw(
 
 
 def best(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``k`` largest of the last axis in descending order, and their indices; all of them if there are fewer."""
+    """Return the ``k`` largest values of the last axis, in descending order, and their indices; fewer if there are."""
     k = min(k, logits.shape[-1])
     if k == 1:
         values, indices = logits.max(dim=-1, keepdim=True)

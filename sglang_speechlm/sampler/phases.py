@@ -1,4 +1,4 @@
-"""What each phase may say: the candidates of a text step and of the streams of a frame."""
+"""The two phases and their candidates: the ids of a text step, and the ids of each stream of a frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sglang_speechlm.sampler.draw import best, draw
 _NEVER = float("-inf")
 
 _PIECE_CANDIDATES = 1 << 21
-"""Candidates that are drawn from at once, at most (or one row's): a draw takes some 70 bytes for each."""
+"""Maximum candidates in one draw (but at least one row's): a draw takes about 70 bytes per candidate."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Draws:
         top_k: int64 [N]; 1 is greedy.
         temperature: float [N], above 0.
         seed: int64 [N].
-        step: int64 [N], positions generated before this one.
+        step: int64 [N], number of positions generated before this one.
         largest_top_k: the largest of ``top_k``, known on the host.
-        top_p, min_p: float [N], or None where no row uses them.
+        top_p, min_p: float [N], or None if no row uses them.
     """
 
     top_k: torch.Tensor
@@ -37,7 +37,7 @@ class Draws:
     min_p: torch.Tensor | None = None
 
     def of(self, rows: torch.Tensor | slice) -> Draws:
-        """The draws of some rows."""
+        """Return the draws of some rows."""
         return Draws(
             top_k=self.top_k[rows],
             temperature=self.temperature[rows],
@@ -50,7 +50,7 @@ class Draws:
 
 
 def draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
-    """Draw one text id per row: from the text range, eot and eos; neither of the latter as the very first id.
+    """Draw one text id per row from the text range, eot and eos; eot and eos cannot be the first id.
 
     Args:
         logits: float [N, vocab_size].
@@ -85,7 +85,7 @@ def _draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
         temperature=draws.temperature.unsqueeze(1),
         seed=draws.seed.unsqueeze(1),
         step=draws.step.unsqueeze(1),
-        # Text draws as the stream after the last one, so that it shares no noise with a frame of the same seed.
+        # Text uses the stream number after the last one, so it shares no noise with frames of the same seed.
         stream=torch.full_like(draws.seed, ids.num_stream).unsqueeze(1),
         top_p=None if draws.top_p is None else draws.top_p.unsqueeze(1),
         min_p=None if draws.min_p is None else draws.min_p.unsqueeze(1),
@@ -95,16 +95,16 @@ def _draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
 def draw_frame(
     codec_logits: torch.Tensor, eos_logits: torch.Tensor, ids: Ids, min_frames: torch.Tensor, draws: Draws
 ) -> torch.Tensor:
-    """Draw one frame per row: every stream from its own interval, stream 0 also from eos once that is allowed.
+    """Draw one frame per row: each stream from its own interval, stream 0 also from eos once it is allowed.
 
     Args:
         codec_logits: float [N, num_stream, codec_layer_size], each stream's own interval, the codec pad first.
         eos_logits: float [N].
-        min_frames: int64 [N], frames before which eos may not come.
+        min_frames: int64 [N], number of frames before eos is allowed.
         draws: N rows.
 
     Returns:
-        int64 [N, num_stream]: vocabulary ids. Where stream 0 is eos the other streams are 0: that is a control frame.
+        int64 [N, num_stream]: vocabulary ids. If stream 0 is eos, the other streams are 0: a control frame.
     """
     rows, streams, size = codec_logits.shape
     ends = codec_logits.new_full((rows, streams, 1), _NEVER)

@@ -1,4 +1,4 @@
-"""SGLang's FastAPI application with our routes in place of those that this model does not serve."""
+"""SGLang's FastAPI application, with this package's routes, middleware and lifespan."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from sglang_speechlm.sglang_hooks import http
 _KEPT = (
     "/health_generate", "/model_info", "/get_model_info", "/flush_cache", "/get_load", "/openapi.json",
 )  # fmt: skip
-"""Routes of SGLang's that are true of this model; the others speak of chat templates, embeddings or images. ``/docs``
-loads scripts from elsewhere."""
+"""SGLang's routes that suit this model; the others are about chat templates, embeddings or images. ``/docs`` loads
+scripts from elsewhere."""
 
 
 def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None = None) -> None:
-    """Put our routes, our middleware and our lifespan into SGLang's application, before it starts.
+    """Install routes, middleware and lifespan in SGLang's application, before it starts.
 
     Args:
         server_args: SGLang's ServerArgs.
-        own: our options.
-        life: says who is served.
-        codec: its process, where it is there already.
+        own: SpeechLM's own options.
+        life: decides whether requests are served.
+        codec: the codec process, if it has been spawned already.
     """
     app = http.app
     http.keep_routes(_KEPT)
@@ -95,6 +95,6 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
 
 
 async def _server_info(request: Request) -> Any:
-    """SGLang's server info with the keys masked, so that one does not reveal the other, and the decoding."""
+    """SGLang's server info with the keys masked, so that one key does not reveal the other, and decoding defaults."""
     service: Service = request.app.state.speechlm
     return without_secrets(await http.server_info()) | {"decoding": service.config.decoding}

@@ -1,4 +1,4 @@
-"""What the routes work with, made once when the server starts."""
+"""The service behind the routes, created once when the server starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.server.edge.errors import ApiError, shown
 from sglang_speechlm.server.reading.messages import MessageReader
 from sglang_speechlm.server.reading.resolve import resolve
-from sglang_speechlm.server.reading.schema import Asking
+from sglang_speechlm.server.reading.schema import CommonRequest
 from sglang_speechlm.server.reading.store import AnswerStore
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "bagpiper", "default")
-"""Names that any checkpoint answers to: the usage guide's, ESPnet's clients', and one for clients of one server."""
+"""Model names that every server accepts: the usage guide's, ESPnet's clients', and one for clients of one server."""
 
 
 class Service:
@@ -35,20 +35,20 @@ class Service:
         config: its config.
         tokenizer: its tokenizer.
         responder: makes replies.
-        model_name: the name that answers carry where the request names none.
-        listed_names: the names by which it is listed, that one first.
-        context_length: positions that the model can take.
-        started: when it began to serve, in seconds since the epoch.
-        sample_rate: of the codec's sound, in Hz.
-        sound_files: encodes it.
-        options: what the operator decided.
+        model_name: the name in answers to requests without one.
+        listed_names: the listed names, ``model_name`` first.
+        context_length: context length in positions.
+        started: start of serving, in seconds since the epoch.
+        sample_rate: the codec's sample rate, in Hz.
+        sound_files: encodes sound.
+        options: the operator's options.
         answers: spoken answers that messages may refer to.
         messages: reads messages.
-        generating: SGLang's ids of the requests to /generate that are running, by the client's.
+        generating: SGLang's ids of the running requests to /generate, by the client's.
     """
 
     def __init__(self, state: Any, options: OwnOptions, codec: Spawned | None) -> None:
-        """Take SGLang's global state (its TokenizerManager and what its scheduler said of itself)."""
+        """Take SGLang's global state (its TokenizerManager and its scheduler's info)."""
         manager = state.tokenizer_manager
         path = Path(manager.model_path)
         self.config: SpeechLMConfig = manager.model_config.hf_config
@@ -90,39 +90,41 @@ class Service:
         await self._codec.start()
 
     async def stop(self) -> None:
-        """End the codec's process."""
+        """End the codec process."""
         await self._codec.stop()
 
     def trouble(self) -> str | None:
-        """Why no sound is made at present; None if all is well."""
+        """Return why no sound can be made at present; None if all is well."""
         return self._codec.trouble()
 
     def check_model(self, name: str | None) -> None:
-        """Raises:
-        ApiError: 404 if the request names a model that is not served here.
+        """Check the name of the model in a request.
+
+        Raises:
+            ApiError: 404 if it is not a name of the served model.
         """
         if name is not None and name.rstrip("/") not in self._names and not self.options.takes_any_model:
             raise ApiError(
                 404,
-                f"model: {shown(name)} is not served here; this server has {self.model_name!r}",
+                f"model: {shown(name)} is not served here; this server serves {self.model_name!r}",
                 "model",
                 code="model_not_found",
             )
 
     def output(self, name: str, sample_rate: int | None) -> SoundFormat:
-        """Return how sound is sent that is asked for by the name of its format, and perhaps at a rate.
+        """Return the output format for a format's name and an optional sample rate.
 
-        Raw PCM, which states no rate, has the server's one unless asked otherwise; a file the codec's.
+        By default, raw PCM, which states no rate, has the server's rate, and a file the codec's.
         """
         own = SoundFormat(name, self.sample_rate)
         rate = sample_rate or (self.options.output_sample_rate if own.is_raw else own.rate)
         return SoundFormat(name, rate)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that stands in a template.
+        """Return the ids of a template's text.
 
         Raises:
-            ApiError: 400 if it cannot be read, or could never fit.
+            ApiError: 400 if it is not valid text, or could never fit.
         """
         try:
             return self.tokenizer.encode(text, self.messages.capacity)
@@ -131,7 +133,7 @@ class Service:
 
     def resolve(
         self,
-        body: Asking,
+        body: CommonRequest,
         kind: str,
         prompt: Prompt,
         *,
@@ -139,17 +141,17 @@ class Service:
         spoken_ids: int | None = None,
         cfg: float = 1.0,
     ) -> ReplyRequest:
-        """The request for one reply, under a new id that begins with ``kind``; the rest as for ``resolve``.
+        """Return the request for one reply, with a new id that begins with ``kind``; otherwise as ``resolve``.
 
         Raises:
-            ApiError: 400 where fields contradict each other, or ask for what cannot be.
+            ApiError: 400 if fields contradict each other or cannot be honoured.
         """
         request_id = f"{kind}-{uuid.uuid4().hex}"
         capacity = self.responder.engine.capacity()
         return resolve(body, request_id, prompt, self.config, self.tokenizer, capacity, text_bound, spoken_ids, cfg)
 
     def keep(self, audio_id: str, reply: Reply) -> int:
-        """Keep a spoken answer for messages that refer to it; the second since the epoch at which it may be gone."""
+        """Keep a spoken answer for later messages; return when it expires, in seconds since the epoch."""
         ids = self.config.ids
         text_ids = reply.text_ids
         if text_ids and text_ids[-1] in (ids.eot, ids.eos):

@@ -1,7 +1,8 @@
-"""The one place where SGLang is touched: every hook on an internal of SGLang 0.5.17 is listed in ``HOOKS``.
+"""The one place that touches SGLang's internals (0.5.17): ``HOOKS`` lists every hook.
 
-A new SGLang version is this folder's work, and that of the classes that SGLang calls by contract (``platform/``,
-``model/speechlm.py``, ``sampler/backend.py``, ``prompt/processor.py``). Nothing else imports ``sglang.srt``.
+A new SGLang version affects this folder and the classes that SGLang calls through its extension points
+(``platform/``, ``model/speechlm.py``, ``sampler/backend.py``, ``prompt/processor.py``). Nothing else imports
+``sglang.srt``.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _ENVIRONMENT = {
     "SGLANG_EXTERNAL_MM_MODEL_ARCH": "SpeechLMForConditionalGeneration",
     "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE": "sglang_speechlm.prompt",
 }
-"""How SGLang finds a model from outside its tree: variables that its modules read when they are first imported."""
+"""Variables by which SGLang finds a model outside its tree; its modules read them when they are first imported."""
 
 
 def announce(*, override: bool = False) -> None:
-    """Tell SGLang, in this process and in those it starts, where the SpeechLM model is.
+    """Tell SGLang, in this process and its children, where the SpeechLM model is.
 
     Args:
-        override: replace what somebody else has set, who then serves another model from outside SGLang's tree.
+        override: whether to replace existing values, which name another model outside SGLang's tree.
     """
     for name, value in _ENVIRONMENT.items():
         if override or not os.environ.get(name):
@@ -33,7 +34,7 @@ def announce(*, override: bool = False) -> None:
 
 
 def register() -> None:
-    """Entry point of group ``sglang.srt.plugins``: called by SGLang in the launcher, the engine and the schedulers."""
+    """Register the plugin: entry point of group ``sglang.srt.plugins``, called in every process of SGLang's."""
     from sglang_speechlm.sglang_hooks.registry import register_all
 
     register_all()

@@ -1,6 +1,6 @@
-"""SGLang's HTTP server, and uvicorn beneath it: every place where one of them is touched.
+"""Every place that touches SGLang's HTTP server, and uvicorn beneath it.
 
-Import it where a server starts, and not before: SGLang's module brings all of SGLang with it.
+Import this module only where a server starts: SGLang's module imports all of SGLang.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from starlette.types import ASGIApp
 app: FastAPI = http_server.app
 
 _listening: list[uvicorn.Server] = []
-"""Uvicorn's server, once ``launch`` has started it."""
+"""Uvicorn's server, after ``launch`` has started it."""
 
 _REPLACED = ("CORSMiddleware", "_ApiKeyASGIMiddleware", "RequestDecompressionMiddleware")
-"""Middleware of SGLang's in whose place is ours: it lets every page in, leaves routes without a key, and unfolds bodies
-without a bound."""
+"""SGLang's middleware that the edge replaces: it admits every page, leaves routes without a key, and decompresses
+bodies without a limit."""
 
 
 def state() -> Any:
-    """SGLang's global state: its TokenizerManager and what its scheduler said of itself; None before ``launch``."""
+    """Return SGLang's global state: its TokenizerManager and its scheduler's info; None before ``launch``."""
     return http_server._global_state
 
 
 def keep_routes(kept: Collection[str]) -> None:
-    """Take all routes out of SGLang's application but those of these paths, and add its load figures and metrics.
+    """Remove all routes from SGLang's application except these paths, and add its load figures and metrics.
 
-    What changes the server is left to POST, also where SGLang takes GET.
+    Routes with both GET and POST keep POST only, because they change the server.
     """
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") in kept]
     for route in app.router.routes:
         if isinstance(route, Route) and route.methods and "POST" in route.methods:
             route.methods = {"POST"}
-    app.include_router(loads)  # FastAPI may keep an included router whole, so that its paths are not found above
+    app.include_router(loads)  # FastAPI may keep an included router whole, so the loop above would not find its paths
     app.router.redirect_slashes = False
     http_server.add_prometheus_middleware = _add_metrics
 
 
 def surround(edge: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Put ``edge`` around SGLang's application, and take out of it what ``edge`` replaces."""
+    """Put ``edge`` around SGLang's application, and remove the middleware that ``edge`` replaces."""
     build = app.build_middleware_stack
 
-    def build_stack() -> ASGIApp:  # when it is first called: SGLang has added its own by then
+    def build_stack() -> ASGIApp:  # runs on the first request, after SGLang has added its middleware
         app.user_middleware[:] = [
-            each for each in app.user_middleware if getattr(each.cls, "__name__", "") not in _REPLACED
+            layer for layer in app.user_middleware if getattr(layer.cls, "__name__", "") not in _REPLACED
         ]
         return edge(build())
 
@@ -62,23 +62,23 @@ def surround(edge: Callable[[ASGIApp], ASGIApp]) -> None:
 
 
 async def server_info() -> Any:
-    """SGLang's answer to ``GET /server_info``, its secrets among it."""
+    """Return SGLang's answer to ``GET /server_info``, including its secrets."""
     return await http_server.server_info()
 
 
 def mark_up() -> None:
-    """Have SGLang's health checks say that it serves."""
+    """Mark the server as up for SGLang's health checks."""
     state().tokenizer_manager.server_status = ServerStatus.Up
 
 
 def launch(server_args: Any, protocol: str, **functions: Any) -> None:
-    """Start SGLang's processes and serve its application until the HTTP server is told to stop.
+    """Start SGLang's processes and serve its application until the HTTP server is stopped.
 
     Args:
         server_args: SGLang's ServerArgs.
-        protocol: the class that reads and writes HTTP on a connection, as ``module:class``; SGLang hands none to
-            uvicorn, which then takes the one that is called "auto".
-        functions: of ours, by the names that ``launch_server`` has for them.
+        protocol: the class that reads and writes HTTP on a connection, as ``module:class``. SGLang passes none to
+            uvicorn, which then uses the one named "auto".
+        functions: this package's functions, by the parameter names of ``launch_server``.
     """
     uvicorn.Server.capture_signals = _leave_signals  # type: ignore[method-assign, assignment]
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol
@@ -86,27 +86,27 @@ def launch(server_args: Any, protocol: str, **functions: Any) -> None:
 
 
 def stop_listening() -> None:
-    """Have the HTTP server send what is buffered, close its connections and return from ``launch``."""
+    """Make the HTTP server send its buffers, close its connections and return from ``launch``."""
     for server in _listening:
         server.should_exit = True
 
 
 @contextmanager
 def _leave_signals(server: uvicorn.Server) -> Iterator[None]:
-    """IN PLACE OF Server.capture_signals, which would lose a signal that comes before the application has started.
+    """IN PLACE OF Server.capture_signals, which would lose a signal that arrives before the application has started.
 
-    Until the application takes the signals over, they do what they do to any process: end it.
+    Until the application handles signals, they end the process, as by default.
     """
     _listening.append(server)
     yield
 
 
 def _add_metrics(application: FastAPI) -> None:
-    """In place of ``add_prometheus_middleware``, whose route takes every method and every path that begins with it."""
+    """IN PLACE OF ``add_prometheus_middleware``, whose route accepts every method and every path with its prefix."""
     add_prometheus_middleware(application)
     mount: Any = application.router.routes.pop()
 
     async def metrics(_request: Request) -> Any:
-        return mount.app  # an application is what a response is: called with the rest of the request
+        return mount.app  # an ASGI application works as a response: it is called with the rest of the request
 
     application.add_route("/metrics", metrics, methods=["GET"])

@@ -1,4 +1,4 @@
-"""SGLang's processes, as a server starts them. Import it where one starts: it brings all of SGLang's scheduler."""
+"""How a server starts SGLang's processes. Import it only there: it imports all of SGLang's scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SGLang's command line. SGLang's modules are imported by the functions: ``--help`` must not wait for them."""
+"""SGLang's command line. The functions import SGLang's modules, so that ``--help`` need not wait for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load_plugins() -> None:
-    """Have SGLang load its plugins, this package's among them, and apply their hooks."""
+    """Make SGLang load its plugins, including this package's, and apply their hooks."""
     from sglang.srt.plugins import load_plugins
 
     load_plugins()
@@ -22,11 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def server_args(arguments: Sequence[str]) -> Any:
-    """Return the ServerArgs that SGLang makes of a command line. Its plugins must have been loaded.
+    """Return SGLang's ServerArgs for a command line. Load its plugins first.
 
     Raises:
-        ValueError, AssertionError: as SGLang's checks do.
-        SystemExit: as argparse does.
+        ValueError, AssertionError: from SGLang's checks.
+        SystemExit: from argparse.
     """
     from sglang.srt.server_args import prepare_server_args
 
@@ -41,7 +41,7 @@ def numa_nodes() -> int:
 
 
 def gpu_bytes() -> float:
-    """Return the memory of this machine's smallest GPU in bytes; 0 if it cannot be found out."""
+    """Return the memory of this machine's smallest GPU in bytes; 0 if unknown."""
     from sglang.srt.utils import get_device_memory_capacity
 
     return (get_device_memory_capacity("cuda") or 0) * (1 << 20)

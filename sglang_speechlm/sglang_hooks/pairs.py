@@ -1,8 +1,8 @@
 """Guided requests as pairs: a leader, which clients see, and the shadow that it owns.
 
 The shadow is the unconditional branch of classifier-free guidance: one pad for every position of the leader's prompt
-but the last, which is the real <audio> id, and then the leader's own frames. It never stands in the waiting queue, so
-half a pair cannot arrive; the hooks below admit, retract, resume, abort and end both together.
+except the last, which is the real <audio> id, then the leader's own frames. The shadow is never in the waiting queue,
+so half a pair cannot be scheduled; the hooks below admit, retract, resume, abort and end the two together.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req, ScheduleBatch,
 from sglang_speechlm.stage import PAIR_MARGIN
 
 SHADOW_SUFFIX = "::u"
-"""What a shadow's id adds to its leader's: SGLang aborts what begins with an id, and so finds both.
+"""Suffix of a shadow's id after its leader's: SGLang aborts all ids with a given prefix, and so aborts both.
 
-No other id begins with a leader's: the program and /generate make all of them, around a random part of one length.
+No other id begins with a leader's: the program and /generate build all ids around a random part of fixed length.
 """
 
 _BUDGETS = (
     "rem_total_token_offset", "cur_rem_token_offset", "rem_input_tokens", "rem_chunk_tokens", "new_chunked_req",
     "log_hit_tokens", "log_input_tokens", "reprocessed_log_hit_tokens", "reprocessed_log_input_tokens",
 )  # fmt: skip
-"""What PrefillAdder changes when it takes a request."""
+"""The attributes that PrefillAdder changes when it adds a request."""
 
 
 def queue_request(queue: Callable[..., None], scheduler: Scheduler, req: Req, is_retracted: bool = False) -> None:
     """AROUND Scheduler._add_request_to_queue: a guided request gets its shadow; a shadow is never queued itself.
 
-    What could stop a step, or could never run, is refused here.
+    Requests that would fail a step, or could never run, are refused here.
     """
     if leader_of(req) is not None:
         return
@@ -47,7 +47,7 @@ def queue_request(queue: Callable[..., None], scheduler: Scheduler, req: Req, is
             _give_shadow(req)
     limit = scheduler.max_queued_requests
     if is_retracted or stage_of(req).continues:
-        # Its answer has begun: a full queue turns newcomers away, not those whom it has taken.
+        # Its answer has begun: a full queue refuses new answers, not stages of answers that it has accepted.
         scheduler.max_queued_requests = None
     try:
         queue(scheduler, req, is_retracted)
@@ -56,18 +56,18 @@ def queue_request(queue: Callable[..., None], scheduler: Scheduler, req: Req, is
 
 
 def _cannot_fit(scheduler: Scheduler, req: Req) -> str | None:
-    """Why this request, if guided, could never run, or None; its length is cut to what the memory can hold."""
+    """Return why this request, if guided, could never run, or None; limit its length to what the memory can hold."""
     if not stage_of(req).is_guided:
         return None
     if scheduler.max_running_requests < 2:
         metrics.PAIRS_REJECTED.add()
-        return "cfg: guidance takes two rows of a batch, and this server runs with --max-running-requests 1"
+        return "cfg: guidance needs two rows of a batch; this server has --max-running-requests 1"
     prompt = len(req.origin_input_ids)
     room = (scheduler.max_total_num_tokens - PAIR_MARGIN) // 2 - prompt
     if room < 1:
         metrics.PAIRS_REJECTED.add()
         return (
-            f"cfg: a guided prompt of {prompt} positions takes twice as many and a frame; "
+            f"cfg: a guided prompt of {prompt} tokens needs twice that many positions and a frame; "
             f"the memory holds {scheduler.max_total_num_tokens}"
         )
     req.sampling_params.max_new_tokens = min(req.sampling_params.max_new_tokens, room)
@@ -77,7 +77,7 @@ def _cannot_fit(scheduler: Scheduler, req: Req) -> str | None:
 def _give_shadow(leader: Req) -> None:
     prompt = leader.origin_input_ids
     params = copy.copy(leader.sampling_params)
-    params.custom_params = None  # each Req adds itself to them, and the stage has been read
+    params.custom_params = None  # every Req adds itself to them, and the stage has been parsed
     shadow = schedule_batch.Req(
         rid=leader.rid + SHADOW_SUFFIX,
         origin_input_text="",
@@ -113,26 +113,26 @@ def admit_pair(
             _count_deferred(req)
         return AddReqResult.OTHER
     shadow.init_next_round_input(adder.tree_cache)
-    needed = sum(len(one.full_untruncated_fill_ids) - len(one.prefix_indices) for one in (req, shadow))
+    needed = sum(len(branch.full_untruncated_fill_ids) - len(branch.prefix_indices) for branch in (req, shadow))
     before = {name: getattr(adder, name) for name in _BUDGETS}
     if adder.rem_chunk_tokens is not None and needed > adder.rem_chunk_tokens:
         if adder.can_run_list:
             return AddReqResult.OTHER
-        adder.rem_chunk_tokens = needed  # longer than any chunk: it gets a step of its own
+        adder.rem_chunk_tokens = needed  # longer than any chunk: it gets its own step
     result = add(adder, req, has_chunked_req, truncation_align_size)
     if not _was_added(adder, req):
         adder.rem_chunk_tokens = before["rem_chunk_tokens"]
         return _only_for_now(adder, result)
     adder.rem_total_token_offset -= _reserved_twice(req)
-    # The leader's locks may have changed what the tree can give.
+    # The leader's locks may have changed which prefix the tree can lend.
     shadow.init_next_round_input(adder.tree_cache)
     result = add(adder, shadow, has_chunked_req, truncation_align_size)
     if _was_added(adder, shadow) and adder.new_chunked_req is before["new_chunked_req"]:
         return result
-    for one in (shadow, req):
-        if _was_added(adder, one):
+    for branch in (shadow, req):
+        if _was_added(adder, branch):
             adder.can_run_list.pop()
-            adder.tree_cache.dec_lock_ref(one.last_node)
+            adder.tree_cache.dec_lock_ref(branch.last_node)
     for name, value in before.items():
         setattr(adder, name, value)
     _count_deferred(req)
@@ -144,21 +144,21 @@ def _was_added(adder: PrefillAdder, req: Req) -> bool:
 
 
 def _reserved_twice(req: Req) -> int:
-    """What PrefillAdder sets aside for a resumed request's answer though it is part of its prefill already.
+    """Return how much PrefillAdder reserves for a resumed request's answer that is already part of its prefill.
 
-    Two such branches would need more than a pool that they fit into, and wait for it for ever.
+    With this double reservation, two branches could need more than a pool into which they fit, and wait forever.
     """
     limit = req.sampling_params.max_new_tokens
     return min(limit, CLIP_MAX_NEW_TOKENS) - min(max(limit - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
 
 
 def _only_for_now(adder: PrefillAdder, result: AddReqResult) -> AddReqResult:
-    """SGLang takes NO_TOKEN for "wait until a running request ends"; with none running it would wait for ever."""
+    """Replace NO_TOKEN if nothing runs: it makes SGLang wait for a running request to end, which would be forever."""
     return result if adder.running_batch.reqs else AddReqResult.OTHER
 
 
 def _count_deferred(leader: Req) -> None:
-    """A request counts once, however many steps it waits."""
+    """Count a deferred request once, however many steps it waits."""
     if not getattr(leader, "speechlm_deferred", False):
         leader.speechlm_deferred = True
         metrics.PAIRS_DEFERRED.add()
@@ -167,7 +167,7 @@ def _count_deferred(leader: Req) -> None:
 def retract_pairs(
     retract: Callable[..., Any], batch: ScheduleBatch, server_args: Any
 ) -> tuple[list[Req], float, list[Req]]:
-    """AROUND ScheduleBatch.retract_decode: where one branch had to go, the other goes too."""
+    """AROUND ScheduleBatch.retract_decode: if one branch is retracted, so is the other."""
     retracted, ratio, aborted = retract(batch, server_args)
     gone = {id(req) for req in (*retracted, *aborted)}
     left_behind = [i for i, req in enumerate(batch.reqs) if id(_partner(req)) in gone]
@@ -180,7 +180,7 @@ def retract_pairs(
     for i, req in enumerate(aborted):
         partner = _partner(req)
         if partner is not None:
-            # One of a pair is out of memory for good: the pair ends, and its client hears of it as the leader.
+            # A branch cannot fit even alone: the pair ends, and the client gets the error as the leader's.
             leader = leader_of(req) or req
             leader.to_finish = req.to_finish
             aborted[i] = leader
@@ -190,7 +190,7 @@ def retract_pairs(
 
 
 def finish_together(_scheduler: Scheduler, batch: ScheduleBatch, _result: Any) -> None:
-    """BEFORE Scheduler.process_batch_result: what ends one branch from outside ends the other in the same step."""
+    """BEFORE Scheduler.process_batch_result: if one branch is ended from outside, end the other in the same step."""
     for leader in batch.reqs:
         shadow = shadow_of(leader)
         if shadow is not None and (leader.to_finish or shadow.to_finish):
@@ -198,7 +198,7 @@ def finish_together(_scheduler: Scheduler, batch: ScheduleBatch, _result: Any) -
 
 
 def hide_shadows(streamer: Any, reqs: list[Req], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """BEFORE _stream_output_generation: clients see leaders."""
+    """BEFORE _stream_output_generation: send clients the leaders only."""
     return (streamer, [req for req in reqs if leader_of(req) is None], *args), kwargs
 
 

@@ -1,4 +1,4 @@
-"""How SGLang's processes begin."""
+"""How SGLang's processes start."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from typing import Any
 
 
 def fork_parts(*_args: Any, **_kwargs: Any) -> None:
-    """AFTER _set_envs_and_config, which asks for ``spawn``: parts begin as copies of this process instead.
+    """AFTER _set_envs_and_config, which sets ``spawn``: fork the child processes instead.
 
-    They need not import again what it has imported, which is most of a start. Nothing of CUDA outlives a fork.
+    They then have this process's imports, which are most of a start's time. Not possible with CUDA, which does not
+    survive a fork.
     """
-    resource_tracker.ensure_running()  # one for all of them, as with spawn: each would miss what another has removed
+    resource_tracker.ensure_running()  # one for all children, as with spawn: own ones would miss others' removals
     multiprocessing.set_start_method("fork", force=True)
 
 
 def import_own_processors(original: Callable[..., None], package: str, *args: Any, **kwargs: Any) -> None:
-    """AROUND import_processors, for more than a second in each process: pass over SGLang's own, which none needs."""
+    """AROUND import_processors: skip SGLang's own, which saves over a second per process; this model needs none."""
     if not package.startswith("sglang."):
         original(package, *args, **kwargs)
 
 
 def disable_other_models() -> None:
-    """Have SGLang register none of its own models, here and in the parts: that imports every one of them."""
+    """Stop SGLang from registering its own models, here and in child processes, because it would import all of them."""
     spec = find_spec("sglang.srt.models")
     assert spec is not None
     names = {module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)}

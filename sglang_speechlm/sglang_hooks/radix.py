@@ -1,7 +1,7 @@
 """The radix cache keeps prompts; the frames of an answer never enter it.
 
-The tree's keys are ids of stream 0, but the KV of a frame depends on all eight: two answers may share the first and
-not the rest. What a request has spoken is therefore never inserted, only the prompt that it started from.
+The tree's keys are ids of stream 0, but a frame's KV depends on all eight streams: two answers may share the first
+stream but not the others. Therefore only the prompt of a request is inserted, never its frames.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sglang_speechlm.sglang_hooks.types import Req
 
 
 class PromptRadixCache(RadixCache):
-    """SGLang's radix cache, which an audio request enters with its prompt only."""
+    """SGLang's radix cache, into which an audio request inserts its prompt only."""
 
     @override
     def cache_finished_req(self, req: Req, is_insert: bool = True, **kwargs: Any) -> None:
-        """The prompt was inserted when its prefill ended; the frames are freed."""
+        """Free the frames; the prompt was inserted when its prefill ended."""
         super().cache_finished_req(req, is_insert=is_insert and not is_audio(req), **kwargs)
 
     @override
     def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
-        """A prefill that holds frames (of a request that was retracted) stays the request's own."""
+        """Keep a prefill with frames (of a retracted request) private to the request."""
         length = len(req.get_fill_ids())
         if not self.disable and is_audio(req) and length > len(req.origin_input_ids):
             indices = self.req_to_token_pool.req_to_token[req.req_pool_idx, :length]
@@ -39,7 +39,7 @@ class PromptRadixCache(RadixCache):
 
 
 def prompt_radix_cache(context: TreeCacheBuildContext) -> BasePrefixCache:
-    """Factory for SGLang's registry; without a radix cache, or for another model, it is SGLang's own choice."""
+    """Create the cache for SGLang's registry: SGLang's own choice without a radix cache or for another model."""
     if context.disable_radix_cache or not serves_speechlm():
         return default_radix_cache_factory(context)
     return PromptRadixCache(context.params)

@@ -1,7 +1,7 @@
-"""Which function of ours stands at which place of SGLang.
+"""The table of hooks: which function hooks which place in SGLang.
 
-The plugin is loaded wherever this package is installed, whatever model is served: what is registered here acts for
-SpeechLM alone, and leaves every other model to SGLang.
+SGLang loads the plugin wherever this package is installed, whatever model it serves. The hooks act for SpeechLM only,
+and leave every other model unchanged.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sglang_speechlm.sglang_hooks.served import serves_speechlm
 def refuse_missing_hooks(*_args: Any, **_kwargs: Any) -> None:
     """BEFORE ModelRunner.alloc_memory_pool: SGLang only logs a hook that it could not apply; the audio would be wrong.
 
-    So it would be where a method that a class of this package overrides has another name by now, and is never called.
+    The same is true of an overriding method whose base method has been renamed, so that it is never called.
 
     Raises:
-        RuntimeError: naming the places that are not hooked, and the methods that override nothing.
+        RuntimeError: if hooks are missing or methods override nothing; the message names them.
     """
     missing = [target for target, _, _ in HOOKS if target not in HookRegistry._patched]
     missing += [name for cls in own_classes() for name in overriding_nothing(cls)]
@@ -37,7 +37,7 @@ def refuse_missing_hooks(*_args: Any, **_kwargs: Any) -> None:
 
 
 def own_classes() -> list[type]:
-    """Return the classes by which this package extends SGLang's, and that this machine uses."""
+    """Return this package's subclasses of SGLang's classes that are used on this machine."""
     from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
     from sglang_speechlm.prompt.processor import PlacedAudioProcessor
     from sglang_speechlm.sampler.backend import SpeechLMSampler
@@ -54,7 +54,7 @@ def own_classes() -> list[type]:
 
 
 def overriding_nothing(cls: type) -> list[str]:
-    """Return the methods of a class that are marked with ``override`` and that none of its bases has."""
+    """Return the methods of a class that are marked with ``override`` but exist in none of its bases."""
     marked = [name for name, value in vars(cls).items() if getattr(value, "__override__", False)]
     bases = cls.__mro__[1:]
     return [f"{cls.__qualname__}.{name}" for name in marked if not any(name in vars(base) for base in bases)]
@@ -90,11 +90,11 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
 
 
 FORKING = ("sglang.srt.entrypoints.engine._set_envs_and_config", processes.fork_parts, HookType.AFTER)
-"""Of a server without a GPU. Any other process that loads the plugins may have threads that a fork would hurt."""
+"""Only for a server without a GPU: other processes that load the plugins may have threads, which a fork loses."""
 
 
 def fork_parts() -> None:
-    """Have the processes that this one is going to start begin as its copies. Before ``load_plugins``."""
+    """Fork the processes that this one is going to start. Call it before ``load_plugins``."""
     HookRegistry.register(*FORKING)
 
 
@@ -103,33 +103,33 @@ OWN_PROCESSORS = (
     processes.import_own_processors,
     HookType.AROUND,
 )
-"""Of a server of this model: any other that loads the plugins may need SGLang's."""
+"""For a server of this model only; any other process that loads the plugins may need SGLang's processors."""
 
 
 ENDS = ("sglang.srt.configs.model_config.ModelConfig._get_hf_eos_token_id", ends.own_ends, HookType.AROUND)
-"""It looks at the config itself: while that is being made, nobody can say yet which model the process serves."""
+"""Not guarded by ``only_for_speechlm``: it runs while the config is created, when the served model is not yet known."""
 
 
 def import_own_model_alone() -> None:
-    """Have SGLang import none of its own models and multimodal processors. Before ``load_plugins``."""
+    """Stop SGLang from importing its own models and multimodal processors. Call it before ``load_plugins``."""
     processes.disable_other_models()
     HookRegistry.register(*OWN_PROCESSORS)
 
 
 def register_all() -> None:
-    """Register everything with SGLang; it applies the hooks right after."""
+    """Register everything with SGLang, which then applies the hooks."""
     for config in (SpeechLMConfig, BagpiperConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
     if not torch.cuda.is_available():
-        _register_cpu_attention("torch_native")  # the name that SGLang knows to be plain torch
+        _register_cpu_attention("torch_native")  # SGLang's name for attention in plain torch
     HookRegistry.register(*ENDS)
     for target, hook, kind in HOOKS:
-        HookRegistry.register(target, for_speechlm_alone(hook, kind), kind)
+        HookRegistry.register(target, only_for_speechlm(hook, kind), kind)
 
 
-def for_speechlm_alone(hook: Callable[..., Any], kind: HookType) -> Callable[..., Any]:
-    """The hook of a process that serves SpeechLM; in any other process it changes nothing."""
+def only_for_speechlm(hook: Callable[..., Any], kind: HookType) -> Callable[..., Any]:
+    """Return the hook with a guard: it acts only in a process that serves SpeechLM."""
 
     @functools.wraps(hook)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -141,11 +141,11 @@ def for_speechlm_alone(hook: Callable[..., Any], kind: HookType) -> Callable[...
 
 
 def _register_cpu_attention(name: str) -> None:
-    sglangs = ATTENTION_BACKENDS[name]
+    stock = ATTENTION_BACKENDS[name]
 
     def create(runner: Any) -> Any:
         from sglang_speechlm.platform.attention import CpuAttention
 
-        return CpuAttention(runner) if serves_speechlm() else sglangs(runner)
+        return CpuAttention(runner) if serves_speechlm() else stock(runner)
 
     register_attention_backend(name)(create)

@@ -1,4 +1,4 @@
-"""What SGLang's ``Req`` holds for SpeechLM: its stage, and its partner in a guided pair."""
+"""SpeechLM's data on SGLang's ``Req``: its stage, and its partner in a guided pair."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sglang_speechlm.stage import FRAMES, TEXT_STAGE, Stage
 
 
 def read_stage(req: Req) -> str | None:
-    """Parse the stage of a request and keep it on the request.
+    """Parse the stage of a request and store it on the request.
 
     Returns:
-        What is wrong with its parameters, on which a step would fail, or None.
+        The reason if its parameters are invalid and would fail a step, else None.
     """
     custom, seed = req.sampling_params.custom_params, req.sampling_params.sampling_seed
     if isinstance(custom, dict):
-        # SGLang's Req adds itself to these parameters, for custom logit processors.
+        # SGLang's Req adds itself to these parameters for custom logit processors.
         custom = {name: value for name, value in custom.items() if name != "__req__"}
     try:
         req.speechlm_stage = Stage.parse(custom)
@@ -29,39 +29,39 @@ def read_stage(req: Req) -> str | None:
 
 
 def refuse(req: Req, reason: str) -> None:
-    """End a request before it runs; SGLang still takes it through one step, as a text of one id."""
+    """End a request before it runs; SGLang still runs one step for it, as a text of one id."""
     req.speechlm_stage = TEXT_STAGE
     req.sampling_params.sampling_seed = None
     req.set_finish_with_abort(reason)
 
 
 def stage_of(req: Req) -> Stage:
-    """The stage of a queued request; a request that nobody has queued is text."""
+    """Return the stage of a queued request; a request that was never queued is text."""
     return getattr(req, "speechlm_stage", TEXT_STAGE)
 
 
 def is_audio(req: Req) -> bool:
-    """Whether this request continues in frames."""
+    """Whether this request generates frames."""
     return stage_of(req).audio
 
 
 def shadow_of(req: Req) -> Req | None:
-    """The unconditional branch that this request owns, or None."""
+    """Return the unconditional branch that this request owns, or None."""
     return getattr(req, "speechlm_shadow", None)
 
 
 def leader_of(req: Req) -> Req | None:
-    """The request that owns this unconditional branch, or None."""
+    """Return the request that owns this unconditional branch, or None."""
     return getattr(req, "speechlm_leader", None)
 
 
 def spoken_frames(req: Req) -> list[list[int]]:
-    """The frames that this request has given so far, [F][num_stream] ids, aligned with its output ids."""
+    """Return this request's frames so far, [F][num_stream] ids, aligned with its output ids."""
     return (req.customized_info or {}).get(FRAMES, [])
 
 
 def entry(req: Req) -> RequestEntry:
-    """This request as it enters its slot. Without a seed, its draws are seeded by its id, alike on every rank."""
+    """Return this request's values for its slot. Without a seed, its id seeds its draws, the same on every rank."""
     params = req.sampling_params
     stage = stage_of(req)
     leader = leader_of(req)

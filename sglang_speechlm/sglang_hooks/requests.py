@@ -1,4 +1,4 @@
-"""SGLang's request, as its TokenizerManager takes it."""
+"""The request class of SGLang's TokenizerManager."""
 
 from sglang.srt.managers.io_struct import GenerateReqInput
 

@@ -1,4 +1,4 @@
-"""Hooks after a step: the frames leave the device with the tokens and travel with the request."""
+"""Hooks after a step: copy the frames to the host with the tokens, and pass them on with the request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sglang_speechlm.stage import FRAMES, UNCONDITIONAL_CACHED
 
 
 def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:
-    """BEFORE GenerationBatchResult.copy_to_cpu: the frames' copy is covered by the same event as the tokens'."""
+    """BEFORE GenerationBatchResult.copy_to_cpu: copy the frames under the same event as the tokens."""
     info = getattr(result.logits_output, "customized_info", None)
     if info is not None:
         info[FRAMES] = _async_d2h(info[FRAMES])
 
 
 def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: Req, logits_output: Any) -> None:
-    """AROUND _maybe_collect_customized_info: one conversion a batch, and nothing for text requests."""
+    """AROUND _maybe_collect_customized_info: convert the frames once per batch, and skip text requests."""
     info = getattr(logits_output, "customized_info", None)
     if info is None or not is_audio(req):
         return
@@ -34,8 +34,8 @@ def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: Re
 
 
 def skip_detokenizing_frames(detokenize: Callable[[Req], Any], req: Req) -> Any:
-    """AROUND Req.init_incremental_detokenize: codec ids are no text."""
+    """AROUND Req.init_incremental_detokenize: pass no codec ids to the detokenizer."""
     if not is_audio(req):
         return detokenize(req)
-    req.sampling_params.no_stop_trim = True  # the detokenizer would cut the id that ended the audio off no text
+    req.sampling_params.no_stop_trim = True  # else the detokenizer would trim the final id from an empty text
     return [], 0

@@ -1,4 +1,4 @@
-"""Which model this process serves."""
+"""Whether this process serves SpeechLM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def serves_speechlm() -> bool:
     """Whether SGLang serves a SpeechLM checkpoint in this process, and no other model."""
     try:
         server_args = get_server_args()
-    except ValueError:  # a process that serves nothing, and uses SGLang's classes by themselves
+    except ValueError:  # a process without a server, which uses SGLang's classes directly
         return False
     return bool(server_args.get_model_config().hf_config.model_type in MODEL_TYPES)

@@ -1,4 +1,4 @@
-"""On which sockets SGLang's ranks meet and speak."""
+"""The sockets of SGLang's ranks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def stay_on_this_machine() -> None:
-    """Have the ranks of a server that has one machine meet in a file, and speak over the loopback.
+    """Make the ranks of a single-machine server meet in a file and communicate over the loopback.
 
-    Otherwise torch opens a store on every interface, which obeys whoever connects, and gloo and NCCL choose an
-    interface. What the operator has set stays. Call this before the ranks are started: they inherit it.
+    Otherwise torch opens a store on every interface, which obeys any client, and gloo and NCCL choose an interface.
+    Values that the operator has set are kept. Call this before the ranks are started: they inherit it.
     """
     meeting = Path(tempfile.mkdtemp(prefix="ranks-")) / "store"
     os.environ.setdefault("SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE", f"file://{meeting}")

@@ -1,4 +1,4 @@
-"""Hooks around a step: the per-request state before it, and what the model must know of the batch."""
+"""Hooks around a step: fill the per-request state, and attach the batch's view for the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sglang_speechlm.sglang_hooks.types import ScheduleBatch
 
 
 def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> None:
-    """AFTER ModelRunner.alloc_memory_pool: sampler and state exist before any CUDA graph is captured."""
+    """AFTER ModelRunner.alloc_memory_pool: create sampler and state before any CUDA graph is captured."""
     model = runner.model
     slots = runner.req_to_token_pool.req_to_token.shape[0]
     requests = RequestTable(slots, model.ids.num_stream, runner.device)
@@ -26,7 +26,7 @@ def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> N
 def view_batch(forward_batch: Any, _cls: Any, batch: ScheduleBatch, runner: Any, *_args: Any, **_kwargs: Any) -> None:
     """AFTER ForwardBatch.init_new, on the stream that decodes: fill the slots on prefill, and attach the view.
 
-    The view travels on ``sampling_info``: SGLang rebuilds a ForwardBatch from its declared fields alone.
+    The view is attached to ``sampling_info``, because SGLang rebuilds a ForwardBatch from its declared fields only.
     """
     requests: RequestTable | None = runner.model.requests
     if requests is None or batch.sampling_info is None:
@@ -45,14 +45,14 @@ def view_batch(forward_batch: Any, _cls: Any, batch: ScheduleBatch, runner: Any,
 
 
 def leave_on_host(_move: Any, _items: Any, _device: Any) -> None:
-    """AROUND _move_items_to_device: clips stay where they are, as the model takes each to its device for itself.
+    """AROUND _move_items_to_device: leave clips on the host; the model moves each to its device itself.
 
-    A moved one would stay on the GPU as long as its request lives.
+    A clip that SGLang moved would stay on the GPU for the lifetime of its request.
     """
 
 
 def _biased(info: Any) -> bool:
-    """Whether SGLang itself will add something of the whole vocabulary's width to the logits."""
+    """Whether SGLang itself will modify the logits over the whole vocabulary."""
     orchestrator = info.penalizer_orchestrator
     return (
         info.acc_additive_penalties is not None
@@ -65,7 +65,7 @@ def _biased(info: Any) -> bool:
 
 
 def _replay(batch: ScheduleBatch, device: torch.device | str) -> Replay | None:
-    """The frames inside this prefill: of audio requests that were retracted and now compute their past again."""
+    """Return the frames in this prefill: those of retracted audio requests that recompute their past."""
     positions: list[int] = []
     streams: list[list[int]] = []
     start = 0

@@ -1,6 +1,6 @@
-"""What the hooks rely on in SGLang's objects, as Protocols: every attribute that is read or set is named here.
+"""Protocols of SGLang's objects: every attribute that the hooks read or set.
 
-The class that each stands for is named by its docstring; ``Any`` is what is only handed on.
+The docstring of each names SGLang's class. ``Any`` marks values that are only passed on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SamplingParams(Protocol):
 class Req(Protocol):
     """sglang.srt.managers.schedule_batch.Req
 
-    Those that begin with ``speechlm_`` are set by the hooks, and may be absent (``sglang_hooks/req.py``).
+    The hooks set the attributes that begin with ``speechlm_``; they may be absent (``sglang_hooks/req.py``).
     """
 
     rid: str
@@ -81,7 +81,7 @@ class ScheduleBatch(Protocol):
 
 
 class PrefillAdder(Protocol):
-    """sglang.srt.managers.schedule_policy.PrefillAdder; what it changes is listed in ``pairs._BUDGETS`` as well."""
+    """sglang.srt.managers.schedule_policy.PrefillAdder; ``pairs._BUDGETS`` lists the attributes that it changes."""
 
     running_batch: ScheduleBatch
     max_running_requests: int

@@ -1,7 +1,7 @@
-"""A Qwen tokenizer file rewritten so that its ids are SpeechLM ids, with a name for each of the reserved ones.
+"""Rewrite a Qwen tokenizer file so that its ids are SpeechLM ids, with a name for each reserved id.
 
-SGLang, which loads a tokenizer of its own with AutoTokenizer, must count and decode the same ids as the model, and
-end at none but the model's own.
+SGLang loads its own tokenizer with AutoTokenizer. It must count and decode the same ids as the model, and must not end
+a text at any other id than the model's.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _QWENS_SPECIAL = frozenset(
         "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad",
     )
 )  # fmt: skip
-"""Of Qwen3's 26 added tokens these are special, for files that do not say which."""
+"""The special ones among Qwen3's 26 added tokens, for files that do not mark them."""
 
 _UNNAMED_BY_CONFIG = {9: "<|image|>", 10: "<|video|>", 11: "<|toolcall|>"}
 
 
 def reserved_names(config: SpeechLMConfig) -> list[str]:
-    """The names of the ids below ``text_token_offset``, in order of id (ESPnet, SpeechLMJobTemplate)."""
+    """Return the names of the ids below ``text_token_offset``, in order of id (ESPnet, SpeechLMJobTemplate)."""
     ids = config.ids
     names = [_UNNAMED_BY_CONFIG.get(index, f"<|unused_{index}|>") for index in range(ids.text_begin)]
     for index, name in _control_names(config).items():
@@ -40,17 +40,17 @@ def reserved_names(config: SpeechLMConfig) -> list[str]:
 
 
 def offset_tokenizer(source: Path, config: SpeechLMConfig) -> dict[str, str]:
-    """The tokenizer files of a served directory: name to content.
+    """Return the contents of a served directory's tokenizer files, by name.
 
     Args:
         source: a directory with the ``tokenizer.json`` of a byte-level BPE, such as Qwen3's, with raw ids or with
-            ids that are SpeechLM's already. Tokens that a fork's converter put into the vocabulary alone are added
-            tokens here too, and names of codec ids are left out.
+            SpeechLM ids. Tokens that a fork's converter put only into the vocabulary become added tokens, and names
+            of codec ids are left out.
         config: gives the offset and the end of the text range.
 
     Raises:
-        CheckpointError: if ``source`` has no ``tokenizer.json``, or one that is broken, of another kind, or does not
-            fit the text range.
+        CheckpointError: if ``source`` has no ``tokenizer.json``, or if it is broken, of another kind, or does not fit
+            the text range.
     """
     file = source / "tokenizer.json"
     raw = read_json(file)
@@ -59,7 +59,7 @@ def offset_tokenizer(source: Path, config: SpeechLMConfig) -> dict[str, str]:
     with naming(file):
         content = _offset(raw, declared if isinstance(declared, dict) else {}, config)
     settings = {
-        # The generic class takes tokenizer.json as it is; Qwen2Tokenizer would build its own from the vocabulary.
+        # The generic class uses tokenizer.json unchanged; Qwen2Tokenizer would rebuild it from the vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<|pad|>",
         "bos_token": "<|bos|>",
@@ -98,13 +98,13 @@ def _offset(raw: dict[str, Any], declared: Mapping[str, Any], config: SpeechLMCo
             f"has post_processor {raw['post_processor']['type']!r}, which could add ids of its own; "
             "allowed: none or ByteLevel"
         )
-    # Ids that are offset already lose what they have at the reserved places, and at the codec's.
+    # A file with SpeechLM ids loses its tokens at the reserved and the codec ids.
     is_offset = min(model["vocab"][byte] for byte in _BYTES & model["vocab"].keys()) >= ids.text_begin
     first, end = (ids.text_begin, ids.text_end) if is_offset else (0, None)
     vocabulary = {name: index - first for name, index in model["vocab"].items() if _within(index, first, end)}
     added = {token["id"] - first: token for token in _added_tokens(raw, declared) if _within(token["id"], first, end)}
-    # Added tokens stand in the vocabulary too: the tokenizers library takes the id of an added token from there,
-    # and numbers it anew if it is missing.
+    # Added tokens are in the vocabulary too: the tokenizers library takes the id of an added token from there, and
+    # assigns a new one if it is missing.
     vocabulary |= {token["content"]: index for index, token in added.items()}
     highest = max(vocabulary.values()) + ids.text_begin
     if highest >= ids.text_end:
@@ -129,10 +129,10 @@ def _within(index: int, first: int, end: int | None) -> bool:
 
 
 def _added_tokens(raw: dict[str, Any], declared: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Tokens that are found in a text as a whole, with their ids in the file.
+    """Return the added tokens, which are matched in a text as a whole, with their ids in the file.
 
-    They are those that the file itself lists. A fork's file lists none: there, whatever no byte and no merge gives can
-    be no piece of a text, and so is such a token. What ``declared`` says of one holds, else what Qwen3 has.
+    The file itself lists them. A fork's file lists none: there, a vocabulary entry that neither a byte nor a merge can
+    produce must be an added token. Its properties are those in ``declared``, or else Qwen3's.
     """
     if raw["added_tokens"]:
         return list(raw["added_tokens"])

@@ -1,4 +1,4 @@
-"""The text side of the runtime: encoding what users wrote, decoding what the model writes."""
+"""The text side of the runtime: encodes users' texts and decodes the model's ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.tokenizer.offset import reserved_names
 
 _NORMALIZED = 3
-"""How much shorter a normalized text may be: NFC puts up to three characters of a Korean syllable together."""
+"""How much shorter a normalized text may be: NFC combines up to three characters of a Korean syllable."""
 
 _BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
 
@@ -21,7 +21,7 @@ _BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unic
 class TextTokenizer:
     """Text to SpeechLM ids and back.
 
-    It sits on the served directory's ``tokenizer.json``, whose ids are already SpeechLM ids
+    It uses the served directory's ``tokenizer.json``, whose ids are already SpeechLM ids
     (see :func:`sglang_speechlm.tokenizer.offset_tokenizer`).
     """
 
@@ -29,7 +29,7 @@ class TextTokenizer:
         """Take a loaded offset tokenizer.
 
         Raises:
-            ValueError: if the reserved names do not have the ids that the config gives them, or are no added tokens.
+            ValueError: if the reserved names do not have the config's ids, or are not added tokens.
         """
         ids = config.ids
         added = tokenizer.get_added_tokens_decoder()
@@ -37,14 +37,14 @@ class TextTokenizer:
             if tokenizer.token_to_id(name) != index:
                 raise ValueError(
                     f"tokenizer.json gives {name} the id {tokenizer.token_to_id(name)}; expected {index}: "
-                    "not an offset tokenizer of this config"
+                    "the tokenizer does not match this config"
                 )
             if index not in added or not added[index].special:
-                raise ValueError(f"tokenizer.json has {name} in its vocabulary, and not as a special added token")
+                raise ValueError(f"tokenizer.json has {name} in its vocabulary, but not as a special added token")
         self._ids = ids
         self._pad_for_raw_zero = config.text_id_zero_is_pad
         self._tokenizer = tokenizer
-        # Special names inside a text are spelled out, so that no text can open a turn or end one.
+        # Special names inside a text are spelled out, so that no text can start or end a turn.
         self._tokenizer.encode_special_tokens = True
         self._special = {index for index, token in added.items() if token.special}
         self._bytes: dict[int, bytes] = {}
@@ -56,7 +56,7 @@ class TextTokenizer:
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if its ids are not the config's.
+            ValueError: if its ids do not match the config.
         """
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
@@ -65,7 +65,7 @@ class TextTokenizer:
 
     @classmethod
     def fits(cls, path: str | Path, config: SpeechLMConfig) -> bool:
-        """Whether a directory's tokenizer has the config's ids, under the names that we give them.
+        """Whether a directory's tokenizer has the config's ids, under the names of ``reserved_names``.
 
         Raises:
             FileNotFoundError: if there is none.
@@ -77,13 +77,13 @@ class TextTokenizer:
         return True
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
-        """SpeechLM ids of ``text``; never a control id, except pad for the raw id 0 where the config says so.
+        """Return the SpeechLM ids of ``text``: no control ids, except pad for the raw id 0 if the config says so.
 
         Args:
-            limit: more ids than this are of no use.
+            limit: the maximum number of ids that the caller can use.
 
         Raises:
-            ValueError: if the text holds a lone surrogate, which no UTF-8 text can, or is as ``check`` refuses.
+            ValueError: if ``check`` refuses the text.
         """
         self.check(text, limit)
         encoded: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -92,27 +92,29 @@ class TextTokenizer:
         return encoded
 
     def check(self, text: str, limit: int | None = None) -> None:
-        """Raises:
-        ValueError: if ``text`` is no UTF-8 text, or is so long that it takes more ids than ``limit`` whatever it says;
-            encoding it would take minutes.
+        """Check a text before it is encoded, which could take minutes for a long one.
+
+        Raises:
+            ValueError: if ``text`` has a lone surrogate, which UTF-8 cannot encode, or is so long that it must exceed
+                ``limit`` ids.
         """
         try:
             size = len(text.encode("utf-8"))
         except UnicodeEncodeError as error:
-            raise ValueError(f"text holds a lone surrogate at character {error.start}") from None
+            raise ValueError(f"text has a lone surrogate at character {error.start}") from None
         if limit is not None and size > limit * self._longest:
-            raise ValueError(f"a text of {size} bytes is too long; a request may take {limit} positions in all")
+            raise ValueError(f"a text of {size} bytes is too long; the context length is {limit} tokens")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; control, special and codec ids give nothing, broken UTF-8 gives U+FFFD."""
+        """Return the text of ``ids``, without control, special and codec ids; broken UTF-8 becomes U+FFFD."""
         return b"".join(self.token_bytes(index) for index in ids).decode("utf-8", errors="replace")
 
     def stream(self) -> TextStream:
-        """A decoder for ids that arrive a few at a time."""
+        """Return a decoder for ids that arrive a few at a time."""
         return TextStream(self)
 
     def token_bytes(self, index: int) -> bytes:
-        """The UTF-8 bytes that id ``index`` stands for, possibly part of a character; empty outside of text."""
+        """Return the UTF-8 bytes of id ``index``, possibly part of a character; empty for ids that are not text."""
         known = self._bytes.get(index)
         if known is None:
             known = self._bytes[index] = self._spell(index)
@@ -130,16 +132,16 @@ class TextTokenizer:
 
 
 class TextStream:
-    """Decodes ids as they come; what it gives, put together, is ``decode`` of all of them."""
+    """Decodes ids as they arrive; its results, joined, equal ``decode`` of all of them."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Iterable[int]) -> str:
-        """The text that ``ids`` complete; a character whose last bytes are yet to come is held back."""
+        """Take ids and return the text that they complete; an incomplete character is held back."""
         return self._decoder.decode(b"".join(self._tokenizer.token_bytes(index) for index in ids))
 
     def flush(self) -> str:
-        """The rest: U+FFFD for a character that was never completed, else nothing."""
+        """Return the rest: U+FFFD for a character that was never completed, else nothing."""
         return self._decoder.decode(b"", final=True)

@@ -88,7 +88,7 @@ async def settled(service: CodecService) -> CodecStats:
 def test_a_worker_that_was_started_ahead_of_time_is_the_first(
     service: CodecService, spawned: Spawned, run: Run
 ) -> None:
-    assert run(service.stats()).worker_pid == spawned.process.pid
+    assert run(service.stats()).pid == spawned.process.pid
 
 
 def test_files_of_all_lengths_equal_the_codecs_own_decode(service: CodecService, run: Run, codec: Any) -> None:
@@ -175,9 +175,9 @@ def test_a_code_outside_the_codebook_fails_its_own_request_alone(service: CodecS
     bad[40, 1] = 16
 
     async def scenario() -> list[Any]:
-        pid = (await service.stats()).worker_pid
+        pid = (await service.stats()).pid
         results = await asyncio.gather(service.decode(good), service.decode(bad), return_exceptions=True)
-        assert (await service.stats()).worker_pid == pid
+        assert (await service.stats()).pid == pid
         return [*results]
 
     samples, error = run(scenario())
@@ -216,14 +216,14 @@ def test_a_stream_left_with_pieces_unread_leaves_nothing(service: CodecService, 
 def test_a_killed_worker_fails_what_was_in_it_and_nothing_else(service: CodecService, run: Run, codec: Any) -> None:
     async def scenario() -> None:
         before = await service.stats()
-        os.kill(before.worker_pid, signal.SIGSTOP)  # so that both requests are in it when it dies
+        os.kill(before.pid, signal.SIGSTOP)  # so that both requests are in it when it dies
         caught = [asyncio.create_task(service.decode(random_codes(50))) for _ in range(2)]
         async with service.open_stream() as stream:
             await stream.push(random_codes(50))
-            os.kill(before.worker_pid, signal.SIGKILL)
+            os.kill(before.pid, signal.SIGKILL)
             for result in (*await asyncio.gather(*caught, return_exceptions=True), await failure(stream)):
                 assert isinstance(result, CodecError)
-                assert "the audio decoder was restarted while this audio was in it" in str(result)
+                assert "the codec process was restarted before this audio was complete" in str(result)
                 assert "SIGKILL" in str(result)
             with pytest.raises(CodecError, match="SIGKILL"):
                 await stream.push(random_codes(1))
@@ -232,7 +232,7 @@ def test_a_killed_worker_fails_what_was_in_it_and_nothing_else(service: CodecSer
         samples, _ = await asyncio.gather(service.decode(codes), service.decode(codes))
         assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
         after = await service.stats()
-        assert after.worker_pid != before.worker_pid
+        assert after.pid != before.pid
         assert after.restarts == before.restarts + 1
         await assert_idle(service)
 
@@ -254,8 +254,8 @@ def test_a_worker_that_hangs_is_replaced_and_what_was_in_it_fails(
 
     async def scenario() -> None:
         before = await service.stats()
-        os.kill(before.worker_pid, signal.SIGKILL)  # the next one is watched with the patience of this test
-        while (hanging := (await service.stats()).worker_pid) == before.worker_pid:
+        os.kill(before.pid, signal.SIGKILL)  # the next one is watched with the patience of this test
+        while (hanging := (await service.stats()).pid) == before.pid:
             await asyncio.sleep(0)
         os.kill(hanging, signal.SIGSTOP)
         with pytest.raises(CodecError, match="was killed by SIGKILL"):
@@ -274,14 +274,14 @@ def test_a_worker_that_cannot_be_started_is_tried_again_while_requests_fail_at_o
     """No more files may be opened for a while, so that not even a process can be started."""
 
     async def scenario() -> None:
-        pid = (await service.stats()).worker_pid
+        pid = (await service.stats()).pid
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             os.kill(pid, signal.SIGKILL)
             while (reason := service.trouble()) is None:
                 await asyncio.sleep(0.01)
-            assert reason == "the audio decoder is being restarted"
+            assert reason == "the codec process is being restarted"
             with pytest.raises(CodecError, match="Too many open files"):
                 await service.decode(random_codes(1))
         finally:
@@ -295,10 +295,10 @@ def test_a_worker_that_cannot_be_started_is_tried_again_while_requests_fail_at_o
 
 def test_an_interrupt_from_the_terminal_does_not_end_the_worker(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
-        pid = (await service.stats()).worker_pid
+        pid = (await service.stats()).pid
         os.kill(pid, signal.SIGINT)
         assert (await service.decode(random_codes(10))).shape == (10 * HOP,)
-        assert (await service.stats()).worker_pid == pid
+        assert (await service.stats()).pid == pid
 
     run(scenario())
 
@@ -308,10 +308,10 @@ def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint
         service = CodecService(checkpoint, tiny_config(), nice=0, restart_seconds=0.01)
         await service.start()
         caught = asyncio.create_task(service.decode(random_codes(10**6)))
-        os.kill((await service.stats()).worker_pid, signal.SIGKILL)
+        os.kill((await service.stats()).pid, signal.SIGKILL)
         with pytest.raises(CodecError, match="was restarted"):
             await caught
-        with pytest.raises(CodecError, match=r"not back within 0\.01 s"):
+        with pytest.raises(CodecError, match=r"did not come back within 0\.01 s"):
             await service.decode(random_codes(1))
         await service.stop()
 
@@ -335,7 +335,7 @@ from sglang_speechlm.codec import CodecService, spawn
 async def main():
     service = CodecService(Path(sys.argv[1]), tiny_config(), nice=0, spawned=spawn(sys.argv[2]))
     await service.start()
-    print((await service.stats()).worker_pid, flush=True)
+    print((await service.stats()).pid, flush=True)
     await asyncio.sleep(3600)
 
 asyncio.run(main())
@@ -399,14 +399,14 @@ def test_stopping_fails_open_requests_and_ends_the_worker(service: CodecService,
     """Last, for it ends the one that all tests share."""
 
     async def scenario() -> None:
-        pid = (await service.stats()).worker_pid
+        pid = (await service.stats()).pid
         async with service.open_stream() as stream:
             await service.stop()
-            with pytest.raises(CodecError, match="the audio decoder was stopped"):
+            with pytest.raises(CodecError, match="the codec process was stopped"):
                 await anext(stream)
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-        assert service.trouble() == "the audio decoder is not supervised"
+        assert service.trouble() == "the codec process is not supervised"
         with pytest.raises(CodecError, match="not running"):
             await service.decode(random_codes(1))
 

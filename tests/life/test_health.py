@@ -17,7 +17,7 @@ def test_a_hanging_codec_is_told_and_replaced_and_sound_is_refused_meanwhile(ser
     codec = next(process for process in family if "sglang_speechlm.codec.worker.main" in command_of(process))
     codec.suspend()
     assert wait_for(lambda: client.http.get("/health").status_code == 503)
-    assert "the audio decoder" in client.http.get("/health").json()["error"]["message"]
+    assert "the codec process" in client.http.get("/health").json()["error"]["message"]
     refused = client.http.post(CHAT, json=SPOKEN)
     assert (refused.status_code, refused.json()["error"]["type"]) == (503, "server_error")
     assert wait_for(lambda: client.http.get("/health").status_code == 200)

@@ -54,10 +54,10 @@ def speaking(scripted: Scripted) -> Iterator[Client]:
 
 def test_it_says_what_became_of_each_option(scripted: Scripted) -> None:
     for sentence in (
-        "--tensor-parallel-size 4 becomes --tp-size 1: there is no GPU here",
+        "--tensor-parallel-size 4 becomes --tp-size 1: no GPU found",
         "--max-num-seqs 2048 is SGLang's --max-running-requests 2048",
         "--max-model-len 3072 is SGLang's --context-length 3072",
-        "--gpu-memory-utilization 0.9 is left out: there is no GPU here",
+        "--gpu-memory-utilization 0.9 is ignored: no GPU found",
         "--no-enable-prefix-caching is SGLang's --disable-radix-cache",
     ):
         assert scripted.log.count(sentence) == 1, sentence

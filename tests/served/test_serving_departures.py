@@ -102,7 +102,7 @@ def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, 
         assert writing.result()["usage"]["completion_tokens"] == 600
     assert refused.status_code == 503
     assert "Retry-After" not in refused.headers  # asking again would generate its text and frames twice
-    assert "audio decoder" in refused.json()["error"]["message"]
+    assert "codec process" in refused.json()["error"]["message"]
 
     assert wait_for(lambda: client.http.get("/health").status_code == 200)
     case: Case = BY_NAME["spoken"]

@@ -266,7 +266,7 @@ def test_punctuation_alone_is_a_short_silence_and_told(text: str, client: Client
 
 
 @pytest.mark.parametrize("text", ["7", "字", "e\u0301", "€"])
-def test_one_character_that_can_be_said_is_said(text: str, client: Client) -> None:
+def test_one_character_that_is_speakable_is_said(text: str, client: Client) -> None:
     response = spoken(client, input=text, response_format="wav")
     assert samples(response.content).any()
 

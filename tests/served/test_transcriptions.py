@@ -119,7 +119,7 @@ UNENDING = json.dumps({"2": -100, "3": -100})
 def test_a_text_without_end_is_cut_at_what_the_clip_can_say(client: Client) -> None:
     answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3").json()
     assert answer["usage"]["output_tokens"] == 48 * 1.2 // 1 + 64
-    assert "more than 1.2 s can say" in answer["speechlm"]["warnings"][0]
+    assert "more than 1.2 s can need" in answer["speechlm"]["warnings"][0]
 
 
 def test_max_tokens_of_the_request_win(client: Client) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 _DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds by file name, of a run of all tests on two cores; files below one second are left out."""
-_STARTERS = {"Popen", "Runner", "Server", "Worker", "spawn", "subprocess"}
+_STARTERS = {"Popen", "Runner", "Server", "ServerProcess", "spawn", "subprocess"}
 """Names of what begins a process, or watches one."""
 _TESTS = str(Path(__file__).parents[1])
 _seconds: defaultdict[str, float] = defaultdict(float)

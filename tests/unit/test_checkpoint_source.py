@@ -78,7 +78,7 @@ def test_a_step_of_a_trainer_is_found_by_any_of_its_folders(tmp_path: Path, tens
     for named in (output, output / "checkpoints", newest):
         source = find_source(named)
         assert (source.path, source.train_config) == (newest, output / "train.yaml")
-    assert any("step_12 is passed over: an unfinished save" in note for note in find_source(output).notes)
+    assert any("step_12 is skipped: an unfinished save" in note for note in find_source(output).notes)
     assert find_source(output / "checkpoints" / "step_2").path.name == "step_2"
 
 
@@ -180,7 +180,7 @@ def test_without_a_training_config_it_is_told_what_is_assumed(tmp_path: Path) ->
     [
         ((), "holds 0 .pt files"),
         (("a.pt", "b.pt"), r"holds 2 .pt files \(a\.pt, b\.pt\)"),
-        (("mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"), "2 mp_rank files: a model that was split"),
+        (("mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"), "2 mp_rank files: a model split"),
     ],
 )
 def test_a_folder_without_one_checkpoint_is_refused(tmp_path: Path, names: tuple[str, ...], complaint: str) -> None:
@@ -207,7 +207,7 @@ def test_torchs_old_format_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     file = saved(tmp_path, {"module": {"a": torch.zeros(1000)}})
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="cut short"):
+    with pytest.raises(CheckpointError, match="truncated"):
         find_source(file).open()
 
 

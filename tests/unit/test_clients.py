@@ -241,7 +241,7 @@ def test_audio_that_cannot_be_read_is_told_by_its_name(tmp_path: Path, name: str
 
 
 def test_a_line_of_the_assistants_alone_is_a_bad_line() -> None:
-    with pytest.raises(Failure, match="none is left to send"):
+    with pytest.raises(Failure, match="nothing to send"):
         to_chat(to_speak_about([Message("assistant", "text", "x")]), AudioFiles(Path()))
 
 

@@ -134,7 +134,7 @@ def test_links_below_the_root_are_followed_once(audio: Path) -> None:
 
 def test_a_root_that_is_no_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manifest_asked(1, "--audio-root", "none") == REFUSED
-    assert "--audio-root none: no such folder" in capsys.readouterr().err
+    assert "--audio-root none: no such directory" in capsys.readouterr().err
 
 
 def test_audio_below_the_root_is_sent(folder: Path, audio: Path) -> None:

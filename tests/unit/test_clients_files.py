@@ -279,7 +279,7 @@ def test_a_sound_that_is_not_there_at_the_end_is_told(folder: Path, capsys: pyte
 
     with small(remove) as server:
         assert ask(server.port, "--concurrency", "1") == LACKING
-    assert "x.jsonl: the sound of line 1 is not there" in capsys.readouterr().err
+    assert "x.jsonl: the sound of line 1 is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [lines(7), lines(5), lines(6).replace(b"Say 2", b"Sag 2")])
@@ -314,7 +314,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(folder: Path) -> None:
         limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh", *command, str(server.port)]
         done = subprocess.run(limited, capture_output=True, text=True)
         assert done.returncode == REFUSED, done.stderr
-        assert "x.jsonl: File too large; the same command goes on from here" in done.stderr
+        assert "x.jsonl: File too large; run the same command again to resume" in done.stderr
         whole = Path("x.jsonl").read_bytes().splitlines(True)[:-1]
         assert 5 < len(whole) < 60
         assert subprocess.run([*command, str(server.port)], capture_output=True).returncode == ANSWERED

@@ -215,7 +215,7 @@ def test_a_server_that_was_never_there_is_told_at_once(folder: Path, capsys: pyt
     with small(lambda _: OK) as server:
         pass
     assert ask(server.port) == REFUSED
-    assert "no server there" in capsys.readouterr().err
+    assert "cannot reach the server" in capsys.readouterr().err
 
 
 def test_a_server_that_comes_back_is_waited_for(folder: Path) -> None:
@@ -328,7 +328,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(folder: Path, how: si
         client.send_signal(how)
         printed, told = client.communicate(timeout=SECONDS)
         assert client.returncode == INTERRUPTED, told
-        assert "the same command goes on from here" in told
+        assert "run the same command again to resume" in told
         assert "3 of 6 answered; 3 left" in printed
         assert "Traceback" not in told
     with small(lambda _: OK) as after:

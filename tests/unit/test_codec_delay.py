@@ -63,7 +63,7 @@ def test_an_id_of_another_stream_is_refused_by_cell() -> None:
     ids = make_ids(3, 5)
     frames = interleave(np.zeros((4, 3), dtype=np.int64), ids)
     frames[2, 1] = ids.codec_pad(2) + 1
-    with pytest.raises(ValueError, match=rf"id {ids.codec_pad(2) + 1} in frame 2 is not of stream 1"):
+    with pytest.raises(ValueError, match=rf"id {ids.codec_pad(2) + 1} in frame 2 does not belong to stream 1"):
         deinterleave(frames, ids)
 
 

@@ -22,8 +22,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (BOMB, "stands for more than 200000 values"),
-        ("a: &a [*a]", r"the alias \*a names nothing that ends before it"),
+        (BOMB, "expands to more than 200000 values"),
+        ("a: &a [*a]", r"the alias \*a refers to nothing that ends before it"),
         ("[" * 10_000, "nested more than 64 deep"),
         ("a: " + "9" * 20_000, "a scalar of 20000 characters"),
         ("a: 2020-99-99", "month must be in 1..12"),

@@ -273,7 +273,7 @@ def test_a_shard_that_was_damaged_is_written_anew(native: Native) -> None:
 
 def test_a_run_with_other_settings_does_not_go_on(native: Native) -> None:
     native.convert()
-    with pytest.raises(ValueError, match="was begun with other config, shards"):
+    with pytest.raises(ValueError, match="was started with different config, shards"):
         native.convert(dtype="bfloat16")
 
 
@@ -281,7 +281,7 @@ def test_a_directory_with_other_files_is_left_alone(native: Native) -> None:
     native.output.mkdir()
     (native.output / "notes.txt").write_text("mine")
     (native.output / "half.part").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no conversion"):
+    with pytest.raises(FileExistsError, match="has no conversion"):
         native.convert()
     assert len(list(native.output.iterdir())) == 2
 

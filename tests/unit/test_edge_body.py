@@ -59,7 +59,7 @@ def test_what_is_counted_is_bounded(what: str, fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_json_in_another_encoding_is_named(encoding: str) -> None:
-    with pytest.raises(ApiError, match=r"^the body must be JSON in UTF-8; this one looks like UTF-(16|32)"):
+    with pytest.raises(ApiError, match=r"^the body must be JSON in UTF-8; it looks like UTF-(16|32)"):
         _parse(json.dumps({"messages": [USER]}).encode(encoding), ChatRequest)
 
 

@@ -60,7 +60,7 @@ def test_a_refusal_says_which_key_is_wanted_and_not_what_was_sent() -> None:
 
     assert told(DATA).startswith("the API key is missing: send the header Authorization: Bearer KEY")
     assert told(ADMIN).startswith("the admin key (--admin-api-key) is missing")
-    assert told(ADMIN, "Bearer user") == f"{ADMIN}: takes the admin key (--admin-api-key), not the API key"
+    assert told(ADMIN, "Bearer user") == f"{ADMIN}: requires the admin key (--admin-api-key), not the API key"
     assert told(DATA, "Bearer wrong") == "the API key is wrong"
     assert "secret" not in told(DATA, "secret") + told(DATA, "Bearer secret")
 

@@ -158,7 +158,7 @@ def test_ranks_may_be_on_several_machines() -> None:
 
 
 def test_more_positions_than_the_checkpoint_has_are_refused() -> None:
-    with pytest.raises(ValueError, match="--max-model-len 8192: the checkpoint has 4096"):
+    with pytest.raises(ValueError, match="--max-model-len 8192: exceeds the checkpoint's limit of 4096"):
         became(["--max-model-len", "8192"], positions=4096)
 
 

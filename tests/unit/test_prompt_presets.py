@@ -48,11 +48,11 @@ CHAT = [
 
 
 def taught(preset: Preset, messages: list[Message], *, speaks: bool = False) -> list[tuple[str, str]]:
-    return shown(preset.as_taught(messages, encode, speaks=speaks)[0])
+    return shown(preset.as_trained(messages, encode, speaks=speaks)[0])
 
 
 def test_the_default_leaves_a_chat_as_it_is() -> None:
-    kept, warnings = load_preset("default").as_taught(CHAT, encode, speaks=True)
+    kept, warnings = load_preset("default").as_trained(CHAT, encode, speaks=True)
     assert kept == CHAT
     assert warnings == []
 
@@ -91,9 +91,9 @@ def test_earlier_turns_are_cut_and_the_system_turn_stays(tmp_path: Path) -> None
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     own = preset(tmp_path, earlier_turns=1, earlier_sound=False, systems=["Sing."])
-    _, warnings = own.as_taught(CHAT, encode, speaks=False)
-    assert [any(word in warning for warning in warnings) for word in ("system turn", "earlier was")] == [True, True]
-    assert own.as_taught([say("system", "Sing."), say("user", "Hi.")], encode, speaks=False)[1] == []
+    _, warnings = own.as_trained(CHAT, encode, speaks=False)
+    assert [any(word in warning for warning in warnings) for word in ("system turn", "those were")] == [True, True]
+    assert own.as_trained([say("system", "Sing."), say("user", "Hi.")], encode, speaks=False)[1] == []
 
 
 def test_an_answer_that_goes_on_keeps_its_turn(tmp_path: Path) -> None:

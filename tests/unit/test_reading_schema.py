@@ -75,7 +75,7 @@ def test_developer_is_system() -> None:
 @pytest.mark.parametrize("role", ["tool", "function"])
 def test_messages_of_tools_are_refused_in_so_many_words(role: str) -> None:
     text = refusal(messages=[{"role": role, "content": "4"}])
-    assert text.startswith("messages[0].role: the model calls no tools")
+    assert text.startswith("messages[0].role: must be 'system', 'user' or 'assistant': the model calls no tools")
 
 
 @pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
@@ -145,15 +145,15 @@ def test_an_error_says_what_the_nearest_alternative_allows(message: str, stop: A
 
 
 def test_a_misspelt_object_of_ours_is_named() -> None:
-    assert refusal(vllm_xarg={}) == "vllm_xarg: is not known; 'vllm_xargs' is"
-    assert refusal(cfg=2) == "cfg: belongs into the object speechlm: speechlm.cfg"
+    assert refusal(vllm_xarg={}) == "vllm_xarg: is unknown; did you mean 'vllm_xargs'?"
+    assert refusal(cfg=2) == "cfg: belongs in the object speechlm: speechlm.cfg"
     assert read(mode="chat").unread() == ("ignored: 'mode'",)
 
 
 @pytest.mark.parametrize("name", ["nothing", "text"])
 def test_an_unknown_field_of_ours_is_named_with_those_that_are_known(name: str) -> None:
     message = refusal(vllm_xargs={name: 5, "mode": "text_audio"})
-    assert message.startswith(f"vllm_xargs.{name}: is not known; allowed are mode, phase, ")
+    assert message.startswith(f"vllm_xargs.{name}: is unknown; allowed are mode, phase, ")
     assert message.endswith("; got 5")
 
 

@@ -63,7 +63,7 @@ def test_all_words_are_in_the_recognisers_dictionary() -> None:
 def test_turns_never_hold_a_sentence_that_is_held_out() -> None:
     _, held_out = corpus.split(2000)
     requests = Requests(held_out, Random(0))
-    replies = {requests.any().reply for _ in range(5000)}
+    replies = {requests.exchange().reply for _ in range(5000)}
     assert replies.isdisjoint(sentence.text for sentence in held_out)
 
 
@@ -71,6 +71,6 @@ def test_a_fixed_question_is_never_among_the_unknown_ones() -> None:
     requests = Requests([], Random(0))
     questions = corpus.fixed_answers()
     for _ in range(3000):
-        asked = requests.unknown()
-        assert asked.reply in corpus.UNKNOWN
-        assert asked.user not in questions
+        exchange = requests.unknown()
+        assert exchange.reply in corpus.UNKNOWN
+        assert exchange.user not in questions

@@ -10,14 +10,14 @@ from sglang_speechlm.codec.delay import deinterleave
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.demo.recipe import corpus
 from sglang_speechlm.demo.recipe.examples import IGNORED, Layout, Voiced, collate, voiced
-from sglang_speechlm.demo.recipe.requests import Asked
+from sglang_speechlm.demo.recipe.requests import Exchange
 from sglang_speechlm.demo.recipe.synthesis import Utterance
 from sglang_speechlm.demo.recipe.vocabulary import new_config, write_tokenizer
 from sglang_speechlm.demo.recipe.words import NAMEABLE
 from sglang_speechlm.tokenizer import TextTokenizer
 
 TEXT = "The green bird sits near the bridge."
-ASKED = Asked("Be brief.", f"Say: {TEXT}", TEXT)
+EXCHANGE = Exchange("Be brief.", f"Say: {TEXT}", TEXT)
 PHONES = ["b", "dh", "pau"]
 
 
@@ -29,7 +29,7 @@ def config() -> SpeechLMConfig:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, config: SpeechLMConfig) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, config, [TEXT, ASKED.user, "The number is 347."] * 20)
+    write_tokenizer(folder, config, [TEXT, EXCHANGE.user, "The number is 347."] * 20)
     return folder
 
 
@@ -44,7 +44,7 @@ def layout(folder: Path, config: SpeechLMConfig, tokenizer: TextTokenizer) -> La
 
 
 @pytest.fixture(scope="module")
-def said(config: SpeechLMConfig) -> Voiced:
+def speech(config: SpeechLMConfig) -> Voiced:
     """Two frames for each of the seven words."""
     codes = np.random.default_rng(0).integers(config.ids.codebook_size, size=(14, config.num_stream))
     return Voiced(TEXT, codes, np.zeros(14, np.int64), np.repeat(np.arange(7), 2))
@@ -59,7 +59,7 @@ def test_frames_get_the_phone_and_the_word_of_their_middle() -> None:
 
 
 def test_what_a_clip_says_has_text_ids_alone(layout: Layout, config: SpeechLMConfig) -> None:
-    said = [layout.said(text) for text in (*corpus.fixed_answers(), *NAMEABLE, TEXT)]
+    said = [layout.transcript_ids(text) for text in (*corpus.fixed_answers(), *NAMEABLE, TEXT)]
     assert all(said)
     assert all(config.ids.text_begin <= index < config.ids.text_end for ids in said for index in ids)
 
@@ -69,9 +69,9 @@ def test_digits_are_read_one_by_one(tokenizer: TextTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("Say: 347 größer")) == "Say: 347 größer"
 
 
-def test_what_is_predicted_is_what_stands_next(layout: Layout, said: Voiced, config: SpeechLMConfig) -> None:
+def test_what_is_predicted_is_what_stands_next(layout: Layout, speech: Voiced, config: SpeechLMConfig) -> None:
     ids = config.ids
-    example = layout.spoken(layout.turn(ASKED), said, unconditional=False)
+    example = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
     following = np.concatenate([example.frames[1:], np.zeros((1, ids.num_stream), np.int64)])
     following[-1, 0] = ids.eos
     is_text, is_frame = example.text != IGNORED, example.codes[:, 0] != IGNORED
@@ -80,18 +80,18 @@ def test_what_is_predicted_is_what_stands_next(layout: Layout, said: Voiced, con
     streams = example.codes[is_frame]
     assert (streams[:-1] == following[is_frame][:-1]).all()
     assert streams[-1].tolist() == [ids.eos, *[IGNORED] * (ids.num_stream - 1)]
-    assert (deinterleave(streams[:-1], ids) == said.codes).all()
+    assert (deinterleave(streams[:-1], ids) == speech.codes).all()
 
 
-def test_text_is_predicted_from_the_reply_on_and_nothing_that_is_forced(layout: Layout, said: Voiced) -> None:
-    prompt = layout.turn(ASKED)
-    example = layout.spoken(prompt, said, unconditional=False)
+def test_text_is_predicted_from_the_reply_on_and_nothing_that_is_forced(layout: Layout, speech: Voiced) -> None:
+    prompt = layout.turn(EXCHANGE)
+    example = layout.spoken(prompt, speech, unconditional=False)
     first = np.flatnonzero(example.text != IGNORED)[0]
     assert first == len(prompt.ids)  # at <text>, which itself is forced
 
 
-def test_a_word_points_at_its_own_tokens(layout: Layout, said: Voiced, tokenizer: TextTokenizer) -> None:
-    example = layout.spoken(layout.turn(ASKED), said, unconditional=False)
+def test_a_word_points_at_its_own_tokens(layout: Layout, speech: Voiced, tokenizer: TextTokenizer) -> None:
+    example = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
     places = example.word[example.codes[:, 0] != IGNORED]
     words = ["The", " green", " bird", " sits", " near", " the", " bridge"]
     for frame, word in enumerate(np.repeat(words, 2)):
@@ -101,10 +101,10 @@ def test_a_word_points_at_its_own_tokens(layout: Layout, said: Voiced, tokenizer
 
 
 def test_the_unconditional_example_has_pads_up_to_audio_and_the_same_frames(
-    layout: Layout, said: Voiced, config: SpeechLMConfig
+    layout: Layout, speech: Voiced, config: SpeechLMConfig
 ) -> None:
-    plain = layout.spoken(layout.turn(ASKED), said, unconditional=False)
-    bare = layout.spoken(layout.turn(ASKED), said, unconditional=True)
+    plain = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
+    bare = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=True)
     at = int(np.flatnonzero(plain.frames[:, 0] == config.ids.audio)[-1])
     assert not bare.frames[:at].any()
     assert (bare.frames[at:] == plain.frames[at:]).all()
@@ -113,10 +113,10 @@ def test_the_unconditional_example_has_pads_up_to_audio_and_the_same_frames(
     assert (bare.word == IGNORED).all()
 
 
-def test_shorter_examples_are_padded_at_their_end(layout: Layout, said: Voiced) -> None:
+def test_shorter_examples_are_padded_at_their_end(layout: Layout, speech: Voiced) -> None:
     examples = [
-        layout.written(layout.turn(ASKED), "Yes."),
-        layout.spoken(layout.turn(ASKED), said, unconditional=False),
+        layout.written(layout.turn(EXCHANGE), "Yes."),
+        layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False),
     ]
     batch = collate(examples)
     assert batch.frames.shape == (2, len(examples[1]), 8)

@@ -34,7 +34,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def test_no_two_clips_are_the_same(clips: Clips) -> None:
-    mels = [mel for text, mel in (clips.one() for _ in range(60)) if text == WORD]
+    mels = [mel for text, mel in (clips.clip() for _ in range(60)) if text == WORD]
     assert len(mels) > 10
     assert len({mel.tobytes() for mel in mels}) == len(mels)
 
@@ -46,15 +46,15 @@ def test_each_clip_is_answered_by_what_is_in_it(clips: Clips) -> None:
         SENTENCE: {(TRANSCRIBE, SENTENCE)},
         **{kind: {(about, said) for about in ABOUT_A_CLIP} for kind, said in corpus.SOUNDS.items()},
     }
-    turns = [clips.any() for _ in range(400)]
+    turns = [clips.exchange() for _ in range(400)]
     assert {said for _, said, _, _ in turns} == set(wanted)
-    assert all((asked.user, asked.reply) in wanted[said] for asked, said, _, _ in turns)
+    assert all((exchange.user, exchange.reply) in wanted[said] for exchange, said, _, _ in turns)
 
 
 def test_a_reply_is_asked_for_by_a_clip_where_one_can(clips: Clips) -> None:
-    asked = clips.answered("The capital of France is Paris.")
-    assert asked is not None
-    assert (asked[0].user, asked[1]) == ("", QUESTION)
+    exchange = clips.answered("The capital of France is Paris.")
+    assert exchange is not None
+    assert (exchange[0].user, exchange[1]) == ("", QUESTION)
     named = clips.answered(corpus.named(WORD))
     assert named is not None
     assert (named[0].user in ABOUT_A_CLIP, named[1]) == (True, WORD)
@@ -82,8 +82,8 @@ def test_what_is_said_must_be_text(trainee: Trainee) -> None:
 
 
 def test_a_clips_position_holds_what_was_heard(trainee: Trainee, layout: Layout, clips: Clips) -> None:
-    asked, said, mel, first = clips.any()
-    batch = collate([layout.written(layout.turn(asked, mel, text_first=first), asked.reply, said)])
+    exchange, said, mel, first = clips.exchange()
+    batch = collate([layout.written(layout.turn(exchange, mel, text_first=first), exchange.reply, said)])
     heard = trainee.hear([each for _, _, each in batch.mels])
     embeds = trainee.embed(batch, heard)
     (_, begin, _), (features,) = batch.mels[0], heard
@@ -94,11 +94,11 @@ def test_a_clips_position_holds_what_was_heard(trainee: Trainee, layout: Layout,
 def test_a_clip_and_what_it_says_come_and_go_together(unconditional: bool, layout: Layout, clips: Clips) -> None:
     turn = clips.answered("The capital of France is Paris.")
     assert turn is not None
-    asked, heard, mel = turn
+    exchange, heard, mel = turn
     codes, frames = np.zeros((9, 8), np.int64), np.zeros(9, np.int64)
-    said = Voiced(asked.reply, codes, frames, frames)
-    batch = collate([layout.spoken(layout.turn(asked, mel), said, heard, unconditional=unconditional)])
-    assert len(batch.mels) == len(batch.said) == (0 if unconditional else 1)
+    said = Voiced(exchange.reply, codes, frames, frames)
+    batch = collate([layout.spoken(layout.turn(exchange, mel), said, heard, unconditional=unconditional)])
+    assert len(batch.mels) == len(batch.transcripts) == (0 if unconditional else 1)
 
 
 def test_hearing_is_taught_once_and_kept(trainee: Trainee, layout: Layout, clips: Clips, tmp_path: Path) -> None:

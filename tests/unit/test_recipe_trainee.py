@@ -17,7 +17,7 @@ from sglang_speechlm.demo.recipe.codec import HOP, Quantizer, log_mel, new_codec
 from sglang_speechlm.demo.recipe.examples import Layout, Voiced, collate
 from sglang_speechlm.demo.recipe.export import export
 from sglang_speechlm.demo.recipe.language_model import Trainee
-from sglang_speechlm.demo.recipe.requests import Asked
+from sglang_speechlm.demo.recipe.requests import Exchange
 from sglang_speechlm.demo.recipe.vocabulary import new_config, write_tokenizer
 from sglang_speechlm.tokenizer import TextTokenizer
 
@@ -57,11 +57,11 @@ def test_the_losses_of_frames_are_the_served_models(heard: bool, trainee: Traine
     )
     tokenizer = TextTokenizer.from_pretrained(directory, config)
     layout = Layout(config, tokenizer, Tokenizer.from_file(str(directory / "tokenizer.json")), 3)
-    asked = Asked("", "" if heard else "What does a dog say?", TEXT)
-    prompt = layout.turn(asked, mel_features(clip, config) if heard else None)
+    exchange = Exchange("", "" if heard else "What does a dog say?", TEXT)
+    prompt = layout.turn(exchange, mel_features(clip, config) if heard else None)
     losses = trainee(collate([layout.spoken(prompt, said, unconditional=False)]))
 
-    message = ("user", [("audio", clip)]) if heard else ("user", [("text", asked.user)])
+    message = ("user", [("audio", clip)]) if heard else ("user", [("text", exchange.user)])
     request = Request([message], speak=True, text=TEXT, audio_min_frames=0)  # type: ignore[list-item]
     frames = interleave(said.codes, ids)
     forced = reference.teacher_forced_logits(request, [*tokenizer.encode(TEXT), ids.eot], frames)
@@ -92,11 +92,11 @@ def test_hidden_frames_are_not_read(trainee: Trainee, directory: Path) -> None:
     for seed in (0, 1):
         codes = np.random.default_rng(seed).integers(trainee.ids.codebook_size, size=(FRAMES, 8))
         said = Voiced(TEXT, codes, np.zeros(FRAMES, np.int64), np.zeros(FRAMES, np.int64))
-        batches.append(collate([layout.spoken(layout.turn(Asked("", "Woof?", TEXT)), said, unconditional=False)]))
+        batches.append(collate([layout.spoken(layout.turn(Exchange("", "Woof?", TEXT)), said, unconditional=False)]))
     hide = batches[0].frames[..., 1] != 0
     with torch.no_grad():
-        told = [trainee(batch, hide).told.item() for batch in batches]
-        seen = [trainee(batch).told.item() for batch in batches]
+        told = [trainee(batch, hide).halfway.item() for batch in batches]
+        seen = [trainee(batch).halfway.item() for batch in batches]
     assert told[0] == told[1]
     assert seen[0] != seen[1]
 

@@ -63,14 +63,14 @@ def _must_not_run(*_: Any) -> None:
 
 def test_hooks_act_where_speechlm_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     _served("speechlm", monkeypatch)
-    assert registry.for_speechlm_alone(_doubled, HookType.AROUND)(abs, -3) == 6
+    assert registry.only_for_speechlm(_doubled, HookType.AROUND)(abs, -3) == 6
 
 
 def test_hooks_leave_another_model_to_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
     _served("qwen3", monkeypatch)
-    assert registry.for_speechlm_alone(_doubled, HookType.AROUND)(abs, -3) == 3
-    assert registry.for_speechlm_alone(_must_not_run, HookType.BEFORE)(1) is None
-    assert registry.for_speechlm_alone(_must_not_run, HookType.AFTER)(1) is None
+    assert registry.only_for_speechlm(_doubled, HookType.AROUND)(abs, -3) == 3
+    assert registry.only_for_speechlm(_must_not_run, HookType.BEFORE)(1) is None
+    assert registry.only_for_speechlm(_must_not_run, HookType.AFTER)(1) is None
 
 
 def test_a_model_package_that_somebody_else_has_named_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,5 +85,5 @@ def test_a_clip_stays_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> No
     _served("speechlm", monkeypatch)
     hook = next(hook for target, hook, _ in registry.HOOKS if target.endswith("_move_items_to_device"))
     item = SimpleNamespace(feature=torch.zeros(128, 100))
-    registry.for_speechlm_alone(hook, HookType.AROUND)(mm_utils._move_items_to_device, [item], torch.device("meta"))
+    registry.only_for_speechlm(hook, HookType.AROUND)(mm_utils._move_items_to_device, [item], torch.device("meta"))
     assert item.feature.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""From weights as they are published or trained to a served directory.
+"""Convert published or trained weights to a served directory.
 
 ``python -m sglang_speechlm.convert SOURCE --output DIR``
 """

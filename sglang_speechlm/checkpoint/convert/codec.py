@@ -1,4 +1,4 @@
-"""The codec among a native checkpoint's tensors."""
+"""The codec in a native checkpoint."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sglang_speechlm.config.files import naming
 
 
 def codec_config(shapes: Mapping[str, tuple[int, ...]], settings: ConversionSettings) -> XcodecConfig | None:
-    """The config of the codec among the checkpoint's tensors; None if it holds no codec.
+    """Return the config of the codec among the checkpoint's tensors; None if it has no codec.
 
-    Without a description in ``settings`` it is that of the released Xcodec, which transformers has as its default.
+    Without a directory in ``settings``, it is the released Xcodec's, which is transformers' default.
 
     Raises:
-        CheckpointError: if the described directory holds no codec's config.
+        CheckpointError: if that directory has no config of a codec.
     """
     if not any(name.startswith(CODEC_PREFIX) for name in shapes):
         return None
@@ -29,10 +29,10 @@ def codec_config(shapes: Mapping[str, tuple[int, ...]], settings: ConversionSett
 
 
 def check_codec(shapes: Mapping[str, tuple[int, ...]], config: XcodecConfig) -> None:
-    """Refuse a codec whose parameters and buffers are not exactly those that ``config`` describes.
+    """Refuse a codec whose parameters and buffers do not match ``config`` exactly.
 
     Raises:
-        ValueError: saying how many tensors differ and how the first one does.
+        ValueError: if they differ; the message has the number of differences and the first one.
     """
     with torch.device("meta"):
         model = XcodecModel(config)
@@ -44,7 +44,7 @@ def check_codec(shapes: Mapping[str, tuple[int, ...]], config: XcodecConfig) -> 
         raise ValueError(
             f"{len(differing)} tensors of the codec do not fit its config; the first is {name}: "
             f"{_shown(shapes.get(name))} in the checkpoint, {_shown(expected.get(name))} by the config; "
-            "say with --xcodec which directory's config.json describes this codec"
+            "use --xcodec to name a directory whose config.json describes this codec"
         )
 
 

@@ -1,4 +1,4 @@
-"""The conversion itself."""
+"""Plan and write a conversion."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from sglang_speechlm.tokenizer import offset_tokenizer
 
 _CODEC_DIRECTORY = "xcodec"
 _BAGPIPERS_PRESET = {"extends": "bagpiper-tts"}
-"""Every native checkpoint is a Bagpiper: it plans and captions before it speaks."""
+"""Every native checkpoint is a Bagpiper model: it writes a plan and a caption before it speaks."""
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a source becomes, checked as far as it can be without writing.
+    """A planned conversion, validated as far as possible without writing.
 
     Attributes:
-        source: what is converted.
+        source: the source.
         config: the served config.
-        codec: of the codec among the source's tensors; None where it holds none.
-        files: texts of the served directory, name to content: its tokenizer's, and how it is asked.
-        state: the tensors that are written.
-        sizes: of each of them in the served directory, in bytes, in the order of the files.
-        shards: file name to tensor names.
+        codec: config of the codec among the source's tensors; None if it has none.
+        files: text files of the served directory, content by name: the tokenizer's and the preset.
+        state: the tensors to write.
+        sizes: their sizes in the served directory, in bytes, in the order of the files.
+        shards: names of tensors, by file name.
         notes: sentences for the log.
     """
 
@@ -57,28 +57,28 @@ class Conversion:
 
     @property
     def total_bytes(self) -> int:
-        """Of the served directory's tensors."""
+        """Total size of the served directory's tensors."""
         return sum(self.sizes.values())
 
 
 def plan_conversion(source: Source, tokenizer: Path | None, settings: ConversionSettings) -> Conversion:
-    """Check a source and say what it becomes; nothing is written.
+    """Validate a source and plan its conversion, without writing anything.
 
     Args:
         source: weights that need a conversion, with their YAML files.
-        tokenizer: directory with Qwen3's ``tokenizer.json`` and, if possible, its ``config.json``; None, where it is
-            not here yet, plans with Qwen3's usual values and without tokenizer files.
-        settings: the rest.
+        tokenizer: directory with Qwen3's ``tokenizer.json`` and, if possible, its ``config.json``; None (not downloaded
+            yet) plans with Qwen3's usual values and without tokenizer files.
+        settings: all other settings.
 
     Raises:
-        CheckpointError: if the files are broken, contradict each other or are of another kind of model.
+        CheckpointError: if the files are broken, contradict each other, or belong to another kind of model.
     """
     facts = read_train_config(source.train_config)
     decoding = read_decoding(source.inference)
     state = source.open()
     notes = list(source.notes)
     if state.pop(LOSS_WEIGHTS, None) is not None:
-        notes.append(f"{LOSS_WEIGHTS} is left out: it weights the training's loss, and no answer depends on it")
+        notes.append(f"{LOSS_WEIGHTS} is left out: it only weights the training loss")
     with naming(source.path):
         shapes = {name: tensor.shape for name, tensor in state.items()}
         dtype = _target_dtype(state, settings)
@@ -99,23 +99,23 @@ def plan_conversion(source: Source, tokenizer: Path | None, settings: Conversion
 
 
 def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
-    """Write the served directory ``output``, or go on where a killed run stopped.
+    """Write the served directory ``output``, or resume where a killed run stopped.
 
-    config.json, without which nothing can be served, comes last. One shard is held in memory at a time. Each shard is
-    compared with the source after writing, and so is each that an earlier run left.
+    config.json, without which a directory cannot be served, is written last. One shard at a time is held in memory.
+    Each shard, including those of an earlier run, is compared with the source after it has been written.
 
     Args:
-        conversion: what is written.
-        output: a new directory, or one that an earlier run of the same conversion left.
+        conversion: the planned conversion.
+        output: a new directory, or that of an earlier run of the same conversion.
 
     Returns:
         The served config.
 
     Raises:
-        FileExistsError: if ``output`` holds something else.
-        ValueError: if ``output`` was begun with another conversion.
-        CheckpointError: if the source changes or cannot be read any more, or a file cannot be written.
-        OSError: if a shard that was written reads back differently.
+        FileExistsError: if ``output`` contains something else.
+        ValueError: if ``output`` was started with another conversion.
+        CheckpointError: if the source changes or can no longer be read, or a file cannot be written.
+        OSError: if a shard reads back differently.
     """
     config, state, shards = conversion.config, conversion.state, conversion.shards
     dtype = config.dtype
@@ -148,12 +148,12 @@ def _target_dtype(state: Mapping[str, StoredTensor], settings: ConversionSetting
 
 
 def _is_odd(name: str, tensor: StoredTensor) -> bool:
-    """Whether a tensor's dtype is none of a model's; the codec's buffers hold flags too."""
+    """Whether a tensor has an unexpected dtype; the codec's buffers may also be flags."""
     return tensor.dtype not in _FLOATS and not name.startswith(CODEC_PREFIX)
 
 
 def _dtype_of(name: str, tensor: StoredTensor, target: torch.dtype) -> torch.dtype:
-    """The codec keeps its dtype: it is frozen, and its sound suffers first."""
+    """Return the dtype to write; the codec keeps its own, because its sound would suffer first."""
     return tensor.dtype if name.startswith(CODEC_PREFIX) else target
 
 
@@ -166,7 +166,7 @@ def _write_verified(path: Path, source: Mapping[str, StoredTensor], dtype: torch
 
 
 def _holds(path: Path, source: Mapping[str, StoredTensor], dtype: torch.dtype) -> bool:
-    """Whether the file exists and holds exactly what ``source`` becomes, bit for bit."""
+    """Whether the file exists and matches the converted ``source`` bit for bit."""
     if not path.is_file():
         return False
     try:

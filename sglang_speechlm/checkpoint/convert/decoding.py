@@ -1,12 +1,12 @@
-"""Decoding defaults of a release: its ``inference*.yaml`` files, and for what they leave out the paper's table.
+"""Decoding defaults of a release: from its ``inference*.yaml`` files, else from the paper's table.
 
-Of ESPnet's inference configs these keys are looked at, all of which may be absent::
+It reads these keys of ESPnet's inference configs, all of which may be absent::
 
     text:  {temperature: 0.6, topk: 20, max_step: 2048}
     audio: {temperature: 0.8, topk: 20, cfg: 3, min_step: 50, max_step: 2048}
 
-``inference_text.yaml`` speaks of answers that are only written: where there is another file, too, its ``audio`` is not
-looked at, and the other's ``text`` is not.
+``inference_text.yaml`` is for text answers: if there is another file, too, the ``audio`` of the former and the ``text``
+of the latter are ignored.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _FIELDS: dict[str, dict[str, tuple[str, tuple[str, Callable[[Any], bool]], type]
         "max_step": ("audio_max_frames", _STEPS, int),
     },
 }
-"""Section and key of the YAML to the config's field, what is allowed, and the field's type."""
+"""Config field, allowed values and type, by section and key of the YAML."""
 
 
 def read_decoding(files: Sequence[Path]) -> dict[str, Any]:
-    """Fields of ``SpeechLMConfig``, ``decoding_source`` among them, which says where the others come from.
+    """Return fields of ``SpeechLMConfig``, including ``decoding_source``, which says where the others come from.
 
     Raises:
-        CheckpointError: if a file cannot be read, or a value is out of range: file, key, value and what is allowed.
+        CheckpointError: if a file cannot be read, or a value is out of range.
     """
     named = {section: _file_of(section, files) for section in _FIELDS}
     found: dict[str, Any] = {}
@@ -58,7 +58,7 @@ def read_decoding(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _file_of(section: str, files: Sequence[Path]) -> Path | None:
-    """The file that speaks of a section: the one that is named after it, else one that is not named after the other."""
+    """Return the file for a section: the one named after it, else one that is not named after the other section."""
     of_other = [file for file in files if any(f"_{name}." in file.name for name in _FIELDS if name != section)]
     own = [file for file in files if f"_{section}." in file.name]
     general = [file for file in files if file not in of_other and file not in own]

@@ -1,4 +1,4 @@
-"""The record of a conversion, in the served directory: what is being written, so that a killed run can go on."""
+"""The record of a conversion in the served directory, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sglang_speechlm.config.files import read_json
 
 _FILE = "conversion.json"
 _SAFETENSORS_UNFINISHED = ".tmp??????"
-"""How safetensors calls a file while it writes it."""
+"""Name suffix of a file that safetensors is writing."""
 
 
 class OtherConversion(ValueError):
-    """The directory belongs to another conversion."""
+    """The directory belongs to another conversion; a caller may start over in its own cache."""
 
 
 def begin_or_resume(directory: Path, plan: dict[str, Any]) -> None:
-    """Record ``plan`` in ``directory``, or go on with the conversion that is recorded there.
+    """Record ``plan`` in ``directory``, or resume the conversion that is recorded there.
 
     Raises:
-        FileExistsError: if the directory holds files but no record.
-        OtherConversion: if another conversion is recorded, naming the entries that differ.
+        FileExistsError: if the directory contains files but no record.
+        OtherConversion: if another conversion is recorded; the message names the entries that differ.
     """
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / _FILE
@@ -33,15 +33,15 @@ def begin_or_resume(directory: Path, plan: dict[str, Any]) -> None:
         differing = sorted(key for key in plan.keys() | recorded.keys() if plan.get(key) != recorded.get(key))
         if differing:
             raise OtherConversion(
-                f"{directory} was begun with other {', '.join(differing)}; convert to another directory or delete it"
+                f"{directory} was started with different {', '.join(differing)}; use another directory or delete it"
             )
     elif {*directory.iterdir()} - {*_unfinished(directory)}:
-        raise FileExistsError(f"{directory} is not empty and holds no conversion to go on with")
+        raise FileExistsError(f"{directory} is not empty and has no conversion to resume")
     for leftover in _unfinished(directory):
         leftover.unlink()
     write_text(file, json.dumps(plan, indent=2) + "\n")
 
 
 def _unfinished(directory: Path) -> list[Path]:
-    """What a killed run left half written."""
+    """Return the files that a killed run left unfinished."""
     return [*directory.glob("*.part"), *directory.glob(_SAFETENSORS_UNFINISHED)]

@@ -1,4 +1,4 @@
-"""The served config, from the shapes of the tensors and the little that shapes do not say."""
+"""The served config, derived from the tensors' shapes and a few other facts."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def served_config(
     dtype: str,
     decoding: Mapping[str, Any],
 ) -> SpeechLMConfig:
-    """The config.json of the served directory.
+    """Return the config of the served directory.
 
     Args:
-        shapes: name and shape of every tensor.
+        shapes: the shape of every tensor, by name.
         train_config: the training config.
-        tokenizer: the Qwen3 directory; its config.json, where there is one, gives what shapes do not say of the
-            backbone (rope_theta, rms_norm_eps, max_position_embeddings), else Qwen3's values are taken.
-        settings: the rest.
-        dtype: name of the dtype that the tensors will have.
-        decoding: the config's fields that say how requests are decoded by default.
+        tokenizer: the Qwen3 directory. Its config.json, if any, provides the backbone's values that shapes do not
+            reveal (rope_theta, rms_norm_eps, max_position_embeddings); otherwise Qwen3's values are used.
+        settings: all other settings.
+        dtype: name of the tensors' dtype.
+        decoding: the config's fields with decoding defaults.
 
     Raises:
-        CheckpointError: if config.json is broken, or of another kind of model.
-        ValueError: if the backbone is a mixture of experts, a tensor that a size is taken from is missing, or sizes
+        CheckpointError: if config.json is broken, or belongs to another kind of model.
+        ValueError: if the backbone is a mixture of experts, a tensor that determines a size is missing, or sizes
             contradict each other.
     """
     _refuse_mixture(shapes)
@@ -78,8 +78,10 @@ def served_config(
 
 
 def _refuse_mixture(shapes: Shapes) -> None:
-    """Raises:
-    ValueError: if the backbone is a mixture of experts.
+    """Refuse a mixture of experts.
+
+    Raises:
+        ValueError: if the backbone is one.
     """
     experts = next((name for name in shapes if ".mlp.experts." in name or name.endswith(".mlp.gate.weight")), None)
     if experts is not None:
@@ -93,7 +95,7 @@ def _qwen_config(tokenizer: Path | None) -> dict[str, Any]:
     content = read_json(file) if file.exists() else {}
     model_type = content.get("model_type", "qwen3")
     if model_type in MODEL_TYPES:
-        return {}  # a served directory whose tokenizer is taken: its sizes are those of the whole vocabulary
+        return {}  # a served directory used as tokenizer: its sizes are those of the whole vocabulary
     if model_type != "qwen3":
         raise CheckpointError(f"{file}: model_type is {shown(model_type)}; allowed: 'qwen3'")
     if content.get("rope_scaling"):
@@ -128,7 +130,7 @@ def _audio_config(shapes: Shapes, settings: ConversionSettings) -> dict[str, Any
     d_model, convolved = shape("conv_out.weight")
     channels = shape("conv2d1.weight", 4)[0]
     return {
-        # Three convolutions of stride 2 leave an eighth of the mel bins.
+        # Three convolutions of stride 2 reduce the mel bins to an eighth.
         "num_mel_bins": convolved // channels * 8,
         "encoder_layers": _count(shapes, AUDIO_TOWER_PREFIX + "layers."),
         "encoder_attention_heads": settings.audio_heads or d_model // _QWEN3_OMNI_HEAD_DIM,
@@ -149,10 +151,10 @@ def _codebook_size(shapes: Shapes) -> int:
 
 
 def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    """A tensor's shape, from which sizes are taken; none of them is 0.
+    """Return a tensor's shape, without zeros.
 
     Raises:
-        ValueError: if there is no such tensor, or of other dimensions.
+        ValueError: if there is no such tensor, or it has other dimensions.
     """
     if name not in shapes:
         raise ValueError(f"the checkpoint has no tensor {name}")
@@ -163,6 +165,6 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many layers there are, numbered from 0."""
+    """Return the number of layers, which are numbered from 0."""
     numbers = {match[1] for name in shapes if (match := re.match(re.escape(prefix) + r"(\d{1,6})\.", name))}
     return len(numbers)

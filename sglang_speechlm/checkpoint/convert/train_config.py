@@ -1,6 +1,6 @@
-"""What a training config (YAML) says of the model that was trained with it.
+"""Read a training config (YAML).
 
-Of ESPnet's ``espnet2/speechlm`` config these keys are looked at; all but ``multimodal_io`` may be absent::
+It reads these keys of ESPnet's ``espnet2/speechlm`` config; all but ``multimodal_io`` may be absent::
 
     job_type: speechlm
     multimodal_io:                  # the order gives the order of the id ranges
@@ -39,12 +39,12 @@ _CODEC_TAG = "multimodal_io.discrete_audio.codec_hf_model_tag"
 _TOKENIZER = "multimodal_io.text.tokenizer_name"
 _BACKBONE = "model.model_hf_tag"
 _MIXTURE = re.compile(r"-A\d+(\.\d+)?B|moe", re.IGNORECASE)
-"""How the names of mixture-of-experts models say it: Qwen3-30B-A3B."""
+"""Recognises mixture-of-experts models by their names, such as Qwen3-30B-A3B."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The facts that the conversion takes from the training config.
+    """The values that a conversion takes from the training config.
 
     Attributes:
         xcodec_hf_model_tag: the codec's name on the hub.
@@ -56,11 +56,10 @@ class TrainConfig:
 
 
 def read_train_config(path: Path | None) -> TrainConfig:
-    """Read the YAML file and refuse what this runtime does not serve; without a file there are no facts.
+    """Read the YAML file, and refuse models that this runtime does not serve; without a file, all values are None.
 
     Raises:
-        CheckpointError: if it cannot be read, is no training config, or is of a model of another kind: the key, its
-            value and what is allowed.
+        CheckpointError: if it cannot be read, is not a training config, or belongs to another kind of model.
     """
     if path is None:
         return TrainConfig()

@@ -1,4 +1,4 @@
-"""Random checkpoints of exactly the released layout, in any size."""
+"""Build random checkpoints in exactly the released layout, of any size."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sglang_speechlm.tokenizer import offset_tokenizer
 
 
 def build_checkpoint(path: str | Path, *, spec: CheckpointSpec) -> Path:
-    """Write a served directory with random weights; the same ``spec`` gives the same tensors.
+    """Write a served directory with random weights; the same ``spec`` yields the same tensors.
 
-    One shard is held in memory at a time, besides the codec.
+    One shard at a time is held in memory, in addition to the codec.
 
     Returns:
         The directory.
 
     Raises:
         ValueError: if the sizes of ``spec`` contradict each other.
-        FileExistsError: if ``path`` is a directory with anything in it.
+        FileExistsError: if ``path`` is a directory that is not empty.
     """
     directory = Path(path)
     config = spec.config()
@@ -62,7 +62,7 @@ def build_checkpoint(path: str | Path, *, spec: CheckpointSpec) -> Path:
 
 
 def _write_codec(directory: Path, spec: CheckpointSpec) -> dict[str, torch.Tensor]:
-    """Write ``xcodec/``; the codec's tensors that belong into the checkpoint's own files are returned."""
+    """Write ``xcodec/``; return the codec's tensors for the checkpoint's own files."""
     codec = random_codec(spec)
     codec.config.save_pretrained(directory / "xcodec")
     state: dict[str, torch.Tensor] = codec.state_dict()

@@ -12,7 +12,7 @@ _TEXT_BEGIN = 256
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """What :func:`sglang_speechlm.checkpoint.build_checkpoint` builds; the defaults give 3 MB that answer in moments.
+    """The sizes for :func:`sglang_speechlm.checkpoint.build_checkpoint`; the defaults yield 3 MB that answer fast.
 
     ``text_vocab_size`` 151936 with ``codec_layer_size`` 1025 gives the released model's 160,392 ids.
     """
@@ -26,10 +26,10 @@ class CheckpointSpec:
     max_position_embeddings: int = 4096
     tie_word_embeddings: bool = False
     text_vocab_size: int = 768
-    """Text ids, those that no token uses included."""
+    """Number of text ids, including unused ones."""
     num_stream: int = 8
     codec_layer_size: int = 65
-    """Ids per stream: the codec pad and the codes."""
+    """Number of ids per stream: the codec pad and the codes."""
     audio_layers: int = 2
     audio_heads: int = 2
     audio_d_model: int = 32
@@ -42,18 +42,18 @@ class CheckpointSpec:
     """Where the Xcodec's weights are: among the checkpoint's tensors, as released, or in its ``xcodec`` directory."""
     codec_size: Literal["small", "full"] = "small"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of everything but the codec, which is always float32."""
+    """The dtype of everything but the codec, which is always float32."""
     logit_scale: float = 16.0
-    """Standard deviation of the logits: how far apart the best two are."""
+    """Standard deviation of the logits, which separates the best two."""
     eot_gain: float = 1.7
-    """How many times wider than another id's the logit of eot varies: the larger, the sooner a text ends."""
+    """Deviation of eot's logit relative to other ids'; the larger it is, the sooner a text ends."""
     eos_gain: float = 1.2
-    """The same for eos, which ends a text and an answer's audio."""
+    """The same for eos, which ends a text or the audio."""
     seed: int = 2
     shard_bytes: int = 4 * 1024**3
 
     def config(self) -> SpeechLMConfig:
-        """The config.json of this checkpoint.
+        """Return the config of this checkpoint.
 
         Raises:
             ValueError: if the sizes contradict each other.

@@ -32,7 +32,7 @@ Grüße aus Köln, où es-tu, mañana, dzień dobry, привет, 你好, こ�
 def write_raw_tokenizer(directory: Path, size: int) -> None:
     """Train on a fixed text and write ``tokenizer.json`` and ``tokenizer_config.json``.
 
-    As in Qwen3, raw id 0 is "!", the added tokens come last, and fewer than ``size`` ids are in use.
+    As in Qwen3, raw id 0 is "!", the added tokens come last, and fewer than ``size`` ids are used.
 
     Raises:
         ValueError: if ``size`` is too small for the bytes and the added tokens.

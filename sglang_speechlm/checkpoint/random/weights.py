@@ -1,7 +1,7 @@
-"""Random weights whose greedy answers are as good as a trained model's for finding errors.
+"""Random weights whose greedy answers find errors as well as a trained model's.
 
-Every id depends on the prompt, on all streams of the frames before and on the stream embeddings; the best logit
-stands clear of the second by far more than float32 rounds; answers end.
+Every id depends on the prompt, on all streams of earlier frames and on the stream embeddings; the best logit exceeds
+the second by far more than float32 rounding; answers end.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
 from sglang_speechlm.config import SpeechLMConfig
 
 _QK_NORM = 1.6
-"""Attention logits have about its square as standard deviation: few positions are attended to, so that the
-context does not average out."""
+"""The standard deviation of attention logits is about its square: few positions are attended to, so the context does
+not average out."""
 _STREAM_EMBEDDING = 0.5
 _GAIN = {
     "self_attn.o_proj": 1.5,
     "mlp.down_proj": 3.0,
-    # What was heard must outweigh the position embedding that is added behind the convolutions.
+    # A clip must outweigh the position embedding that is added after the convolutions.
     "audio_tower.conv": 2.5,
     "adaptor": 2.0,
 }
 
 
 def random_tensor(name: str, shape: tuple[int, ...], spec: CheckpointSpec, config: SpeechLMConfig) -> torch.Tensor:
-    """The tensor called ``name``; it depends on nothing but the arguments."""
+    """Return the tensor ``name``; it depends on the arguments only."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{spec.seed} {name}".encode()))
     values = torch.randn(shape, generator=generator)
     return _scaled(name, values, spec, config).to(getattr(torch, spec.dtype))

@@ -1,4 +1,4 @@
-"""Where weights come from: what a path holds, and its tensors by name, each read when it is used."""
+"""Sources of weights: what is at a path, and its tensors by name, each read when it is used."""
 
 from sglang_speechlm.checkpoint.source.find import PRESET_FILE, Source, find_source
 from sglang_speechlm.checkpoint.source.stored import StoredTensor

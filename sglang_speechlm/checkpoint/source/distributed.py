@@ -1,4 +1,4 @@
-"""The model's tensors in a ``torch.distributed.checkpoint`` directory: put together from their chunks, one by one."""
+"""Read the model's tensors from a ``torch.distributed.checkpoint`` directory, assembled chunk by chunk."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sglang_speechlm.config.files import CheckpointError, naming
 METADATA_FILE = ".metadata"
 _MODEL = "model."
 _TELLING = "stream_emb.weight"
-"""A name that every SpeechLM has, and that says whether the trainer's prefix stands before all of them."""
+"""A name in every SpeechLM, which shows whether all names have the trainer's prefix."""
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
 def _table() -> tuple[dict[tuple[str, str], Any], type[Any], type[Any]]:
-    """What ``.metadata`` names, for one reading: records of its fields. Then the records of the whole and of a tensor.
+    """Return record classes for the names in ``.metadata``, then those of the whole and of a tensor, for one reading.
 
-    They are not torch's own classes, since a pickle can set attributes of the classes that it names.
+    They are not torch's own classes, because a pickle can set attributes of the classes that it names.
     """
 
     class Record:
@@ -57,12 +57,12 @@ def _table() -> tuple[dict[tuple[str, str], Any], type[Any], type[Any]]:
 
 
 def open_distributed(directory: Path) -> dict[str, StoredTensor]:
-    """The model's tensors under their own names: the trainer's prefix ``model.`` is taken off once.
+    """Return the model's tensors under their own names, without the trainer's prefix ``model.``.
 
-    Only these are read: not the optimizer's, nor anything else that the trainer keeps to go on.
+    The optimizer's tensors and the trainer's other state are not read.
 
     Raises:
-        CheckpointError: if the directory holds no such checkpoint, or a chunk of a tensor is not there whole.
+        CheckpointError: if the directory has no such checkpoint, or a chunk of a tensor is incomplete.
     """
     file = directory / METADATA_FILE
     with naming(file), file.open("rb") as content:
@@ -94,7 +94,7 @@ def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tupl
             raise CheckpointError(f"{directory}: the chunk of {name} at {list(begin)} is missing or compressed")
         file = directory / place.relative_path
         if Path(place.relative_path).name != place.relative_path:
-            raise CheckpointError(f"{directory}: {name} is in {place.relative_path!r}, which is no file of its own")
+            raise CheckpointError(f"{directory}: {name} is in {place.relative_path!r}, which is not a plain file name")
         whole = len(begin) == len(size) == len(shape) and all(
             first >= 0 and length >= 0 and first + length <= limit
             for first, length, limit in zip(begin, size, shape, strict=True)
@@ -103,10 +103,10 @@ def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tupl
             if not whole or math.prod(size) * dtype.itemsize > place.length:
                 raise CheckpointError(f"{file}: the chunk of {name} at {list(begin)} does not fit its tensor")
             if place.offset < 0 or place.offset + place.length > file.stat().st_size:
-                raise CheckpointError(f"{file}: cut short: the chunk of {name} at {list(begin)} is not there whole")
+                raise CheckpointError(f"{file}: cut short: the chunk of {name} at {list(begin)} is incomplete")
         chunks.append((file, place.offset, place.length, begin, size))
     if sum(math.prod(size) for *_, size in chunks) != math.prod(shape):
-        raise CheckpointError(f"{directory}: the chunks of {name} do not make up its shape {list(shape)}")
+        raise CheckpointError(f"{directory}: the chunks of {name} do not cover its shape {list(shape)}")
 
     def read() -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype)
@@ -114,7 +114,7 @@ def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tupl
             with naming(file):
                 with file.open("rb") as content:
                     content.seek(offset)
-                    # weights_only: an unpickler of torch's own that builds tensors and runs nothing.
+                    # weights_only: torch's own safe unpickler, which builds tensors and runs no code.
                     part = torch.load(io.BytesIO(content.read(length)), map_location="cpu", weights_only=True)
                 if not isinstance(part, torch.Tensor) or part.dtype != dtype or tuple(part.shape) != size:
                     raise CheckpointError(f"{file}: the chunk of {name} at {list(begin)} is not what .metadata says")

@@ -1,4 +1,4 @@
-"""What a path holds: a directory that can be served as it is, or weights that must be converted first."""
+"""Find out what is at a path: a directory that can be served in place, or weights that must be converted first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _YAML_SUFFIXES = (".yaml", ".yml")
 _STEP = re.compile(r"step_(\d+)")
 _UNFINISHED = f"an unfinished save ({METADATA_FILE} is missing)"
 _LEVELS_UP = 2
-"""From a trainer's step to its output directory."""
+"""Directory levels from a trainer's step to its output directory."""
 
 ALLOWED = (
     "allowed: a served directory (config.json), a release (one training YAML, one .pt), a .pt file, "
@@ -29,15 +29,15 @@ ALLOWED = (
 
 @dataclass(frozen=True)
 class Source:
-    """What was found at a path.
+    """The checkpoint at a path.
 
     Attributes:
         kind: "served" needs no conversion; the others do.
-        path: the directory or file that holds the weights.
-        train_config: the training YAML, where there is one.
-        inference: YAML files with decoding defaults, beside the training YAML or the weights.
-        preset: how the checkpoint is asked, a file that somebody put there.
-        notes: sentences for the log: what was passed over, and what was assumed.
+        path: the directory or file of the weights.
+        train_config: the training YAML, if there is one.
+        inference: YAML files with decoding defaults, next to the training YAML or the weights.
+        preset: the checkpoint's own preset file, if there is one.
+        notes: sentences for the log: what was skipped and assumed.
     """
 
     kind: Literal["served", "torch file", "distributed"]
@@ -49,7 +49,7 @@ class Source:
 
     @property
     def description(self) -> str:
-        """What it is, for a person."""
+        """What it is, in words."""
         if self.kind == "served":
             return f"{self.path}: a directory that is served as it is"
         if self.kind == "distributed":
@@ -58,7 +58,7 @@ class Source:
         return f"{self.path}: {native}"
 
     def open(self) -> dict[str, StoredTensor]:
-        """The state dict of a source that needs a conversion.
+        """Return the state dict of a source that needs a conversion.
 
         Raises:
             CheckpointError: if the files are broken or of another kind.
@@ -67,14 +67,14 @@ class Source:
 
 
 def find_source(path: Path, train_config: Path | None = None) -> Source:
-    """Find out what ``path`` holds.
+    """Find out what is at ``path``.
 
     Args:
         path: a file or a directory.
-        train_config: the training YAML; by default the one beside the weights or up to two folders above.
+        train_config: the training YAML; by default the one next to the weights or up to two directories above.
 
     Raises:
-        CheckpointError: if it holds nothing of the kind, or more than one.
+        CheckpointError: if there is no checkpoint, or more than one.
     """
     with naming(path):
         if path.is_file():
@@ -93,15 +93,15 @@ def find_source(path: Path, train_config: Path | None = None) -> Source:
 
 
 def _is_step(folder: Path) -> bool:
-    """Whether a save in this folder is complete: the files that are written last are there."""
+    """Whether the save in this folder is complete, i.e. has the files that are written last."""
     return (folder / METADATA_FILE).is_file() or (folder / DEEPSPEED_FILE).is_file()
 
 
 def _newest_step(path: Path, notes: list[str]) -> Path | None:
-    """The complete step with the highest number, in ``path`` or in its ``checkpoints``; None where there are no steps.
+    """Return the complete step with the highest number, in ``path`` or its ``checkpoints``; None without steps.
 
     Raises:
-        CheckpointError: if there are steps and none is complete.
+        CheckpointError: if there are steps but none is complete.
     """
     steps: list[tuple[int, Path]] = []
     for folder in (path, path / "checkpoints"):
@@ -110,7 +110,7 @@ def _newest_step(path: Path, notes: list[str]) -> Path | None:
     unfinished: list[Path] = []
     for _, step in sorted(steps, reverse=True):
         if _is_step(step):
-            notes += [f"{folder} is passed over: {_UNFINISHED}" for folder in unfinished]
+            notes += [f"{folder} is skipped: {_UNFINISHED}" for folder in unfinished]
             return step
         unfinished.append(step)
     if unfinished:
@@ -124,7 +124,7 @@ def _torch_file(folder: Path) -> Path:
     found = sorted(file for file in folder.iterdir() if file.suffix in _TORCH_SUFFIXES and file.is_file())
     states = [file for file in found if re.fullmatch(r"mp_rank_\d+_model_states\.pt", file.name)]
     if len(states) > 1:
-        raise CheckpointError(f"{folder}: {len(states)} mp_rank files: a model that was split over ranks is not read")
+        raise CheckpointError(f"{folder}: {len(states)} mp_rank files: a model split over ranks is not supported")
     if len(states or found) != 1:
         names = f" ({', '.join(file.name for file in found[:8])})" if found else ""
         raise CheckpointError(f"{folder}: holds {len(found)} .pt files{names} and no config.json; {ALLOWED}")
@@ -138,8 +138,8 @@ def _with_yamls(source: Source, train_config: Path | None) -> Source:
         train_config = _train_config_near(weights)
     if train_config is None:
         notes += (
-            f"no training config (YAML) near {source.path}: taken for SpeechLM's usual order of ids (text, then "
-            "Xcodec's streams); --train-config FILE names one",
+            f"no training config (YAML) near {source.path}: assuming SpeechLM's usual order of ids (text, then "
+            "Xcodec's streams); use --train-config FILE to name one",
         )
     folders = dict.fromkeys([weights] if train_config is None else [train_config.parent, weights])
     inference = tuple(file for folder in folders for file in _yamls(folder) if file.name.startswith("inference"))
@@ -148,11 +148,11 @@ def _with_yamls(source: Source, train_config: Path | None) -> Source:
 
 
 def _train_config_near(weights: Path) -> Path | None:
-    """The training YAML in the weights' folder, or in the nearest folder above that has one."""
+    """Return the training YAML in the weights' folder, or in the nearest parent folder that has one."""
     for level, folder in enumerate((weights, *weights.absolute().parents[:_LEVELS_UP])):
         found = [file for file in _yamls(folder) if not file.name.startswith("inference")]
         if level or len(found) > 1:
-            # Any YAML may lie about there.
+            # Other YAML files may be there, too.
             found = [file for file in found if _is_train_config(file)]
         if len(found) > 1:
             raise CheckpointError(

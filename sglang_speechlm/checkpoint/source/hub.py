@@ -1,6 +1,6 @@
-"""Files of a repository on the hub: only those that are needed, each resumed where it was broken off.
+"""Download the necessary files of a repository on the hub; interrupted downloads are resumed.
 
-Everything that huggingface_hub's users know holds: HF_HOME and HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT for mirrors,
+huggingface_hub's variables have their usual meaning: HF_HOME and HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT for mirrors,
 HF_HUB_OFFLINE.
 """
 
@@ -33,23 +33,23 @@ _PAUSE_SECONDS = 1.0
 _GIGABYTE = 1e9
 
 Choose = Callable[[Sequence[str]], list[str]]
-"""Which of a repository's files are needed."""
+"""Selects the necessary files of a repository."""
 
 
 def is_tag(name: str) -> bool:
-    """Whether ``name`` may be a repository's: OWNER/NAME, and no path that is here."""
+    """Whether ``name`` may be a repository: OWNER/NAME, and not an existing path."""
     return _TAG.fullmatch(name) is not None and not Path(name).exists()
 
 
 @dataclass(frozen=True)
 class Remote:
-    """The needed files of one revision.
+    """The necessary files of one revision.
 
     Attributes:
         tag: OWNER/NAME.
-        commit: the revision's.
-        sizes: file name to bytes.
-        folder: where the cache has the revision.
+        commit: the revision's commit.
+        sizes: sizes in bytes, by file name.
+        folder: the revision's folder in the cache.
     """
 
     tag: str
@@ -59,12 +59,12 @@ class Remote:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Those that the cache does not hold yet."""
+        """Return the files that are not in the cache yet."""
         return {name: size for name, size in self.sizes.items() if not (self.folder / name).is_file()}
 
     @property
     def description(self) -> str:
-        """What there is and what must be fetched, for a person."""
+        """What exists and what must be downloaded, in words."""
         missing = self.missing
         sizes = f"{len(self.sizes)} files, {sum(self.sizes.values()) / _GIGABYTE:.2f} GB"
         state = f"{len(missing)} to download, {sum(missing.values()) / _GIGABYTE:.2f} GB" if missing else "all here"
@@ -84,7 +84,7 @@ class Remote:
 
 
 def choose_checkpoint(files: Sequence[str]) -> list[str]:
-    """Of a checkpoint's repository: its YAML files and its one .pt; or what a served directory consists of."""
+    """Select a checkpoint's files: the YAML files and the .pt, or the files of a served directory."""
     top = [name for name in files if "/" not in name]
     if "config.json" in top and any(name.endswith(".safetensors") for name in top):
         return [name for name in files if name.endswith((".json", ".safetensors")) and _is_served_file(name)]
@@ -96,22 +96,22 @@ def _is_served_file(name: str) -> bool:
 
 
 def choose_tokenizer(files: Sequence[str]) -> list[str]:
-    """Of a text model's repository: what the conversion reads, and no weights."""
+    """Select a text model's files that a conversion reads, without weights."""
     return [name for name in ("tokenizer.json", "tokenizer_config.json", "config.json") if name in files]
 
 
 def look_up(tag: str, revision: str | None, choose: Choose) -> Remote | None:
-    """Ask the hub what there is; None without a connection, or where HF_HUB_OFFLINE forbids one.
+    """Look up a repository on the hub; return None without a connection, or if HF_HUB_OFFLINE forbids one.
 
     Raises:
-        CheckpointError: if the hub has no such repository or revision, or does not let this user read it, or it holds
-            none of the needed files.
+        CheckpointError: if the hub has no such repository or revision, or denies access, or it has none of the
+            necessary files.
     """
     at = f" at revision {revision}" if revision else ""
     try:
         info = HfApi().model_info(tag, revision=revision, files_metadata=True)
     except GatedRepoError as error:
-        raise CheckpointError(f"{tag}: gated on the hub: accept its terms there and set HF_TOKEN") from error
+        raise CheckpointError(f"{tag}: gated on the hub; accept its terms there and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{tag}: the hub has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
@@ -119,11 +119,11 @@ def look_up(tag: str, revision: str | None, choose: Choose) -> Remote | None:
     except (OfflineModeIsEnabled, httpx.TransportError):
         return None
     except (HfHubHTTPError, ValueError) as error:
-        raise CheckpointError(f"{tag}{at}: the hub answers: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{tag}{at}: the hub answered: {str(error).splitlines()[0]}") from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     chosen = choose(list(sizes))
     if not chosen or info.sha is None:
-        raise CheckpointError(f"{tag}{at}: holds no checkpoint's or tokenizer's files")
+        raise CheckpointError(f"{tag}{at}: no checkpoint or tokenizer files found")
     folder = Path(constants.HF_HUB_CACHE) / f"models--{tag.replace('/', '--')}" / "snapshots" / info.sha
     return Remote(tag, info.sha, {name: sizes[name] for name in chosen}, folder)
 
@@ -135,17 +135,17 @@ def fetch(
     say: Callable[[str], None],
     conversions: Path | None = None,
 ) -> Path:
-    """The folder that holds the needed files of a repository, downloaded where they are not in the cache yet.
+    """Return the folder with the necessary files of a repository, after downloading those that are not in the cache.
 
     Args:
         tag: OWNER/NAME.
-        revision: branch, tag or commit; None is the default branch.
-        choose: which files are needed.
-        say: takes a sentence for the log: what is downloaded, and how much disk that takes.
-        conversions: where the files are converted afterwards, for which the disk must have room too.
+        revision: branch, tag or commit; None means the default branch.
+        choose: selects the necessary files.
+        say: logs what is downloaded, and how much disk space it takes.
+        conversions: where the files are converted afterwards, which needs disk space, too.
 
     Raises:
-        CheckpointError: as ``look_up`` does; if the disk has no room; or if the connection breaks again and again.
+        CheckpointError: as for ``look_up``; if the disk is too full; or if the download fails repeatedly.
     """
     remote = look_up(tag, revision, choose)
     if remote is None:
@@ -163,9 +163,9 @@ def fetch(
 
 
 def _note_revision(remote: Remote, revision: str) -> None:
-    """Let the cache know what the revision is, as it would if that had been downloaded by name: to be found offline.
+    """Record the revision in the cache, as a download by name would, so that it is found offline.
 
-    The files are downloaded by their commit, so that they belong together even where the revision moves meanwhile.
+    The files are downloaded by their commit, so that they belong together even if the revision moves meanwhile.
     """
     if revision != remote.commit:
         reference = remote.folder.parent.parent / "refs" / revision
@@ -193,17 +193,17 @@ def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
                 raise CheckpointError(f"{remote.tag}: {name}: {str(error).splitlines()[0]}") from error
             if not left:
                 raise CheckpointError(
-                    f"{remote.tag}: {name}: the download broke off {_TRIES} times, the last time with: {error}; "
-                    "the same command goes on where it was"
+                    f"{remote.tag}: {name}: the download failed {_TRIES} times, last with: {error}; "
+                    "run the same command again to resume"
                 ) from error
-            say(f"{name}: the download broke off ({str(error) or type(error).__name__}); going on")
+            say(f"{name}: the download was interrupted ({str(error) or type(error).__name__}); resuming")
             time.sleep(_PAUSE_SECONDS)
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether it is the network's or the hub's fault for now, and not the disk's or the request's."""
+    """Whether the error is a temporary one of the network or the hub, rather than of the disk or the request."""
     if isinstance(error, LocalEntryNotFoundError | httpx.TransportError | ConnectionError):
         return True
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code >= 500
-    return isinstance(error, OSError) and error.errno is None  # huggingface_hub's own, of a size that is not the hub's
+    return isinstance(error, OSError) and error.errno is None  # huggingface_hub's own error for a wrong size

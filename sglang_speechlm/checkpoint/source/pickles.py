@@ -1,7 +1,7 @@
-"""Reading pickles without running what they hold.
+"""Read pickles without running their code.
 
-A pickle names functions and has them called. Here a name that is not in the reader's table, whatever it is, becomes a
-stand-in that takes any call and any state and does nothing: what was pickled beside the tensors is skipped so.
+A pickle names functions and calls them. Here, any name that is not in the reader's table becomes a stand-in that
+accepts any call and any state and does nothing. This skips everything that was pickled along with the tensors.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from sglang_speechlm.config.files import FAULTS
 
 
 class Skipped:
-    """Stands for an object that was not built."""
+    """A stand-in for an object that was not built."""
 
     def __new__(cls, *_: Any, **__: Any) -> Skipped:
-        """Take the arguments of any constructor."""
+        """Accept the arguments of any constructor."""
         return super().__new__(cls)
 
     def __call__(self, *_: Any, **__: Any) -> Skipped:
@@ -30,19 +30,19 @@ class Skipped:
         pass
 
     def append(self, _: Any) -> None:
-        """Take an item of what was a list."""
+        """Accept an item, as a list."""
 
     def extend(self, _: Any) -> None:
-        """Take items of what was a list."""
+        """Accept items, as a list."""
 
     def add(self, _: Any) -> None:
-        """Take an item of what was a set."""
+        """Accept an item, as a set."""
 
 
 class TableUnpickler(pickle._Unpickler):
-    """Builds what a table names, and plain Python values.
+    """Builds plain Python values, and what a table names.
 
-    On the unpickler in Python: the one in C makes room for as many values as a pickle's memo claims to have.
+    It extends the unpickler in Python, because the one in C allocates as many values as a pickle's memo claims to have.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class TableUnpickler(pickle._Unpickler):
         """Read from ``file``.
 
         Args:
-            table: module and name to the class or function that stands there.
-            persistent: what a persistent id becomes.
+            table: the class or function to use, by module and name.
+            persistent: resolves a persistent id.
         """
         super().__init__(file)
         self._table = table
@@ -74,16 +74,16 @@ class TableUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"not a pickle, or cut short ({detail})") from error
 
     def find_class(self, module: str, name: str) -> Any:
-        """The table's entry; else a new stand-in class, since a pickle may set attributes of a class too."""
+        """Return the table's entry; else a new stand-in class, because a pickle may set attributes of a class, too."""
         found = self._table.get((module, name))
         return found if found is not None else type(name.rpartition(".")[2] or "Skipped", (Skipped,), {})
 
     def persistent_load(self, pid: Any) -> Any:
-        """What stands for ``pid``.
+        """Resolve a persistent id.
 
         Raises:
-            UnpicklingError: where the file is to have none.
+            UnpicklingError: if the file must not have any.
         """
         if self._persistent is None:
-            raise pickle.UnpicklingError("has a persistent id, which such a file does not have")
+            raise pickle.UnpicklingError("has a persistent id, which is not allowed here")
         return self._persistent(pid)

@@ -1,4 +1,4 @@
-"""A tensor that is still in its file."""
+"""A tensor in a file, not yet read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """What a file says of a tensor, and the way to read it.
+    """A tensor's description, and the function that reads it.
 
     Attributes:
-        shape: of the tensor.
-        dtype: in the file.
-        read: reads it: a contiguous tensor of this shape and dtype in memory of its own.
+        shape: its shape.
+        dtype: its dtype in the file.
+        read: returns it as a contiguous tensor of this shape and dtype in its own memory.
     """
 
     shape: tuple[int, ...]
@@ -25,5 +25,5 @@ class StoredTensor:
 
     @property
     def numel(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)

@@ -1,4 +1,4 @@
-"""The tensors of a file that ``torch.save`` wrote: found by name at once, read one by one."""
+"""The tensors of a file that ``torch.save`` wrote: listed at once, read one by one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes of the file that tensors are views of."""
+    """Bytes of the file of which tensors are views."""
 
     key: str
     dtype: torch.dtype
@@ -47,7 +47,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _View:
-    """A tensor as the pickle describes it."""
+    """A tensor's description in the pickle."""
 
     storage: _Storage
     offset: int
@@ -56,28 +56,28 @@ class _View:
 
     @property
     def span(self) -> int:
-        """Elements from the first to the last."""
+        """Number of elements from the first to the last."""
         if 0 in self.size:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.size, self.stride, strict=True))
 
 
 def open_torch_file(path: Path) -> dict[str, StoredTensor]:
-    """The state dict of a ``.pt`` file, native (under the key "module", as DeepSpeed has it too) or plain.
+    """Return the state dict of a ``.pt`` file, native (under the key "module", as in DeepSpeed's) or plain.
 
-    Nothing that the file pickles is run or built but tensors. What stands beside "module" is skipped. A prefix
-    ``module.`` that all names share, and what torch.compile puts into names, are taken off.
+    Only tensors are built, and no code of the file is run. Everything next to "module" is skipped. A prefix ``module.``
+    that all names share, and what torch.compile adds to names, are removed.
 
     Raises:
-        CheckpointError: if it is no torch zip file, is cut short, holds no state dict, or names clash.
+        CheckpointError: if it is not a torch zip file, is truncated, has no state dict, or names clash.
     """
     with naming(path):
         if not path.is_file():
             raise CheckpointError(f"no checkpoint {path}")
         if not zipfile.is_zipfile(path):
             raise CheckpointError(
-                f"{path} is not a torch zip file: it is cut short, of another kind, or in torch's old format; save it "
-                "anew as torch.save(state_dict, path)"
+                f"{path} is not a torch zip file: truncated, of another kind, or in torch's old format; save it "
+                "again with torch.save(state_dict, path)"
             )
         with zipfile.ZipFile(path) as archive:
             return _named(path, _state_of(path, _unpickled(path, archive)), _records(path, archive))
@@ -102,7 +102,7 @@ def _unpickled(path: Path, archive: zipfile.ZipFile) -> Any:
 def _storage(pid: Any) -> _Storage:
     kind, dtype, key, _location, numel = pid
     if kind != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int or type(key) is not str:
-        raise ValueError("holds a storage of a kind that is not known")
+        raise ValueError("holds an unknown kind of storage")
     return _Storage(key, dtype, numel)
 
 
@@ -116,12 +116,12 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
 
 
 def _first(value: Any, *_: Any) -> Any:
-    """A parameter is the tensor that it begins with."""
+    """Return a parameter's first value, which is its tensor."""
     return value
 
 
 def _rebuild_subclass(_function: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
-    """A tensor that had attributes, or was of a class of its own with the same storage."""
+    """Rebuild a tensor with attributes, or of a subclass with the same storage."""
     return _rebuild(*arguments)
 
 
@@ -138,12 +138,12 @@ _TABLE: dict[tuple[str, str], Any] = {
 
 def _state_of(path: Path, content: Any) -> dict[Any, Any]:
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}")
+        raise CheckpointError(f"{path} must hold a state dict; it holds {type(content).__name__}")
     state = content.get(_STATE_KEY, content)
     if not isinstance(state, dict) or (state is content and not any(isinstance(v, _View) for v in state.values())):
         held = ", ".join(sorted(map(str, content))[:_NAMES_IN_A_MESSAGE])
         raise CheckpointError(
-            f'{path} has no state dict under the key "{_STATE_KEY}" and is none itself; it holds: {held or "nothing"}'
+            f'{path} has no state dict under the key "{_STATE_KEY}" nor is it one; it holds: {held or "nothing"}'
         )
     others = [str(name) for name, value in state.items() if not (isinstance(value, _View) and isinstance(name, str))]
     if others or not state:
@@ -155,7 +155,7 @@ def _state_of(path: Path, content: Any) -> dict[Any, Any]:
 
 
 def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Key of a storage to its place in the file."""
+    """Return each storage's entry in the file, by key."""
     records = {}
     for info in archive.infolist():
         folder, _, key = info.filename.rpartition("/")
@@ -167,7 +167,7 @@ def _records(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 def _refuse_compressed(path: Path, info: zipfile.ZipInfo) -> None:
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise CheckpointError(f"{path}: {info.filename} is compressed, as torch.save writes none")
+        raise CheckpointError(f"{path}: {info.filename} is compressed, which torch.save never does")
 
 
 def _named(path: Path, state: dict[str, _View], records: Mapping[str, zipfile.ZipInfo]) -> dict[str, StoredTensor]:
@@ -175,7 +175,7 @@ def _named(path: Path, state: dict[str, _View], records: Mapping[str, zipfile.Zi
     if all(name.startswith("module.") for name in names):
         names = [name.removeprefix("module.") for name in names]
     if len(set(names)) != len(names):
-        raise CheckpointError(f"names in {path} clash when {_COMPILED!r} is taken off")
+        raise CheckpointError(f"names in {path} clash once {_COMPILED!r} is removed")
     starts: dict[str, int] = {}
     length = path.stat().st_size
     with path.open("rb") as file:
@@ -207,11 +207,13 @@ def _stored(path: Path, view: _View, start: int) -> StoredTensor:
         with naming(path), path.open("rb") as file:
             file.seek(start + view.offset * dtype.itemsize)
             if file.readinto(content.numpy()) != content.numel():
-                raise CheckpointError(f"{path} became shorter while it was read")
+                raise CheckpointError(f"{path} shrank while it was being read")
         if not content.numel():
             return torch.empty(view.size, dtype=dtype)
         return content.view(dtype).as_strided(view.size, view.stride).contiguous()
 
-    if math.prod(view.size) > view.span and view.span:  # strides of 0: an expanded tensor would fill the memory
+    if (
+        math.prod(view.size) > view.span and view.span
+    ):  # strides of 0: reading an expanded tensor could exhaust the memory
         raise CheckpointError(f"{path}: holds an expanded tensor; save a contiguous one")
     return StoredTensor(view.size, dtype, read)

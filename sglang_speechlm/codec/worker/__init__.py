@@ -1,1 +1,1 @@
-"""The codec's process: batches of windows, decoded by Xcodec."""
+"""The codec process: batches of windows, decoded by Xcodec."""

@@ -1,4 +1,4 @@
-"""The worker's streams, and which of their windows share the next decode."""
+"""The codec process's streams, and which of their windows share the next decode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sglang_speechlm.codec.windows import Context, PiecePolicy, Window, WindowPl
 
 
 class Slot:
-    """One stream in the worker: its codes so far, and how many of its pieces its reader has not taken yet."""
+    """One stream in the codec process: its codes so far, and its number of unread pieces."""
 
     def __init__(self, planner: WindowPlanner, undelivered_limit: int | None, num_stream: int) -> None:
         self._planner = planner
@@ -22,39 +22,39 @@ class Slot:
 
     @property
     def done(self) -> bool:
-        """Whether the stream has ended and its last window was taken."""
+        """Whether the stream has ended and its last window has been taken."""
         return self._planner.done
 
     def push(self, codes: npt.NDArray[np.integer]) -> None:
-        """Append ``[n, S]`` codes, dropping those that no window needs any more."""
+        """Append ``[n, S]`` codes, and drop those that no window needs any more."""
         keep_from = self._planner.keep_from
         self._codes = np.concatenate([self._codes[keep_from - self._first :], codes])
         self._first = keep_from
         self._planner.push(len(codes))
 
     def finish(self) -> None:
-        """No more codes will come."""
+        """Declare the end of the codes."""
         self._planner.finish()
 
     def delivered(self) -> None:
-        """The reader took a piece."""
+        """Count a piece that the reader took."""
         self._undelivered -= 1
 
     def peek(self) -> Window | None:
-        """The window to decode next; None while there is none or the reader has too many pieces to take."""
+        """Return the next window to decode; None if there is none, or if the reader has too many unread pieces."""
         if self._undelivered == self._undelivered_limit:
             return None
         return self._planner.peek()
 
     def take(self, window: Window) -> npt.NDArray[np.int64]:
-        """The ``[window.length, S]`` codes of the window that ``peek`` gave, which is being decoded from now on."""
+        """Take the window that ``peek`` returned for decoding; return its ``[window.length, S]`` codes."""
         self._planner.advance(window)
         self._undelivered += 1
         return self._codes[window.start - self._first : window.stop - self._first]
 
 
 class SlotTable:
-    """All streams of the worker.
+    """All streams of the codec process.
 
     Args:
         context: of the codec's decoder.
@@ -78,7 +78,7 @@ class SlotTable:
         return stream in self._slots
 
     def open(self, stream: int, undelivered_limit: int | None) -> None:
-        """Add a stream, of which at most ``undelivered_limit`` pieces (None: any number) are ahead of its reader."""
+        """Add a stream, of which at most ``undelivered_limit`` pieces (None: any number) may be unread."""
         planner = WindowPlanner(self._context, self._policy)
         self._slots[stream] = Slot(planner, undelivered_limit, self._num_stream)
         self._turns.append(stream)
@@ -87,7 +87,7 @@ class SlotTable:
         """Append ``[n, S]`` codes to a stream.
 
         Raises:
-            ValueError: for another shape or type, or a code outside the codebook; the stream is as it was.
+            ValueError: for another shape or type, or a code outside the codebook; the stream is unchanged.
         """
         if codes.ndim != 2 or codes.shape[1] != self._num_stream or not np.issubdtype(codes.dtype, np.integer):
             raise ValueError(
@@ -100,30 +100,30 @@ class SlotTable:
         self._slots[stream].push(codes)
 
     def finish(self, stream: int) -> None:
-        """No more codes will come for a stream."""
+        """Declare the end of a stream's codes."""
         self._slots[stream].finish()
 
     def delivered(self, stream: int) -> None:
-        """The reader of a stream took a piece."""
+        """Count a piece that the reader of a stream took."""
         self._slots[stream].delivered()
 
     def close(self, stream: int) -> None:
-        """Forget a stream."""
+        """Drop a stream."""
         del self._slots[stream]
         self._turns.remove(stream)
 
     def pop_done(self) -> list[int]:
-        """Forget the streams that are done, and name them."""
+        """Drop the streams that are done, and return them."""
         done = [stream for stream, slot in self._slots.items() if slot.done]
         for stream in done:
             self.close(stream)
         return done
 
     def next_batch(self, code_limit: int) -> list[tuple[int, Window, npt.NDArray[np.int64]]]:
-        """Take windows of one length, ``code_limit`` codes of all in sum (or one window), each with stream and codes.
+        """Take windows of one length, at most ``code_limit`` codes in total (but at least one window).
 
-        The stream that has waited longest decides the length, so nobody starves; a second window of a stream is
-        taken only when every other stream had its turn.
+        Each comes with its stream and codes. The stream that has waited longest decides the length, so none starves. A
+        second window of a stream is taken only after every other stream has had its turn.
         """
         batch: list[tuple[int, Window, npt.NDArray[np.int64]]] = []
         limit = 1

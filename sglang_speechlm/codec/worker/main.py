@@ -1,6 +1,6 @@
-"""The codec worker: a process that turns codes into samples, so that decoding tokens never waits for sound.
+"""The codec process: turns codes into samples, so that decoding tokens never waits for sound.
 
-Started by ``sglang_speechlm.codec.process`` with its end of a socket pair. It ends when the other end is closed or its
+``sglang_speechlm.codec.process`` starts it with its end of a socket pair. It ends when the other end is closed or its
 parent dies.
 """
 
@@ -17,6 +17,7 @@ from setproctitle import setproctitle
 
 from sglang_speechlm.codec.protocol import (
     Close,
+    CodecOptions,
     Delivered,
     End,
     Finish,
@@ -30,7 +31,6 @@ from sglang_speechlm.codec.protocol import (
     Request,
     Slots,
     StartFailed,
-    WorkerOptions,
     encode,
 )
 from sglang_speechlm.codec.worker.batching import SlotTable
@@ -43,7 +43,7 @@ _RECEIVE_BYTES = 1 << 18
 
 
 class Worker:
-    """Serves streams over a socket until it is closed."""
+    """Serves streams over a socket until the socket is closed."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -55,13 +55,13 @@ class Worker:
         if options is None:
             return 0
         torch.set_num_threads(options.threads)
-        torch.backends.cudnn.allow_tf32 = False  # 1e-3 off the float32 decode otherwise
+        torch.backends.cudnn.allow_tf32 = False  # otherwise 1e-3 off the float32 decode
         try:
             self._model = load_xcodec(options.checkpoint, options.config, options.device)
         except Exception as error:
             self._send(StartFailed(f"{type(error).__name__}: {error}"))
             return 1
-        os.nice(options.nice)  # not before: spoken answers wait for a codec that is being restarted
+        os.nice(options.nice)  # not earlier: spoken answers wait while the codec is being restarted
         self._hop = options.config.xcodec_hop_length
         self._table = SlotTable(
             decoder_context(self._model),
@@ -86,10 +86,10 @@ class Worker:
                 slots = len(self._table)
                 self._send(Slots(slots))
 
-    def _receive_options(self) -> WorkerOptions | None:
+    def _receive_options(self) -> CodecOptions | None:
         while data := self._connection.recv(_RECEIVE_BYTES):
             for message in self._reader.feed(data):
-                if isinstance(message, WorkerOptions):
+                if isinstance(message, CodecOptions):
                     return message
         return None
 
@@ -98,7 +98,7 @@ class Worker:
             case Open(stream, undelivered_limit):
                 self._table.open(stream, undelivered_limit)
             case Push(stream) | Finish(stream) | Delivered(stream) | Close(stream) if stream not in self._table:
-                pass  # it was on its way when the stream ended
+                pass  # the message was in transit when the stream ended
             case Push(stream, codes):
                 try:
                     self._table.push(stream, codes)
@@ -130,8 +130,8 @@ class Worker:
 
 
 def main(connection: socket.socket, heartbeat: Heartbeat) -> int:
-    """Be the worker: serve ``connection`` until it is closed, and return the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
+    """Serve ``connection`` until it is closed, and return the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides when to end
     end_with_parent(signal.SIGKILL)
     setproctitle(__name__)
     collect_garbage()

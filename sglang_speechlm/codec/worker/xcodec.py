@@ -1,4 +1,4 @@
-"""Loading Xcodec, of which only what turns codes into samples is kept."""
+"""Load the half of Xcodec that turns codes into samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODEC_PREFIX = "multimodal_io_dict.discrete_audio.codec_model."
 """Name prefix of the codec's tensors in a SpeechLM checkpoint."""
 
 CODEC_CONFIG_FOLDER = "xcodec"
-"""Folder in a checkpoint whose config.json describes the codec whose tensors the checkpoint holds."""
+"""Folder in a checkpoint whose config.json describes the codec tensors in the checkpoint."""
 
 _DECODE_PARTS = ("quantizer", "fc2", "acoustic_decoder")
 
@@ -25,10 +25,10 @@ _DECODE_PARTS = ("quantizer", "fc2", "acoustic_decoder")
 def load_xcodec(checkpoint: Path, config: SpeechLMConfig, device: str | torch.device) -> XcodecModel:
     """Load the decoding half of the checkpoint's codec in float32.
 
-    Its weights are the checkpoint's own tensors where it holds any, described by ``xcodec/config.json`` in the
-    checkpoint or else by the config of ``xcodec_hf_model_tag``, and where that is not to be had, as the released codec.
-    Otherwise all comes from ``xcodec_hf_model_tag``:
-    a directory (a relative one is looked for in the checkpoint's folder) or a name on the hub.
+    The weights are the checkpoint's own codec tensors, if it has any. They are described by the checkpoint's
+    ``xcodec/config.json``, else by the config of ``xcodec_hf_model_tag``, else (if that is unavailable) by the released
+    codec's. Without own tensors, everything comes from ``xcodec_hf_model_tag``: a directory (relative to the
+    checkpoint's folder) or a name on the hub.
 
     Returns:
         A model of which only ``decode`` works: ``[B, num_stream, T]`` codes to ``[B, 1, T * hop]`` samples.
@@ -58,9 +58,9 @@ def load_xcodec(checkpoint: Path, config: SpeechLMConfig, device: str | torch.de
 
 
 def decoder_context(model: XcodecModel) -> Context:
-    """How many codes to the left and to the right the samples of a code depend on, exactly.
+    """Return exactly how many codes to the left and to the right the samples of a code depend on.
 
-    The interval of positions that one hop of samples depends on is followed from the last convolution to the first.
+    It follows the interval of positions that one hop of samples depends on from the last convolution to the first.
     For a convolution, output ``o`` reads inputs ``o - padding .. o - padding + dilation * (kernel - 1)``; for
     a transposed one, input ``i`` reaches outputs ``i * stride - padding .. i * stride - padding + kernel - 1``.
     For the released codec (strides 8, 5, 4, 2) this gives 10 and 10.
@@ -84,7 +84,7 @@ def decoder_context(model: XcodecModel) -> Context:
 
 
 def _files_of_own_tensors(checkpoint: Path) -> dict[str, Path]:
-    """Codec tensor name (without the prefix) to the file of the checkpoint that holds it; decoding parts only."""
+    """Return the file of each decoding tensor of the codec, by its name without the prefix."""
     files = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -103,7 +103,7 @@ def _codec_config(checkpoint: Path, config: SpeechLMConfig, *, own_tensors: bool
         return XcodecConfig.from_pretrained(source)
     except OSError as error:
         if own_tensors:
-            return XcodecConfig()  # of the released codec; tensors of another one will not fit
+            return XcodecConfig()  # the released codec's; tensors of another codec will not fit
         raise OSError(
             f"no codec config in xcodec_hf_model_tag {config.xcodec_hf_model_tag!r}, taken as {source!r}: {error}"
         ) from error
@@ -116,15 +116,15 @@ def _source(checkpoint: Path, config: SpeechLMConfig) -> str:
 
 def _refuse_contradictions(codec: XcodecConfig, config: SpeechLMConfig) -> None:
     upsampling = math.prod(codec.acoustic_model_config.upsampling_ratios)
-    for field, ours, codecs in (
+    for field, stated, actual in (
         ("xcodec_sample_rate", config.xcodec_sample_rate, codec.sample_rate),
         ("xcodec_hop_length", config.xcodec_hop_length, codec.hop_length),
         ("xcodec_hop_length", config.xcodec_hop_length, upsampling),
         ("num_stream", config.num_stream, codec.num_quantizers),
         ("codec_layer_size", config.codec_layer_size, codec.codebook_size + 1),
     ):
-        if ours != codecs:
-            raise ValueError(f"{field} is {ours}, but the codec ({config.xcodec_hf_model_tag!r}) needs {codecs}")
+        if stated != actual:
+            raise ValueError(f"{field} is {stated}, but the codec ({config.xcodec_hf_model_tag!r}) needs {actual}")
 
 
 def _keep_decode_parts(model: XcodecModel) -> None:

@@ -1,1 +1,1 @@
-"""The recipe of the demonstration's model: speech is synthesized, a codec and a language model learn from it."""
+"""The recipe of the demonstration's model: synthesize speech, then train a codec and a language model on it."""

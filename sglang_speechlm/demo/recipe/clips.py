@@ -1,4 +1,4 @@
-"""What the demonstration's model is taught to hear: words, questions, sentences, tones, noise and silence."""
+"""The clips for training the demonstration's model: words, questions, sentences, tones, noise and silence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sglang_speechlm.audio.mel import mel_features
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.demo.recipe import corpus
 from sglang_speechlm.demo.recipe.draws import Draws
-from sglang_speechlm.demo.recipe.requests import ABOUT_A_CLIP, SYSTEMS, TRANSCRIBE, Asked
+from sglang_speechlm.demo.recipe.requests import ABOUT_A_CLIP, SYSTEMS, TRANSCRIBE, Exchange
 from sglang_speechlm.demo.recipe.speech import load_speech
 from sglang_speechlm.demo.recipe.synthesis import RATE, VOICE, VOICES
 from sglang_speechlm.demo.recipe.words import NAMEABLE
@@ -23,12 +23,12 @@ _SOUNDS = 0.2
 _SENTENCES = 0.2
 _OTHER_VOICES = 0.4
 _TRANSCRIBED = 0.25
-"""Shares: of tones, noise and silence; of sentences in speech; of other voices, and of what is written down, in words
-and questions."""
+"""Shares of tones, noise and silence; of sentences among speech; and, among words and questions, of other voices and of
+transcriptions."""
 
 
 class Clips:
-    """Clips as mel frames, no two the same, each with the turns that may be had about it."""
+    """Clips as mel frames, no two the same, with exchanges about them."""
 
     def __init__(self, folder: Path, config: SpeechLMConfig, draws: Draws) -> None:
         self._config = config
@@ -40,43 +40,45 @@ class Clips:
         }
         self._draws = [list(SOUND_MAKERS), list(self._sentences), list(self._voices[VOICE])]
         self._reply = {**self._questions, **{word: corpus.named(word) for word in NAMEABLE}, **corpus.SOUNDS}
-        self._answered = {reply: said for said, reply in self._reply.items()}
+        self._answered = {reply: transcript for transcript, reply in self._reply.items()}
 
-    def one(self) -> tuple[str, Mel]:
-        """A clip, and what is said in it or what kind of sound it is."""
+    def clip(self) -> tuple[str, Mel]:
+        """Return a transcript, or the kind of a sound, and a clip of it."""
         sounds, sentences, words = self._draws
         speech = sentences if self._random.random() < _SENTENCES else words
-        said = self._random.choice(sounds if self._random.random() < _SOUNDS else speech)
-        return said, self._clip(said)
+        transcript = self._random.choice(sounds if self._random.random() < _SOUNDS else speech)
+        return transcript, self._clip(transcript)
 
-    def any(self) -> tuple[Asked, str, Mel, bool]:
-        """A turn, what :meth:`one` says of its clip, the clip, and whether the user's text stands before the clip."""
-        said, mel = self.one()
-        is_speech = said not in corpus.SOUNDS
-        if is_speech and (said in self._sentences or self._random.random() < _TRANSCRIBED):
-            return Asked("", TRANSCRIBE, said), said, mel, False
-        return self._about(said), said, mel, self._random.random() < 0.3
+    def exchange(self) -> tuple[Exchange, str, Mel, bool]:
+        """Return an exchange about a clip, the clip's transcript, the clip, and whether the user's text precedes it."""
+        transcript, mel = self.clip()
+        is_speech = transcript not in corpus.SOUNDS
+        if is_speech and (transcript in self._sentences or self._random.random() < _TRANSCRIBED):
+            return Exchange("", TRANSCRIBE, transcript), transcript, mel, False
+        return self._about(transcript), transcript, mel, self._random.random() < 0.3
 
-    def answered(self, reply: str) -> tuple[Asked, str, Mel] | None:
-        """A turn whose clip is answered by ``reply``, as :meth:`any` gives it; None if no clip is."""
-        said = self._answered.get(reply)
-        return None if said is None else (self._about(said), said, self._clip(said))
+    def answered(self, reply: str) -> tuple[Exchange, str, Mel] | None:
+        """Return an exchange about a clip with the answer ``reply``, as :meth:`exchange` does; None without one."""
+        transcript = self._answered.get(reply)
+        return None if transcript is None else (self._about(transcript), transcript, self._clip(transcript))
 
-    def _about(self, said: str) -> Asked:
-        user = "" if said in self._questions else self._random.choice(ABOUT_A_CLIP)
-        return Asked(self._random.choice(SYSTEMS) if self._random.random() < 0.4 else "", user, self._reply[said])
+    def _about(self, transcript: str) -> Exchange:
+        user = "" if transcript in self._questions else self._random.choice(ABOUT_A_CLIP)
+        return Exchange(
+            self._random.choice(SYSTEMS) if self._random.random() < 0.4 else "", user, self._reply[transcript]
+        )
 
-    def _clip(self, said: str) -> Mel:
-        if said in SOUND_MAKERS:
-            return mel_features(SOUND_MAKERS[said](self._noise), self._config)
+    def _clip(self, transcript: str) -> Mel:
+        if transcript in SOUND_MAKERS:
+            return mel_features(SOUND_MAKERS[transcript](self._noise), self._config)
         others = [voice for voice in VOICES if voice != VOICE]
         voice = self._random.choice(others) if self._random.random() < _OTHER_VOICES else VOICE
-        spoken = self._voices[voice].get(said) or self._sentences[said]
+        spoken = self._voices[voice].get(transcript) or self._sentences[transcript]
         return mel_features(varied(spoken.sound, self._noise), self._config)
 
 
 def varied(sound: Samples, random: np.random.Generator) -> Samples:
-    """A little faster or slower, with silence around it and some noise in it."""
+    """Return the sound slightly faster or slower, with silence around it and some noise."""
     speed = random.uniform(0.92, 1.08)
     changed = soxr.resample(sound, RATE * speed, RATE)
     padded = np.pad(changed, random.integers(0, RATE // 3, 2))

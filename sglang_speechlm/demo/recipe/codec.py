@@ -1,4 +1,4 @@
-"""A small Xcodec for one voice: mel features, quantized in eight steps, and a decoder trained to sound like them.
+"""A small Xcodec for one voice: mel features, quantized in eight steps, and a decoder trained to reproduce them.
 
 The features of a frame (20 ms) are 80 log-mel bands, turned into 64 principal components. Residual k-means gives the
 eight codebooks, so that nothing is trained jointly with the quantizer. The encoder's path is then fitted to the same
@@ -30,13 +30,13 @@ _FLOOR = 1e-4
 _KMEANS_FRAMES = 100_000
 _KMEANS_TURNS = 25
 _LEAST_STREAMS = 3
-"""The decoder is trained on the first 3 to 8 codes of each stretch, since those after them are the least certain."""
+"""The decoder is trained with the first 3 to 8 codes of each stretch, because the last codes are the least certain."""
 _STRETCH = 40
 """Frames of a training example."""
 
 
 def new_codec() -> XcodecModel:
-    """The untrained codec: 0.5 G multiplications for a second of sound."""
+    """Return the untrained codec: 0.5 G multiplications per second of sound."""
     config = XcodecConfig(
         codebook_size=CODEBOOK_SIZE,
         target_bandwidths=[STREAMS * math.log2(CODEBOOK_SIZE) * RATE / HOP / 1000],
@@ -60,7 +60,7 @@ def new_codec() -> XcodecModel:
         },
     )
     model = XcodecModel(config)
-    # transformers' own start is so small that nothing is heard for hundreds of steps.
+    # transformers' own initial weights are so small that the output is silent for hundreds of steps.
     for module in (*model.acoustic_encoder.modules(), *model.acoustic_decoder.modules()):
         if isinstance(module, torch.nn.Conv1d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -68,7 +68,7 @@ def new_codec() -> XcodecModel:
 
 
 def log_mel(samples: npt.NDArray[np.int16]) -> torch.Tensor:
-    """float32 [frames, BANDS] of int16 [n] samples: frame ``t`` is centred on the samples of code ``t``."""
+    """Return mel features, float32 [frames, BANDS], of int16 [n] samples; frame ``t`` is centred on code ``t``."""
     frames = -(-len(samples) // HOP)
     sound = torch.from_numpy(samples.astype(np.float32) / 32768)
     side = (_WINDOW - HOP) // 2
@@ -107,12 +107,12 @@ class Quantizer:
 
     @torch.no_grad()
     def components(self, mel: torch.Tensor) -> torch.Tensor:
-        """[frames, components] of mel [frames, BANDS]."""
+        """Return the components [frames, components] of mel [frames, BANDS]."""
         return (mel - self.mean) @ self.basis
 
     @torch.no_grad()
     def codes(self, mel: torch.Tensor) -> torch.Tensor:
-        """int64 [frames, STREAMS] of mel [frames, BANDS]."""
+        """Return the codes, int64 [frames, STREAMS], of mel [frames, BANDS]."""
         return self._codec.quantizer.encode(self.components(mel).T[None])[:, 0].T
 
 
@@ -174,7 +174,7 @@ def train_encoder(
     parameters = [*codec.acoustic_encoder.parameters(), *codec.fc.parameters()]
     optimizer = torch.optim.AdamW(parameters, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05)
-    usable = [index for index, each in enumerate(components) if len(each) >= _STRETCH + 2]
+    usable = [index for index, frames in enumerate(components) if len(frames) >= _STRETCH + 2]
     progress = tqdm(range(steps), desc="Encoder", unit="step")
     for _ in progress:
         heard, wanted = [], []
@@ -193,22 +193,22 @@ def train_encoder(
         schedule.step()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     with torch.no_grad():
-        codec.fc.weight[:, -_SEMANTIC:] = 0  # the semantic half is not trained: it must not matter
+        codec.fc.weight[:, -_SEMANTIC:] = 0  # the semantic half is untrained and must have no effect
 
 
 def spectral_loss(sound: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Distance of samples [batch, n] by magnitudes and their logarithms (Yamamoto et al., Parallel WaveGAN) and mel."""
+    """Return the distance of samples [batch, n] in magnitudes and their logs (Parallel WaveGAN), and in mel."""
     loss = sound.new_zeros(())
     for size in (128, 256, 512, 1024, 2048):
         window = torch.hann_window(size)
-        ours, theirs = (
-            torch.stft(each, size, size // 4, window=window, return_complex=True).abs().clamp_min(1e-5)
-            for each in (sound, wanted)
+        made, target = (
+            torch.stft(samples, size, size // 4, window=window, return_complex=True).abs().clamp_min(1e-5)
+            for samples in (sound, wanted)
         )
-        loss = loss + (ours - theirs).norm() / theirs.norm() + (ours.log() - theirs.log()).abs().mean()
+        loss = loss + (made - target).norm() / target.norm() + (made.log() - target.log()).abs().mean()
         if size in (512, 1024):
             filters = _filters(size)
-            bands = [(filters.T @ each).clamp_min(_FLOOR).log() for each in (ours, theirs)]
+            bands = [(filters.T @ magnitudes).clamp_min(_FLOOR).log() for magnitudes in (made, target)]
             loss = loss + (bands[0] - bands[1]).abs().mean()
     return loss
 
@@ -217,7 +217,7 @@ _FILTERS: dict[int, torch.Tensor] = {}
 
 
 def _filters(size: int) -> torch.Tensor:
-    """[size // 2 + 1, BANDS] triangular filters."""
+    """Return triangular filters [size // 2 + 1, BANDS]."""
     if size not in _FILTERS:
         filters = mel_filter_bank(size // 2 + 1, BANDS, 0.0, RATE / 2, RATE, norm=None, mel_scale="htk")
         _FILTERS[size] = torch.from_numpy(filters).float()

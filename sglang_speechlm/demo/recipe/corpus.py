@@ -1,4 +1,4 @@
-"""What the demonstration's model is taught to say: sentences by template, and fixed answers to fixed questions."""
+"""The texts for training the demonstration's model: sentences from templates, and fixed answers to fixed questions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sglang_speechlm.demo.recipe import words
 from sglang_speechlm.demo.recipe.words import clock, ordinal, spelled
 
 HELD_OUT = 200
-"""Sentences that the model is judged by and never trained on."""
+"""Number of sentences for evaluation, which are not in the training."""
 UNKNOWN = (
     "I do not know that. Please ask me something else.",
     "I can only say simple sentences.",
 )
-"""What it answers outside of its domain: to a question, and to a sentence with a word that it cannot speak."""
+"""Its answers outside its domain: to a question, and to a sentence with a word that it cannot speak."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence to be spoken.
+    """A sentence to speak.
 
     Attributes:
-        template: the kind that it is of.
-        text: as it is written and spoken, numbers in words.
-        short: what a request for it may say instead of the text, such as "the number 47"; empty if nothing.
+        template: the name of its template.
+        text: as it is written and spoken, with numbers in words.
+        short: a short form for requests, such as "the number 47"; empty if there is none.
     """
 
     template: str
@@ -36,13 +36,13 @@ class Sentence:
 
 
 def fixed_answers() -> dict[str, str]:
-    """The hundred questions, and what each is answered with."""
+    """Return the hundred questions with their answers."""
     answers: dict[str, str] = json.loads((files(__package__) / "questions.json").read_text(encoding="utf-8"))
     return answers
 
 
 def named(heard: str) -> str:
-    """The answer about a clip of the spoken word ``heard``, or of "tone", "noise" or "silence"."""
+    """Return the answer about a clip of the spoken word ``heard``, or of "tone", "noise" or "silence"."""
     return SOUNDS.get(heard) or f"I hear the word {heard}."
 
 
@@ -50,7 +50,7 @@ SOUNDS = {"tone": "I hear a tone.", "noise": "I hear some noise.", "silence": "I
 
 
 def sentences(count: int, seed: int) -> list[Sentence]:
-    """``count`` different sentences, the templates in turn for as long as each has any left; the same for a seed."""
+    """Return ``count`` different sentences, cycling over the templates that have any left; deterministic for a seed."""
     random = Random(seed)
     found: dict[str, Sentence] = {}
     exhausted = 0
@@ -64,14 +64,14 @@ def sentences(count: int, seed: int) -> list[Sentence]:
 
 
 def draw(random: Random) -> Sentence:
-    """A sentence of any template."""
+    """Return a sentence from a random template."""
     name, make = random.choice(list(_TEMPLATES.items()))
     text, short = make(random)
     return Sentence(name, text, short)
 
 
 def split(count: int, seed: int = 0) -> tuple[list[Sentence], list[Sentence]]:
-    """``count`` sentences for training, and the held-out ones, as many of each template as of any other."""
+    """Return ``count`` sentences for training, and the held-out ones, balanced over the templates."""
     everything = sentences(count + HELD_OUT, seed)
     order = list(everything)
     Random(seed + 1).shuffle(order)
@@ -86,8 +86,8 @@ def split(count: int, seed: int = 0) -> tuple[list[Sentence], list[Sentence]]:
     return [sentence for sentence in everything if sentence.text not in kept_out], held_out
 
 
-# The words between the others are chosen to be heard: "a", "in" and "to" are lost between their neighbours, which would
-# be counted as the model's mistakes.
+# Function words are chosen to be audible: "a", "in" and "to" disappear between their neighbours, and would count as the
+# model's mistakes.
 
 
 def _position(random: Random) -> tuple[str, str]:

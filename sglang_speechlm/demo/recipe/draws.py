@@ -1,4 +1,4 @@
-"""What training draws at random, so that a run that was interrupted draws on from where it was."""
+"""The random numbers of the training, which an interrupted run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 class Draws:
-    """Two sources of chance.
+    """Two random generators.
 
     Attributes:
-        choices: of texts, turns and clips.
-        numbers: of noise and of what is hidden.
+        choices: for texts, turns and clips.
+        numbers: for noise and hidden positions.
     """
 
     def __init__(self, seed: int) -> None:
@@ -22,7 +22,7 @@ class Draws:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Where both are, in plain numbers."""
+        """Return the states of both, in plain numbers."""
         return {"choices": self.choices.getstate(), "numbers": self.numbers.bit_generator.state}
 
     @state.setter

@@ -1,4 +1,4 @@
-"""Training examples: turns laid out as the positions that the model reads, with what it is to predict at each."""
+"""Training examples: exchanges laid out as the positions that the model reads, with the targets of each position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from sglang_speechlm.codec.delay import interleave
 from sglang_speechlm.config import Ids, SpeechLMConfig
-from sglang_speechlm.demo.recipe.requests import Asked
+from sglang_speechlm.demo.recipe.requests import Exchange
 from sglang_speechlm.demo.recipe.synthesis import Utterance, words_of
 from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Text, lay_out
 from sglang_speechlm.tokenizer import TextTokenizer
@@ -27,8 +27,8 @@ class Voiced:
 
     Attributes:
         codes: int64 [frames, streams].
-        phones: index of the phone that each frame is in, [frames].
-        words: index of the word that each frame is in or goes towards, [frames]; the number of words after the last.
+        phones: index of each frame's phone, [frames].
+        words: index of each frame's current or next word, [frames]; after the last word, the number of words.
     """
 
     text: str
@@ -38,7 +38,7 @@ class Voiced:
 
 
 def voiced(utterance: Utterance, codes: npt.NDArray[np.int64], phone_names: Sequence[str]) -> Voiced:
-    """Give each frame its phone and its word by the time of its middle."""
+    """Assign each frame its phone and its word by the time of its middle."""
     ends = np.array([end for _, end in utterance.phones])
     middles = (np.arange(len(codes)) + 0.5) * _FRAME_SECONDS
     at = np.minimum(np.searchsorted(ends, middles), len(ends) - 1)
@@ -52,16 +52,16 @@ def voiced(utterance: Utterance, codes: npt.NDArray[np.int64], phone_names: Sequ
 
 @dataclass(eq=False)
 class Example:
-    """One sequence; everything has its length in positions, and targets stand where they are predicted.
+    """One training sequence; targets are at the positions that predict them.
 
     Attributes:
-        frames: int64 [n, streams], what is read; text in stream 0 and 0 in the others.
+        frames: int64 [n, streams], the input; text in stream 0 and 0 in the others.
         text: the text id to predict, or IGNORED, [n].
         codes: the ids of the next frame, or IGNORED, [n, streams]; stream 0's last one is eos.
-        word: first and last token position of the word that is being said, [n, 2]; IGNORED where nothing is.
-        phone: the phone that is being said, or IGNORED, [n].
-        mels: the clips that stand in it and their first positions.
-        said: ids of what is said in its clip, or of the kind of sound that it is, [n]; empty without a clip.
+        word: first and last token position of the word being spoken, [n, 2]; IGNORED if none is.
+        phone: the phone being spoken, or IGNORED, [n].
+        mels: its clips and their first positions.
+        transcript: ids of its clip's transcript, or of the kind of its sound, [n]; empty without a clip.
     """
 
     frames: npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ class Example:
     word: npt.NDArray[np.int64]
     phone: npt.NDArray[np.int64]
     mels: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
-    said: Sequence[int] = ()
+    transcript: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -83,57 +83,61 @@ class Layout:
         self._config, self._ids, self._tokenizer, self._file = config, config.ids, tokenizer, file
         self._end_phone = phones
 
-    def turn(self, asked: Asked, mel: npt.NDArray[np.float32] | None = None, *, text_first: bool = False) -> Prompt:
-        """The prompt of a turn; a clip stands before the user's text, or after it, and alone if there is none."""
-        messages = [Message("system", self._text(asked.system))] if asked.system else []
-        user = [Message("user", self._text(asked.user))] if asked.user else []
+    def turn(
+        self, exchange: Exchange, mel: npt.NDArray[np.float32] | None = None, *, text_first: bool = False
+    ) -> Prompt:
+        """Return the prompt of an exchange, with the clip before the user's text or after it."""
+        messages = [Message("system", self._text(exchange.system))] if exchange.system else []
+        user = [Message("user", self._text(exchange.user))] if exchange.user else []
         if mel is not None:
             user.insert(len(user) if text_first else 0, Message("user", Heard(mel)))
         return lay_out([*messages, *user], self._config)
 
-    def written(self, prompt: Prompt, reply: str, said: str = "") -> Example:
-        """The reply as text only; ``said`` is what its clip says."""
+    def written(self, prompt: Prompt, reply: str, transcript: str = "") -> Example:
+        """Return an example with the reply as text only; ``transcript`` is that of its clip."""
         ids = self._ids
         example = self._example(prompt, [ids.text, *self._tokenizer.encode(reply), ids.eot])
-        example.said = self.said(said)
+        example.transcript = self.transcript_ids(transcript)
         return example
 
-    def said(self, text: str) -> list[int]:
-        """Ids of what a clip says; a word that is said alone has the id that it has within a sentence."""
+    def transcript_ids(self, text: str) -> list[int]:
+        """Return the ids of a clip's transcript; a single word gets the id that it has within a sentence."""
         words = text.rstrip(".?!")
         return self._tokenizer.encode(words if " " in words else f" {words}") if words else []
 
-    def spoken(self, prompt: Prompt, said: Voiced, heard: str = "", *, unconditional: bool) -> Example:
-        """The reply as text and then as sound.
+    def spoken(self, prompt: Prompt, speech: Voiced, heard: str = "", *, unconditional: bool) -> Example:
+        """Return an example with the reply as text and then as sound.
 
         Args:
-            heard: what the prompt's clip says.
-            unconditional: with nothing but pads before the sound, as guidance's unconditional branch has it.
+            prompt: the prompt.
+            speech: the spoken reply.
+            heard: the transcript of the prompt's clip.
+            unconditional: whether only pads precede the sound, as in guidance's unconditional branch.
         """
         ids = self._ids
-        reply = self._tokenizer.encode(said.text)
+        reply = self._tokenizer.encode(speech.text)
         first_of_reply = len(prompt.ids) + 1
         before = self._example(prompt, [ids.text, *reply, ids.eot, ids.assistant])
-        delayed = interleave(said.codes, ids)
+        delayed = interleave(speech.codes, ids)
         sound = np.concatenate([np.zeros((1, ids.num_stream), np.int64), delayed])
         sound[0, 0] = ids.audio
         n, m = len(before), len(delayed)
         example = _empty(n + 1 + m, ids.num_stream)
         example.frames[:n], example.frames[n:] = before.frames, sound
         example.text[:n] = before.text
-        example.mels, example.said = before.mels, self.said(heard)
+        example.mels, example.transcript = before.mels, self.transcript_ids(heard)
         example.codes[n : n + m] = delayed
         example.codes[n + m, 0] = ids.eos
         if unconditional:
             example.frames[:n] = 0
             example.text[:n] = IGNORED
-            example.mels, example.said = [], ()
+            example.mels, example.transcript = [], ()
             return example
-        spans = self._spans(said.text)
-        tail = np.full(m - len(said.words), len(spans) - 1)
-        example.word[n : n + m] = np.array(spans)[np.concatenate([said.words, tail])] + first_of_reply
+        spans = self._spans(speech.text)
+        tail = np.full(m - len(speech.words), len(spans) - 1)
+        example.word[n : n + m] = np.array(spans)[np.concatenate([speech.words, tail])] + first_of_reply
         example.word[n + m] = example.word[n + m - 1]
-        example.phone[n : n + m] = np.concatenate([said.phones, np.full(len(tail), self._end_phone)])
+        example.phone[n : n + m] = np.concatenate([speech.phones, np.full(len(tail), self._end_phone)])
         example.phone[n + m] = self._end_phone
         return example
 
@@ -141,7 +145,7 @@ class Layout:
         return Text(self._tokenizer.encode(text))
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """First and last token of each word, relative to the reply's first; at the end eot's, for what follows."""
+        """Return each word's first and last token, relative to the reply's first; the last entry is eot's."""
         offsets = self._file.encode(text, add_special_tokens=False).offsets
         spans = []
         for begin, end in words_of(text):
@@ -177,7 +181,7 @@ def _empty(length: int, streams: int) -> Example:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples side by side, padded at the end to the longest: tensors [batch, length, ...] as in Example."""
+    """A batch of examples, padded at the end to the longest: tensors [batch, length, ...] as in Example."""
 
     frames: torch.Tensor
     text: torch.Tensor
@@ -186,12 +190,12 @@ class Batch:
     phone: torch.Tensor
     mels: list[tuple[int, int, torch.Tensor]]
     """Row, first position and mel of each clip."""
-    said: list[torch.Tensor]
-    """What each clip says, [ids]; none at all where the examples do not tell."""
+    transcripts: list[torch.Tensor]
+    """The transcript of each clip, [ids]; empty if the examples have none."""
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Put examples side by side."""
+    """Return a batch of examples."""
     longest = max(map(len, examples))
 
     def padded(name: str, value: int) -> torch.Tensor:
@@ -208,5 +212,5 @@ def collate(examples: Sequence[Example]) -> Batch:
         padded("word", IGNORED),
         padded("phone", IGNORED),
         [(row, first, torch.from_numpy(mel)) for row, example in enumerate(examples) for first, mel in example.mels],
-        [torch.tensor(example.said) for example in examples if example.said],
+        [torch.tensor(example.transcript) for example in examples if example.transcript],
     )

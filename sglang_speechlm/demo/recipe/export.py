@@ -1,4 +1,4 @@
-"""What was trained as a served directory."""
+"""Export the trained model as a served directory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FILE = "model.safetensors"
 
 
 def export(model: Trainee, codec: XcodecModel, directory: Path) -> Path:
-    """Write tensors, configs and preset beside the tokenizer: the model's as bfloat16, the codec's as float16.
+    """Write tensors, configs and preset into the tokenizer's directory: the model as bfloat16, the codec as float16.
 
-    Half the bytes that are served: both are float32 again when they are loaded.
+    This takes half the bytes; both are loaded as float32.
 
     Raises:
         ValueError: if the model does not have the tensors of its config.

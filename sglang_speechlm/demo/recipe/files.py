@@ -1,4 +1,4 @@
-"""What stages leave behind: whole files or none, however a run ends."""
+"""Write the stages' files atomically: a file is complete or absent, however a run ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def save(file: Path, what: object) -> None:
-    """Write for ``torch.load``."""
+    """Write ``what`` for ``torch.load``."""
     partial = file.with_suffix(".partial")
     torch.save(what, partial)
     partial.replace(file)

@@ -1,7 +1,7 @@
-"""The audio tower, taught to tell what is said once the language model can read.
+"""Train the audio tower to transcribe, after the language model has learned to read.
 
-Without that, the language model's own loss teaches it what is said in clips, and never what is said in this one: the
-tower is far from the loss.
+Without this, the language model's own loss only teaches it which transcripts are common, but not the one of a given
+clip: the tower is too far from the loss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RATE = 2e-3
 
 
 def train_hearing(model: Trainee, clips: Clips, layout: Layout, steps: int, file: Path) -> None:
-    """Fit the tower and the adaptor to the embeddings of what is said, or take them from ``file`` if they are there."""
+    """Fit the tower and the adaptor to the embeddings of the transcripts, or load them from ``file`` if it exists."""
     if file.exists():
         model.load_state_dict(torch.load(file, weights_only=True), strict=False)
         return
@@ -32,9 +32,9 @@ def train_hearing(model: Trainee, clips: Clips, layout: Layout, steps: int, file
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.1)
     progress = tqdm(range(steps), desc="Hearing", unit="step")
     for _ in progress:
-        chosen = [clips.one() for _ in range(_BATCH)]
+        chosen = [clips.clip() for _ in range(_BATCH)]
         heard = model.hear([torch.from_numpy(mel) for _, mel in chosen])
-        loss = model.recognition_loss(heard, [torch.tensor(layout.said(text)) for text, _ in chosen])
+        loss = model.recognition_loss(heard, [torch.tensor(layout.transcript_ids(text)) for text, _ in chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

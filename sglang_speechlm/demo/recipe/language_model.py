@@ -1,8 +1,8 @@
-"""The trainable form of SpeechLM: transformers' Qwen3 and audio encoder, and losses that make text steer sound.
+"""The trainable form of SpeechLM: transformers' Qwen3 and audio encoder, with losses that make text control sound.
 
-Plain training gives fluent babble that ignores its text, since the last frames tell so much about the next one. Four
-things cure it: stretches of the frames read are hidden and some of their codes are wrong, one attention head is told
-which word is being said, and that word and the phone are to be told from the hidden state half-way.
+Plain training yields fluent babble that ignores its text, because the last frames predict the next one so well. Four
+measures prevent that: stretches of the input frames are hidden, some of their codes are replaced, one attention head is
+trained to look at the word being spoken, and that word and the phone must be predicted from the hidden state half-way.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from sglang_speechlm.demo.recipe.examples import IGNORED, Batch
 
 STREAM_WEIGHTS = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.5, 0.5)
 HEARING = ("audio_tower.", "adaptor.", "nothing_new")
-"""Beginnings of the names of what turns clips into embeddings."""
+"""Name prefixes of the parameters that turn clips into embeddings."""
 LAYERS = "model.layers."
-"""Beginning of the names of the language model's layers."""
+"""Name prefix of the language model's layers."""
 _EOS_WEIGHT = 5.0
 _ALIGNED = ((1, 0), (2, 0))
-"""Layer and query head that are to look at the word that is being said."""
-_TOLD_AFTER = 3
-"""Layers after which the word and the phone are to be told."""
+"""Layers and query heads that are trained to look at the word being spoken."""
+_HALFWAY = 3
+"""Number of layers before the hidden state that predicts the word and the phone."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean losses of a batch, each in nats; zero where there is nothing to predict."""
+    """Mean losses of a batch, in nats; zero if there is nothing to predict."""
 
     text: torch.Tensor
     sound: torch.Tensor
     alignment: torch.Tensor
-    told: torch.Tensor
+    halfway: torch.Tensor
     recognition: torch.Tensor
     by_stream: torch.Tensor
 
     @property
     def total(self) -> torch.Tensor:
-        return self.text + self.sound + 0.3 * (self.alignment + self.told + self.recognition)
+        return self.text + self.sound + 0.3 * (self.alignment + self.halfway + self.recognition)
 
 
 class Trainee(nn.Module):
-    """A SpeechLM in training, with two heads and two vectors that are not exported."""
+    """A SpeechLM for training, with two heads and two vectors that are not exported."""
 
     def __init__(self, config: SpeechLMConfig, phones: int) -> None:
         super().__init__()
@@ -66,25 +66,27 @@ class Trainee(nn.Module):
         self.nothing_new = nn.Parameter(torch.zeros(hidden))
         self.word_head = nn.Linear(hidden, config.text_token_end)
         self.phone_head = nn.Linear(hidden, phones + 1)
-        # transformers' own start is so small that a clip is drowned by the positions that are added to it.
+        # transformers' own initial weights are so small that the added position embeddings drown the clip.
         for module in self.audio_tower.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if module.weight.ndim > 2 else "linear")
         nn.init.normal_(self.model.embed_tokens.weight, std=0.05)
         nn.init.normal_(self.stream_emb.weight, std=0.05)
-        nn.init.normal_(self.adaptor.weight, std=0.005)  # features are 3 wide: they come in like embeddings
+        nn.init.normal_(
+            self.adaptor.weight, std=0.005
+        )  # features have a deviation of 3; this scales them like embeddings
 
     def forward(self, batch: Batch, hide: torch.Tensor | None = None) -> Losses:
-        """Losses of a batch.
+        """Return the losses of a batch.
 
         Args:
-            hide: bool [batch, length], positions whose frames are not to be read.
+            hide: bool [batch, length], positions whose frames are hidden.
         """
         heard = self.hear([mel for _, _, mel in batch.mels]) if batch.mels else []
         embeds = self.embed(batch, heard)
         if hide is not None:
             embeds = torch.where(hide[..., None], self.hidden_frame, embeds)
-        hidden, told, alignment = self._run(embeds, batch.word)
+        hidden, halfway, alignment = self._run(embeds, batch.word)
         is_text = batch.text != IGNORED
         is_frame = batch.codes[..., 0] != IGNORED
         zero = embeds.new_zeros(())
@@ -95,19 +97,19 @@ class Trainee(nn.Module):
             else zero.expand(self.ids.num_stream)
         )
         weights = torch.tensor(STREAM_WEIGHTS)
-        told_loss = zero
-        is_said = batch.phone != IGNORED
-        if is_said.any():
-            state = told[is_said]
-            word = batch.frames[..., 0].gather(1, batch.word[..., 0].clamp_min(0))[is_said]
-            told_loss = functional.cross_entropy(self.word_head(state), word)
-            told_loss = told_loss + functional.cross_entropy(self.phone_head(state), batch.phone[is_said])
+        halfway_loss = zero
+        is_spoken = batch.phone != IGNORED
+        if is_spoken.any():
+            state = halfway[is_spoken]
+            word = batch.frames[..., 0].gather(1, batch.word[..., 0].clamp_min(0))[is_spoken]
+            halfway_loss = functional.cross_entropy(self.word_head(state), word)
+            halfway_loss = halfway_loss + functional.cross_entropy(self.phone_head(state), batch.phone[is_spoken])
         sound = (by_stream * weights).sum() / weights.sum()
-        recognition = self.recognition_loss(heard, batch.said) if batch.said else zero
-        return Losses(text, sound, alignment, told_loss, recognition, by_stream.detach())
+        recognition = self.recognition_loss(heard, batch.transcripts) if batch.transcripts else zero
+        return Losses(text, sound, alignment, halfway_loss, recognition, by_stream.detach())
 
     def embed(self, batch: Batch, heard: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[batch, length, hidden]: the sum of a position's embeddings, or what was heard there."""
+        """Return [batch, length, hidden]: the summed embeddings of each position, or the features of a clip there."""
         table = self.model.embed_tokens.weight
         embeds = functional.embedding(batch.frames[..., 0], table)
         later = batch.frames[..., 1:]
@@ -116,58 +118,59 @@ class Trainee(nn.Module):
             embeds = embeds.index_put((rows,), functional.embedding(later[rows], table).sum(1), accumulate=True)
         if batch.mels:
             rows_at = torch.cat(
-                [torch.full((len(one),), row) for (row, _, _), one in zip(batch.mels, heard, strict=True)]
+                [torch.full((len(features),), row) for (row, _, _), features in zip(batch.mels, heard, strict=True)]
             )
             places = [
-                torch.arange(first, first + len(one)) for (_, first, _), one in zip(batch.mels, heard, strict=True)
+                torch.arange(first, first + len(features))
+                for (_, first, _), features in zip(batch.mels, heard, strict=True)
             ]
             embeds = embeds.index_put((rows_at, torch.cat(places)), torch.cat([*heard]))
         return embeds
 
     def hear(self, mels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """What the language model is given of each clip [bins, frames]: [features, hidden]."""
+        """Return the language model's input for each clip [bins, frames]: [features, hidden]."""
         lengths = torch.tensor([mel.shape[1] for mel in mels])
         features = self.audio_tower(input_features=torch.cat([*mels], 1), feature_lens=lengths).last_hidden_state
         window = self.config.audio_config.n_window
         return self.adaptor(features).split([encoder_length(frames, window) for frames in lengths.tolist()])
 
-    def recognition_loss(self, heard: Sequence[torch.Tensor], said: Sequence[torch.Tensor]) -> torch.Tensor:
-        """CTC (Graves et al. 2006) of what was heard, [features, hidden], by the embeddings of what was said, ids [n].
+    def recognition_loss(self, heard: Sequence[torch.Tensor], transcripts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the CTC loss (Graves et al. 2006) of features [features, hidden] against transcripts, ids [n].
 
-        A clip then looks to the language model like the text that is said in it, which it can read already.
+        It makes a clip look to the language model like the text in it, which the model can already read.
 
         Raises:
-            ValueError: for an id that is no text's, which CTC would read out of bounds.
+            ValueError: for an id that is not a text id, which CTC would read out of bounds.
         """
         first, last = self.ids.text_begin, self.ids.text_end
-        targets = torch.cat([*said])
+        targets = torch.cat([*transcripts])
         strange = targets[(targets < first) | (targets >= last)].unique().tolist()
         if strange:
-            raise ValueError(f"what is said holds ids {strange}; text has ids {first}..{last - 1}")
+            raise ValueError(f"the transcripts have ids {strange}; text has ids {first}..{last - 1}")
         table = torch.cat([self.nothing_new[None], self.model.embed_tokens.weight[first:last].detach()])
         return functional.ctc_loss(
-            nn.utils.rnn.pad_sequence([each @ table.T for each in heard]).log_softmax(-1),
+            nn.utils.rnn.pad_sequence([features @ table.T for features in heard]).log_softmax(-1),
             targets - first + 1,
-            torch.tensor([len(each) for each in heard]),
-            torch.tensor([len(each) for each in said]),
+            torch.tensor([len(features) for features in heard]),
+            torch.tensor([len(ids) for ids in transcripts]),
             zero_infinity=True,
         )
 
     def _run(self, hidden: torch.Tensor, word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Hidden states at the end and half-way, and how far the aligned heads look from the words being said."""
+        """Return the hidden states at the end and half-way, and the misalignment of the aligned heads."""
         places = torch.arange(hidden.shape[1])[None]
         rotary = self.model.rotary_emb(hidden, places)
         alignment = torch.zeros(())
-        told = hidden
+        halfway = hidden
         has_words = bool((word[..., 0] != IGNORED).any())
         for index, layer in enumerate(self.model.layers):
             for at, head in _ALIGNED:
                 if at == index and has_words:
                     alignment = alignment + self._misalignment(layer, hidden, rotary, head, word) / len(_ALIGNED)
             hidden = layer(hidden, attention_mask=None, position_ids=places, position_embeddings=rotary)
-            if index + 1 == _TOLD_AFTER:
-                told = hidden
-        return self.model.norm(hidden), told, alignment
+            if index + 1 == _HALFWAY:
+                halfway = hidden
+        return self.model.norm(hidden), halfway, alignment
 
     def _misalignment(
         self,
@@ -177,7 +180,7 @@ class Trainee(nn.Module):
         head: int,
         word: torch.Tensor,
     ) -> torch.Tensor:
-        """-log of the attention that a head pays to the tokens of the word being said, where one is being said."""
+        """Return -log of a head's attention to the tokens of the word being spoken, where there is one."""
         attention = layer.self_attn
         size = attention.head_dim
         group = attention.num_key_value_groups
@@ -191,14 +194,14 @@ class Trainee(nn.Module):
         length = scores.shape[1]
         places = torch.arange(length)
         scores = scores.masked_fill(places[None, :] > places[:, None], -torch.inf)
-        is_said = word[..., 0] != IGNORED
-        scores = scores[is_said]
-        first, last = word[is_said].unbind(-1)
+        is_spoken = word[..., 0] != IGNORED
+        scores = scores[is_spoken]
+        first, last = word[is_spoken].unbind(-1)
         inside = (places >= first[:, None]) & (places <= last[:, None])
         return (scores.logsumexp(-1) - scores.masked_fill(~inside, -torch.inf).logsumexp(-1)).mean()
 
     def _text_loss(self, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Over what a text may consist of: its ids (pad among them), eot and eos."""
+        """Return the loss over the ids that a text may consist of: text ids (including pad), eot and eos."""
         ids = self.ids
         table = self.model.embed_tokens.weight[: ids.text_end]
         allowed = torch.zeros(ids.text_end, dtype=torch.bool)
@@ -208,7 +211,7 @@ class Trainee(nn.Module):
         return functional.cross_entropy(logits, target)
 
     def _sound_losses(self, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """[streams]: of each stream over its own ids, and eos in stream 0."""
+        """Return the losses [streams] of each stream over its own ids, and eos in stream 0."""
         ids = self.ids
         table = self.model.embed_tokens.weight
         losses = []

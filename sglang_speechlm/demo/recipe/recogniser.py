@@ -1,4 +1,4 @@
-"""An independent ear: pocketsphinx with its own English model, and language models over the corpus's words."""
+"""An independent recogniser: pocketsphinx with its own English model, and language models of the corpus's words."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pocketsphinx import Decoder, get_model_path
 
 _DISCOUNT = 0.5
 _END_PROBABILITY = 0.1
-"""Of the uniform model: that no further word follows."""
+"""Probability in the uniform model that no further word follows."""
 _SILENCE_SECONDS = 0.2
 
 
 def spoken_words(text: str) -> list[str]:
-    """The words of a text as they are counted: lower case, no punctuation."""
+    """Return the words of a text for counting: in lower case, without punctuation."""
     return re.findall(r"[a-z']+", text.lower())
 
 
 class Recogniser:
-    """Hears which words of a vocabulary were said.
+    """Recognises words of a vocabulary.
 
     Args:
-        language: the text of an ARPA language model, as :func:`unigram` and :func:`bigram` give it.
+        language: an ARPA language model, as returned by :func:`unigram` and :func:`bigram`.
     """
 
     def __init__(self, language: str) -> None:
@@ -43,7 +43,7 @@ class Recogniser:
             )
 
     def hear(self, samples: npt.NDArray[np.int16]) -> str:
-        """The words in 16 kHz samples [n], separated by blanks."""
+        """Return the words in 16 kHz samples [n], separated by blanks."""
         silence = np.zeros(int(_SILENCE_SECONDS * 16_000), np.int16)
         self._decoder.start_utt()
         self._decoder.process_raw(np.concatenate([silence, samples, silence]).tobytes(), full_utt=True)
@@ -53,15 +53,15 @@ class Recogniser:
 
 
 def unigram(words: Iterable[str]) -> str:
-    """All words equally likely at any place: nothing but the sound tells them apart. In ARPA's format."""
+    """Return a model, in ARPA's format, in which all words are equally likely, so that only the sound decides."""
     vocabulary = sorted(set(words))
-    each = math.log10((1 - _END_PROBABILITY) / len(vocabulary))
-    lines = [f"{math.log10(_END_PROBABILITY):.4f} </s>", "-99 <s>", *(f"{each:.4f} {word}" for word in vocabulary)]
+    share = math.log10((1 - _END_PROBABILITY) / len(vocabulary))
+    lines = [f"{math.log10(_END_PROBABILITY):.4f} </s>", "-99 <s>", *(f"{share:.4f} {word}" for word in vocabulary)]
     return "\n".join(["\\data\\", f"ngram 1={len(lines)}", "", "\\1-grams:", *lines, "", "\\end\\", ""])
 
 
 def bigram(sentences: Sequence[Sequence[str]]) -> str:
-    """Which word follows which in sentences, with absolute discounting (Ney, Essen, Kneser 1994). In ARPA's format."""
+    """Return a bigram model of sentences, in ARPA's format, with absolute discounting (Ney, Essen, Kneser 1994)."""
     pairs = Counter(pair for words in sentences for pair in zip(("<s>", *words), (*words, "</s>"), strict=True))
     singles = Counter(second for _, second in pairs.elements())
     total = singles.total()

@@ -1,4 +1,4 @@
-"""What people ask the demonstration's model in training, and what it is to write."""
+"""The requests to the demonstration's model in training, and its replies."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ABOUT_A_CLIP = (
 TRANSCRIBE = "Transcribe the speech in this audio, word for word."
 _SAY = ("Say: {}", "Say {}", "Please say: {}", "Repeat after me: {}", "Read this aloud: {}", 'Say "{}"')
 _READ = "Read this aloud.\n\n{}"
-"""As the preset's template of /v1/audio/speech has it."""
+"""The same as in the preset's template for /v1/audio/speech."""
 _UNKNOWN: dict[str, list[str]] = json.loads((files(__package__) / "unknown.json").read_text(encoding="utf-8"))
-"""Questions about topics, neither of which it knows."""
+"""Questions and topics that the model does not know."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyzäöüéñ0123456789 .,?-"
 
 
 def preset() -> dict[str, Any]:
-    """How the model is asked by what it was taught: ``preset.json`` of the served directory."""
+    """Return the content of the served directory's ``preset.json``, which matches the training."""
     return {
         "speech": {
             "messages": [
@@ -48,13 +48,13 @@ def preset() -> dict[str, Any]:
         "systems": list(SYSTEMS),
         "earlier_turns": 0,
         "earlier_sound": False,
-        "passage_characters": 40,  # two sentences that it was taught have more
+        "passage_characters": 40,  # fewer than two sentences of the training have
     }
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A turn: what the system's and the user's messages say, and the reply's text. No system message if empty."""
+class Exchange:
+    """The texts of the system message (none if empty), of the user's message, and of the reply."""
 
     system: str
     user: str
@@ -62,7 +62,7 @@ class Asked:
 
 
 class Requests:
-    """An endless supply of turns; what is held out is never among them."""
+    """An endless supply of exchanges, without the held-out sentences."""
 
     def __init__(self, held_out: Sequence[corpus.Sentence], random: Random) -> None:
         self._random = random
@@ -70,8 +70,8 @@ class Requests:
         self._fixed = list(corpus.fixed_answers().items())
         self._question_of = {answer: question for question, answer in self._fixed}
 
-    def any(self) -> Asked:
-        """A turn of any kind: half of them sentences, a third fixed questions, and some that it cannot answer."""
+    def exchange(self) -> Exchange:
+        """Return a random exchange: about half are sentences, a third fixed questions, the rest unanswerable."""
         chance = self._random.random()
         if chance < 0.45:
             return self.saying(self.sentence())
@@ -80,17 +80,17 @@ class Requests:
         return self.unknown()
 
     def sentence(self) -> corpus.Sentence:
-        """A sentence that is not held out."""
+        """Return a random sentence that is not held out."""
         while True:
             sentence = corpus.draw(self._random)
             if sentence.text not in self._held_out:
                 return sentence
 
-    def saying(self, sentence: corpus.Sentence) -> Asked:
-        """A request for ``sentence``."""
+    def saying(self, sentence: corpus.Sentence) -> Exchange:
+        """Return a request to say ``sentence``."""
         random = self._random
         if sentence.short and random.random() < 0.5:
-            return self._asked(
+            return self._exchange(
                 f"{random.choice(('Say', 'Please say'))} {sentence.short}{random.choice(('', '.'))}", sentence.text
             )
         text = sentence.text
@@ -99,15 +99,15 @@ class Requests:
         if random.random() < 0.25:
             text = text[0].lower() + text[1:]
         if random.random() < 0.2:
-            return Asked(SYSTEMS[0], _READ.format(text), sentence.text)
-        return self._asked(random.choice(_SAY).format(text), sentence.text)
+            return Exchange(SYSTEMS[0], _READ.format(text), sentence.text)
+        return self._exchange(random.choice(_SAY).format(text), sentence.text)
 
-    def fixed(self) -> Asked:
-        """One of the fixed questions."""
+    def fixed(self) -> Exchange:
+        """Return one of the fixed questions."""
         return self.answered(self._random.choice(self._fixed)[1])
 
-    def answered(self, answer: str) -> Asked:
-        """A request that ``answer`` is the answer to: a fixed question, or to say just that."""
+    def answered(self, answer: str) -> Exchange:
+        """Return a request with the reply ``answer``: a fixed question, or a request to say exactly that."""
         random = self._random
         question = self._question_of.get(answer, "")
         if not question or random.random() < 0.15:
@@ -116,31 +116,31 @@ class Requests:
             question = question.rstrip("?!.")
         if random.random() < 0.2:
             question = question.lower()
-        return self._asked(question, answer)
+        return self._exchange(question, answer)
 
-    def unknown(self) -> Asked:
-        """Something that it has no answer to."""
+    def unknown(self) -> Exchange:
+        """Return a request that the model cannot answer."""
         random = self._random
         chance = random.random()
         if chance < 0.2:
             sentence = self.sentence().text.split()
             for _ in range(random.randint(1, 3)):
                 sentence[random.randrange(len(sentence))] = self._letters(random.randint(3, 9)).replace(" ", "")
-            return self._asked(random.choice(_SAY).format(" ".join(sentence)), corpus.UNKNOWN[1])
+            return self._exchange(random.choice(_SAY).format(" ".join(sentence)), corpus.UNKNOWN[1])
         if chance < 0.3:
-            return self._asked(random.choice(_SAY).format(self._letters(random.randint(5, 40))), corpus.UNKNOWN[1])
+            return self._exchange(random.choice(_SAY).format(self._letters(random.randint(5, 40))), corpus.UNKNOWN[1])
         if chance < 0.45:
-            return self._asked(self._letters(random.randint(1, 60)), corpus.UNKNOWN[0])
+            return self._exchange(self._letters(random.randint(1, 60)), corpus.UNKNOWN[0])
         topics = random.sample((*_UNKNOWN["topics"], *words.THINGS, *words.NAMES), 2)
         question = random.choice(_UNKNOWN["questions"])
         question = question.format(*topics[: question.count("{}")])
         if question in dict(self._fixed):
             return self.unknown()
-        return self._asked(question, corpus.UNKNOWN[0])
+        return self._exchange(question, corpus.UNKNOWN[0])
 
     def _letters(self, count: int) -> str:
         return "".join(self._random.choices(_LETTERS, k=count))
 
-    def _asked(self, user: str, reply: str) -> Asked:
+    def _exchange(self, user: str, reply: str) -> Exchange:
         system = self._random.choice(SYSTEMS) if self._random.random() < 0.4 else ""
-        return Asked(system, user, reply)
+        return Exchange(system, user, reply)

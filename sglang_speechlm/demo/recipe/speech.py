@@ -1,4 +1,4 @@
-"""The recipe's first stage: everything that is to be spoken, and everything that is to be heard, as files."""
+"""The recipe's first stage: synthesize everything that the model speaks or hears, as files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sglang_speechlm.demo.recipe.words import NAMEABLE
 
 
 def spoken_texts(train: Sequence[corpus.Sentence]) -> list[str]:
-    """What the model is trained to say: the sentences, the fixed answers, and what it says of clips."""
+    """Return the texts that the model is trained to speak: sentences, fixed answers, and answers about clips."""
     fixed = [*corpus.fixed_answers().values(), *corpus.UNKNOWN, *corpus.SOUNDS.values()]
     return [*fixed, *(corpus.named(word) for word in NAMEABLE), *(sentence.text for sentence in train)]
 
 
 def heard_texts() -> list[str]:
-    """What the model is trained to hear: single words, and the fixed questions."""
+    """Return the texts that the model is trained to hear: single words, and the fixed questions."""
     return [*NAMEABLE, *corpus.fixed_answers()]
 
 
 def write_speech(folder: Path, sentences: int) -> None:
-    """Synthesize ``spoken``, ``held_out`` and, in each voice, ``heard-VOICE``, leaving alone what is there already."""
+    """Synthesize ``spoken``, ``held_out`` and, in each voice, ``heard-VOICE``; keep files that exist already."""
     train, held_out = corpus.split(sentences)
     wanted = {
         "spoken": (spoken_texts(train), VOICE),
@@ -38,24 +38,27 @@ def write_speech(folder: Path, sentences: int) -> None:
 
 
 def load_speech(file: Path) -> list[Utterance]:
-    """What :func:`write_speech` wrote."""
+    """Load utterances that :func:`write_speech` wrote."""
     with np.load(file) as stored:
         samples = np.split(stored["samples"], stored["ends"][:-1])
         described = json.loads(str(stored["described"]))
     return [
-        Utterance(one["text"], sound, one["phones"], one["words"])
-        for one, sound in zip(described, samples, strict=True)
+        Utterance(row["text"], sound, row["phones"], row["words"])
+        for row, sound in zip(described, samples, strict=True)
     ]
 
 
 def save_speech(file: Path, utterances: Sequence[Utterance]) -> None:
     """Write utterances for :func:`load_speech`."""
-    described = [{"text": one.text, "phones": one.phones, "words": one.word_of_phone} for one in utterances]
+    described = [
+        {"text": utterance.text, "phones": utterance.phones, "words": utterance.word_of_phone}
+        for utterance in utterances
+    ]
     partial = file.with_suffix(".partial.npz")
     np.savez(
         partial,
-        samples=np.concatenate([one.samples for one in utterances]),
-        ends=np.cumsum([len(one.samples) for one in utterances]),
+        samples=np.concatenate([utterance.samples for utterance in utterances]),
+        ends=np.cumsum([len(utterance.samples) for utterance in utterances]),
         described=json.dumps(described),
     )
     partial.replace(file)

@@ -30,15 +30,15 @@ _TOKENIZER_TURNS = 20_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run.
+    """One run of the recipe.
 
     Attributes:
-        work: where stages leave what they made.
+        work: directory of the stages' results.
         output: the served directory.
-        sentences: how many are spoken, held-out ones not counted.
-        decoder_steps, encoder_steps: of the codec's two halves.
-        hearing_steps: of the audio encoder, in the middle of the language model's.
-        steps: of the language model.
+        sentences: number of spoken sentences, without the held-out ones.
+        decoder_steps, encoder_steps: training steps of the codec's two halves.
+        hearing_steps: training steps of the audio encoder, in the middle of the language model's.
+        steps: training steps of the language model.
     """
 
     work: Path
@@ -51,7 +51,7 @@ class Recipe:
     seed: int = 0
 
     def make(self) -> Path:
-        """Run what has not been run; the served directory."""
+        """Run the stages that have not run yet, and return the served directory."""
         self.work.mkdir(parents=True, exist_ok=True)
         self.output.mkdir(parents=True, exist_ok=True)
         write_speech(self.work, self.sentences)
@@ -64,7 +64,7 @@ class Recipe:
         return load_speech(self.work / "spoken.npz")
 
     def _codec(self) -> tuple[XcodecModel, list[torch.Tensor]]:
-        """The codec, and the codes [frames, streams] of everything that is spoken."""
+        """Return the codec, and the codes [frames, streams] of all spoken texts."""
         codec, file = new_codec(), self.work / "codec.pt"
         if not file.exists():
             sounds = [utterance.samples for utterance in self._spoken]
@@ -74,7 +74,9 @@ class Recipe:
             train_decoder(codec, codes, sounds, steps=self.decoder_steps, seed=self.seed)
             components = [quantizer.components(mel) for mel in mels]
             train_encoder(codec, components, sounds, steps=self.encoder_steps, seed=self.seed)
-            held_out = [quantizer.codes(log_mel(one.samples)) for one in load_speech(self.work / "held_out.npz")]
+            held_out = [
+                quantizer.codes(log_mel(utterance.samples)) for utterance in load_speech(self.work / "held_out.npz")
+            ]
             save(file, {"codec": codec.state_dict(), "codes": codes, "held_out": held_out})
         saved = torch.load(file, weights_only=True)
         codec.load_state_dict(saved["codec"])
@@ -82,19 +84,19 @@ class Recipe:
 
     def _language_model(self, codes: list[torch.Tensor]) -> Trainee:
         phones = sorted({name for utterance in self._spoken for name, _ in utterance.phones})
-        said = [voiced(one, code.numpy(), phones) for one, code in zip(self._spoken, codes, strict=True)]
+        speech = [voiced(utterance, code.numpy(), phones) for utterance, code in zip(self._spoken, codes, strict=True)]
         sentences, held_out = corpus.split(self.sentences)
         draws = Draws(self.seed)
         requests = Requests(held_out, draws.choices)
         config = new_config()
-        turns = [requests.any() for _ in range(_TOKENIZER_TURNS)]
+        turns = [requests.exchange() for _ in range(_TOKENIZER_TURNS)]
         texts = [text for turn in turns for text in (turn.user, turn.reply)] + spoken_texts(sentences)
         tokenizer = write_tokenizer(self.output, config, texts)
         layout = Layout(config, tokenizer, Tokenizer.from_file(str(self.output / "tokenizer.json")), len(phones))
         model = Trainee(config, len(phones))
         plan = Plan(steps=self.steps)
         fixed, others = len(corpus.fixed_answers()), len(spoken_texts([]))
-        by_kind = (said[:fixed], said[fixed:others], said[others:])
+        by_kind = (speech[:fixed], speech[fixed:others], speech[others:])
         clips = Clips(self.work, config, draws)
         supply = Supply(layout, by_kind, requests, clips, draws, plan, config.num_stream)
         hearing = partial(train_hearing, model, clips, layout, self.hearing_steps, self.work / "hearing.pt")

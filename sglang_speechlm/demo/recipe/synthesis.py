@@ -22,7 +22,7 @@ VOICE = "rms"
 VOICES = ("rms", "slt", "awb", "kal16")
 _PAUSE = "pau"
 _MARGIN_SECONDS = 0.08
-"""Of silence kept before and after what is said."""
+"""Silence to keep before and after the speech."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Utterance:
 
     Attributes:
         samples: int16 [n] at 16 kHz.
-        phones: name and end in seconds of each phone, pauses included.
-        word_of_phone: index into the text's words of each phone; -1 for pauses.
+        phones: name and end in seconds of each phone, including pauses.
+        word_of_phone: each phone's index into the text's words; -1 for pauses.
     """
 
     text: str
@@ -42,20 +42,20 @@ class Utterance:
 
     @property
     def sound(self) -> npt.NDArray[np.float32]:
-        """The samples from -1 to 1."""
+        """The samples, scaled to -1 to 1."""
         sound: npt.NDArray[np.float32] = self.samples.astype(np.float32) / np.float32(32768)
         return sound
 
 
 class SynthesisError(RuntimeError):
-    """flite is not installed, or did not speak."""
+    """flite is not installed or failed."""
 
 
 def synthesize(texts: Iterable[str], voice: str = VOICE) -> Iterator[Utterance]:
     """Speak each text, in order.
 
     Raises:
-        SynthesisError: if flite is missing or fails, or spoke other phones than those of the text's words.
+        SynthesisError: if flite is missing or fails, or spoke other phones than the text's words have.
     """
     if not shutil.which("flite"):
         raise SynthesisError("flite is not installed (Debian, Ubuntu: apt-get install flite)")
@@ -70,7 +70,7 @@ def synthesize(texts: Iterable[str], voice: str = VOICE) -> Iterator[Utterance]:
 
 
 def words_of(text: str) -> list[tuple[int, int]]:
-    """Where each word of ``text`` begins and ends."""
+    """Return where each word of ``text`` begins and ends."""
     return [match.span() for match in re.finditer(r"[A-Za-z']+", text)]
 
 

@@ -1,4 +1,4 @@
-"""The recipe's last stage: the language model, trained on turns that are written, spoken and heard."""
+"""The recipe's last stage: train the language model on written, spoken and heard exchanges."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from sglang_speechlm.demo.recipe.requests import Requests
 
 _UNCONDITIONAL = 0.1
 _HEARING_SHARES = (0.3, 0.03)
-"""Of the rate, for what hears, before and after it is taught: faster, that is lost in the language model's noise."""
+"""Shares of the learning rate for the hearing parameters, before and after their own training; more spoils them."""
 _WRITTEN = 4
-"""One turn in four is written, three are heard: hearing is harder to learn."""
+"""One batch in four is written, three are heard, because hearing is harder to learn."""
 _ASKED_ALOUD = 0.3
-"""Of those spoken turns that a clip can ask for."""
+"""Share of spoken requests among the spoken exchanges for which there is a clip."""
 _SPOKEN_OF = (0.35, 0.1, 0.55)
 """Shares of fixed answers, of answers about clips and of sentences: each fixed answer is one text among thousands, and
-many a word is in no other."""
+many words occur in no other."""
 _WEIGHT_DECAY = 0.02
 
 _SAVED = 100
-"""Steps that an interruption may cost."""
+"""Steps between two saves, which an interruption may cost."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how much."""
+    """The size of the training."""
 
     steps: int
     spoken: int = 20
@@ -47,69 +47,71 @@ class Plan:
 
 
 class Supply:
-    """Batches without end.
+    """An endless supply of batches.
 
     Args:
-        said: what can be spoken: fixed answers, answers about clips, and sentences.
-        draws: what ``requests`` and ``clips`` draw from, and this too.
+        speech: the spoken texts: fixed answers, answers about clips, and sentences.
+        draws: the random generators, shared with ``requests`` and ``clips``.
     """
 
     def __init__(
         self,
         layout: Layout,
-        said: Sequence[Sequence[Voiced]],
+        speech: Sequence[Sequence[Voiced]],
         requests: Requests,
         clips: Clips,
         draws: Draws,
         plan: Plan,
         streams: int,
     ) -> None:
-        self._layout, self._said, self._requests, self._clips = layout, said, requests, clips
+        self._layout, self._speech, self._requests, self._clips = layout, speech, requests, clips
         self.draws, self._plan, self._streams = draws, plan, streams
         self._random = draws.numbers
 
     def spoken(self) -> tuple[Batch, torch.Tensor]:
-        """A batch of spoken turns, and which of its positions are hidden."""
+        """Return a batch of spoken exchanges, and which of its positions are hidden."""
         random = self._random
         chosen = []
         for kind in random.choice(len(_SPOKEN_OF), self._plan.spoken * 10, p=_SPOKEN_OF):
-            pool = self._said[kind]
+            pool = self._speech[kind]
             chosen.append(pool[int(random.integers(len(pool)))])
-        # Neighbours in length, so that little is padded.
-        chosen.sort(key=lambda one: len(one.codes))
+        # Sorted by length, so that there is little padding.
+        chosen.sort(key=lambda speech: len(speech.codes))
         begin = int(random.integers(10)) * self._plan.spoken
-        examples = [self._spoken(one) for one in chosen[begin : begin + self._plan.spoken]]
+        examples = [self._spoken(speech) for speech in chosen[begin : begin + self._plan.spoken]]
         batch = collate(examples)
         self._spoil(batch.frames)
         return batch, self._hide(batch)
 
     def written(self) -> Batch:
-        """A batch of turns in text."""
+        """Return a batch of exchanges in text."""
         return collate([self._written() for _ in range(self._plan.written)])
 
     def heard(self) -> Batch:
-        """A batch of turns about clips, answered in text."""
+        """Return a batch of exchanges about clips, answered in text."""
         examples = []
         for _ in range(self._plan.heard):
-            asked, said, mel, first = self._clips.any()
-            examples.append(self._layout.written(self._layout.turn(asked, mel, text_first=first), asked.reply, said))
+            exchange, transcript, mel, first = self._clips.exchange()
+            examples.append(
+                self._layout.written(self._layout.turn(exchange, mel, text_first=first), exchange.reply, transcript)
+            )
         return collate(examples)
 
     def _written(self) -> Example:
-        asked = self._requests.any()
-        return self._layout.written(self._layout.turn(asked), asked.reply)
+        exchange = self._requests.exchange()
+        return self._layout.written(self._layout.turn(exchange), exchange.reply)
 
-    def _spoken(self, said: Voiced) -> Example:
+    def _spoken(self, speech: Voiced) -> Example:
         unconditional = self._random.random() < _UNCONDITIONAL
-        clip = self._clips.answered(said.text) if self._random.random() < _ASKED_ALOUD else None
+        clip = self._clips.answered(speech.text) if self._random.random() < _ASKED_ALOUD else None
         if clip is None:
-            prompt = self._layout.turn(self._requests.answered(said.text))
-            return self._layout.spoken(prompt, said, unconditional=unconditional)
-        asked, heard, mel = clip
-        return self._layout.spoken(self._layout.turn(asked, mel), said, heard, unconditional=unconditional)
+            prompt = self._layout.turn(self._requests.answered(speech.text))
+            return self._layout.spoken(prompt, speech, unconditional=unconditional)
+        exchange, heard, mel = clip
+        return self._layout.spoken(self._layout.turn(exchange, mel), speech, heard, unconditional=unconditional)
 
     def _spoil(self, frames: torch.Tensor) -> None:
-        """Put codes of other frames in place of some, as sampling does."""
+        """Replace some codes by those of other frames, as sampling errors do."""
         random = torch.Generator().manual_seed(int(self._random.integers(2**62)))
         is_frame = frames[..., 1] != 0
         rows = frames[is_frame]
@@ -122,7 +124,7 @@ class Supply:
         frames[is_frame] = torch.where(wrong, others, rows)
 
     def _hide(self, batch: Batch) -> torch.Tensor:
-        """bool [batch, length]: 10 to 50 % of the stretches of four frames, in 70 % of the examples."""
+        """Return bool [batch, length]: 10 to 50 % of the stretches of four frames, in 70 % of the examples."""
         random = self._random
         rows, length = batch.frames.shape[:2]
         rate = random.uniform(0.1, 0.5, rows) * (random.random(rows) < 0.7)
@@ -132,11 +134,11 @@ class Supply:
 
 
 def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing: Callable[[], None]) -> None:
-    """Train until the plan is done, going on from ``state`` where it exists.
+    """Train until the plan is done; resume from ``state`` if it exists.
 
     Args:
-        teach_hearing: done half-way. What the audio tower has learned by then is no hearing, but a start, without
-            which the teaching takes several times as long.
+        teach_hearing: called half-way. By then, the audio tower cannot transcribe yet, but without this start its own
+            training takes several times as long.
     """
     by_kind: dict[str, list[torch.nn.Parameter]] = {"hearing": [], "matrices": [], "others": []}
     for name, parameter in model.named_parameters():
@@ -177,10 +179,10 @@ def train(model: Trainee, supply: Supply, plan: Plan, state: Path, teach_hearing
             sound=f"{losses.sound.item():.2f}",
             s0=f"{losses.by_stream[0].item():.2f}",
             align=f"{losses.alignment.item():.2f}",
-            told=f"{losses.told.item():.2f}",
+            halfway=f"{losses.halfway.item():.2f}",
             **shown,
             refresh=False,
         )
         if (step + 1) % _SAVED == 0 or step + 1 == plan.steps:
-            learned = {"model": model.state_dict(), "optimizers": [each.state_dict() for each in optimizers]}
+            learned = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
             save(state, {**learned, "draws": supply.draws.state, "step": step + 1})

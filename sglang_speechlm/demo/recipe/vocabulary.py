@@ -18,7 +18,7 @@ _ADDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def new_config() -> SpeechLMConfig:
-    """4 M parameters, a fifth of them embeddings, which the head shares."""
+    """Return the config: 4 M parameters, a fifth of them embeddings, which the head shares."""
     text_end = _TEXT_BEGIN + TEXT_IDS
     codec_layer_size = CODEBOOK_SIZE + 1
     return SpeechLMConfig(
@@ -57,14 +57,14 @@ def new_config() -> SpeechLMConfig:
         text_token_offset=_TEXT_BEGIN,
         text_token_end=text_end,
         xcodec_hf_model_tag="xcodec",
-        audio_temperature=0.5,  # so small a model is less sure of what is wrong than the released one is
+        audio_temperature=0.5,  # such a small model rules out errors less clearly than the released one
         tie_word_embeddings=True,
         dtype="float32",
     )
 
 
 def write_tokenizer(directory: Path, config: SpeechLMConfig, texts: Iterable[str]) -> TextTokenizer:
-    """Train a byte-level BPE on ``texts`` and write it as the served directory's tokenizer; digits stay apart."""
+    """Train a byte-level BPE on ``texts`` and write it as the served directory's tokenizer; digits stay separate."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

@@ -1,4 +1,4 @@
-"""The words that the templates of the corpus are filled with."""
+"""The words for the corpus's templates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ORDINALS = _WORDS["ordinals"]
 
 
 def spelled(number: int) -> str:
-    """``number`` (0 to 999) in words: 347 is "three hundred forty seven"."""
+    """Return ``number`` (0 to 999) in words: 347 is "three hundred forty seven"."""
     if number < 20:
         return _UNITS[number]
     if number < 100:
@@ -40,18 +40,18 @@ def spelled(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """``number`` (1 to 31) as a day of a month in words: 23 is "twenty third"."""
+    """Return ``number`` (1 to 31) as a day of a month in words: 23 is "twenty third"."""
     if number <= 20:
         return _ORDINALS[number - 1]
     return "thirtieth" if number == 30 else f"{_TENS[number // 10 - 2]} {_ORDINALS[number % 10 - 1]}"
 
 
 def clock(hour: int, minute: int) -> str:
-    """A time of the twelve-hour clock in words: 7:05 is "seven o five", 7:00 "seven o'clock"."""
+    """Return a time of the twelve-hour clock in words: 7:05 is "seven o five", 7:00 "seven o'clock"."""
     if minute == 0:
         return f"{_UNITS[hour]} o'clock"
     return f"{_UNITS[hour]} {'o ' if minute < 10 else ''}{spelled(minute)}"
 
 
 NAMEABLE = (*COLORS, *ANIMALS, *THINGS, *PLACES, *FAMILY, *DAYS, *MONTHS, *_UNITS)
-"""The words that the model knows when it hears them alone."""
+"""The words that the model recognises when it hears them alone."""

@@ -1,1 +1,1 @@
-"""What meets every request before and after its route: keys, limits, errors."""
+"""What every request passes before and after its route: keys, origins, limits, errors."""

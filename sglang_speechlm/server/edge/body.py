@@ -1,4 +1,4 @@
-"""A request's body: JSON or a form, and checked before anything is done for it."""
+"""Read a request's body, JSON or a form, and validate it before anything else is done."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from sglang_speechlm.server.edge.errors import ApiError, from_validation
 Body = TypeVar("Body", bound=BaseModel)
 
 _MOST = {"values": (b",[{", 100_000), "objects": (b"{", 10_000), "names of fields": (b":", 25_000)}
-"""What a body may hold, and the marks by which it is counted. Values: several times the positions of a context. Of the
-others one costs up to a kilobyte of memory, however few bytes it takes."""
+"""Limits on the content of a body, with the marks to count. Values: several times the positions of a context. Objects
+and field names take up to a kilobyte of memory each, however few bytes they have."""
 
 _SLICE = 1 << 20
 _SMALL_BYTES = 64 << 10
 _PARSING = asyncio.Semaphore(2)
-"""Larger bodies are parsed so many at a time: that takes memory, and keeps other threads waiting."""
+"""Limits how many large bodies are parsed at a time, which takes memory and blocks other threads."""
 
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 1 << 20
 
 
 async def read_json(http: Request, kind: type[Body]) -> Body:
-    """The body of a request.
+    """Return the body of a request.
 
     Raises:
-        ApiError: 415, 413, or 400 naming the field that is wrong.
+        ApiError: 415, 413, or 400 with the field at fault.
     """
     check_media_type(http, "application/json")
-    # Not http.body(), which keeps the bytes as long as the request.
+    # Not http.body(), which keeps the bytes for the lifetime of the request.
     raw = b"".join([chunk async for chunk in http.stream()])
     if len(raw) <= _SMALL_BYTES:
         return await asyncio.to_thread(_parse, raw, kind)
@@ -47,30 +47,30 @@ async def read_json(http: Request, kind: type[Body]) -> Body:
 
 
 async def read_form(http: Request) -> FormData:
-    """The fields of a multipart form with one file, which stays in memory.
+    """Return the fields of a multipart form with one file, which stays in memory.
 
     Raises:
-        ApiError: 415, or 400 saying what is wrong with it.
+        ApiError: 415, or 400 with the reason.
     """
     check_media_type(http, "multipart/form-data")
     parser = _InMemory(http.headers, http.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
     try:
         return await parser.parse()
     except MultiPartException as error:
-        raise ApiError(400, f"the form cannot be read: {error.message}") from error
-    except UnicodeError as error:  # of a charset that decodes nothing
-        raise ApiError(400, f"the form cannot be read: {error}") from error
+        raise ApiError(400, f"invalid form: {error.message}") from error
+    except UnicodeError as error:  # raised for a charset that cannot decode text
+        raise ApiError(400, f"invalid form: {error}") from error
 
 
 class _InMemory(MultiPartParser):
-    spool_max_size = sys.maxsize  # what a body may have is bounded already
+    spool_max_size = sys.maxsize  # the size of a body is bounded already
 
 
 def check_media_type(http: Request, expected: str) -> None:
-    """A page in a browser may send some other types to a server on its user's machine without asking it first.
+    """Check the media type: a page in a browser may send some other types to a local server without a preflight.
 
     Raises:
-        ApiError: 415 if the body is not of the type that it should be.
+        ApiError: 415 if the body is not of the expected type.
     """
     media_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != expected:
@@ -80,7 +80,7 @@ def check_media_type(http: Request, expected: str) -> None:
 def _parse(raw: bytes, kind: type[Body]) -> Body:
     check_count(raw)
     if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
-        raise ApiError(400, f"the body must be JSON in UTF-8; this one looks like {encoding.upper()}")
+        raise ApiError(400, f"the body must be JSON in UTF-8; it looks like {encoding.upper()}")
     try:
         fields = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
@@ -102,9 +102,9 @@ def _not_utf8(raw: bytes) -> str | None:
 
 
 def check_count(raw: bytes) -> None:
-    """Refuse JSON that would take long to parse, or much memory, though it has few bytes.
+    """Refuse JSON that would take long to parse, or much memory, although it has few bytes.
 
-    Every value but the first follows a comma or an opening bracket; marks inside of texts are counted as well.
+    Every value but the first follows a comma or an opening bracket; marks inside strings are counted, too.
 
     Raises:
         ApiError: 413.

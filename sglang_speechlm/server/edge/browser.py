@@ -1,4 +1,4 @@
-"""What a browser may do here and see of the answers: decided here, for every answer, and nowhere else."""
+"""Decide, for every response, what a browser may do and see; nothing else does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEEN = (
     "Allow", "Retry-After", "WWW-Authenticate", "X-Audio-Sample-Rate", "X-Request-Id",
     "X-SpeechLM-Warnings",
 )  # fmt: skip
-"""Headers of answers that a page of another origin may read."""
+"""Response headers that a page of another origin may read."""
 
 PROTECTING = {
     "Content-Security-Policy": (
@@ -24,21 +24,22 @@ PROTECTING = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Headers of every answer: scripts come from here alone, and no other page shows or embeds what is here."""
+"""Headers of every response: scripts come from this server only, and no other page may embed its content."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 
 class Browser:
-    """Refuses requests of pages that are not allowed, answers preflights, and puts its headers on every answer.
+    """Middleware that refuses pages that are not allowed, answers preflights, and adds headers to every response.
 
-    A preflight ends here: it carries no key, and reaches no route.
+    A preflight ends here: it has no key, and reaches no route.
     """
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         """Wrap an application."""
         self._origins = origins
-        # What comes this far has an origin that is allowed. Credentials are not: keys are sent by the page itself.
+        # A request that gets this far has an allowed origin. Credentials are not allowed: the page itself sends the
+        # key.
         self._app = CORSMiddleware(
             app,
             allow_origin_regex=".*",

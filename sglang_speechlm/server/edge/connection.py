@@ -1,4 +1,4 @@
-"""A client that leaves: whatever was being done for it stops at once."""
+"""Stop work for a client as soon as it disconnects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Result = TypeVar("Result")
 
 
 class ClientGone(Exception):
-    """The client closed its connection before the answer."""
+    """The client closed its connection before the response."""
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Await ``work``, and cancel it when the client disconnects. The request's body must have been read.
+    """Await ``work``, and cancel it if the client disconnects. Read the request's body first.
 
     Raises:
-        ClientGone: if it did.
+        ClientGone: if the client disconnects.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnect(request))

@@ -1,4 +1,30 @@
-"""Errors as OpenAI's clients read them."""
+"""Errors in the form of OpenAI's clients, and the map of this package's exceptions.
+
+In a server, for a request:
+
+- ``ApiError`` (here): the edge, ``reading`` or a route refuses a request; its status, with OpenAI's error object.
+- ``AudioError`` (``audio/errors.py``): a clip cannot be used; an ``ApiError`` 400 with the clip's field. ``NotPublic``
+  (``audio/fetch.py``), for a host with a private address, becomes an ``AudioError``.
+- ``StageRefused`` (``program/engine.py``): SGLang refuses or aborts a stage; its status, usually 400 or 503.
+- ``CodecError`` (``codec/stream.py``): no sound can be made; 503. While a server starts, exit status 3.
+- ``ClientGone`` (``server/edge/connection.py``): the client disconnected; status 499 in the log.
+- ``NotReached``, ``RouterRefused`` (``fleet/forward.py``): a front tries the next worker; 503 if there is none.
+- any other exception: 500, with a traceback in the log.
+
+In a program, before or after it serves:
+
+- ``CheckpointError`` (``config/files.py``): a file of a checkpoint cannot be used; a message and exit status 2.
+  ``OtherConversion`` (``checkpoint/convert/plan.py``): the directory belongs to another conversion; redone in the
+  cache, else a message.
+- ``FleetFailed`` (``fleet/supervisor.py``): a process of a fleet failed on its first start; its exit status.
+- ``ServerFailed`` (``process/child.py``): a server that a program started has ended; the end of its log.
+- ``SynthesisError`` (``demo/recipe/synthesis.py``): flite is missing or fails; ends the recipe.
+- ``SpeechLMError`` (``frontend/errors.py``): a script's request failed; raised in the script.
+- ``ValueError``: an argument is invalid; options become a message and exit status 2.
+
+The clients in ``clients/`` have their own: ``Failure`` for a line and ``Refused`` for the run
+(``clients/core/failure.py``).
+"""
 
 from __future__ import annotations
 
@@ -13,25 +39,25 @@ from starlette.responses import Response
 from sglang_speechlm.server.edge.wording import kind_of, rule_of
 
 UNKNOWN = "unknown_field"
-"""Type of the error of an object that has a field too many, by the name ``field``."""
+"""Type of the error for an object with an unknown field, whose name is ``field``."""
 
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother = 3, 80, 80
 
 _LONGEST = 800
-"""Characters of a message; whatever a client sent may stand in it."""
+"""Maximum characters of a message, which may contain anything that a client sent."""
 
 _CODES = {401: "invalid_api_key", 413: "request_too_large", 503: "overloaded"}
 
 
 class ApiError(Exception):
-    """A request that is answered with an error.
+    """A request gets an error as its response.
 
     Attributes:
         status: HTTP status.
         field: the request field at fault, as a path into the body.
-        code: OpenAI's name of the error, where it has one.
-        headers: of the answer.
+        code: OpenAI's name of the error, if it has one.
+        headers: of the response.
     """
 
     def __init__(
@@ -45,8 +71,8 @@ class ApiError(Exception):
         allow: str | None = None,
         closes: bool = False,
     ) -> None:
-        """Take what the attributes say, and for three headers: seconds after which to try again, the allowed methods,
-        and whether the connection is closed, since the rest of the request is not read.
+        """Take the attributes, and values for three headers: seconds before a retry, the allowed methods, and whether
+        the connection closes because the rest of the request is not read.
         """
         super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}...")
         self.status = status
@@ -61,41 +87,42 @@ class ApiError(Exception):
         self.headers = {name: value for name, value in headers.items() if value is not None}
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
+        """Return OpenAI's error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": self.field, "code": self.code}}
 
     def response(self) -> Response:
-        """The whole HTTP answer."""
+        """Return the complete HTTP response."""
         return Response(
             orjson.dumps(self.body()), status_code=self.status, headers=self.headers, media_type="application/json"
         )
 
 
 def method_not_allowed(method: str, path: str, methods: Collection[str]) -> ApiError:
-    """A 405 that names the methods of a route; whatever answers GET answers HEAD."""
+    """Return a 405 that names the methods of a route; a route with GET also has HEAD."""
     allow = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
     return ApiError(405, f"{method} {path}: only {allow} is served here", allow=allow)
 
 
 def bad_field(field: str, message: str) -> ApiError:
-    """A 400 that names its field."""
+    """Return a 400 that names its field."""
     return ApiError(400, f"{field}: {message}", field)
 
 
 def shown(value: Any) -> str:
-    """What a client sent, bounded in depth and breadth."""
+    """Return a client's value for a message, bounded in depth and breadth."""
     return _repr.repr(value)
 
 
 def from_validation(error: ValidationError, body: Any) -> ApiError:
-    """What a body's validation found first: the field, what is allowed, and what it was.
+    """Return the first error of a body's validation: the field, what is allowed, and its value.
 
-    Of several things that a field may be, the one that the body came closest to is told: the one in which the error is
-    deepest, or else one of whose type the value is.
+    If a field may have several forms, the error is about the form that the body came closest to: the one with the
+        deepest
+    error, or else one that has the value's type.
     """
     errors = error.errors(include_url=False)
-    # An object's unknown field is an error of the object.
+    # An unknown field is reported as an error of its object.
     locations = [
         (*found["loc"], found["ctx"]["field"]) if found["type"] == UNKNOWN else found["loc"] for found in errors
     ]
@@ -107,7 +134,7 @@ def from_validation(error: ValidationError, body: Any) -> ApiError:
     place, nearest = max(related, key=lambda pair: (len(pair[0]), kind_of(pair[1]) is None))
     message = rule_of(nearest)
     if kind_of(nearest):
-        # Of none of the types that it may be.
+        # It has none of the allowed types.
         kinds = [kind for other, found in related if other == place and (kind := kind_of(found))]
         message = f"must be {' or '.join(dict.fromkeys(kinds))}"
     path = ""
@@ -120,7 +147,7 @@ def from_validation(error: ValidationError, body: Any) -> ApiError:
 
 
 def _place(location: tuple[int | str, ...], body: Any, missing: bool) -> list[int | str]:
-    """Where in the body an error is: pydantic's location names the alternatives that it tried as well."""
+    """Return the path of an error in the body; pydantic's location also contains the alternatives that it tried."""
     place: list[int | str] = []
     inside = True
     for part in location:

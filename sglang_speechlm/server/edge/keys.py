@@ -1,4 +1,4 @@
-"""Who may ask for what: one check for a server, for the front of a fleet, and for the routes of administration."""
+"""Keys: one check for a server and for the front of a fleet, including their administration routes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.edge.target import route_of
 
 ADMIN_ROUTES = ("/flush_cache", "/abort_request", "/workers")
-"""What changes a server for all of its clients; ``/workers/ID`` as well."""
+"""Routes that change a server for all of its clients; ``/workers/ID`` is another."""
 
 _OPEN = "/health"
 _SECRETS = ("api_key", "admin_api_key", "ssl_keyfile_password")
-"""Options of SGLang's."""
+"""SGLang's options with secrets."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys that an operator gave; None where there is none.
+    """The operator's keys; None if not set.
 
     Attributes:
-        user: opens all routes, but for ``ADMIN_ROUTES`` where there is an admin key.
+        user: opens all routes, except ``ADMIN_ROUTES`` if there is an admin key.
         admin: opens all routes.
     """
 
@@ -38,11 +38,11 @@ class Keys:
         return bool(self.user or self.admin)
 
     def refusal(self, path: str, authorization: Sequence[str]) -> ApiError | None:
-        """Why a request is not answered: a 401, or a 403 where the key is one that does not open this route.
+        """Return why a request is refused: a 401, or a 403 if a valid key does not open this route; else None.
 
         Args:
-            path: of the request, in its one spelling.
-            authorization: values of all its headers of this name.
+            path: the request's canonical path.
+            authorization: the values of all its Authorization headers.
         """
         is_admin = path.startswith("/workers/") or path in ADMIN_ROUTES
         if is_admin and self.admin:
@@ -60,12 +60,12 @@ class Keys:
         if _is_one_of(given.strip(), accepted):
             return None
         if self.user and _is_one_of(given.strip(), [self.user]):
-            return ApiError(403, f"{path}: takes the {name}, not the API key")
+            return ApiError(403, f"{path}: requires the {name}, not the API key")
         return ApiError(401, f"the {name} is wrong")
 
 
 class KeyCheck:
-    """Around an application: with a key, no route but /health answers without it."""
+    """Middleware that requires the key, if there is one, on all routes except /health."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         """Wrap an application."""
@@ -81,7 +81,7 @@ class KeyCheck:
 
 
 def without_secrets(value: Any) -> Any:
-    """What JSON can hold, with the values of SGLang's secret options masked wherever they stand in it."""
+    """Return a JSON-compatible value with the values of SGLang's secret options masked everywhere."""
     if isinstance(value, dict):
         return {name: "***" if name in _SECRETS and part else without_secrets(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""How much one request may bring, and how long it may take."""
+"""Limits on the size and the duration of a request."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ logger = logging.getLogger(__name__)
 WITH_BODIES = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions", "/generate")
 """Paths whose bodies may be large."""
 _SMALL_BYTES = 64 << 10
-"""Of a body on any other path."""
+"""Maximum size of a body on any other path."""
 
 _FIRST_SECONDS = 60.0
 _SLOWEST_BYTES = 64 << 10
-"""A body may take the first seconds, and one more for each so many bytes of it."""
+"""A body may take the first seconds, plus one more per so many bytes."""
 
 _BODIES_AT_ONCE = 8
-"""All bodies that are in memory may hold so many times what one may."""
+"""All bodies in memory together may have so many times the size of one."""
 
 _DEADLINE = "speechlm.deadline"
 _GRACE_SECONDS = 5.0
-"""After the deadline, in which an answer that has begun may still say so to a client that reads."""
+"""Seconds after the deadline in which a response that has begun may still tell a reading client."""
 
 
 class BodyLimit:
-    """Refuses a body that is encoded, too large or too slow, as soon as it is known and somebody reads it.
+    """Middleware that rejects encoded, oversized or slow bodies as soon as the application reads them.
 
-    Where nobody does, as where there is no such route, what the application answers is the answer.
+    If the application does not read the body, for example on an unknown route, its own response is sent.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        """Wrap an application; ``max_bytes`` is what a body may have on a route that needs it."""
+        """Wrap an application; ``max_bytes`` is the limit on routes with large bodies."""
         self._app = app
         self._max_bytes = max_bytes
         self._held = 0
@@ -65,7 +65,7 @@ class BodyLimit:
                 async with asyncio.timeout_at(begun + _FIRST_SECONDS + come / _SLOWEST_BYTES):
                     message = await receive()
             except TimeoutError:
-                refusal = ApiError(408, f"the body did not arrive in time: {come} bytes of it did", closes=True)
+                refusal = ApiError(408, f"the body did not arrive in time: got {come} bytes", closes=True)
                 raise refusal from None
             size = len(message.get("body", b""))
             come += size
@@ -76,7 +76,7 @@ class BodyLimit:
                 refusal = _too_large(limit)
                 raise refusal
             if self._held > _BODIES_AT_ONCE * self._max_bytes:
-                said = "the server holds as many large bodies as it can"
+                said = "the server has too many large bodies in memory"
                 refusal = ApiError(503, said, retry_after=1, closes=True)
                 raise refusal
             return message
@@ -86,7 +86,7 @@ class BodyLimit:
             if message["type"] == "http.response.start":
                 self._held -= held
                 held = 0
-            # Whatever a route makes of the exceptions above, the refusal is the answer.
+            # Whatever a route does with the exceptions above, the refusal is the response.
             if refusal is None:
                 if refused is not None and message["type"] == "http.response.start":
                     MutableHeaders(scope=message)["Connection"] = "close"
@@ -105,7 +105,7 @@ class BodyLimit:
 
 
 def _refusal(headers: Headers, limit: int) -> ApiError | None:
-    """What is wrong with a body by its headers alone, or None."""
+    """Return what is wrong with a body according to its headers, or None."""
     encoding = headers.get("content-encoding", "").strip()
     if encoding and encoding.lower() != "identity":
         return ApiError(415, f"Content-Encoding: must be left out or 'identity'; got {encoding!r}", closes=True)
@@ -120,10 +120,10 @@ def _too_large(limit: int) -> ApiError:
 
 
 class Deadline:
-    """Ends a request whose time is over, whatever it waits for: its body, the scheduler, or a client that reads."""
+    """Middleware that ends a request at its timeout, whatever it waits for: its body, the scheduler or its client."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
-        """Wrap an application whose requests may take ``seconds`` each."""
+        """Wrap an application; each request may take ``seconds``."""
         self._app = app
         self._seconds = seconds
 
@@ -150,16 +150,16 @@ class Deadline:
             if not has_begun:
                 await too_late().response()(scope, receive, send)
             else:
-                # Left without its end, the connection is closed: clients see that something is missing.
-                logger.warning("The answer to %s %s was cut off: its time was over", scope["method"], scope["path"])
+                # Without its end, the connection is closed, so clients notice that the response is incomplete.
+                logger.warning("The answer to %s %s was cut off: request timeout", scope["method"], scope["path"])
 
 
 def deadline_of(http: Request) -> float:
-    """The time of the event loop at which a request is given up."""
+    """Return the deadline of a request in event loop time."""
     deadline: float = http.scope[_DEADLINE]
     return deadline
 
 
 def too_late() -> ApiError:
-    """The answer to a request whose time is over."""
-    return ApiError(504, "the answer was not complete within the time that this server gives a request", closes=True)
+    """Return the error for a request that timed out."""
+    return ApiError(504, "the answer was not complete within the request timeout", closes=True)

@@ -1,4 +1,4 @@
-"""Which web pages a server answers to."""
+"""The web pages that may use a server."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ ANY = "*"
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#@\s]+)")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _RESERVED = (".localhost", ".local", ".internal")
-"""Ends of names that nobody can register."""
+"""Name suffixes that nobody can register."""
 
 
 @dataclass(frozen=True)
 class Origins:
-    """Pages of the server itself and of this machine's loopback are answered, and what is listed here.
+    """Allows pages of the server itself, of this machine's loopback, and of listed origins.
 
     Attributes:
-        allowed: origins as ``parse_origins`` gives them.
-        is_local: whether the server listens on the loopback alone, and to everybody there: it has no key. Then it is
-            asked by the machine's own names only, so that no page reaches it whose name was pointed at the loopback.
+        allowed: origins, as returned by ``parse_origins``.
+        is_local: whether the server listens on the loopback only and has no key. Then it only answers to the machine's
+            own names, so that no page can reach it through a name that points at the loopback.
     """
 
     allowed: frozenset[str] = frozenset()
     is_local: bool = False
 
     def refusal(self, headers: Headers) -> ApiError | None:
-        """Why a request is not answered: a 403 that names the option; None for all that no page sends."""
+        """Return why a request is refused: a 403 that names the option; None if it is allowed or not from a page."""
         host = headers.get("host", "").lower()
         is_named = self._is_own_name(host)
         if self.is_local and not is_named:
             return ApiError(
                 403,
-                f"Host: {shown(host)} is no name of this server, which has no key and listens on the loopback; allow "
-                "it by --allowed-origins http://HOST:PORT, or start the server with --api-key",
+                f"Host: {shown(host)} is not a name of this server, which has no key and listens on the loopback; "
+                "allow it with --allowed-origins http://HOST:PORT, or start the server with --api-key",
             )
         origin = headers.get("origin")
         if origin is None or not {ANY, origin.lower()}.isdisjoint(self.allowed):
@@ -48,10 +48,10 @@ class Origins:
         found = _ORIGIN.fullmatch(origin.lower())
         if found is not None and (_is_loopback(_hostname(found[2]) or "") or (is_named and found[2] == host)):
             return None
-        return ApiError(403, f"Origin: pages of {shown(origin)} are not answered here; allow them by --allowed-origins")
+        return ApiError(403, f"Origin: {shown(origin)} is not allowed; allow it with --allowed-origins")
 
     def _is_own_name(self, host: str) -> bool:
-        """Whether a Host header holds an address or a name that no stranger can have pointed here."""
+        """Whether a Host header is an address, or a name that no stranger can point at this machine."""
         name = (_hostname(host) or "").rstrip(".")
         return (
             "." not in name
@@ -63,16 +63,16 @@ class Origins:
 
 
 def parse_origins(text: str) -> frozenset[str]:
-    """Origins out of ``ORIGIN,...``, written as they are compared; ``*`` is any.
+    """Parse origins from ``ORIGIN,...`` into their normal form; ``*`` means any.
 
     Raises:
-        ValueError: naming what is no origin.
+        ValueError: if an entry is not an origin; the message names it.
     """
     return frozenset(_parse_origin(entry.strip().lower()) for entry in text.split(",") if entry.strip())
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether an address or a name to listen on is the loopback's."""
+    """Whether an address or a name to listen on is on the loopback."""
     return _is_loopback(host.lower().strip("[]"))
 
 
@@ -81,12 +81,12 @@ def _parse_origin(entry: str) -> str:
         return entry
     found = _ORIGIN.fullmatch(entry.removesuffix("/"))
     if found is None:
-        raise ValueError(f"{entry!r} is no origin; write it as https://example.com, http://10.0.0.5:3000 or *")
+        raise ValueError(f"{entry!r} is not an origin; write it as https://example.com, http://10.0.0.5:3000 or *")
     return f"{found[1]}://{found[2].removesuffix(_DEFAULT_PORTS.get(found[1], '/'))}"
 
 
 def _hostname(host: str) -> str | None:
-    """The name or the address in a host with or without a port, as it is where it is none (``[::1``, ``[x]``)."""
+    """Return the host without its port; an invalid host (``[::1``, ``[x]``) is returned unchanged."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

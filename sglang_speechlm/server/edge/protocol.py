@@ -1,4 +1,4 @@
-"""HTTP on one connection: uvicorn's, with an end to waiting for a request."""
+"""HTTP on one connection: uvicorn's protocol, with a timeout for requests."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from sglang_speechlm.server.edge.errors import ApiError
 PROTOCOL = f"{__name__}:Protocol"
 
 HEAD_SECONDS = 10.0
-"""From a connection's beginning, or the first byte after an answer, to the end of a request's headers."""
+"""Timeout from the start of a connection, or the first byte after a response, to the end of a request's headers."""
 MOST_WAITING = 1000
-"""Connections without a request that are kept; beyond it the one that has waited longest is closed."""
+"""Maximum connections without a request; beyond that, the one that has waited longest is closed."""
 
 _waiting: dict[Protocol, asyncio.TimerHandle] = {}
 
 
 class Protocol(H11Protocol):
-    """Closes a connection on which no request is complete in time.
+    """Closes a connection whose request is not complete in time.
 
-    uvicorn closes those that send nothing after an answer (``timeout_keep_alive``), and waits for ever for the others.
-    A request to upgrade is answered as one without: there are no WebSockets here.
+    uvicorn closes connections that send nothing after a response (``timeout_keep_alive``), and waits forever for the
+    others. A request to upgrade is answered without the upgrade: there are no WebSockets.
     """
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first request."""
+        """Start waiting for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come; wait on if it is not a whole request's headers."""
+        """Read data; keep waiting until a request's headers are complete."""
         super().data_received(data)
         if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_waiting()
@@ -47,13 +47,13 @@ class Protocol(H11Protocol):
             self._wait()
 
     def on_response_complete(self) -> None:
-        """Go on with what has come meanwhile; wait on if that is a part of a request."""
+        """Continue with buffered data; keep waiting if it is an incomplete request."""
         super().on_response_complete()
         if self.cycle.response_complete and self.conn.trailing_data[0] and not self.transport.is_closing():
             self._wait()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in the shape of all other errors."""
+        """Refuse invalid HTTP, in the form of all other errors."""
         self._refuse(ApiError(400, "the request is not valid HTTP"))
 
     def _should_upgrade(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the application itself refuses, in the same shape as what the routes refuse."""
+"""Give the application's own refusals the form of the routes' errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sglang_speechlm.server.edge.wording import rule_of
 
 
 def answer_in_one_shape(app: FastAPI) -> None:
-    """Have unknown routes, wrong methods, unreadable bodies and failures give OpenAI's error object."""
+    """Make unknown routes, wrong methods, invalid bodies and failures return OpenAI's error object."""
     handlers: dict[type[Exception], Any] = {
         ApiError: _ours,
         StarletteHTTPException: _http,
-        HTTPException: _http,  # SGLang registers its own for this one
+        HTTPException: _http,  # replaces SGLang's own handler
         RequestValidationError: _unreadable,
         ValueError: _wrong,
         Exception: _failed,
@@ -34,11 +34,11 @@ async def _ours(_http_request: Request, error: ApiError) -> Response:
 
 async def _http(request: Request, error: StarletteHTTPException) -> Response:
     if error.status_code == 404:
-        return ApiError(404, f"{request.method} {request.url.path}: there is no such route here").response()
+        return ApiError(404, f"{request.method} {request.url.path}: no such route").response()
     if error.status_code == 405:
         methods = (error.headers or {}).get("Allow", "").split(", ")
         return method_not_allowed(request.method, request.url.path, methods).response()
-    # SGLang answers with 503 where a stage was refused or given up before it had begun.
+    # SGLang returns 503 if a stage was refused or given up before it had begun.
     retry_after = 1 if error.status_code == 503 else None
     return ApiError(error.status_code, str(error.detail), retry_after=retry_after).response()
 
@@ -53,9 +53,9 @@ async def _unreadable(_request: Request, error: RequestValidationError) -> Respo
 
 
 async def _wrong(_request: Request, error: ValueError) -> Response:
-    """How SGLang's own routes say that a request is wrong."""
+    """Answer the exception that SGLang's own routes raise for an invalid request."""
     return ApiError(400, str(error)).response()
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return ApiError(500, "the server failed to answer; its log says why").response()
+    return ApiError(500, "internal error; see the server's log").response()

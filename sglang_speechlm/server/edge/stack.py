@@ -1,4 +1,4 @@
-"""What stands around every application of ours, in one order."""
+"""The middleware around every application, in order."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ def behind_the_edge(
     unlogged: Sequence[str] = (),
     gate: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> ASGIApp:
-    """Put an application, a server's or the front's of a fleet, behind what meets every request. Outermost first:
+    """Wrap a server's application, or that of a fleet's front, in the layers that every request passes. Outermost
+    first:
 
-    1. ``RequestLog``: an id and a line for each request, refused ones included.
-    2. ``Browser``: what pages may do and see; answers preflights, puts its headers on every answer.
-    3. ``Target``: refuses what is no path or has two lengths, and gives each path one spelling.
-    4. ``KeyCheck``: asks for the key, or the admin key.
-    5. the gate: refuses requests while the server starts or stops, and has those that run end in an answer.
-    6. ``Deadline``: ends a request whose time is over.
-    7. ``BodyLimit``: refuses what is encoded, too large or too slow.
+    1. ``RequestLog``: an id and a log line for each request, including refused ones.
+    2. ``Browser``: what pages may do and see; answers preflights, adds headers to every response.
+    3. ``Target``: refuses targets that are not paths and bodies with two lengths; gives each path one spelling.
+    4. ``KeyCheck``: requires the key, or the admin key.
+    5. the gate: refuses requests while the server starts or stops; makes running requests end with a response.
+    6. ``Deadline``: ends a request at its timeout.
+    7. ``BodyLimit``: rejects encoded, oversized and slow bodies.
 
     Args:
         app: the application.
-        keys: that open it.
-        origins: pages that it answers.
-        max_body_bytes: of a request.
-        request_seconds: that a request may take; None is any time.
-        unlogged: beginnings of paths that are logged only when they fail.
-        gate: wraps what it guards.
+        keys: its keys.
+        origins: pages that may use it.
+        max_body_bytes: limit on a request body.
+        request_seconds: timeout of a request; None means no timeout.
+        unlogged: prefixes of paths that are logged only if they fail.
+        gate: wraps the layers below it.
     """
     limited: ASGIApp = BodyLimit(app, max_body_bytes)
     if request_seconds is not None:

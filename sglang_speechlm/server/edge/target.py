@@ -1,4 +1,4 @@
-"""The request line and the framing: a path, in one spelling, and one end, before anything is decided by them."""
+"""Validate the request target and the framing, and give each path one spelling, before anything depends on them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sglang_speechlm.server.edge.errors import ApiError, shown
 
 _UNQUOTED = "/!$&'()*+,;=:@"
-"""What a path may hold as it is, beside letters, digits and ``-._~`` (RFC 3986, 3.3)."""
+"""Characters allowed unencoded in a path, besides letters, digits and ``-._~`` (RFC 3986, 3.3)."""
 
 
 class Target:
-    """Refuses requests whose target is not a path or whose end is in doubt; gives all other paths one spelling.
+    """Middleware that refuses targets that are not paths and ambiguous framing, and gives all paths one spelling.
 
-    What is decided by a path, here or by a server that it is passed on to, is then decided by the same one: whether a
-    key is needed, which route answers, and where a request goes. HEAD is passed on as GET.
+    All decisions by path, here and on a server that the request is forwarded to, then use the same path: whether a key
+        is
+    needed, which route answers, and where a request goes. HEAD is passed on as GET.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,31 +34,31 @@ class Target:
             path = canonical_path(scope["method"], scope["raw_path"][len(root.encode()) :])
         except ApiError as error:
             answer = error.response()
-            answer.headers["Connection"] = "close"  # whatever comes next may have been meant as a part of this
+            answer.headers["Connection"] = "close"  # the following bytes may have been meant as part of this request
             await answer(scope, receive, send)
             return
         spelled = {"path": f"{root}{path}", "raw_path": quote(f"{root}{path}", _UNQUOTED).encode()}
-        # The HTTP server leaves the body out where the method is HEAD.
+        # The HTTP server omits the body of a response to HEAD.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         await self._app({**scope, **spelled, "method": method}, receive, send)
 
 
 def route_of(scope: Scope) -> str:
-    """The path of a request without the prefix that a proxy has taken away (``--fastapi-root-path``)."""
+    """Return the path of a request without the prefix that a proxy removes (``--fastapi-root-path``)."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def canonical_path(method: str, raw: bytes) -> str:
-    """The path that a request target names, decoded, without empty segments and without a slash at its end.
+    """Return the path of a request target, decoded, without empty segments and without a trailing slash.
 
     Args:
-        method: the request's.
-        raw: its target up to the query, as it was sent.
+        method: the request's method.
+        raw: its target up to the query, as sent.
 
     Raises:
-        ApiError: 400 if it is no path: a whole URL, an authority, ``*``, or one with ``.`` or ``..`` as a segment, a
-            backslash or a control character, also percent-encoded.
+        ApiError: 400 if it is not a path: a URL, an authority, ``*``, or a path with ``.`` or ``..`` as a segment, a
+            backslash or a control character, even percent-encoded.
     """
     if method == "CONNECT" or not raw.startswith(b"/"):
         raise _refusal(raw, "must be a path, as in GET /v1/models")
@@ -74,10 +75,10 @@ def canonical_path(method: str, raw: bytes) -> str:
 
 
 def _refuse_two_lengths(scope: Scope) -> None:
-    """Servers on a request's way that read one each would see its end in different places.
+    """Refuse a body with two lengths: servers that use different ones would disagree about its end.
 
     Raises:
-        ApiError: 400 if the body has a length and comes in chunks too.
+        ApiError: 400 if the body has a Content-Length and is chunked, too.
     """
     if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
         raise ApiError(400, "Content-Length: must not be sent beside Transfer-Encoding")

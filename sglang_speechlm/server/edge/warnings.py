@@ -1,4 +1,4 @@
-"""Warnings: what was not read, heard or used of a request that was answered all the same."""
+"""Warnings: what was not read, heard or used of a request that was answered nevertheless."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from starlette.requests import Request
 
 WARNINGS_HEADER = "X-SpeechLM-Warnings"
-"""Of every answer that has warnings: a JSON list of strings in ASCII (other characters escaped, as JSON does)."""
+"""Header of every response with warnings: a JSON list of strings in ASCII, with other characters escaped."""
 
 _MOST = 100
 _LONGEST = 500
 _LONGEST_HEADER = 2000
-"""Characters: common proxies buffer 4 kB for all headers of an answer."""
+"""Maximum characters; common proxies buffer 4 kB for all headers of a response."""
 
 
 class Warnings:
-    """The warnings of one request, in order and once each; bounded in number and length.
+    """The warnings of one request, in order and without duplicates; bounded in number and length.
 
-    Answers that are JSON, and streams of JSON, hold them under ``speechlm.warnings`` as well. The header of a stream
-    holds those that were known before its first byte.
+    JSON responses and streams of JSON also have them under ``speechlm.warnings``. The header of a stream has those that
+    were known before its first byte.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Warnings:
 
     @classmethod
     def of(cls, http: Request) -> Warnings:
-        """The warnings of a request; ``route`` puts them into the header of its answer."""
+        """Return the warnings of a request; ``route`` puts them into the header of its response."""
         if not hasattr(http.state, "warnings"):
             http.state.warnings = cls()
         warnings: Warnings = http.state.warnings
@@ -39,18 +39,18 @@ class Warnings:
         return iter(self._texts)
 
     def add(self, *texts: str) -> None:
-        """Add sentences. Each names the field that it is about, where there is one."""
+        """Add sentences, each of which names its field if there is one."""
         for text in texts:
             text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
             if text not in self._texts and len(self._texts) < _MOST:
                 self._texts.append(text)
 
     def member(self) -> dict[str, Any]:
-        """``speechlm`` for an answer in JSON; nothing where there is no warning."""
+        """Return ``speechlm`` for a JSON response; empty without warnings."""
         return {"speechlm": {"warnings": list(self)}} if self._texts else {}
 
     def headers(self) -> dict[str, str]:
-        """The header; nothing where there is no warning. What has no room is counted in a last string."""
+        """Return the header; empty without warnings. A last string counts the warnings that did not fit."""
         if not self._texts:
             return {}
         kept = list(self._texts)

@@ -1,4 +1,4 @@
-"""What a field must be, in this server's words for pydantic's errors."""
+"""This server's wording of pydantic's errors: what a field must be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {
 
 _RULES = {
     "missing": "must be given",
-    "extra_forbidden": "is not known",
+    "extra_forbidden": "is unknown",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
@@ -41,12 +41,12 @@ _RULES = {
 
 
 def kind_of(error: ErrorDetails) -> str | None:
-    """What the value would have to be, as "a string"; None where it is of the right kind."""
+    """Return the required type, such as "a string"; None if the value has it."""
     return _KINDS.get(error["type"])
 
 
 def rule_of(error: ErrorDetails) -> str:
-    """What is allowed, as "must be at most 2"."""
+    """Return what is allowed, such as "must be at most 2"."""
     if kind := kind_of(error):
         return f"must be {kind}"
     rule = _RULES.get(error["type"])

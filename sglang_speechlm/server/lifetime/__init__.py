@@ -1,1 +1,1 @@
-"""Starting, warming up, serving and stopping."""
+"""The life of a server: start, warm-up, serving, stop."""

@@ -1,4 +1,4 @@
-"""Lets requests in while the server serves, and has each of them end in an answer or an error."""
+"""Admit requests while the server serves, and make each of them end with a response."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sglang_speechlm.server.routes.streams import event
 
 PASS_HEADER = "x-speechlm-warm-up"
 PASS = secrets.token_hex()
-"""Lets the requests of the warm-up in."""
+"""Secret that admits the requests of the warm-up."""
 
 _HEALTH = ("/health", "/health_generate")
 
 
 class Gate:
-    """Around the application. What only asks (GET) is answered at all times, but for how the server is."""
+    """Middleware around the application. GET requests are always answered, except for the server's health."""
 
     def __init__(self, app: ASGIApp, life: Life) -> None:
         self._app = app
@@ -56,4 +56,4 @@ class Gate:
                 await error.response()(scope, receive, send)
             elif not ended and Headers(raw=begun["headers"]).get("content-type", "").startswith("text/event-stream"):
                 await send({"type": "http.response.body", "body": event(error.body()), "more_body": False})
-            # Anything else that has begun is closed by the HTTP server before its end, which clients notice.
+            # The HTTP server closes any other response that has begun before its end, which clients notice.

@@ -1,4 +1,4 @@
-"""The life of the serving process: starting, serving, stopping, and the exit status that it comes to."""
+"""The life of the serving process: start, serving, stop, and its exit status."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sglang_speechlm.sglang_hooks.launch import init_tokenizer_manager, left_beh
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
-"""From the last answer to the end of the process, at most."""
+"""Maximum time from the last answer to the end of the process."""
 
 _TOLD_SECONDS = 3.0
-"""In which answers that are cut off may tell their clients so."""
+"""Time for answers that are cut off to tell their clients."""
 _RETRY_SECONDS = 5
 
 
@@ -40,17 +40,17 @@ class _State(Enum):
 
 
 class Life:
-    """Says who is served, and ends the process in the end.
+    """Decides whether requests are served, and ends the process.
 
     Attributes:
-        status: the exit status that it comes to.
-        has_served: whether it has been ready.
+        status: the exit status.
+        has_served: whether the server has been ready.
     """
 
     def __init__(self, drain_seconds: float, heartbeat: Heartbeat, port: ReservedPort) -> None:
-        """Take how long running answers may take once it is told to stop, what the event loop is to beat, and its port.
+        """Take the time that running answers have when the server is stopped, the event loop's heartbeat, and the port.
 
-        The port is given up once the server serves.
+        The reservation of the port is released when the server serves.
         """
         self.status = ExitStatus.STOPPED
         self.has_served = False
@@ -63,10 +63,10 @@ class Life:
         self._stopping: asyncio.Task[None] | None = None
         self._announcement = _Announcement()
 
-    # What a request meets
+    # For requests
 
     def refusal(self) -> ApiError | None:
-        """Why nobody is served at present: a 503."""
+        """Return why requests are refused at present, a 503; None if they are served."""
         if self._state is _State.STARTING:
             return ApiError(503, "the server is warming up", code="starting", retry_after=_RETRY_SECONDS)
         if self._state is _State.STOPPING:
@@ -90,10 +90,10 @@ class Life:
         finally:
             self._running.discard(work)
 
-    # What happens to the process
+    # For the process
 
     def install(self, app: FastAPI) -> None:
-        """Take over the signals when the application starts."""
+        """Handle signals from the start of the application on."""
         lifespan = app.router.lifespan_context
 
         @asynccontextmanager
@@ -110,7 +110,7 @@ class Life:
         app.router.lifespan_context = with_signals
 
     def make_tokenizer_manager(self, server_args: Any, port_args: Any) -> Any:
-        """SGLang's TokenizerManager with our signal handlers in place of its own, which drain without an end."""
+        """Create SGLang's TokenizerManager without its own signal handlers, which drain without a limit."""
         signal.signal(signal.SIGQUIT, _could_not_start)
         remove_in_the_end(left_behind(port_args))
         manager, templates = init_tokenizer_manager(server_args, port_args)
@@ -119,15 +119,15 @@ class Life:
         return manager, templates
 
     def up(self) -> None:
-        """Serve; called in another thread."""
+        """Start to serve; called in another thread."""
         self._loop.call_soon_threadsafe(self._up)
 
     def warm_up_failed(self) -> None:
-        """End, unless it was told to, which fails them too; called in another thread."""
+        """End the process, unless it is stopping already, which fails the warm-up, too; called in another thread."""
         self._loop.call_soon_threadsafe(self._warm_up_failed)
 
     def stop(self) -> None:
-        """Finish the answers that are running, and end."""
+        """Finish the running answers, and end."""
         was_serving = self._state is _State.SERVING
         if self._state is not _State.STOPPING:
             self._state = _State.STOPPING
@@ -136,11 +136,11 @@ class Life:
             self._stopping = self._loop.create_task(self._drain(self._drain_seconds if was_serving else 0.0))
 
     def part_died(self) -> None:
-        """End: SGLang's watchdog says that a scheduler or the detokenizer is gone."""
+        """End the process, because SGLang's watchdog reports that a scheduler or the detokenizer is gone."""
         self._end(ExitStatus.PART_DIED, "a process of this server died")
 
     def part_hangs(self, name: str) -> None:
-        """End: a process gives no sign of life; called in another thread."""
+        """End the process, because another process of the server has no heartbeat; called in another thread."""
         logger.error("The %s hangs", name)
         if self.has_served:
             self._loop.call_soon_threadsafe(self._end, ExitStatus.PART_DIED, "a process of this server hung")
@@ -160,7 +160,7 @@ class Life:
             self._end(ExitStatus.WARM_UP_FAILED, "a warm-up answer failed")
 
     def _end(self, status: ExitStatus, reason: str) -> None:
-        """End without waiting for answers."""
+        """End the process without waiting for answers."""
         if self.status is ExitStatus.STOPPED:
             self.status = status
             logger.error("Stopping: %s", reason)
@@ -186,7 +186,7 @@ class Life:
             work.cancel()
         if running:
             await asyncio.wait(running, timeout=_TOLD_SECONDS)
-        if not self.has_served:  # nobody waits for an answer, and what is half started cannot be ended in order
+        if not self.has_served:  # no requests are running, and a half-started server cannot be shut down in order
             os._exit(self.status)
         last_resort = threading.Timer(STOP_SECONDS - _TOLD_SECONDS, os._exit, (self.status,))
         last_resort.daemon = True
@@ -195,7 +195,7 @@ class Life:
 
 
 class _Announcement(logging.Filter):
-    """Holds back the line by which operators know that it serves: uvicorn prints it when it listens."""
+    """Holds back the line that tells operators that it serves: uvicorn already prints it when it listens."""
 
     _LOGGER = logging.getLogger("uvicorn.error")
 

@@ -1,4 +1,4 @@
-"""SGLang's processes, as ours: what they print may get lost, and their hearts beat."""
+"""Run SGLang's processes with heartbeats, and with standard streams whose failures are ignored."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Rank = tuple[int, int]
 
 
 def local_ranks(server_args: Any) -> list[Rank]:
-    """The ranks that SGLang starts on this machine."""
+    """Return the ranks that SGLang starts on this machine."""
     each = server_args.tp_size // server_args.nnodes
     first = server_args.node_rank * each
     return [(dp_rank, tp_rank) for dp_rank in range(server_args.dp_size) for tp_rank in range(first, first + each)]
 
 
 def run_scheduler(hearts: Mapping[Rank, Heartbeat], server_args: Any, *arguments: Any, **named: Any) -> None:
-    """One rank; it finds its heart by what SGLang tells it of itself."""
+    """Run one rank's scheduler, with the heartbeat for the rank in its arguments."""
     told = signature(run_scheduler_process).bind(server_args, *arguments, **named).arguments
     hearts[told["dp_rank"] or 0, told["tp_rank"]].beat_by_thread()
     collect_garbage()
@@ -37,7 +37,7 @@ def run_scheduler(hearts: Mapping[Rank, Heartbeat], server_args: Any, *arguments
 
 
 def run_detokenizer(heart: Heartbeat, *arguments: Any, **named: Any) -> None:
-    """The detokenizer."""
+    """Run the detokenizer."""
     heart.beat_by_thread()
     collect_garbage()
     forgive_failing_writes()
@@ -45,10 +45,10 @@ def run_detokenizer(heart: Heartbeat, *arguments: Any, **named: Any) -> None:
 
 
 def _leave_a_core(ranks: int) -> None:
-    """Compute on all cores but one, if nobody said otherwise.
+    """Compute on all cores but one, unless the environment sets the number of threads.
 
-    The threads of a step wait for the slowest of them, which is the one whose core the codec or HTTP has just taken:
-    on two cores, two threads give eight listeners half of the sound that one thread gives.
+    The threads of a step wait for the slowest one, whose core the codec process or HTTP is using: on two cores, two
+    threads produce half as much sound for eight listeners as one thread.
     """
     if not {"OMP_NUM_THREADS", "SGLANG_CPU_OMP_THREADS_BIND"} & os.environ.keys():
         torch.set_num_threads(max(1, (len(os.sched_getaffinity(0)) - 1) // ranks))

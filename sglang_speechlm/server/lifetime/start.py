@@ -1,4 +1,4 @@
-"""From the command line to a serving process."""
+"""Start a serving process from the command line."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from sglang_speechlm.sglang_hooks.sockets import stay_on_this_machine
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 20.0
-"""From the end of draining to the end of the process, at most."""
+"""Maximum time from the end of draining to the end of the process."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until told to stop; the exit status, one of ``ExitStatus``."""
+    """Serve until stopped; return the exit status, one of ``ExitStatus``."""
     try:
         asked = read(arguments)
     except ValueError as error:
@@ -48,10 +48,10 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     announce(override=True)
     codec = None
     if torch.cuda.is_available():
-        codec = spawn()  # imports what it needs while this process imports SGLang
+        codec = spawn()  # it imports its modules while this process imports SGLang
     else:
-        # SGLang compiles its repetition penalty when it is first asked for: 40 s in which nobody is served, and the
-        # end of the scheduler where there is no C++ compiler.
+        # SGLang compiles its repetition penalty on first use: this blocks all requests for 40 s, and ends the
+        # scheduler if there is no C++ compiler.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from sglang_speechlm.sglang_hooks.registry import fork_parts
 
@@ -64,7 +64,7 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
         machine = Machine.here()
         server_args, said = settle(asked, machine)
         reserved = _reserve(server_args.host, server_args.port)
-    except (ValueError, AssertionError) as error:  # SGLang checks some of its options by assertions
+    except (ValueError, AssertionError) as error:  # SGLang checks some of its options with assertions
         return _refused(error)
 
     from sglang_speechlm.server.app import install
@@ -78,7 +78,7 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     if server_args.nnodes == 1:
         stay_on_this_machine()
     collect_garbage()
-    codec = codec or spawn("fork")  # all that this process has imported is there already
+    codec = codec or spawn("fork")  # it inherits this process's imports
     own = asked.own
     own = replace(own, codec_device=codec_device(own.codec_device, machine.gpus, server_args.base_gpu_id))
     life = Life(own.drain_seconds, heartbeat, reserved)
@@ -111,17 +111,17 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
 
 
 def codec_device(named: str, gpus: int, first_gpu: int) -> str:
-    """Where the codec runs, as torch names it: if nothing else is named, on this server's own first GPU."""
+    """Return the codec's torch device: by default, this server's own first GPU."""
     if named != "auto":
         return named
     return f"cuda:{first_gpu}" if gpus else "cpu"
 
 
 def _reserve(host: str, port: int) -> ReservedPort:
-    """Keep the port until the model is loaded: the warm-up would ask whoever listens there by then.
+    """Reserve the port until the model is loaded; otherwise another server could take it and get the warm-up.
 
     Raises:
-        ValueError: if nobody can listen at this address.
+        ValueError: if the address cannot be bound.
     """
     try:
         return ReservedPort(host, port)

@@ -1,4 +1,4 @@
-"""Ready means that an answer in each mode has worked."""
+"""The warm-up: a server is ready when a request in each mode has succeeded."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _WARM_PADS = 4096
 
 
 def warm_up(server_args: Any, life: Life) -> bool:
-    """Ask the server, over HTTP, for an answer in each mode; have it end if one fails.
+    """Send the server a request in each mode over HTTP; end the server if one fails.
 
-    The pads that every guided request begins with are computed here, once: they stay in the radix cache.
+    This also computes the pads with which every guided request begins, and which then stay in the radix cache.
 
     Returns:
-        Whether all of them worked.
+        Whether all of them succeeded.
     """
     from sglang_speechlm.sglang_hooks import http
 
@@ -41,7 +41,7 @@ def warm_up(server_args: Any, life: Life) -> bool:
     if server_args.api_key:
         headers["Authorization"] = f"Bearer {server_args.api_key}"
     try:
-        # This process asks itself, by an address that its certificate need not name.
+        # This process sends requests to itself, at an address that its certificate may not name.
         with httpx.Client(base_url=server_args.url(), headers=headers, verify=False, trust_env=False) as client:
             _wait_for_http(client)
             for name, path, body in requests:

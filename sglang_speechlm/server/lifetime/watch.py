@@ -1,4 +1,4 @@
-"""Watches the processes that serve beside the HTTP process, from a thread of its own."""
+"""Watch the server's other processes from a thread of the HTTP process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class Watch:
-    """Says who is late, and ends the server when somebody hangs.
+    """Reports processes without a heartbeat, and ends the server if one hangs.
 
     Args:
-        hearts: by the name of the process.
-        has_started: whether models have been loaded, so that every heart beats regularly.
+        hearts: heartbeats by the name of the process.
+        has_started: whether the models have been loaded, so that all heartbeats are regular.
         when_hung: takes the name of a process that hangs; called in this watch's thread.
     """
 
@@ -36,13 +36,13 @@ class Watch:
         self._when_hung = when_hung
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start watching."""
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def trouble(self) -> str | None:
-        """Who does not respond at present; None if all do."""
+        """Return which processes do not respond at present; None if all do."""
         late = [name for name, silence in self._silences.items() if silence.seconds > LATE_SECONDS]
-        return f"no sign of life from the {', the '.join(late)}" if late else None
+        return f"no heartbeat from the {', the '.join(late)}" if late else None
 
     def _watch(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The page to try the server with: static files, nothing from elsewhere."""
+"""The web page to try the server: static files, none from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STATIC = Path(__file__).parent / "static"
 
 
 def page_routes() -> list[Route]:
-    """One route per file, and ``/`` for index.html; a catch-all would take other routes' 404 and 405."""
+    """Return one route per file, and ``/`` for index.html; a catch-all would replace other routes' 404 and 405."""
     return [_route(file) for file in sorted(_STATIC.iterdir())]
 
 

@@ -1,1 +1,1 @@
-"""Bodies read: their schema, their messages, and the one request that they come to."""
+"""Read bodies: their schema, their messages, and the program request that they resolve to."""

@@ -1,4 +1,4 @@
-"""From a request's messages to a prompt: clips fetched and decoded, texts encoded, everything laid out."""
+"""Turn a request's messages into a prompt: fetch and decode clips, encode texts, lay everything out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sglang_speechlm.server.reading.store import AnswerStore, KeptAnswer
 from sglang_speechlm.tokenizer import TextTokenizer
 
 Bytes = tuple[bytes, str | None]
-"""A clip's bytes, and what the request calls their format."""
+"""A clip's bytes, and their format according to the request."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class MessageReader:
     """Reads messages.
 
     Attributes:
-        config: the checkpoint's.
+        config: the checkpoint's config.
         tokenizer: encodes texts.
-        preset: how the checkpoint is asked.
+        preset: the checkpoint's preset.
         answers: spoken answers that messages may refer to.
-        media: from where clips are fetched.
-        capacity: positions that one request may take.
-        max_clips: in one request.
-        max_fetched_bytes: of all clips that one request has fetched.
+        media: fetches clips by URL.
+        capacity: maximum positions of one request.
+        max_clips: maximum clips in one request.
+        max_fetched_bytes: maximum total size of one request's fetched clips.
     """
 
     config: SpeechLMConfig
@@ -50,12 +50,12 @@ class MessageReader:
     max_fetched_bytes: int
 
     async def read(self, messages: Sequence[ChatMessage], warnings: Warnings, *, speaks: bool = False) -> Prompt:
-        """The prompt. What was not heard, such as the end of a clip that was cut, is added to ``warnings``.
+        """Return the prompt. Add to ``warnings`` what was not heard, such as the end of a long clip.
 
-        ``speaks`` tells that the answer is to be spoken.
+        ``speaks`` says whether the answer is spoken.
 
         Raises:
-            ApiError: for a message that cannot be read, by its place in the body.
+            ApiError: for a message that cannot be read, with its path in the body.
         """
         self._check_count(messages)
         kept: dict[int, KeptAnswer] = {}
@@ -69,18 +69,17 @@ class MessageReader:
             elif not self._said(message):
                 warnings.add(*_left_out(i, message))
             if _thoughts(message) and self.preset.reasoning == "none":
-                warnings.add(f"messages[{i}].reasoning_content: not used, because this model was not taught to think")
+                warnings.add(f"messages[{i}].reasoning_content: not used, because this model was not trained to think")
         if not any(self._said(message) or i in kept for i, message in enumerate(messages)):
-            raise bad_field(
-                f"messages[{len(messages) - 1}].content", "must not be empty where no message says anything"
-            )
+            raise bad_field(f"messages[{len(messages) - 1}].content", "must not be empty if all messages are empty")
         fetched = await self._fetch(messages)
         return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
         if len(messages) > self.capacity:
             raise bad_field(
-                "messages", f"must not take more than {self.capacity} positions; got {len(messages)} messages"
+                "messages",
+                f"must not exceed the context length of {self.capacity} tokens; got {len(messages)} messages",
             )
         clips = 0
         for i, message in enumerate(messages):
@@ -90,40 +89,40 @@ class MessageReader:
                 if message.role == "assistant":
                     raise bad_field(
                         f"messages[{i}].{place}.type",
-                        f"an assistant's message holds text, or earlier audio; got {part.type!r}",
+                        f"an assistant's message must hold text or earlier audio; got {part.type!r}",
                     )
                 clips += 1
         if clips > self.max_clips:
-            raise bad_field("messages", f"must not bring more than {self.max_clips} clips; got {clips}")
+            raise bad_field("messages", f"must not have more than {self.max_clips} audio clips; got {clips}")
 
     def _earlier(self, i: int, message: ChatMessage, warnings: Warnings) -> KeptAnswer | None:
-        """The answer that an assistant's message with an audio id refers to; None if only its text is left."""
+        """Return the answer that an assistant's message with an audio id refers to; None if only its text is left."""
         assert message.audio is not None
         assert message.audio.id is not None
         audio_id = message.audio.id
         place = f"messages[{i}].audio"
         if message.role != "assistant":
-            raise bad_field(place, f"only an assistant's message refers to earlier audio; got role {message.role!r}")
+            raise bad_field(place, f"only an assistant's message may refer to earlier audio; got role {message.role!r}")
         answer = self.answers.get(audio_id)
         if answer is None:
             unknown = f"unknown or expired audio id {audio_id[:100]!r}"
             if not self._said(message):
-                raise bad_field(f"{place}.id", f"{unknown}; send the message's text with it")
-            warnings.add(f"{place}.id: {unknown}: the message's text was read in its place")
+                raise bad_field(f"{place}.id", f"{unknown}; send the message's text as well")
+            warnings.add(f"{place}.id: {unknown}: the message's text was used instead")
             return None
         reasoning, content = split(answer.text, self.preset.reasoning)
         if "".join(part.text or "" for _, part in message.parts) not in ("", answer.text, content):
-            raise bad_field(f"messages[{i}].content", f"must be what audio {audio_id!r} says, or be left out")
+            raise bad_field(f"messages[{i}].content", f"must match the text of audio {audio_id!r}, or be left out")
         if self.preset.reasoning != "none" and _thoughts(message) not in ("", reasoning):
             raise bad_field(
-                f"messages[{i}].reasoning_content", f"must be the thinking before audio {audio_id!r}, or be left out"
+                f"messages[{i}].reasoning_content", f"must match the thinking before audio {audio_id!r}, or be left out"
             )
         return answer
 
     def _said(self, message: ChatMessage) -> list[tuple[str, Part]]:
-        """What a message says by its place in it: its parts, or else what it said aloud.
+        """Return a message's non-empty parts, or else its spoken text, with their paths in the message.
 
-        Thinking and the text after it become one text again, as the model wrote it.
+        Thinking and the text after it are joined into one text again, as the model wrote it.
         """
         said = message.parts or _transcript(message)
         thoughts = _thoughts(message)
@@ -133,7 +132,7 @@ class MessageReader:
         return [(place, first.model_copy(update={"text": join(thoughts, first.text or "")})), *rest]
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[tuple[int, str], Bytes]:
-        """What the audio_url parts name, by message and place in it."""
+        """Fetch the clips of the audio_url parts; return them by message and path."""
         fetched: dict[tuple[int, str], Bytes] = {}
         left = self.max_fetched_bytes
         for i, message in enumerate(messages):
@@ -175,12 +174,12 @@ class MessageReader:
                     contents.append(Message(message.role, Text(ids)))
                     written += len(ids)
                     if written > self.capacity:
-                        raise bad_field("messages", f"must not take more than {self.capacity} positions")
+                        raise bad_field("messages", f"must not exceed the context length of {self.capacity} tokens")
                     continue
                 contents.append(Message(message.role, heard))
                 warnings.add(*(f"{place}: {warning}" for warning in clip.warnings))
         try:
-            contents, left_out = self.preset.as_taught(contents, self.tokenizer.encode, speaks=speaks)
+            contents, left_out = self.preset.as_trained(contents, self.tokenizer.encode, speaks=speaks)
         except ValueError as error:
             raise bad_field("messages", str(error)) from error
         warnings.add(*left_out)
@@ -200,15 +199,15 @@ class MessageReader:
         return self.hear(data, audio.format or format, place)
 
     def hear(self, data: bytes, declared: str | None, place: str) -> tuple[Heard, Clip]:
-        """A clip as the model hears it.
+        """Decode a clip for the model.
 
         Args:
-            data: a whole file.
-            declared: what the request calls its format.
-            place: the field that it came in.
+            data: a complete file.
+            declared: its format according to the request.
+            place: path of its field.
 
         Raises:
-            ApiError: 400 if it cannot be heard.
+            ApiError: 400 if it cannot be decoded.
         """
         try:
             clip = decode_clip(data, format=declared)
@@ -221,20 +220,20 @@ class MessageReader:
 
 
 def _transcript(message: ChatMessage) -> list[tuple[str, Part]]:
-    """What an assistant's message said aloud, as it was sent back."""
+    """Return the transcript of an assistant's message that was sent back."""
     transcript = message.audio.transcript if message.audio is not None else None
     return [("audio.transcript", Part(type="text", text=transcript))] if transcript else []
 
 
 def _thoughts(message: ChatMessage) -> str:
-    """What an assistant's message says that was thought before its text."""
+    """Return the thinking in an assistant's message."""
     return (message.reasoning_content or "") if message.role == "assistant" else ""
 
 
 def _left_out(i: int, message: ChatMessage) -> Iterator[str]:
-    """Warnings of a message that says nothing that this model reads."""
+    """Yield warnings about an empty message, or one with only tool calls."""
     if message.role == "user":
-        yield f"messages[{i}].content is empty: the message was left out"
+        yield f"messages[{i}].content is empty; the message was left out"
     for name in ("tool_calls", "function_call"):
         if getattr(message, name):
-            yield f"messages[{i}].{name}: the model reads no calls of tools: the message was left out"
+            yield f"messages[{i}].{name}: this model does not read tool calls; the message was left out"

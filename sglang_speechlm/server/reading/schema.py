@@ -1,4 +1,4 @@
-"""The bodies of requests: what the usage guide sends, what OpenAI's clients send, and our own ``speechlm``."""
+"""The bodies of requests: the usage guide's, OpenAI's clients', and the object ``speechlm``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MOST_BIASES = 4096
 
 
 def _whole(value: Any) -> Any:
-    """A number without a fraction is an integer, however it is written: JSON has one kind of number."""
+    """Convert a number without a fraction to an integer, however it is written: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _bounded(value: Any) -> Any:
-    """As ``Field(max_length=...)``, which counts after it has looked at everything."""
+    """Check the length first; ``Field(max_length=...)`` would validate all items before counting them."""
     if isinstance(value, dict) and len(value) > _MOST_BIASES:
         raise ValueError(f"must have at most {_MOST_BIASES} ids, not {len(value)}")
     return value
@@ -53,18 +53,18 @@ def _top_k_is_positive_or_all(value: int | None) -> int | None:
 
 
 class Strict(BaseModel):
-    """Numbers are numbers, and unknown fields are refused."""
+    """A model that accepts no strings as numbers and no unknown fields."""
 
     model_config = ConfigDict(strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _has_no_other_fields(cls, fields: Any) -> Any:
-        """In place of ``extra="forbid"``, which makes an error of each of them and says of none what is allowed."""
+        """Refuse unknown fields; ``extra="forbid"`` would create an error for each without saying what is allowed."""
         names = fields if isinstance(fields, dict) else ()
         if (unknown := next((name for name in names if name not in cls.model_fields), None)) is not None:
             told = {"field": unknown, "allowed": ", ".join(cls.model_fields)}
-            raise PydanticCustomError(UNKNOWN, "is not known; allowed are {allowed}", told)
+            raise PydanticCustomError(UNKNOWN, "is unknown; allowed are {allowed}", told)
         return fields
 
 
@@ -82,7 +82,7 @@ class VllmXargs(Strict):
 
 
 class SpeechLM(VllmXargs):
-    """Our own object: the guide's fields under the same names, and more."""
+    """The object ``speechlm``: the guide's fields under the same names, and more."""
 
     text_top_k: TopK | None = None
     text_max_tokens: Count | None = None
@@ -96,32 +96,32 @@ class SpeechLM(VllmXargs):
 
 
 class Lenient(BaseModel):
-    """OpenAI's own objects: fields that say nothing to this model are ignored. Numbers are numbers here too."""
+    """A model for OpenAI's objects: ignores unknown fields; does not accept strings as numbers."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class InputAudio(Lenient):
-    """OpenAI's ``input_audio``: base64, bare or as a data URL, and what the client calls its format."""
+    """OpenAI's ``input_audio``: base64, plain or as a data URL, and the client's name for the format."""
 
     data: str
     format: str | None = None
 
 
 class AudioUrl(Lenient):
-    """Where a clip is."""
+    """The URL of a clip."""
 
     url: str
 
 
 _SYNONYMS = {"input_text": "text", "output_text": "text"}
-"""Names that OpenAI's other API has for the same parts."""
+"""Names of the same parts in OpenAI's Responses API."""
 
 
 class Part(Lenient):
-    """A content part: the field that ``type`` names is there, and what else there may be is ignored.
+    """A content part: the field that ``type`` names is required, and all others are ignored.
 
-    A text that is null says nothing, as one that is empty.
+    A null text counts as empty.
     """
 
     type: Literal["text", "input_audio", "audio_url"]
@@ -150,20 +150,20 @@ class Part(Lenient):
 
 
 class EarlierAudio(Lenient):
-    """A spoken answer of this server, by the id that it came with; the rest of it may be sent back as well.
+    """A spoken answer of this server, by its id; clients may send back its other fields, too.
 
-    Clients that send back what they got send an object without an id where no sound came: it refers to nothing.
+    Clients that send back an answer without sound send an object without an id, which refers to nothing.
     """
 
     id: str | None = None
     transcript: str | None = None
 
 
-_NO_TOOLS = "the model calls no tools, so it reads no messages of tools; allowed are 'system', 'user' and 'assistant'"
+_NO_TOOLS = "must be 'system', 'user' or 'assistant': the model calls no tools"
 
 
 class ChatMessage(Lenient):
-    """One message; ``developer`` is OpenAI's newer name of ``system``."""
+    """One message; ``developer`` is OpenAI's newer name for ``system``."""
 
     role: Literal["system", "user", "assistant"]
     audio: EarlierAudio | None = None
@@ -189,7 +189,7 @@ class ChatMessage(Lenient):
 
     @property
     def parts(self) -> list[tuple[str, Part]]:
-        """The parts that say something, each by its place in the message."""
+        """Return the non-empty parts, with their paths in the message."""
         if isinstance(self.content, list):
             found = [(f"content[{j}]", part) for j, part in enumerate(self.content) if part.text != ""]
         else:
@@ -200,9 +200,9 @@ class ChatMessage(Lenient):
 
 
 class AudioOutput(Lenient):
-    """OpenAI's ``audio``: the asked format of the answer's audio. The model has one voice, so any name is taken.
+    """OpenAI's ``audio``: the format of the answer's audio. Any voice is accepted, because the model has only one.
 
-    Without a format a whole answer is a WAV file and a stream is bare PCM16.
+    Without a format, a complete answer is a WAV file, and a stream is raw PCM16.
     """
 
     voice: Any = None
@@ -215,10 +215,10 @@ class StreamOptions(Lenient):
     include_usage: bool | None = None
 
 
-class Asking(BaseModel):
-    """What any request may say of how it is to be answered.
+class CommonRequest(BaseModel):
+    """The fields that all requests have in common.
 
-    Fields that are not known are kept, to be told of; those that ask for another answer than this are refused.
+    Unknown fields are kept for warnings; those that demand another kind of answer are refused.
     """
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -253,7 +253,7 @@ class Asking(BaseModel):
     @field_validator("top_k")
     @classmethod
     def _zero_is_all(cls, value: int | None) -> int | None:
-        """As in vLLM, and wherever a top-k of 0 is one that is switched off."""
+        """Read a top-k of 0 as "all", as in vLLM and elsewhere."""
         return -1 if value == 0 else value
 
     @field_validator("modalities")
@@ -264,11 +264,11 @@ class Asking(BaseModel):
         return value
 
     def unread(self) -> tuple[str, ...]:
-        """Warnings of what the body says that is not known."""
+        """Return warnings about unknown fields of the body."""
         return ignored(self.model_extra or {}, ())
 
 
-class ChatRequest(Asking):
+class ChatRequest(CommonRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
@@ -280,8 +280,8 @@ class ChatRequest(Asking):
     sample_rate: SampleRate | None = None
 
 
-class SpeechRequest(Asking):
-    """The body of POST /v1/audio/speech. A voice is a name, or OpenAI's object with an id; anything else is none."""
+class SpeechRequest(CommonRequest):
+    """The body of POST /v1/audio/speech. A voice is a name, or OpenAI's object with an id."""
 
     input: Annotated[str, Field(min_length=1)]
     model: ModelName | None = None
@@ -299,8 +299,8 @@ class SpeechRequest(Asking):
         return name if isinstance(name, str) and not is_blank(name) else None
 
 
-class TranscriptionRequest(Asking):
-    """The fields of POST /v1/audio/transcriptions beside its file; a form holds numbers as text."""
+class TranscriptionRequest(CommonRequest):
+    """The fields of POST /v1/audio/transcriptions except the file; a form has numbers as text."""
 
     model_config = ConfigDict(strict=False)
 

@@ -1,4 +1,4 @@
-"""Spoken answers by id, for a while: a later message may refer to one, and its frames become history."""
+"""Recent spoken answers by id: a later message may refer to one, and its frames become history."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class KeptAnswer:
     """A spoken answer.
 
     Attributes:
-        text: as it was answered.
-        text_ids: int32 [n], without what only marked the end.
-        codes: uint16 [T, num_stream], the delay removed.
-        expires: seconds since the epoch.
+        text: the answer's text.
+        text_ids: int32 [n], without end markers.
+        codes: uint16 [T, num_stream], with the delay removed.
+        expires: in seconds since the epoch.
     """
 
     text: str
@@ -32,17 +32,17 @@ class KeptAnswer:
 
     @property
     def size(self) -> int:
-        """Bytes of what it holds."""
+        """Size in bytes."""
         return len(self.text.encode()) + self.text_ids.nbytes + self.codes.nbytes
 
 
 class AnswerStore:
-    """Bounded in time, number and bytes; the oldest answers go first.
+    """A store that is bounded in time, number and bytes; the oldest answers are dropped first.
 
     Args:
-        max_answers: answers that are kept at most.
-        max_bytes: bytes of all answers at most; one that is larger by itself is not kept.
-        clock: seconds since the epoch.
+        max_answers: maximum number of answers.
+        max_bytes: maximum total size; a larger single answer is not kept.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(self, max_answers: int, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
@@ -56,7 +56,7 @@ class AnswerStore:
         return len(self._answers)
 
     def keep(self, audio_id: str, text: str, text_ids: Sequence[int], codes: Sequence[Sequence[int]]) -> int:
-        """Keep an answer; the second since the epoch from which on it may be gone."""
+        """Keep an answer; return when it expires, in seconds since the epoch."""
         answer = KeptAnswer(
             text, np.array(text_ids, np.int32), np.array(codes, np.uint16), self._clock() + KEPT_SECONDS
         )
@@ -68,7 +68,7 @@ class AnswerStore:
         return math.floor(answer.expires if audio_id in self._answers else self._clock())
 
     def get(self, audio_id: str) -> KeptAnswer | None:
-        """The answer, if it is still there."""
+        """Return the answer if it is still there, else None."""
         self._drop_expired()
         return self._answers.get(audio_id)
 

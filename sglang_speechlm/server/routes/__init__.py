@@ -1,1 +1,1 @@
-"""The routes: what is asked, answered whole or as a stream."""
+"""The routes, which answer requests completely or as streams."""

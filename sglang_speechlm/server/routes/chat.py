@@ -26,7 +26,7 @@ from sglang_speechlm.server.service import Service
 
 @route
 async def chat_completions(http: Request, service: Service, deadline: float) -> Response:
-    """Answer one chat request, whole or as a stream of server-sent events."""
+    """Answer one chat request, completely or as a stream of server-sent events."""
     body = await read_json(http, ChatRequest)
     warnings = Warnings.of(http)
     output = _check(service, body, warnings)
@@ -42,10 +42,10 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
 
 
 def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundFormat:
-    """Refuse what does not go together before any clip is read. Return how sound is sent.
+    """Refuse contradictory fields before any clip is read. Return the format of the sound.
 
     Raises:
-        ApiError: naming the field.
+        ApiError: for a field that contradicts another one.
     """
     service.check_model(body.model)
     warnings.add(*body.unread())
@@ -54,11 +54,11 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
     service.sound_files.check("audio.format", output)
     if wants_audio(body):
         if body.stream and output.name != "pcm16":
-            raise bad_field("audio.format", f'a stream carries "pcm16"; got {output.name!r}')
+            raise bad_field("audio.format", f'a stream needs "pcm16"; got {output.name!r}')
     else:
         for field in ("audio", "sample_rate"):
             if getattr(body, field) is not None:
-                warnings.add(f'{field}: not used: an answer is spoken with "modalities": ["text", "audio"]')
+                warnings.add(f'{field}: not used; spoken answers need "modalities": ["text", "audio"]')
     return output
 
 
@@ -67,7 +67,7 @@ async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> l
     prompt = await service.messages.read(body.messages, warnings, speaks=wants_audio(body))
     first = await asyncio.to_thread(service.resolve, body, "chatcmpl", prompt)
     reasoning: Reasoning = "none" if body.separate_reasoning is False else service.options.preset.reasoning
-    # The choices' seeds follow from the first one's, so that a seed fixes all of them.
+    # The choices' seeds are derived from the first one's, so that a seed determines all of them.
     return [
         replace(first, id=f"{first.id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63, reasoning=reasoning)
         for i in range(body.n or 1)

@@ -1,4 +1,4 @@
-"""OpenAI's chat answer made of replies: whole, or in the chunks of a stream."""
+"""Build OpenAI's chat answer from replies: complete, or in the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from sglang_speechlm.server.routes.streams import Items, event
 from sglang_speechlm.server.service import Service
 
 Arrival = tuple[int, Piece | None]
-"""The index of a choice, and what came of it; None is its end."""
+"""The index of a choice, and its next piece; None means its end."""
 
 
 class ChatAnswer:
-    """The answer to a chat request, of one reply for each choice."""
+    """The answer to a chat request, with one reply per choice."""
 
     def __init__(
         self, service: Service, body: ChatRequest, output: SoundFormat, replies: Sequence[Reply], warnings: Warnings
     ) -> None:
-        """Take what was asked, the replies, and the request's warnings; those that come up later are added to them.
+        """Take the request, its replies, and its warnings, to which later ones are added.
 
-        The replies' sound comes at the rate of ``output``.
+        The replies' sound must have the rate of ``output``.
         """
         self._service = service
         self._body = body
@@ -50,7 +50,7 @@ class ChatAnswer:
         self._has_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
 
     async def whole(self, arrivals: AsyncGenerator[Arrival]) -> bytes:
-        """Return the answer as JSON, once its replies are complete. Where one is refused, the others end at once."""
+        """Return the answer as JSON when its replies are complete. If one is refused, the others end at once."""
         try:
             async with aclosing(arrivals):
                 async for index, piece in arrivals:
@@ -67,10 +67,10 @@ class ChatAnswer:
         return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage()})
 
     async def events(self, arrivals: Items[Arrival]) -> AsyncGenerator[bytes]:
-        """Give the server-sent events.
+        """Yield the server-sent events.
 
-        Of each choice: role, thinking, text, audio, finish reason; then usage if asked for, and [DONE]; or an error.
-        The choices' chunks come between each other's as they are made.
+        For each choice: role, thinking, text, audio, finish reason; then usage if requested, and [DONE]; or an error.
+        The choices' chunks are interleaved as they are generated.
         """
         for index in range(len(self._choices)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
@@ -104,14 +104,14 @@ class ChatAnswer:
         return self._event([{"index": index, "delta": delta, "finish_reason": finish_reason}])
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
-        # OpenAI's chunks name the usage that only the last one has.
+        # OpenAI's chunks all have the field usage, which is null except in the last one.
         usage_field = {"usage": usage} if self._has_usage else {}
         return event({**self._head, "object": "chat.completion.chunk", "choices": choices, **usage_field})
 
     def _usage(self) -> dict[str, Any]:
         replies = [choice.reply for choice in self._choices]
         prompt = replies[0].request.prompt
-        prompt_tokens = len(prompt.ids) + 1  # the modality that opens the reply
+        prompt_tokens = len(prompt.ids) + 1  # plus the modality that opens the reply
         completion_tokens = sum(reply.finish.tokens for reply in replies)
         return {
             "prompt_tokens": prompt_tokens,
@@ -126,12 +126,12 @@ class ChatAnswer:
 
 
 class _Choice:
-    """What whole and streamed answers say alike of one choice.
+    """One choice; the fields that complete and streamed answers share.
 
     Attributes:
-        reply: complete before ``message``, ``keep`` and ``extras`` are called.
-        samples: of a whole answer, float32 [n] each.
-        has_sounded: whether sound has come.
+        reply: must be complete before ``message``, ``keep`` and ``extras`` are called.
+        samples: pieces of a complete answer's sound, float32 [n].
+        has_sounded: whether it has had sound.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class _Choice:
         self._body = body
         self._output = output
         self._warnings = warnings
-        # By which later messages refer to the audio, and a front finds the worker that has it.
+        # Later messages refer to the audio by this id, and a front finds its worker by it.
         self._audio_id = f"audio-{WORKER_ID}-{reply.request.id}"
 
     async def message(self) -> dict[str, Any]:
-        """Return OpenAI's message of a whole answer."""
+        """Return OpenAI's message of a complete answer."""
         text = self.reply.split
         message: dict[str, Any] = {"role": "assistant", "content": text.content}
         if text.reasoning is not None:
@@ -165,20 +165,20 @@ class _Choice:
         return {**self.audio_head(), "data": base64.b64encode(data).decode(), "expires_at": self.keep()}
 
     def audio_head(self) -> dict[str, Any]:
-        """Return what is known of the audio before its first sample; its text is complete by then."""
-        # The audio says the text without thinking, whether or not the answer gives that apart.
+        """Return the audio's fields that are known before its first sample; its text is complete by then."""
+        # The audio speaks the text without thinking, whether or not the answer separates it.
         transcript = split(self.reply.text, self._service.options.preset.reasoning).content
         return {"id": self._audio_id, "transcript": transcript, "sample_rate": self._output.rate}
 
     def keep(self) -> int:
-        """Keep the audio for later messages; the second since the epoch at which it may be gone."""
+        """Keep the audio for later messages; return when it expires, in seconds since the epoch."""
         return self._service.keep(self._audio_id, self.reply)
 
     def extras(self) -> dict[str, Any]:
-        """Return what stands under ``speechlm``: warnings, and the ids if asked for."""
+        """Return the object ``speechlm``: warnings, and the ids if requested."""
         reply, warnings = self.reply, self._warnings + self.reply.finish.warnings
         if reply.request.audio is not None and not self.has_sounded and not reply.finish.warnings:
-            warnings += ("no audio: too few frames to give a sound",)
+            warnings += ("no audio: too few frames to make a sound",)
         if self._body.speechlm is None or not self._body.speechlm.return_ids:
             return {"warnings": warnings} if warnings else {}
         return {

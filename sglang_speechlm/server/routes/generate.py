@@ -1,7 +1,7 @@
-"""POST /generate and POST /abort_request: as SGLang's own routes, behind a check of what they are sent.
+"""POST /generate and POST /abort_request: SGLang's own routes, with validated bodies.
 
-SGLang takes what a body says on to its scheduler, where a value of the wrong kind ends the process. Only the fields
-that SGLang's frontend language and this runtime's own tools use are let through, each with its type and range.
+SGLang passes a body's values on to its scheduler, where a value of the wrong type ends the process. This module only
+accepts the fields that SGLang's frontend language and this runtime's own tools use, each with its type and range.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from sglang_speechlm.sglang_hooks.requests import GenerateReqInput
 from sglang_speechlm.stage import StageParams
 
 _MAX_ANSWERS = 128
-"""Of one request; SGLang prepares all of them while nobody else is heard."""
+"""Maximum answers of one request; SGLang prepares all of them while every other request waits."""
 _MAX_IDS = 1024
-"""In a list that the scheduler goes through for every answer."""
+"""Maximum length of a list that the scheduler traverses for every answer."""
 
 _SEVERAL = Field(min_length=1, max_length=_MAX_ANSWERS)
 Text = Annotated[str, Field(min_length=1)]
@@ -50,7 +50,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class SamplingParams(Strict):
-    """SGLang's sampling parameters, as its frontend language sends them (null is SGLang's default)."""
+    """SGLang's sampling parameters, as its frontend language sends them (null means SGLang's default)."""
 
     max_new_tokens: CountOrZero | None = None
     min_new_tokens: CountOrZero | None = None
@@ -81,7 +81,7 @@ class SamplingParams(Strict):
             neutral = {"frequency_penalty": 0, "presence_penalty": 0, "repetition_penalty": 1, "min_new_tokens": 0}
             for name, value in neutral.items():
                 if getattr(self, name) not in (None, value):
-                    raise ValueError(f"{name} does not go with custom_params.audio")
+                    raise ValueError(f"{name} cannot be combined with custom_params.audio")
         return self
 
 
@@ -101,14 +101,14 @@ class GenerateBody(Strict):
 
     @property
     def count(self) -> int | None:
-        """How many prompts there are, or None where one is given by itself."""
+        """Return the number of prompts; None for a single prompt outside a list."""
         prompts = self.text if self.text is not None else self.input_ids
         return len(prompts) if isinstance(prompts, list) and not isinstance(prompts[0], int) else None
 
 
 @route
 async def generate(http: Request, service: Service, deadline: float) -> Response:
-    """SGLang's answer to a body that is as it should be, whole or as server-sent events."""
+    """Return SGLang's answer to a valid body, complete or as server-sent events."""
     body = await read_json(http, GenerateBody)
     await asyncio.to_thread(_check, body, service)
     request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid"}))
@@ -122,10 +122,10 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
 
 
 def _name(request: GenerateReqInput, rid: str | None, count: int | None) -> dict[str, str]:
-    """Give a request ids of our own, of equal length: SGLang aborts what begins with an id, and some ids mean more.
+    """Assign a request internal ids of equal length, because SGLang aborts by prefix and gives some ids a meaning.
 
     Returns:
-        By each of them, what the client calls it.
+        The client's name of each internal id.
     """
     if count is None:
         request.rid = uuid.uuid4().hex
@@ -135,21 +135,21 @@ def _name(request: GenerateReqInput, rid: str | None, count: int | None) -> dict
 
 
 async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[str, str]) -> AsyncGenerator[Any]:
-    """SGLang's outputs under the client's ids. Closing the iterator aborts the request.
+    """Yield SGLang's outputs under the client's ids. Closing the iterator aborts the request.
 
     Raises:
         ApiError: 400 if one of these ids is in use.
         StageRefused: if SGLang refuses the request.
     """
     if taken := service.generating.keys() & names.values():
-        raise bad_field("rid", f"is the id of a request that is running; got {shown(min(taken))}")
+        raise bad_field("rid", f"is already the id of a running request; got {shown(min(taken))}")
     service.generating |= {name: rid for rid, name in names.items()}
     try:
         async with aclosing(service.responder.engine.outputs(request)) as outputs:
             async for output in outputs:
                 for answer in output if isinstance(output, list) else [output]:
                     meta = answer["meta_info"]
-                    own = meta["id"].partition("_")[0]  # of several choices, SGLang adds an id to each
+                    own = meta["id"].partition("_")[0]  # SGLang appends a suffix for each of several choices
                     meta["id"] = names.get(own, own)
                 yield output
     finally:
@@ -168,7 +168,7 @@ async def _events(outputs: Items[tuple[int, Any]]) -> AsyncGenerator[bytes]:
 
 
 class AbortBody(BaseModel):
-    """The body of POST /abort_request; SGLang's other fields are for its own use."""
+    """The body of POST /abort_request, without SGLang's internal fields."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -178,7 +178,7 @@ class AbortBody(BaseModel):
 
 @route
 async def abort_request(http: Request, service: Service, deadline: float) -> Response:
-    """End a request to /generate by its id, or everything that runs. An unknown id is left alone."""
+    """Abort a request to /generate by its id, or everything that runs. An unknown id has no effect."""
     body = await read_json(http, AbortBody)
     if body.abort_all:
         service.responder.engine.abort_all()
@@ -189,11 +189,11 @@ async def abort_request(http: Request, service: Service, deadline: float) -> Res
 
 def _check(body: GenerateBody, service: Service) -> None:
     if (body.text is None) == (body.input_ids is None):
-        raise bad_field("text", "give either text or input_ids")
+        raise bad_field("text", "exactly one of text and input_ids must be given")
     count = body.count
     params = body.sampling_params
     if isinstance(params, list) and len(params) != count:
-        raise bad_field("sampling_params", f"give one, or one for each prompt; got {len(params)}")
+        raise bad_field("sampling_params", f"must be one object, or one for each prompt; got {len(params)}")
     choices = max((each.n or 1 for each in (params if isinstance(params, list) else [params]) if each), default=1)
     if (count or 1) * choices > _MAX_ANSWERS:
         raise bad_field(
@@ -209,4 +209,4 @@ def _check(body: GenerateBody, service: Service) -> None:
     for name, ids in (("input_ids", body.input_ids), ("token_ids_logprob", body.token_ids_logprob)):
         largest = max((max(part) if isinstance(part, list) else part for part in ids or ()), default=0)
         if largest >= vocab_size:
-            raise bad_field(name, f"ids must be below {vocab_size}; got {largest}")
+            raise bad_field(name, f"token ids must be below {vocab_size}; got {largest}")

@@ -9,9 +9,9 @@ from sglang_speechlm.server.edge.errors import ApiError
 
 
 async def health(http: Request) -> Response:
-    """200 while every process of this server gives signs of life; else a 503 that names the one that does not.
+    """Return 200 while every process of this server has a heartbeat; else a 503 that names the one that does not.
 
-    It asks nobody and generates nothing, so probes may come every second; ``/health_generate`` generates a token.
+    It generates nothing, so probes may come every second; ``/health_generate`` generates a token.
     """
     state = http.app.state
     if reason := state.watch.trouble() or state.speechlm.trouble():

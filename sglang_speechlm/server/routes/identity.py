@@ -1,4 +1,4 @@
-"""Which serving process this is, for a front that has several of them behind it."""
+"""The identity of this serving process, for a front with several workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 WORKER_ID = secrets.token_hex(4)
-"""Of this process and no later one: what it keeps in memory is gone with it. Ids of spoken answers carry it."""
+"""Unique per process lifetime, because kept answers die with the process. Ids of spoken answers contain it."""
 
 
 async def worker_id(_request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""GET /v1/models and GET /v1/models/NAME, as OpenAI lists them, and GET /v1/audio/models."""
+"""GET /v1/models and GET /v1/models/NAME, in OpenAI's form, and GET /v1/audio/models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sglang_speechlm.server.service import Service
 
 
 async def list_models(http: Request) -> Response:
-    """The served checkpoint under each name that the operator gave it."""
+    """List the served checkpoint under each name that the operator gave it."""
     service: Service = http.app.state.speechlm
     cards = [_card(service, name) for name in service.listed_names]
     return _json({"object": "list", "data": cards})
@@ -26,7 +26,7 @@ async def list_audio_models(http: Request) -> Response:
 
 
 async def retrieve_model(http: Request) -> Response:
-    """The served checkpoint under any name that requests may use for it."""
+    """Return the served checkpoint under any name that requests may use for it."""
     service: Service = http.app.state.speechlm
     name: str = http.path_params["model"]
     try:

@@ -1,4 +1,4 @@
-"""What all routes have in common: how they fail."""
+"""What all routes share: how they fail."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 
 Refused = ApiError | StageRefused | CodecError
 REFUSALS = (ApiError, StageRefused, CodecError)
-"""What may go wrong with an answer through no fault of ours."""
+"""Expected failures of an answer; any other exception is an internal error."""
 
 Handler = Callable[[Request, Service, float], Awaitable[Response]]
-"""Takes the request, the service, and the time of the event loop at which to give up."""
+"""Takes the request, the service, and the deadline in event loop time."""
 
 
 def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint: whatever the handler raises becomes an answer.
+    """Turn a handler into an endpoint: its exceptions become error responses.
 
-    The request's ``Warnings`` are put into a header of the answer.
+    The request's ``Warnings`` go into a header of the response.
     """
 
     @functools.wraps(handler)
@@ -47,13 +47,13 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             return Response(status_code=499)
         except Exception:
             logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
-            return ApiError(500, "the server failed to answer; its log says why").response()
+            return ApiError(500, "internal error; see the server's log").response()
 
     return endpoint
 
 
 def refusal(error: Refused) -> ApiError:
-    """As clients are told: when to come again only where nothing was generated that would be generated twice."""
+    """Return the error for the client, with Retry-After only if a retry would not generate anything again."""
     match error:
         case ApiError():
             return error

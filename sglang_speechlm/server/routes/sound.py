@@ -1,4 +1,4 @@
-"""A reply's sound as it is sent."""
+"""A reply's sound at the sample rate of the response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ Samples = npt.NDArray[np.float32]
 def at_rate(reply: Items[Piece], source_rate: int, target_rate: int) -> Items[Piece]:
     """Return a reply's pieces with their sound at another rate, in Hz.
 
-    Joined, the sound is the resampling of the whole, wherever its pieces end. It comes some tens of milliseconds later.
+    The concatenated pieces equal the whole sound resampled, wherever they end. They arrive some tens of milliseconds
+    later.
     """
     if source_rate == target_rate:
         return reply

@@ -21,11 +21,11 @@ from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.prompt.passages import passages
 from sglang_speechlm.prompt.presets import DEFAULT_VOICE
-from sglang_speechlm.prompt.words import can_be_said, is_blank
+from sglang_speechlm.prompt.words import is_blank, is_speakable
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import TEXT_ONLY, asked_for
+from sglang_speechlm.server.reading.resolve import TEXT_ONLY, setting
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.sound import at_rate, at_speed
@@ -38,12 +38,12 @@ _OPENAI_VOICES = (
     "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse",
     DEFAULT_VOICE,
 )  # fmt: skip
-"""OpenAI's clients must name one: a model that has one voice of its own takes them as no demand."""
+"""OpenAI's clients must name one of these, so a model with a single voice ignores them."""
 
 
 @route
 async def speech(http: Request, service: Service, deadline: float) -> Response:
-    """Speak a text: a whole file, raw audio in chunks while it is made, or server-sent events."""
+    """Speak a text: as a complete file, as raw audio while it is generated, or as server-sent events."""
     body = await read_json(http, SpeechRequest)
     service.check_model(body.model)
     output = service.output(body.response_format or "mp3", body.sample_rate)
@@ -55,7 +55,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     pieces = at_speed(recital, service.sample_rate, 1.0 if body.speed is None else body.speed)
     pieces = at_rate(pieces, service.sample_rate, output.rate)
     sound = _sound(pieces, deadline) if requests else _silence(output.rate)
-    # A WAV file begins with its length: only where it was asked for as it comes is that left open.
+    # A WAV file begins with its length, which is only left open if the client asked for a stream.
     if output.name == "pcm" or (output.name == "wav" and body.stream_format is not None):
         content = _sliced(sound, endless_wav_header(output.rate) if output.name == "wav" else b"")
     else:
@@ -74,13 +74,14 @@ def _max_frames(body: SpeechRequest) -> int | None:
 
 
 def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[ReplyRequest]:
-    """Return the requests of the passages; none where the input is nothing but punctuation or emoji.
+    """Return the requests of the passages; none if the input consists of punctuation or emoji only.
 
-    Silence is given for that: clients that cut a text into sentences send such pieces, and OpenAI answers them with a
-    sound. An error would end their playback.
+    The answer is then silence: clients that split a text into sentences send such pieces, and OpenAI returns a sound
+        for
+    them. An error would end their playback.
     """
     preset = service.options.preset
-    # A passage has at most twice its usual size, so this needs no cutting of a text that is far too long.
+    # A passage has at most twice its usual size, so a text that is far too long is refused without splitting it.
     if len(body.input) > 2 * _MOST_PASSAGES * preset.passage_characters:
         allowed = f"{_MOST_PASSAGES} passages of about {preset.passage_characters} characters"
         raise bad_field("input", f"must have at most {allowed}; got {len(body.input)} characters")
@@ -88,26 +89,26 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
         raise bad_field("input", f"must not be blank; got {shown(body.input)}")
     ours = body.speechlm or SpeechLM()
     if ours.text is not None:
-        raise bad_field("speechlm.text", "does not go with speech: the input is what is spoken")
+        raise bad_field("speechlm.text", "does not apply to speech: the input is what is spoken")
     if ours.return_ids:
-        raise bad_field("speechlm.return_ids", "does not go with speech: a sound file holds no ids")
+        raise bad_field("speechlm.return_ids", "does not apply to speech: a sound file holds no token ids")
     is_given = preset.speech_text == "given"
     if is_given:
         for field in TEXT_ONLY:
             if getattr(body, field) is not None:
-                warnings.add(f"{field}: not used; it shapes a text that the model writes, and the input is given")
-    if not can_be_said(body.input):
-        warnings.add("input: has no letter, digit or sign to be said; the answer is a short silence")
+                warnings.add(f"{field}: not used; it affects generated text only, and the input is spoken as it is")
+    if not is_speakable(body.input):
+        warnings.add("input: has no letter, digit or symbol to speak; the answer is a short silence")
         return []
     values = {"input": body.input, "instructions": body.instructions, "voice": preset.voice(body.voice_name)}
     for name in preset.speech.unused(values):
         if name != "voice" or body.voice_name not in _OPENAI_VOICES:
-            warnings.add(f"{name}: not used, because this model was not taught to follow it")
+            warnings.add(f"{name}: not used, because this model was not trained to follow it")
     spoken = passages(body.input, preset.passage_characters)
     if len(spoken) > _MOST_PASSAGES:
         raise bad_field("input", f"must have at most {_MOST_PASSAGES} passages; got {len(spoken)}")
-    seed = asked_for(body, "seed", "seed", default=secrets.randbits(63))
-    # The seeds follow from the first one, so that a seed fixes all of the sound.
+    seed = setting(body, "seed", "seed", default=secrets.randbits(63))
+    # The seeds are derived from the first one, so that a seed determines the whole sound.
     return [
         _passage(service, body, {**values, "input": text}, text, (seed + i + 2**63) % 2**64 - 2**63)
         for i, text in enumerate(spoken)
@@ -142,15 +143,15 @@ def _passage(
         asking, "speech", prompt, text_bound=bound, spoken_ids=spoken_ids, cfg=service.config.audio_cfg
     )
     capacity = service.responder.engine.capacity(guided=request.is_guided)
-    # <text>, the input, <assistant> <audio>, and the frames that a first sound takes.
+    # <text>, the input, <assistant> <audio>, and the frames that the first sound needs.
     needed = _input_tokens(request) + 2 + service.config.num_stream
     if needed > capacity:
-        raise bad_field("input", f"takes {needed} positions with its first sound; a request may take {capacity} in all")
+        raise bad_field("input", f"is too long: {needed} tokens including the first audio frames, limit {capacity}")
     return request
 
 
 def _input_tokens(request: ReplyRequest) -> int:
-    """Positions of the prompt, and of the text if it is given."""
+    """Return the positions of the prompt, and of the text if it is given."""
     return len(request.prompt.ids) + 1 + (0 if request.given_text is None else len(request.given_text.ids))
 
 
@@ -159,11 +160,11 @@ async def _silence(sample_rate: int) -> AsyncGenerator[npt.NDArray[np.float32]]:
 
 
 async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
-    """The samples as they come; at least one piece.
+    """Yield the samples as they arrive, in at least one piece.
 
     Raises:
         ApiError: 400 if there is no sound, 504 at the deadline.
-        StageRefused, CodecError: as the reply does.
+        StageRefused, CodecError: from the reply.
     """
     has_sounded = False
     async with aclosing(merged([speech], deadline)) as arrivals:
@@ -172,11 +173,11 @@ async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[npt.ND
                 has_sounded = True
                 yield piece.samples
     if not has_sounded:
-        raise ApiError(400, "no audio: too few frames (max_tokens, speechlm.audio_max_frames) to give a sound")
+        raise ApiError(400, "no audio: too few frames (max_tokens, speechlm.audio_max_frames) to make a sound")
 
 
 async def _sliced(sound: AsyncGenerator[npt.NDArray[np.float32]], head: bytes) -> AsyncGenerator[bytes]:
-    """A file in pieces, as they are made."""
+    """Yield a file in pieces, as they are generated."""
     async with aclosing(sound):
         async for samples in sound:
             yield head + pcm16_bytes(samples)
@@ -186,14 +187,14 @@ async def _sliced(sound: AsyncGenerator[npt.NDArray[np.float32]], head: bytes) -
 async def _whole(
     sound: AsyncGenerator[npt.NDArray[np.float32]], service: Service, output: SoundFormat
 ) -> AsyncGenerator[bytes]:
-    """A file in one piece, once all of it is there."""
+    """Yield a complete file in one piece."""
     async with aclosing(sound):
         samples = np.concatenate([samples async for samples in sound])
     yield await asyncio.to_thread(service.sound_files.encode, samples, output)
 
 
 async def _events(pieces: Items[bytes], recital: Recital, warnings: Warnings) -> AsyncGenerator[bytes]:
-    """OpenAI's events, whose audio, put together, is the file; or an error midway."""
+    """Yield OpenAI's events, whose concatenated audio is the file; or an error midway."""
     try:
         async for piece in pieces:
             yield event({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})
@@ -208,7 +209,7 @@ async def _events(pieces: Items[bytes], recital: Recital, warnings: Warnings) ->
 
 
 def _warn(recital: Recital, warnings: Warnings) -> None:
-    """Say what cut the sound, once its end is there."""
+    """Add a warning if something cut the sound; call it at the end."""
     if not recital.replies:
         return
     bounds = [warning for reply in recital.replies for warning in reply.finish.warnings]
@@ -217,5 +218,5 @@ def _warn(recital: Recital, warnings: Warnings) -> None:
         if recital.frames == recital.max_frames:
             used = "audio_max_frames"
         else:
-            used = "max_tokens" if recital.max_tokens == recital.tokens else "the context"
-        warnings.add(f"the sound was cut: it used all of {used} ({recital.frames} frames)")
+            used = "max_tokens" if recital.max_tokens == recital.tokens else "the context length"
+        warnings.add(f"the sound was cut: it reached {used} ({recital.frames} frames)")

@@ -1,4 +1,4 @@
-"""Answers that are sent while they are made."""
+"""Responses that are sent while they are generated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 
 class Items(Protocol[Item_co]):
-    """An iterator that can be closed, as an asynchronous generator or a reply is."""
+    """An iterator that can be closed, such as an asynchronous generator or a reply."""
 
     def __aiter__(self) -> AsyncIterator[Item_co]: ...
 
@@ -35,12 +35,12 @@ class Items(Protocol[Item_co]):
 
 
 def event(data: Mapping[str, Any]) -> bytes:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 class ClosingStream(StreamingResponse):
-    """Chunks as they come. However it ends, what makes them is closed."""
+    """A streaming response that always closes its source, however it ends."""
 
     def __init__(
         self,
@@ -49,32 +49,32 @@ class ClosingStream(StreamingResponse):
         media_type: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Take what makes the chunks, and what it makes them from."""
+        """Take the iterator of chunks, and the source that it reads."""
         super().__init__(chunks, media_type=media_type, headers=headers)
         self._chunks = chunks
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The source as well: chunks that nobody has begun to take would not close it.
+        # Close the source, too: chunks that were never iterated would not close it.
         async with aclosing(self._source), aclosing(self._chunks):
             try:
                 await super().__call__(scope, receive, send)
             except REFUSALS as error:
-                # Left without its last chunk, the connection is closed: clients see that something is missing.
+                # Without its last chunk, the connection is closed, so clients notice that the answer is incomplete.
                 logger.warning("The stream of request %s was cut off: %s", logs.current_id(), error)
 
 
 async def merged(sources: Sequence[Items[Item]], deadline: float) -> AsyncGenerator[tuple[int, Item | None]]:
-    """Items of several iterators in the order in which they come, each with its iterator's index, and None at its end.
+    """Merge several iterators: yield their items as they arrive, with the iterator's index, and None at its end.
 
-    Each of them waits while an item of its own has not been taken. Closing this one closes all of them.
+    Each iterator waits until its last item has been taken. Closing this iterator closes all of them.
 
     Raises:
         ApiError: 504 at the deadline.
         Exception: whatever one of them raises.
     """
     arrivals: asyncio.Queue[tuple[int, Item | None] | Exception] = asyncio.Queue()
-    # A place for one item of each source; one queue with a single place would let a quick source pass the others.
+    # Room for one item per source; a shared queue of size one would let a fast source overtake the others.
     places = [asyncio.Semaphore(1) for _ in sources]
 
     async def pump(index: int, source: Items[Item]) -> None:
@@ -108,7 +108,7 @@ async def merged(sources: Sequence[Items[Item]], deadline: float) -> AsyncGenera
 
 
 class Begun(Generic[Item]):
-    """An iterator whose first item is there already, or None where it has no items."""
+    """An iterator whose first item has been read already; None if it has no items."""
 
     def __init__(self, first: Item | None, rest: Items[Item]) -> None:
         self._first = first
@@ -124,16 +124,16 @@ class Begun(Generic[Item]):
         return await anext(self._rest)
 
     async def aclose(self) -> None:
-        """Close what makes the items."""
+        """Close the iterator."""
         await self._rest.aclose()
 
 
 async def begin(http: Request, items: Items[Item]) -> Begun[Item]:
-    """Wait for the first of ``items``, so that whatever is refused before it has a status of its own.
+    """Wait for the first of ``items``, so that a refusal before it gets its own HTTP status.
 
     Raises:
         ClientGone: if the client disconnects meanwhile.
-        Exception: whatever ``items`` raises; it is closed then.
+        Exception: whatever ``items`` raises; it is then closed.
     """
     try:
         return Begun(await unless_gone(http, anext(items, None)), items)

@@ -1,4 +1,4 @@
-"""POST /v1/audio/transcriptions: a clip, written down."""
+"""POST /v1/audio/transcriptions: transcribe a clip."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, e
 from sglang_speechlm.server.service import Service
 
 _CANNOT = ("timestamp_granularities", "include")
-"""Fields that ask for what the model does not give."""
+"""Fields for results that the model does not return."""
 _OBJECTS = ("speechlm", "vllm_xargs", "logit_bias", "stop_token_ids")
-"""Fields that a form holds as JSON."""
+"""Fields that a form has as JSON."""
 _BRACKETED = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
 
 
@@ -45,11 +45,11 @@ class _Upload:
 
 @route
 async def transcriptions(http: Request, service: Service, deadline: float) -> Response:
-    """Write down what a clip says, as JSON, as text, or as server-sent events."""
+    """Transcribe a clip, as JSON, as text, or as server-sent events."""
     body, upload = await _read_form(http)
     service.check_model(body.model)
     if body.stream and body.response_format == "verbose_json":
-        raise bad_field("response_format", "a stream goes with 'json' or 'text'; got 'verbose_json'")
+        raise bad_field("response_format", "a stream needs 'json' or 'text'; got 'verbose_json'")
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
     request, clip = await asyncio.to_thread(_prepare, service, body, upload, warnings)
@@ -75,11 +75,11 @@ async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
     try:
         "".join(value for _, value in items if isinstance(value, str)).encode()
     except UnicodeError as error:
-        raise ApiError(400, f"the form's text cannot be read: {error}") from error
+        raise ApiError(400, f"the form's text is not valid: {error}") from error
     fields = _unfolded(item for item in items if item[0] != "file")
     for name in _CANNOT:
         if name in fields:
-            raise bad_field(name, "the model gives no times and no probabilities; leave it out")
+            raise bad_field(name, "the model returns no timestamps or probabilities; leave it out")
     try:
         return TranscriptionRequest.model_validate(fields, strict=False), upload
     except ValidationError as error:
@@ -87,9 +87,9 @@ async def _read_form(http: Request) -> tuple[TranscriptionRequest, _Upload]:
 
 
 def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A form's fields as a JSON body has them: lists from ``name[]``, objects from ``name[member]`` or as JSON.
+    """Return a form's fields as in a JSON body: lists from ``name[]``, objects from ``name[member]`` or JSON.
 
-    A form has no null: clients leave a field empty where they have no value for it.
+    A form has no null: clients leave a field without a value empty.
     """
     fields: dict[str, Any] = {}
     for name, value in items:
@@ -117,30 +117,30 @@ def _prepare(
     service: Service, body: TranscriptionRequest, upload: _Upload, warnings: Warnings
 ) -> tuple[ReplyRequest, Clip]:
     if wants_audio(body):
-        raise bad_field("speechlm.mode", "does not go with transcriptions: they are only written")
+        raise bad_field("speechlm.mode", "does not apply to transcriptions: they have no audio")
     if body.speechlm is not None and body.speechlm.return_ids:
-        raise bad_field("speechlm.return_ids", "does not go with transcriptions")
+        raise bad_field("speechlm.return_ids", "does not apply to transcriptions")
     heard, clip = service.messages.hear(upload.data, upload.format, "file")
     values = {"language": body.language, "prompt": body.prompt}
     preset = service.options.preset
     for name in preset.transcription.unused(values):
-        warnings.add(f"{name}: not used, because this model was not taught to follow it")
+        warnings.add(f"{name}: not used, because this model was not trained to follow it")
     messages = preset.transcription.fill(values, service.encode, heard)
     prompt = lay_out(preset.with_system(messages, service.encode, speaks=False), service.config)
     capacity = service.responder.engine.capacity()
     if len(prompt.ids) + 1 >= capacity:
-        raise bad_field("prompt", f"makes {len(prompt.ids)} positions to read; a request may take {capacity} in all")
+        raise bad_field("prompt", f"is too long: {len(prompt.ids)} tokens, limit {capacity} with the transcription")
     bound = transcription_bound(clip.seconds, preset.thinking_tokens)
     request = service.resolve(body, "transcription", prompt, text_bound=bound)
     return replace(request, reasoning=preset.reasoning), clip
 
 
 async def _text(reply: Reply, deadline: float) -> AsyncGenerator[str]:
-    """The text as it comes; after thinking it begins with its first letter.
+    """Yield the text as it arrives, without white space between thinking and text.
 
     Raises:
         ApiError: 504 at the deadline.
-        StageRefused: as the reply does.
+        StageRefused: from the reply.
     """
     has_begun = False
     async with aclosing(merged([reply], deadline)) as arrivals:
@@ -174,7 +174,7 @@ def _answer(body: TranscriptionRequest, text: str, reply: Reply, clip: Clip, war
 
 
 async def _events(pieces: Items[str], reply: Reply, warnings: Warnings) -> AsyncGenerator[bytes]:
-    """OpenAI's events; or an error midway."""
+    """Yield OpenAI's events; or an error midway."""
     text = ""
     try:
         async for piece in pieces:
@@ -201,8 +201,8 @@ def _usage(reply: Reply) -> dict[str, Any]:
 
 
 def _warn(reply: Reply, warnings: Warnings) -> None:
-    """Say what cut the text, once its end is there."""
+    """Add a warning if something cut the text; call it at the end."""
     warnings.add(*reply.finish.warnings)
     if reply.finish.reason == "length" and not reply.finish.warnings:
-        used = "max_tokens" if reply.finish.tokens >= reply.request.max_tokens else "the context"
-        warnings.add(f"the text was cut: it used all of {used} ({reply.finish.tokens} tokens)")
+        used = "max_tokens" if reply.finish.tokens >= reply.request.max_tokens else "the context length"
+        warnings.add(f"the text was cut: it reached {used} ({reply.finish.tokens} tokens)")

@@ -1,4 +1,4 @@
-"""GET /v1/audio/voices: what applications offer their users to choose from."""
+"""GET /v1/audio/voices: the voices that applications offer to their users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sglang_speechlm.server.service import Service
 
 
 async def voices(http: Request) -> Response:
-    """List the voices, as Open WebUI asks for them (``voices``) and in the form of OpenAI's lists (``data``)."""
+    """List the voices, in Open WebUI's form (``voices``) and in that of OpenAI's lists (``data``)."""
     service: Service = http.app.state.speechlm
     listed = [
         {"id": name, "name": name, "object": "voice", "description": description}

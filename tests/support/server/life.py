@@ -170,7 +170,7 @@ def assert_dies_with(life: Life, part: str, number: signal.Signals) -> None:
         if number == signal.SIGSTOP:
             with http_of(life) as client:
                 assert wait_for(lambda: client.get("/health").status_code == 503)
-                assert "no sign of life from the" in error_of(client.get("/health"))["message"]
+                assert "no heartbeat from the" in error_of(client.get("/health"))["message"]
         message = f"a process of this server {'hung' if number == signal.SIGSTOP else 'died'}"
         for each in asked.whole:
             assert error_of(each.result())["message"] == message

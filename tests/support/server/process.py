@@ -11,7 +11,7 @@ from typing import IO
 import psutil
 import torch
 
-from sglang_speechlm.process import Worker, free_port
+from sglang_speechlm.process import ServerProcess, free_port
 from sglang_speechlm.process.child import Process
 
 from .zygote import Zygote
@@ -26,7 +26,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _zygote = Zygote()
 
 
-class Server(Worker):
+class Server(ServerProcess):
     """A worker that begins as a copy where it can, and by its command line otherwise: with variables of its own."""
 
     def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:

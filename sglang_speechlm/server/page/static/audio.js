@@ -1,6 +1,6 @@
-// Sound in and out: recording to WAV, playing PCM16 slices as they come, and pictures of them.
+// Sound input and output: record to WAV, play PCM16 slices as they arrive, and draw them.
 
-/** A mono 16-bit WAV file of float samples. */
+/** Returns a mono 16-bit WAV file of float samples. */
 export function wavFile(samples, rate) {
   const view = new DataView(new ArrayBuffer(44 + 2 * samples.length));
   const text = (at, string) => [...string].forEach((c, i) => view.setUint8(at + i, c.charCodeAt(0)));
@@ -12,13 +12,13 @@ export function wavFile(samples, rate) {
   return new Blob([view], { type: "audio/wav" });
 }
 
-/** Float samples of base64 PCM16. */
+/** Returns the float samples of base64 PCM16. */
 export function fromPcm16(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   return Float32Array.from(new Int16Array(bytes.buffer), (s) => s / 32768);
 }
 
-/** Plays slices one after the other without a gap; counts how often it had to wait for one. */
+/** Plays slices one after the other without gaps; counts how often it had to wait. */
 export class Speaker {
   constructor(rate) {
     this.context = new AudioContext();
@@ -43,7 +43,7 @@ export class Speaker {
   close() { return this.context.close(); }
 }
 
-/** Records the microphone until stop(); gives {samples, rate}. */
+/** Records the microphone until stop(), which returns {samples, rate}. */
 export class Recorder {
   static async start() {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
@@ -65,14 +65,14 @@ export class Recorder {
   }
 }
 
-/** One array of several. */
+/** Concatenates arrays. */
 export function joined(parts) {
   const whole = new Float32Array(parts.reduce((n, part) => n + part.length, 0));
   parts.reduce((at, part) => { whole.set(part, at); return at + part.length; }, 0);
   return whole;
 }
 
-/** Peaks of the samples, column by column. */
+/** Draws the peaks of the samples, column by column. */
 export function drawWaveform(canvas, samples) {
   const { width, height } = canvas;
   const paint = canvas.getContext("2d");
@@ -88,7 +88,7 @@ export function drawWaveform(canvas, samples) {
   }
 }
 
-/** Log magnitudes of 512-point transforms, low frequencies below. */
+/** Draws log magnitudes of 512-point transforms, with low frequencies at the bottom. */
 export function drawSpectrogram(canvas, samples) {
   const { width, height } = canvas;
   const paint = canvas.getContext("2d");

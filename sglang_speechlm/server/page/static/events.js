@@ -1,6 +1,6 @@
-// A streamed answer as the objects of its server-sent events.
+// Parse a streamed answer's server-sent events.
 
-/** The parsed data of each event up to [DONE]. Throws what the server refuses or breaks off with. */
+/** Yields the parsed data of each event up to [DONE]. Throws the server's error if it refuses or breaks off. */
 export async function* answer(body, headers, signal) {
   const response = await fetch("v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
   if (!response.ok) {

@@ -1,4 +1,4 @@
-// The page: a conversation that goes on, and the form that asks its next question.
+// The page: a conversation, and the form for the next question.
 import { Recorder, wavFile } from "./audio.js";
 import { answer } from "./events.js";
 import { Turn } from "./turn.js";
@@ -27,17 +27,17 @@ async function showServer() {
   try {
     const models = await (await fetch("v1/models", { headers: headers() })).json();
     const name = models.data?.[0]?.id;
-    // A model without a name of its own is served under its path.
-    at("server").textContent = name ? `serving ${name.split("/").filter(Boolean).pop()}` : "the server wants an API key (Settings)";
+    // A model without a name is served under its path.
+    at("server").textContent = name ? `serving ${name.split("/").filter(Boolean).pop()}` : "this server needs an API key (Settings)";
     if (name) showDecoding((await (await fetch("server_info", { headers: headers() })).json()).decoding);
   } catch {
     at("server").textContent = "the server does not answer";
   }
 }
 
-/** Shows the checkpoint's decoding: guidance at its place, the rest where nothing is filled in. */
+/** Shows the checkpoint's decoding defaults: guidance as a value, the others as placeholders. */
 function showDecoding({ text, audio }) {
-  at("cfg").defaultValue = audio.cfg; // the browser keeps a value that the user has chosen
+  at("cfg").defaultValue = audio.cfg; // the browser keeps the user's value
   showScale();
   at("text_temperature").placeholder = text.temperature;
   at("audio_temperature").placeholder = audio.temperature;
@@ -93,7 +93,7 @@ function dropClip() {
   at("clip").hidden = at("drop-clip").hidden = true;
 }
 
-/** The user's message that the form holds now. */
+/** Returns the user's message in the form. */
 function message() {
   const content = [];
   if (clip) content.push({ type: "input_audio", input_audio: { data: clip.data, format: clip.format } });
@@ -101,9 +101,9 @@ function message() {
   return { role: "user", content };
 }
 
-/** The body of a request for an answer to `messages`; `text` is the answer's text where it is given. */
+/** Returns the body of a request for an answer to `messages`; `text` is the answer's text, if it is given. */
 function body(messages, text) {
-  const number = (id) => (at(id).value ? Number(at(id).value) : undefined); // left out, it is the checkpoint's own
+  const number = (id) => (at(id).value ? Number(at(id).value) : undefined); // if omitted, the checkpoint's default
   const spoken = text !== undefined || document.querySelector("input[name=mode]:checked").value === "spoken";
   const speechlm = { text_temperature: number("text_temperature"), seed: number("seed") };
   if (spoken) {
@@ -122,7 +122,7 @@ function history(until = turns.length) {
   return turns.slice(0, until).flatMap((turn) => turn.history());
 }
 
-/** A word of a POSIX shell that stands for `text`, whatever is in it. */
+/** Quotes `text` for a POSIX shell. */
 function quoted(text) { return `'${text.replaceAll("'", "'\\''")}'`; }
 
 async function copyCurl() {
@@ -163,13 +163,13 @@ async function ask() {
   await answerIn(turn, [...before, question]);
   if (turn.history().length > 1) {
     turns.push(turn);
-  } else if (!at("message").value && !clip) { // nothing came of it: it can be mended and asked again
+  } else if (!at("message").value && !clip) { // it failed: let the user edit and resend it
     at("message").value = text;
     if (heard) holdClip(heard);
   }
 }
 
-/** Asks, and shows the answer in `turn`, in place of the one that is there. */
+/** Sends the question, and shows the answer in `turn`, replacing any earlier one. */
 async function answerIn(turn, messages, text) {
   const request = body(messages, text);
   turn.clear();

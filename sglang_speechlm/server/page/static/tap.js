@@ -1,4 +1,4 @@
-// Runs where sound is processed: hands on what the microphone gives.
+// Runs in the audio thread: passes on the microphone's samples.
 registerProcessor("tap", class extends AudioWorkletProcessor {
   process(inputs) {
     if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice());

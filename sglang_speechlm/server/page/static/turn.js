@@ -1,8 +1,8 @@
-// One turn of the conversation: a question, and its answer as it is read, heard and seen.
+// One turn of the conversation: a question, and its answer as text, sound and pictures.
 import { Speaker, drawSpectrogram, drawWaveform, fromPcm16, joined, wavFile } from "./audio.js";
 
 export class Turn {
-  /** Takes the user's message as it is sent, and the clip that belongs to it: {data, format, url} or null. */
+  /** Takes the user's message as sent, and its clip: {data, format, url} or null. */
   constructor(message, text, clip) {
     this.message = message;
     this.element = document.getElementById("turn").content.firstElementChild.cloneNode(true);
@@ -16,7 +16,7 @@ export class Turn {
 
   find(selector) { return this.element.querySelector(selector); }
 
-  /** Forgets an answer, so that another can take its place. */
+  /** Clears the answer for another one. */
   clear() {
     Object.assign(this, { text: "", thinking: "", audioId: null, parts: [], rate: null, seconds: {}, usage: null, speaker: null });
     for (const name of ["thinking", "error", "warnings", "waveform", "spectrogram", "player", "download", "edit", "editing", "facts"]) {
@@ -26,7 +26,7 @@ export class Turn {
     this.find(".warnings").replaceChildren();
   }
 
-  /** What later turns send of this one: the question, and the answer by the id of its sound where it has one. */
+  /** Returns what later turns send of this one: the question, and the answer, by the id of its sound if it has one. */
   history() {
     const reply = { role: "assistant", content: this.text };
     if (this.thinking) reply.reasoning_content = this.thinking;
@@ -34,7 +34,7 @@ export class Turn {
     return this.text || this.thinking || this.audioId ? [this.message, reply] : [this.message];
   }
 
-  /** Shows an answer while it comes: the events of a stream. */
+  /** Shows an answer while its events arrive. */
   async show(events) {
     this.began = performance.now();
     this.element.classList.add("busy");
@@ -90,7 +90,7 @@ export class Turn {
     this.find(".error").hidden = false;
   }
 
-  /** Shows what is known once an answer has ended, whole or not. */
+  /** Shows the figures of an answer that has ended, complete or not. */
   finish() {
     const whole = this.since();
     const rows = [["first text", this.seconds.text], ["first sound", this.seconds.sound], ["whole answer", whole]]
@@ -98,13 +98,13 @@ export class Turn {
     const samples = joined(this.parts);
     if (samples.length) {
       const length = samples.length / this.rate;
-      rows.push(["sound", `${length.toFixed(2)} s, made in ${(whole / length).toFixed(2)} times its length`]);
+      rows.push(["sound", `${length.toFixed(2)} s, generated in ${(whole / length).toFixed(2)} times its length`]);
       rows.push(["pauses while playing", String(this.speaker.waits)]);
       drawSpectrogram(this.find(".spectrogram"), samples);
       this.find(".player").src = this.find(".download").href = URL.createObjectURL(wavFile(samples, this.rate));
       for (const name of ["spectrogram", "player", "download"]) this.find(`.${name}`).hidden = false;
     }
-    if (this.usage) rows.push(["tokens", `${this.usage.prompt_tokens} read, ${this.usage.completion_tokens} made`]);
+    if (this.usage) rows.push(["tokens", `${this.usage.prompt_tokens} in, ${this.usage.completion_tokens} out`]);
     this.find(".facts dl").replaceChildren(...rows.flatMap(([name, value]) => {
       const term = document.createElement("dt"), fact = document.createElement("dd");
       term.textContent = name;
@@ -115,7 +115,7 @@ export class Turn {
     this.find(".edit").hidden = !this.text && !this.thinking;
   }
 
-  /** Offers plan and text for editing; `speak` is called with the whole text that is to be spoken. */
+  /** Lets the user edit plan and text; calls `speak` with the whole text to speak. */
   onEdit(speak) {
     const form = this.find(".editing"), plan = form.querySelector(".plan"), text = form.querySelector(".spoken-text");
     this.find(".edit").addEventListener("click", () => {
