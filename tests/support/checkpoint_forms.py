@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX, CheckpointSpec
 from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
@@ -115,10 +115,12 @@ def write_distributed(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     """A trainer's output: two complete steps and an unfinished one."""
     write_train_config(folder)
     for step, scale in ((2, 0.0), (10, 1.0)):
-        state = {f"model.{name}": tensor * scale if scale != 1 else tensor for name, tensor in tensors.items()}
+        state: dict[str, Any] = {
+            f"model.{name}": tensor * scale if scale != 1 else tensor for name, tensor in tensors.items()
+        }
         state |= {f"optimizer.state.{name}.exp_avg": torch.zeros_like(tensor) for name, tensor in tensors.items()}
         state |= {"lr_scheduler": {"step": step}, "train_state": torch.tensor(step)}
-        dcp.save(state, checkpoint_id=folder / "checkpoints" / f"step_{step}", no_dist=True)
+        save(state, checkpoint_id=folder / "checkpoints" / f"step_{step}", no_dist=True)
     unfinished = folder / "checkpoints" / "step_12"
     unfinished.mkdir()
     (unfinished / "__0_0.distcp").write_bytes(b"half")

@@ -17,7 +17,9 @@ VOCABULARY = 160_392
 class MadeBytes(TorchDispatchMode):
     """Bytes of all float32 tensors that are made, views not counted."""
 
-    total = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))

@@ -265,7 +265,9 @@ def test_only_stream_0_can_end_the_audio() -> None:
 class Largest(TorchDispatchMode):
     """The most elements of any tensor that is made."""
 
-    elements = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -279,7 +281,9 @@ def test_a_draw_without_a_top_k_takes_no_more_memory_for_a_larger_batch() -> Non
     vocabulary, rows = 160_392, 256
     ids = SpeechLMConfig().ids
     draws = draws_of(seeds_of(rows), top_k=1 << 30)
-    fields = {name: value.to("meta") for name, value in vars(draws).items() if isinstance(value, Tensor)}
+    fields: dict[str, Any] = {
+        name: value.to("meta") for name, value in vars(draws).items() if isinstance(value, Tensor)
+    }
     logits = torch.empty(rows, vocabulary, device="meta")
     with Largest() as largest:
         draw_text(logits, ids, replace(draws, **fields))

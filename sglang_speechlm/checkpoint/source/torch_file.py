@@ -206,7 +206,7 @@ def _stored(path: Path, view: _View, start: int) -> StoredTensor:
         content = torch.empty(view.span * dtype.itemsize, dtype=torch.uint8)
         with naming(path), path.open("rb") as file:
             file.seek(start + view.offset * dtype.itemsize)
-            if file.readinto(content.numpy()) != content.numel():
+            if file.readinto(content.numpy().data) != content.numel():
                 raise CheckpointError(f"{path} shrank while it was being read")
         if not content.numel():
             return torch.empty(view.size, dtype=dtype)

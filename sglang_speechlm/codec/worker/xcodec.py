@@ -72,7 +72,7 @@ def decoder_context(model: XcodecModel) -> Context:
     first, last = 0, hop - 1
     for module in reversed(convolutions):
         kernel, stride, padding, dilation = (
-            value[0] for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+            int(value[0]) for value in (module.kernel_size, module.stride, module.padding, module.dilation)
         )
         if isinstance(module, torch.nn.ConvTranspose1d):
             # The position itself must be in the slice too, not only the inputs that reach it.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen3Model
-from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, apply_rotary_pos_emb
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
 
 from sglang_speechlm.audio import encoder_length
@@ -174,7 +174,7 @@ class Trainee(nn.Module):
 
     def _misalignment(
         self,
-        layer: nn.Module,
+        layer: Qwen3DecoderLayer,
         hidden: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         head: int,
