@@ -125,7 +125,10 @@ def main() -> None:
                 numbers = range(number, number := number + count)
                 seconds["fork"].append(_loop(fork, numbers, args.text, args.frames))
                 seconds["server"].append(asyncio.run(_serve(server, numbers, args.text, args.frames)))
-            ratios = [ours / theirs for ours, theirs in zip(seconds["server"], seconds["fork"], strict=True)]
+            ratios = [
+                server_seconds / fork_seconds
+                for server_seconds, fork_seconds in zip(seconds["server"], seconds["fork"], strict=True)
+            ]
             row = {
                 "answers": count,
                 "server_s": round(statistics.median(seconds["server"]), 2),

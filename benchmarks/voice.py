@@ -128,7 +128,7 @@ def _row(
         "bigram_low": round(float(low), 4),
         "bigram_high": round(float(high), 4),
         "unigram": round(by["unigram"].rate, 4),
-        "exact_text": round(float(np.mean([ours == want for ours, want in zip(texts, wanted, strict=True)])), 3),
+        "exact_text": round(float(np.mean([text == exact for text, exact in zip(texts, wanted, strict=True)])), 3),
         "_errors": by["bigram"],
     }
 

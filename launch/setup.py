@@ -53,15 +53,17 @@ def find_gpu(root: Path = Path("/"), list_gpus: Callable[[], str] = list_gpus_of
     return gpus[0] if gpus else None
 
 
-def choose_profile(asked: str | None, kept: str | None, gpu: Callable[[], str | None] = find_gpu) -> tuple[str, str]:
+def choose_profile(
+    requested: str | None, kept: str | None, gpu: Callable[[], str | None] = find_gpu
+) -> tuple[str, str]:
     """Return the profile to install, and the reason.
 
     The user's choice has priority, then the existing environment's profile, then the machine's hardware.
     """
-    if asked:
-        if asked not in PROFILES:
-            raise SetupError(f"PROFILE={asked!r} is not one of {', '.join(PROFILES)}")
-        return asked, f"PROFILE={asked}"
+    if requested:
+        if requested not in PROFILES:
+            raise SetupError(f"PROFILE={requested!r} is not one of {', '.join(PROFILES)}")
+        return requested, f"PROFILE={requested}"
     if kept:
         return kept, "same as before; PROFILE=cpu or PROFILE=cuda changes it"
     if place := gpu():

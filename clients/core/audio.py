@@ -79,6 +79,6 @@ class AudioFiles:
         return best[0]
 
 
-def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    pairs = zip(reversed(one), reversed(other), strict=False)
+def _common_tail(path: tuple[str, ...], other: tuple[str, ...]) -> int:
+    pairs = zip(reversed(path), reversed(other), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -24,11 +24,11 @@ def split_ground_truth(messages: Sequence[Message]) -> tuple[list[Message], str 
 
     Sending it would tell the model the answer.
     """
-    asked = len(messages)
-    while asked and messages[asked - 1].role == "assistant":
-        asked -= 1
-    texts = [message.content for message in messages[asked:] if message.modality == "text"]
-    return list(messages[:asked]), " ".join(texts) or None
+    sent = len(messages)
+    while sent and messages[sent - 1].role == "assistant":
+        sent -= 1
+    texts = [message.content for message in messages[sent:] if message.modality == "text"]
+    return list(messages[:sent]), " ".join(texts) or None
 
 
 def written_history(messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
@@ -42,13 +42,13 @@ def written_history(messages: Sequence[Message]) -> tuple[list[Message], list[st
     written: list[Message] = []
     notes: list[str] = []
     for role, turn in groupby(messages, key=lambda message: message.role):
-        said = list(turn)
-        if role == "assistant" and any(message.modality == "audio" for message in said):
-            said = [message for message in said if message.modality == "text"]
-            if not said:
+        parts = list(turn)
+        if role == "assistant" and any(message.modality == "audio" for message in parts):
+            parts = [message for message in parts if message.modality == "text"]
+            if not parts:
                 raise Failure(Kind.SPOKEN_HISTORY, "the assistant's earlier turn has audio only, which cannot be sent")
             notes = [LEFT_OUT]
-        written += said
+        written += parts
     return written, notes
 
 

@@ -91,11 +91,11 @@ def _progress(axes: Axes, works: Sequence[Work]) -> None:
         axes.plot(failed / unit, np.searchsorted(times, failed, side="right"), "x", color=_FAILED, markersize=5)
     for start in works[0].results.starts[1:]:
         axes.axvline((start - begin) / unit, color="#888888", linestyle=":", linewidth=1)
-    told = [Line2D([], [], color=_FAILED, marker="x", linestyle="", label="failed")]
-    told += [Line2D([], [], color="#888888", linestyle=":", linewidth=1, label="continued")]
+    handles = [Line2D([], [], color=_FAILED, marker="x", linestyle="", label="failed")]
+    handles += [Line2D([], [], color="#888888", linestyle=":", linewidth=1, label="continued")]
     shown = [any(work.results.tally.failures for work in works), len(works[0].results.starts) > 1]
     if any(shown):
-        axes.legend(handles=[handle for handle, there in zip(told, shown, strict=True) if there], loc="lower right")
+        axes.legend(handles=[handle for handle, there in zip(handles, shown, strict=True) if there], loc="lower right")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="Answers", xlabel=f"{name} since the start", ylabel="lines answered", xlim=(0, None), ylim=(0, None))
 

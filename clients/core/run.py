@@ -257,9 +257,9 @@ def _prepare(work: Work, line: Line) -> tuple[bytes, str | None, list[str]]:
     elif job.send_ground_truth:
         messages, notes = written_history(line.messages)
     else:
-        messages, said = split_ground_truth(line.messages)
+        messages, last_turn = split_ground_truth(line.messages)
         messages, notes = written_history(messages)
-        truth = line.answer or said
+        truth = line.answer or last_turn
     return orjson.dumps(job.task.body(to_chat(messages, work.audio))), truth, [*line.notes, *notes]
 
 

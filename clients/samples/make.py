@@ -102,7 +102,7 @@ def questions() -> list[dict[str, Any]]:
     pitch, count = ("rising", "falling"), ("one", "two", "three", "four")
     kinds = ("noise", "clicks", "a siren", "beeps")
     vowels = tuple(_FORMANTS)
-    asked = [
+    lines = [
         ("sound", "pitch", "easy", "rising.wav", "Does the pitch rise or fall?", pitch, 0),
         ("sound", "pitch", "easy", "falling.wav", "Does the pitch rise or fall?", pitch, 1),
         ("sound", "counting", "medium", "beeps2.flac", "How many beeps are there?", count, 1),
@@ -122,7 +122,7 @@ def questions() -> list[dict[str, Any]]:
         ),
     ]
     lines = []
-    for number, (task, category, difficulty, clip, question, choices, right) in enumerate(asked, 1):
+    for number, (task, category, difficulty, clip, question, choices, right) in enumerate(lines, 1):
         options = " ".join(f"({chr(ord('A') + place)}) {choice}" for place, choice in enumerate(choices))
         line = {
             "example_id": f"listen_{number:02d}",
@@ -143,19 +143,19 @@ def questions() -> list[dict[str, Any]]:
 
 def dialogues() -> list[dict[str, Any]]:
     """Return lines with ESPnet's fields only, in which the assistant's last text is the correct answer."""
-    clip, said = "clips/beeps2.flac", "Two beeps."
-    asked = [
+    clip, answer = "clips/beeps2.flac", "Two beeps."
+    lines = [
         [["user", "text", "What is the capital of France?"], ["assistant", "text", "Paris"]],
         [["user", "text", "Two plus three?"], ["assistant", "text", "Five"], ["user", "text", "And one more?"],
          ["assistant", "text", "Six"]],
-        [["user", "audio", clip], ["user", "text", "What was that?"], ["assistant", "text", said],
+        [["user", "audio", clip], ["user", "text", "What was that?"], ["assistant", "text", answer],
          ["user", "text", "How many?"], ["assistant", "text", "two"]],
         [["user", "audio", clip], ["user", "audio", "clips/beeps3.flac"],
          ["user", "text", "Which clip has more beeps, the first or the second?"], ["assistant", "text", "second"]],
     ]  # fmt: skip
     return [
         {"example_id": f"dialogue_{number:02d}", "messages": [["system", "text", _LISTENER], *messages]}
-        for number, messages in enumerate(asked, 1)
+        for number, messages in enumerate(lines, 1)
     ]
 
 
@@ -167,12 +167,12 @@ def speeches() -> list[dict[str, Any]]:
         if sentence.startswith("Read this aloud: "):
             messages.append(["assistant", "text", sentence.removeprefix("Read this aloud: ")])
         lines.append({"example_id": f"speak_{number:02d}", "messages": messages})
-    for number, (clip, asked) in enumerate(
+    for number, (clip, question) in enumerate(
         (("ah.wav", "Repeat what you hear."), ("scale.flac", "Hum what you hear.")), len(lines) + 1
     ):
         messages = [
             ["user", "audio", f"clips/{clip}"],
-            ["user", "text", asked],
+            ["user", "text", question],
             ["assistant", "audio", f"clips/{clip}"],
         ]
         lines.append({"example_id": f"speak_{number:02d}", "messages": messages})

@@ -82,8 +82,8 @@ class AllowedMedia:
                 session.get(url, allow_redirects=False) as response,
             ):
                 if response.status != 200:
-                    told = " (redirects are not followed)" if response.status in range(300, 400) else ""
-                    raise AudioError(f"{host} answered with {response.status}{told}")
+                    note = " (redirects are not followed)" if response.status in range(300, 400) else ""
+                    raise AudioError(f"{host} answered with {response.status}{note}")
                 async for piece in response.content.iter_any():
                     data += piece
                     if len(data) > max_bytes:

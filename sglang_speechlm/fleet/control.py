@@ -42,7 +42,7 @@ class Control:
         worker_id = path.removeprefix("/workers").removeprefix("/")
         match http.method, bool(worker_id):
             case ("GET", False):
-                return _told(200, {"workers": [_shown(member) for member in self._router.members]})
+                return _json_response(200, {"workers": [_shown(member) for member in self._router.members]})
             case ("POST", False):
                 self._check(http)
                 return await self._add(http)
@@ -74,22 +74,24 @@ class Control:
             url = checked_url(url)
         except ValueError as error:
             raise bad_field("url", str(error)) from error
-        return _told(202, _shown(self._router.want(url, {name: fields[name] for name in fields if name != "url"})))
+        return _json_response(
+            202, _shown(self._router.want(url, {name: fields[name] for name in fields if name != "url"}))
+        )
 
     def _remove(self, worker_id: str) -> Response:
         member = next((member for member in self._router.members if member.id == worker_id), None)
         if member is None:
             raise ApiError(404, f"unknown worker {worker_id[:100]!r}; GET /workers lists them")
         self._router.drop(member.url)
-        return _told(202, _shown(member))
+        return _json_response(202, _shown(member))
 
 
 def _shown(member: Member) -> dict[str, Any]:
     return {"id": member.id, "url": member.url, "is_healthy": member.is_healthy}
 
 
-def _told(status: int, what: Any) -> Response:
-    return Response(orjson.dumps(what), status_code=status, media_type="application/json")
+def _json_response(status: int, content: Any) -> Response:
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
 def _asks_for_itself(http: Request) -> bool:

@@ -210,8 +210,8 @@ async def forward(
 
 def broken_off(status: int = 502) -> ApiError:
     """Return the error for a request whose worker is gone."""
-    said = "did not answer in time" if status == 504 else "ended before its answer was complete"
-    return ApiError(status, f"the worker with this request {said}; send it again", code="worker_lost")
+    reason = "did not answer in time" if status == 504 else "ended before its answer was complete"
+    return ApiError(status, f"the worker with this request {reason}; send it again", code="worker_lost")
 
 
 def unreachable() -> ApiError:

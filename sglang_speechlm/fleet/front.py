@@ -114,12 +114,12 @@ class Front:
 
     def _readiness(self) -> Response:
         is_ready = self._is_ready()
-        told = {
+        content = {
             "status": "ready" if is_ready else "not ready",
             "healthy_workers": len(self._router.healthy()),
             "workers": self._router.total,
         }
-        return Response(orjson.dumps(told), status_code=200 if is_ready else 503, media_type="application/json")
+        return Response(orjson.dumps(content), status_code=200 if is_ready else 503, media_type="application/json")
 
     async def _passed(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         """Forward a request until its client disconnects or the front is stopped.
@@ -167,8 +167,8 @@ class Front:
             if path in _FOR_ALL:
                 await self._tell_all(scope, body, answer)
             else:
-                knowing = await asyncio.to_thread(self._that_knows, body) if path == _CHAT else None
-                await self._to_one(scope, body, answer, knowing)
+                holder = await asyncio.to_thread(self._holder, body) if path == _CHAT else None
+                await self._to_one(scope, body, answer, holder)
             return
         headers = Headers(scope=scope)
         if "content-length" in headers or "transfer-encoding" in headers:
@@ -177,20 +177,20 @@ class Front:
             await upload.whole()  # no body, then the client's disconnection
             await self._to_any(scope, None, answer)
 
-    def _that_knows(self, body: bytearray) -> Member | None:
+    def _holder(self, body: bytearray) -> Member | None:
         """Return the worker of the last spoken answer that a chat request refers to, or None."""
         by_id = {member.worker_id: member for member in self._router.healthy() if member.worker_id}
-        knowing = None
+        holder = None
         for worker_id in _workers_named(body):
-            knowing = by_id.get(worker_id, knowing)
-        return knowing
+            holder = by_id.get(worker_id, holder)
+        return holder
 
-    async def _to_one(self, scope: Scope, body: bytearray, answer: Answer, knowing: Member | None) -> None:
+    async def _to_one(self, scope: Scope, body: bytearray, answer: Answer, holder: Member | None) -> None:
         """Forward to the worker that a request refers to; else to the router, or, if that is away, to any worker."""
-        url = knowing.url if knowing is not None else self._router.url
+        url = holder.url if holder is not None else self._router.url
         try:
-            if self._router.healthy() and (knowing is not None or self._router.responds):
-                await forward(self._session, url, scope, body, answer, routed=knowing is None)
+            if self._router.healthy() and (holder is not None or self._router.responds):
+                await forward(self._session, url, scope, body, answer, routed=holder is None)
                 return
         except RouterRefused:
             pass  # it does not know the model, or reads the body otherwise than a worker, who decides
@@ -216,17 +216,17 @@ class Front:
         members = self._router.healthy()
         if not members:
             raise unreachable()
-        told = [_Kept() for _ in members]
+        answers = [_Kept() for _ in members]
         outcomes = await asyncio.gather(
             *(
                 forward(self._session, member.url, scope, body, Answer(kept.send))
-                for member, kept in zip(members, told, strict=True)
+                for member, kept in zip(members, answers, strict=True)
             ),
             return_exceptions=True,
         )
         if lost := next((outcome for outcome in outcomes if outcome is not None), None):
             raise unreachable() from lost
-        failed = next((kept for kept in told if kept.status >= 300), told[0])
+        failed = next((kept for kept in answers if kept.status >= 300), answers[0])
         for message in failed.messages:
             await answer.send(message)
 

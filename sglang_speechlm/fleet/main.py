@@ -113,7 +113,7 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
         heartbeat = Heartbeat()
         heartbeat.beat_by_loop()
         threading.Thread(target=_end_when_blocked, args=(heartbeat,), daemon=True).start()
-        with _told() as (stop, hurry):
+        with _stop_signals() as (stop, hurry):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             running = asyncio.create_task(supervisor.run(when_ready))
             stopping = asyncio.create_task(stop.wait())
@@ -151,18 +151,18 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+def _stop_signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
     """Yield the events that the first and the second stop signal set."""
     stop, hurry = asyncio.Event(), asyncio.Event()
 
-    def told(number: signal.Signals) -> None:
+    def stop_or_hurry(number: signal.Signals) -> None:
         logger.info("%s: %s", number.name, "stopping at once" if stop.is_set() else "stopping")
         (hurry if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(number, told, number)
+            loop.add_signal_handler(number, stop_or_hurry, number)
     yield stop, hurry
 
 

@@ -169,8 +169,8 @@ class Router:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 healthy &= await self._compare(listed)
         known = {member.url: member.worker_id for member in self.healthy() if member.worker_id}
-        asked = healthy - known.keys()
-        ids = known | dict(zip(asked, await asyncio.gather(*map(self._worker_id, asked)), strict=True))
+        new = healthy - known.keys()
+        ids = known | dict(zip(new, await asyncio.gather(*map(self._worker_id, new)), strict=True))
         self.members = [
             replace(member, is_healthy=member.url in healthy, worker_id=ids.get(member.url)) for member in self.members
         ]
@@ -226,16 +226,16 @@ class Router:
         return {url for url in self._more if (listed[url]["is_healthy"] if url in listed else url in before)}
 
     async def _introduce(self, url: str) -> None:
-        models = await self._asked(f"{url}/v1/models", "data")
+        models = await self._field(f"{url}/v1/models", "data")
         if not isinstance(models, list):  # not up yet
             return
         names = [model["id"] for model in models if isinstance(model, dict) and "id" in model]
         # smg keeps the first model of a worker, and finds it by its aliases too.
         cards = [{"id": name, "aliases": names[1:]} for name in names[:1]]
-        told = {**_KIND, "models": cards, **self._more.get(url, {}), "url": url}
-        status, said = await self._control("POST", "/workers", told)
+        worker = {**_KIND, "models": cards, **self._more.get(url, {}), "url": url}
+        status, reason = await self._control("POST", "/workers", worker)
         if status >= 300 and status != 409:
-            logger.error("The router refuses the worker %s: %d %s", url, status, said.decode(errors="replace"))
+            logger.error("The router refuses the worker %s: %d %s", url, status, reason.decode(errors="replace"))
 
     async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Send a request to the router's control plane; return status and body."""
@@ -245,9 +245,9 @@ class Router:
             return response.status, await response.read()
 
     async def _worker_id(self, url: str) -> str | None:
-        return await self._asked(f"{url}/worker_id", "worker_id")
+        return await self._field(f"{url}/worker_id", "worker_id")
 
-    async def _asked(self, url: str, field: str) -> Any:
+    async def _field(self, url: str, field: str) -> Any:
         """Return a field of a worker's JSON response; None if there is none, whatever is at the URL."""
         try:
             async with self._session.get(url, headers=self._workers_key, timeout=_PROBE) as response:

@@ -118,14 +118,14 @@ class Supervisor:
                     raise FleetFailed(f"{name} could not be run: {error}", ExitStatus.NOT_STARTED) from error
                 raise
             if not self._has_started:
-                known = {each.value for each in ExitStatus} - {ExitStatus.STOPPED, ExitStatus.CUT_OFF}
+                known = {exit_status.value for exit_status in ExitStatus} - {ExitStatus.STOPPED, ExitStatus.CUT_OFF}
                 raise FleetFailed(
-                    f"{name} ended with {_said(status)} before the fleet was ready",
+                    f"{name} ended with {_in_words(status)} before the fleet was ready",
                     status if status in known else ExitStatus.NOT_STARTED,
                 )
             if seconds >= _LASTING_SECONDS:
                 backoff.reset()
-            raise _Ended(f"{name.capitalize()} ended with {_said(status)}")
+            raise _Ended(f"{name.capitalize()} ended with {_in_words(status)}")
 
         await repeat(run_once, backoff, expected=_Ended, fatal=FleetFailed)
 
@@ -192,5 +192,5 @@ class _Ended(Exception):
     """A process ended and must be restarted."""
 
 
-def _said(status: int) -> str:
+def _in_words(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"status {status}"

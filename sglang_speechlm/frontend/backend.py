@@ -166,7 +166,7 @@ def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -
     for name in _NOT_OFFERED:
         if name not in but and (value := getattr(params, name)):
             raise SpeechLMError(f"sgl.gen: {name} is not offered by this backend; got {value!r}")
-    values = {theirs: getattr(params, name) for name, theirs in _SENT.items()}
+    values = {field: getattr(params, name) for name, field in _SENT.items()}
     return {"messages": turn.messages, **{name: value for name, value in values.items() if value not in ([], ())}}
 
 
@@ -174,12 +174,12 @@ def _facts(answer: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata for ``s.get_meta_info``: of all choices together, and each choice's end."""
     usage, choices = answer["usage"], answer["choices"]
     ends = [choice["finish_reason"] for choice in choices]
-    told = [choice["message"].get("speechlm", {}) for choice in choices]
+    extras = [choice["message"].get("speechlm", {}) for choice in choices]
     return {
         "id": answer["id"],
         "finish_reason": ends if len(ends) > 1 else ends[0],
         "prompt_tokens": usage["prompt_tokens"],
         "completion_tokens": usage["completion_tokens"],
         "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
-        "warnings": [warning for one in told for warning in one.get("warnings", ())],
+        "warnings": [warning for extra in extras for warning in extra.get("warnings", ())],
     }

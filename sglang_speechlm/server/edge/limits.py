@@ -50,34 +50,34 @@ class BodyLimit:
         limit = self._max_bytes if route_of(scope) in WITH_BODIES else min(_SMALL_BYTES, self._max_bytes)
         refused = _refusal(Headers(scope=scope), limit)
         begun = asyncio.get_running_loop().time()
-        come = held = 0
+        received = held = 0
         is_complete = False
         refusal: ApiError | None = None
 
         async def bounded() -> Message:
-            nonlocal come, held, is_complete, refusal
+            nonlocal received, held, is_complete, refusal
             if refused is not None:
                 refusal = refused
                 raise refused
             if is_complete:
                 return await receive()
             try:
-                async with asyncio.timeout_at(begun + _FIRST_SECONDS + come / _SLOWEST_BYTES):
+                async with asyncio.timeout_at(begun + _FIRST_SECONDS + received / _SLOWEST_BYTES):
                     message = await receive()
             except TimeoutError:
-                refusal = ApiError(408, f"the body did not arrive in time: got {come} bytes", closes=True)
+                refusal = ApiError(408, f"the body did not arrive in time: got {received} bytes", closes=True)
                 raise refusal from None
             size = len(message.get("body", b""))
-            come += size
+            received += size
             held += size
             self._held += size
             is_complete = not message.get("more_body", False)
-            if come > limit:
+            if received > limit:
                 refusal = _too_large(limit)
                 raise refusal
             if self._held > _BODIES_AT_ONCE * self._max_bytes:
-                said = "the server has too many large bodies in memory"
-                refusal = ApiError(503, said, retry_after=1, closes=True)
+                message = "the server has too many large bodies in memory"
+                refusal = ApiError(503, message, retry_after=1, closes=True)
                 raise refusal
             return message
 

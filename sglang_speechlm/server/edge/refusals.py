@@ -17,7 +17,7 @@ from sglang_speechlm.server.edge.wording import rule_of
 def answer_in_one_shape(app: FastAPI) -> None:
     """Make unknown routes, wrong methods, invalid bodies and failures return OpenAI's error object."""
     handlers: dict[type[Exception], Any] = {
-        ApiError: _ours,
+        ApiError: _api_error,
         StarletteHTTPException: _http,
         HTTPException: _http,  # replaces SGLang's own handler
         RequestValidationError: _unreadable,
@@ -28,7 +28,7 @@ def answer_in_one_shape(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-async def _ours(_http_request: Request, error: ApiError) -> Response:
+async def _api_error(_http_request: Request, error: ApiError) -> Response:
     return error.response()
 
 

@@ -20,15 +20,15 @@ Rank = tuple[int, int]
 
 def local_ranks(server_args: Any) -> list[Rank]:
     """Return the ranks that SGLang starts on this machine."""
-    each = server_args.tp_size // server_args.nnodes
-    first = server_args.node_rank * each
-    return [(dp_rank, tp_rank) for dp_rank in range(server_args.dp_size) for tp_rank in range(first, first + each)]
+    per_node = server_args.tp_size // server_args.nnodes
+    first = server_args.node_rank * per_node
+    return [(dp_rank, tp_rank) for dp_rank in range(server_args.dp_size) for tp_rank in range(first, first + per_node)]
 
 
-def run_scheduler(hearts: Mapping[Rank, Heartbeat], server_args: Any, *arguments: Any, **named: Any) -> None:
+def run_scheduler(heartbeats: Mapping[Rank, Heartbeat], server_args: Any, *arguments: Any, **named: Any) -> None:
     """Run one rank's scheduler, with the heartbeat for the rank in its arguments."""
-    told = signature(run_scheduler_process).bind(server_args, *arguments, **named).arguments
-    hearts[told["dp_rank"] or 0, told["tp_rank"]].beat_by_thread()
+    bound = signature(run_scheduler_process).bind(server_args, *arguments, **named).arguments
+    heartbeats[bound["dp_rank"] or 0, bound["tp_rank"]].beat_by_thread()
     collect_garbage()
     forgive_failing_writes()
     if not torch.cuda.is_available():
@@ -36,9 +36,9 @@ def run_scheduler(hearts: Mapping[Rank, Heartbeat], server_args: Any, *arguments
     run_scheduler_process(server_args, *arguments, **named)
 
 
-def run_detokenizer(heart: Heartbeat, *arguments: Any, **named: Any) -> None:
+def run_detokenizer(heartbeat: Heartbeat, *arguments: Any, **named: Any) -> None:
     """Run the detokenizer."""
-    heart.beat_by_thread()
+    heartbeat.beat_by_thread()
     collect_garbage()
     forgive_failing_writes()
     run_detokenizer_process(*arguments, **named)

@@ -31,10 +31,10 @@ _STOP_SECONDS = 20.0
 def main(arguments: Sequence[str]) -> int:
     """Serve until stopped; return the exit status, one of ``ExitStatus``."""
     try:
-        asked = read(arguments)
+        command_line = read(arguments)
     except ValueError as error:
         return _refused(error)
-    return keep(partial(_serve, asked), asked.own.drain_seconds + _STOP_SECONDS)
+    return keep(partial(_serve, command_line), command_line.own.drain_seconds + _STOP_SECONDS)
 
 
 def _refused(error: Exception) -> int:
@@ -42,7 +42,7 @@ def _refused(error: Exception) -> int:
     return ExitStatus.BAD_OPTIONS
 
 
-def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
+def _serve(command_line: CommandLine, heartbeat: Heartbeat) -> int:
     import torch
 
     announce(override=True)
@@ -62,7 +62,7 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     load_plugins()
     try:
         machine = Machine.here()
-        server_args, said = settle(asked, machine)
+        server_args, notes = settle(command_line, machine)
         reserved = _reserve(server_args.host, server_args.port)
     except (ValueError, AssertionError) as error:  # SGLang checks some of its options with assertions
         return _refused(error)
@@ -79,7 +79,7 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
         stay_on_this_machine()
     collect_garbage()
     codec = codec or spawn("fork")  # it inherits this process's imports
-    own = asked.own
+    own = command_line.own
     own = replace(own, codec_device=codec_device(own.codec_device, machine.gpus, server_args.base_gpu_id))
     life = Life(own.drain_seconds, heartbeat, reserved)
     secrets = (server_args.api_key, server_args.admin_api_key, server_args.ssl_keyfile_password)
@@ -87,11 +87,11 @@ def _serve(asked: CommandLine, heartbeat: Heartbeat) -> int:
     install(server_args, own, life, codec)
     ranks = {rank: Heartbeat() for rank in local_ranks(server_args)}
     detokenizer = Heartbeat()
-    hearts = {f"scheduler {dp}.{tp}": heart for (dp, tp), heart in ranks.items()}
+    heartbeats = {f"scheduler {dp}.{tp}": heartbeat for (dp, tp), heartbeat in ranks.items()}
     if server_args.node_rank == 0:
-        hearts["detokenizer"] = detokenizer
-    http.app.state.watch = watch = Watch(hearts, lambda: life.has_served, life.part_hangs)
-    for sentence in said:
+        heartbeats["detokenizer"] = detokenizer
+    http.app.state.watch = watch = Watch(heartbeats, lambda: life.has_served, life.part_hangs)
+    for sentence in notes:
         logger.info("%s", sentence)
     watch.start()
     try:

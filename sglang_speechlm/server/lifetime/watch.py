@@ -23,15 +23,15 @@ class Watch:
     """Reports processes without a heartbeat, and ends the server if one hangs.
 
     Args:
-        hearts: heartbeats by the name of the process.
+        heartbeats: heartbeats by the name of the process.
         has_started: whether the models have been loaded, so that all heartbeats are regular.
         when_hung: takes the name of a process that hangs; called in this watch's thread.
     """
 
     def __init__(
-        self, hearts: Mapping[str, Heartbeat], has_started: Callable[[], bool], when_hung: Callable[[str], None]
+        self, heartbeats: Mapping[str, Heartbeat], has_started: Callable[[], bool], when_hung: Callable[[str], None]
     ) -> None:
-        self._silences = {name: Silence(heart) for name, heart in hearts.items()}
+        self._silences = {name: Silence(heartbeat) for name, heartbeat in heartbeats.items()}
         self._has_started = has_started
         self._when_hung = when_hung
 

@@ -66,11 +66,11 @@ class MessageReader:
                 and (answer := self._earlier(i, message, warnings)) is not None
             ):
                 kept[i] = answer
-            elif not self._said(message):
+            elif not self._parts(message):
                 warnings.add(*_left_out(i, message))
             if _thoughts(message) and self.preset.reasoning == "none":
                 warnings.add(f"messages[{i}].reasoning_content: not used, because this model was not trained to think")
-        if not any(self._said(message) or i in kept for i, message in enumerate(messages)):
+        if not any(self._parts(message) or i in kept for i, message in enumerate(messages)):
             raise bad_field(f"messages[{len(messages) - 1}].content", "must not be empty if all messages are empty")
         fetched = await self._fetch(messages)
         return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks)
@@ -106,7 +106,7 @@ class MessageReader:
         answer = self.answers.get(audio_id)
         if answer is None:
             unknown = f"unknown or expired audio id {audio_id[:100]!r}"
-            if not self._said(message):
+            if not self._parts(message):
                 raise bad_field(f"{place}.id", f"{unknown}; send the message's text as well")
             warnings.add(f"{place}.id: {unknown}: the message's text was used instead")
             return None
@@ -119,16 +119,16 @@ class MessageReader:
             )
         return answer
 
-    def _said(self, message: ChatMessage) -> list[tuple[str, Part]]:
+    def _parts(self, message: ChatMessage) -> list[tuple[str, Part]]:
         """Return a message's non-empty parts, or else its spoken text, with their paths in the message.
 
         Thinking and the text after it are joined into one text again, as the model wrote it.
         """
-        said = message.parts or _transcript(message)
+        parts = message.parts or _transcript(message)
         thoughts = _thoughts(message)
         if not thoughts or self.preset.reasoning == "none":
-            return said
-        (place, first), *rest = said or [("reasoning_content", Part(type="text", text=""))]
+            return parts
+        (place, first), *rest = parts or [("reasoning_content", Part(type="text", text=""))]
         return [(place, first.model_copy(update={"text": join(thoughts, first.text or "")})), *rest]
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[tuple[int, str], Bytes]:
@@ -161,7 +161,7 @@ class MessageReader:
                 contents.append(Message(message.role, Text(kept[i].text_ids.tolist())))
                 contents.append(Message(message.role, Spoken(frames)))
                 continue
-            for key, part in self._said(message):
+            for key, part in self._parts(message):
                 place = f"messages[{i}].{key}"
                 if part.input_audio is not None:
                     place += ".input_audio.data"

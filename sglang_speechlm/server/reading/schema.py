@@ -63,8 +63,8 @@ class Strict(BaseModel):
         """Refuse unknown fields; ``extra="forbid"`` would create an error for each without saying what is allowed."""
         names = fields if isinstance(fields, dict) else ()
         if (unknown := next((name for name in names if name not in cls.model_fields), None)) is not None:
-            told = {"field": unknown, "allowed": ", ".join(cls.model_fields)}
-            raise PydanticCustomError(UNKNOWN, "is unknown; allowed are {allowed}", told)
+            context = {"field": unknown, "allowed": ", ".join(cls.model_fields)}
+            raise PydanticCustomError(UNKNOWN, "is unknown; allowed are {allowed}", context)
         return fields
 
 

@@ -49,8 +49,8 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
     """
     service.check_model(body.model)
     warnings.add(*body.unread())
-    asked = None if body.audio is None else body.audio.format
-    output = service.output(asked or ("pcm16" if body.stream else "wav"), body.sample_rate)
+    name = None if body.audio is None else body.audio.format
+    output = service.output(name or ("pcm16" if body.stream else "wav"), body.sample_rate)
     service.sound_files.check("audio.format", output)
     if wants_audio(body):
         if body.stream and output.name != "pcm16":

@@ -194,7 +194,9 @@ def _check(body: GenerateBody, service: Service) -> None:
     params = body.sampling_params
     if isinstance(params, list) and len(params) != count:
         raise bad_field("sampling_params", f"must be one object, or one for each prompt; got {len(params)}")
-    choices = max((each.n or 1 for each in (params if isinstance(params, list) else [params]) if each), default=1)
+    choices = max(
+        (sampling.n or 1 for sampling in (params if isinstance(params, list) else [params]) if sampling), default=1
+    )
     if (count or 1) * choices > _MAX_ANSWERS:
         raise bad_field(
             "sampling_params.n",

@@ -87,10 +87,10 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
         raise bad_field("input", f"must have at most {allowed}; got {len(body.input)} characters")
     if is_blank(body.input):
         raise bad_field("input", f"must not be blank; got {shown(body.input)}")
-    ours = body.speechlm or SpeechLM()
-    if ours.text is not None:
+    own = body.speechlm or SpeechLM()
+    if own.text is not None:
         raise bad_field("speechlm.text", "does not apply to speech: the input is what is spoken")
-    if ours.return_ids:
+    if own.return_ids:
         raise bad_field("speechlm.return_ids", "does not apply to speech: a sound file holds no token ids")
     is_given = preset.speech_text == "given"
     if is_given:
@@ -127,12 +127,12 @@ def _passage(
     is_given = preset.speech_text == "given"
     messages = preset.speech.fill(values, service.encode)
     prompt = lay_out(preset.with_system(messages, service.encode, speaks=True), service.config)
-    ours = body.speechlm or SpeechLM()
+    own = body.speechlm or SpeechLM()
     asking = body.model_copy(
         update={
             "stream": True,
             "modalities": ["text", "audio"],
-            "speechlm": ours.model_copy(update={"text": text if is_given else None, "seed": seed}),
+            "speechlm": own.model_copy(update={"text": text if is_given else None, "seed": seed}),
         }
     )
     bound, spoken_ids = None, None
