@@ -102,7 +102,7 @@ def questions() -> list[dict[str, Any]]:
     pitch, count = ("rising", "falling"), ("one", "two", "three", "four")
     kinds = ("noise", "clicks", "a siren", "beeps")
     vowels = tuple(_FORMANTS)
-    lines = [
+    rows = [
         ("sound", "pitch", "easy", "rising.wav", "Does the pitch rise or fall?", pitch, 0),
         ("sound", "pitch", "easy", "falling.wav", "Does the pitch rise or fall?", pitch, 1),
         ("sound", "counting", "medium", "beeps2.flac", "How many beeps are there?", count, 1),
@@ -122,7 +122,7 @@ def questions() -> list[dict[str, Any]]:
         ),
     ]
     lines = []
-    for number, (task, category, difficulty, clip, question, choices, right) in enumerate(lines, 1):
+    for number, (task, category, difficulty, clip, question, choices, right) in enumerate(rows, 1):
         options = " ".join(f"({chr(ord('A') + place)}) {choice}" for place, choice in enumerate(choices))
         line = {
             "example_id": f"listen_{number:02d}",

@@ -76,8 +76,8 @@ class BodyLimit:
                 refusal = _too_large(limit)
                 raise refusal
             if self._held > _BODIES_AT_ONCE * self._max_bytes:
-                message = "the server has too many large bodies in memory"
-                refusal = ApiError(503, message, retry_after=1, closes=True)
+                reason = "the server has too many large bodies in memory"
+                refusal = ApiError(503, reason, retry_after=1, closes=True)
                 raise refusal
             return message
 
