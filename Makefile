@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit cases soak attack lint format clean
+.PHONY: help setup demo serve test unit cases soak attack lint reference format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
@@ -49,6 +49,9 @@ lint: setup ## Run the linters and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reference: setup ## Build the API reference from the docstrings in build/reference
+	$(BIN)/python docs/reference.py build/reference
 
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .

@@ -35,7 +35,8 @@ def __getattr__(name: str) -> Any:
     if name == "frontend":
         return import_module("sglang_speechlm.frontend")
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -295,5 +295,18 @@ def test_without_a_fitting_python_make_says_what_to_install(tmp_path: Path) -> N
 
 
 def test_make_alone_lists_every_target() -> None:
-    targets = {"help", "setup", "demo", "serve", "test", "unit", "soak", "attack", "lint", "format", "clean"}
+    targets = {
+        "help",
+        "setup",
+        "demo",
+        "serve",
+        "test",
+        "unit",
+        "soak",
+        "attack",
+        "lint",
+        "reference",
+        "format",
+        "clean",
+    }
     assert {line.split()[1] for line in make().stdout.splitlines()} == targets
