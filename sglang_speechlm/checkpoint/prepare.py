@@ -165,16 +165,15 @@ def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
     try:
         convert(conversion, directory)
     except OtherConversion:
-        shutil.rmtree(
-            directory
-        )  # written before something that it depends on changed; safe, because the cache is this package's own
+        # Something that it depends on has changed since. Safe to remove: the cache is this package's own.
+        shutil.rmtree(directory)
         convert(conversion, directory)
     _return_memory()
 
 
 def _return_memory() -> None:
-    """Give what the conversion freed back to the system: its process may live on as the server's launcher."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others return memory by themselves
+    """Return freed memory to the system: this process may live on as the server's launcher."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only; other C libraries return memory by themselves
     if trim is not None:
         trim(0)
 

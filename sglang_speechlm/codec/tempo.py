@@ -1,4 +1,4 @@
-"""Sound at another speed, its pitch kept."""
+"""Changes the speed of speech and keeps its pitch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ SLOWEST, FASTEST = 0.25, 4.0
 
 
 class Tempo:
-    """Sound at another speed, as it comes: FFmpeg's atempo, which overlaps windows where they match best (WSOLA).
+    """Time-stretches sound in a stream with FFmpeg's atempo, which overlaps windows where they match best (WSOLA).
 
-    What it gives, put together, does not depend on where the pieces end.
+    The joined output does not depend on how the input was split into pieces.
     """
 
     def __init__(self, sample_rate: int, speed: float) -> None:
-        """Take the sound's rate in Hz and how many times as fast it is to be, from ``SLOWEST`` to ``FASTEST``."""
+        """Take the sample rate in Hz and the speed, a factor from ``SLOWEST`` to ``FASTEST``."""
         self._rate, self._speed = sample_rate, speed
         self._block = sample_rate // 10
         self._held = np.empty(0, np.float32)
         self._taken = self._given = 0
 
     def push(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return what more of the sound settles; float32 [n] in and [m] out."""
+        """Return the output that is now final: float32 [n] in, [m] out."""
         self._taken += len(samples)
         return self._stretched(samples)
 
     def flush(self) -> npt.NDArray[np.float32]:
-        """Return the rest."""
+        """Return the rest of the output, float32 [m], at the end of the input."""
         missing = round(self._taken / self._speed) - self._given
-        # The filter keeps some of the sound to itself: silence pushes it out.
+        # The filter holds back its last windows: silence pushes them out.
         silence = np.zeros(3 * self._block * max(1, round(self._speed)), np.float32)
         return self._stretched(silence)[: max(missing, 0)]
 
@@ -44,7 +44,7 @@ class Tempo:
 
         self._held = np.concatenate([self._held, samples])
         pieces = [np.empty(0, np.float32)]
-        # In blocks: where its first window comes in parts, the filter begins with what it has.
+        # In blocks: given less than its first window, the filter would start with that, and the split would be audible.
         while len(self._held) >= self._block:
             frame = av.AudioFrame.from_ndarray(self._held[None, : self._block], format="flt", layout="mono")
             frame.sample_rate = self._rate
@@ -59,13 +59,13 @@ class Tempo:
 
     @cached_property
     def _graph(self) -> Any:
-        import av.filter  # brings all of FFmpeg's libraries: not before a request needs them
+        import av.filter  # loads all of FFmpeg's libraries, so only when a request needs them
 
         graph = av.filter.Graph()
         source = graph.add_abuffer(
             format="flt", sample_rate=self._rate, layout="mono", time_base=Fraction(1, self._rate)
         )
-        # A single filter leaves out samples above 2, and takes nothing below 0.5.
+        # A single atempo skips samples above 2 and accepts nothing below 0.5.
         count = 1 if 0.5 <= self._speed <= 2 else 2
         filters = [graph.add("atempo", f"{self._speed ** (1 / count):.9f}") for _ in range(count)]
         graph.link_nodes(source, *filters, graph.add("abuffersink"))

@@ -32,7 +32,7 @@ FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RuntimeError, MemoryError,
     EOFError, AssertionError, SafetensorError, zipfile.BadZipFile, pickle.PickleError, yaml.YAMLError, struct.error,
 )  # fmt: skip
-"""What the parsers raise on a file that is broken or of another kind."""
+"""The exceptions of the parsers for a file that is broken or of another kind."""
 
 
 class CheckpointError(ValueError):

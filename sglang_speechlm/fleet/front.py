@@ -193,7 +193,7 @@ class Front:
                 await forward(self._session, url, scope, body, answer, routed=holder is None)
                 return
         except RouterRefused:
-            pass  # it does not know the model, or reads the body otherwise than a worker, who decides
+            pass  # the router does not know the model or is stricter about the body: a worker decides
         except NotReached as error:
             logger.warning("Request %s bypasses %s: %s", logs.current_id(), url, error)
         await self._to_any(scope, body, answer)

@@ -31,9 +31,9 @@ def at_rate(reply: Items[Piece], source_rate: int, target_rate: int) -> Items[Pi
 
 
 def at_speed(reply: Items[Piece], sample_rate: int, speed: float) -> Items[Piece]:
-    """Return a reply's pieces with their sound ``speed`` times as fast, its pitch and its rate in Hz as they were.
+    """Return a reply's pieces with their sound ``speed`` times as fast, at the same pitch and sample rate (Hz).
 
-    Joined, the sound does not depend on where its pieces end. It comes some 0.2 s later.
+    The joined sound does not depend on how it is split into pieces. It is delayed by about 0.2 s.
     """
     if speed == 1:
         return reply
@@ -44,7 +44,7 @@ def at_speed(reply: Items[Piece], sample_rate: int, speed: float) -> Items[Piece
 async def _changed(
     reply: Items[Piece], change: Callable[[Samples], Samples], rest: Callable[[], Samples]
 ) -> AsyncGenerator[Piece]:
-    """Give a reply's pieces, those of sound as ``change`` makes them, and the ``rest`` at its end, in other threads."""
+    """Yield a reply's pieces, sound passed through ``change``, then the sound of ``rest``, both run in threads."""
     async with aclosing(reply):
         async for piece in reply:
             if not isinstance(piece, AudioDelta):
