@@ -1,18 +1,19 @@
-"""Decode a clip for the model: mono float32 samples at one rate, from any file that libsndfile reads."""
+"""Decode a clip for the model: mono float32 samples at one rate, from any file that libsndfile or FFmpeg reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
-from sglang_speechlm.audio.decode import MAX_VALUES, UNKNOWN_FRAMES, Decoded, decode_file
+from sglang_speechlm.audio.decode import MAX_VALUES, UNKNOWN_FRAMES, Decoded, decode_pieces
 from sglang_speechlm.audio.errors import AudioError
 from sglang_speechlm.audio.files import split
-from sglang_speechlm.audio.kinds import kind_of
+from sglang_speechlm.audio.kinds import av_kind_of, kind_of
 
 MAX_FILES = 100
 """Maximum number of files in a clip of several joined end to end."""
@@ -69,10 +70,14 @@ def decode_clip(
     """
     if not data:
         raise AudioError("audio data is empty")
-    declared = (format or "").lower()
-    # Silence and quiet samples may look like the beginning of an MP3 frame.
-    is_raw = declared in _RAW and kind_of(data[:16]) in (None, "MP3")
-    files = [_decode_raw(data)] if is_raw else list(_decode_joined(data, declared, max_seconds))
+    files = []
+    seconds = max_seconds + _LOOKAHEAD_SECONDS
+    with contextlib.closing(decode_joined(data, format, seconds)) as pieces:
+        for _, decoded in pieces:
+            files.append(decoded)
+            seconds -= len(decoded.samples) / decoded.rate
+            if seconds <= _LOOKAHEAD_SECONDS / 2:
+                break
     samples = np.concatenate(
         [
             file.samples if file.rate == sample_rate else soxr.resample(file.samples, file.rate, sample_rate)
@@ -89,31 +94,54 @@ def decode_clip(
     return Clip(samples, sample_rate, warnings)
 
 
-def _decode_raw(data: bytes) -> Decoded:
-    samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768)
-    warnings = ("the last byte is half a sample and was ignored",) if len(data) % 2 else ()
-    return Decoded(samples, RAW_RATE, len(samples), len(samples), warnings)
+def decode_joined(data: bytes, format: str | None, seconds: float) -> Generator[tuple[int, Decoded]]:
+    """Decode a file, or several joined, in pieces of at most ``seconds``; yield each with the number of its file.
 
+    Work and memory for a piece are bounded by ``seconds``, ``MAX_RATE`` and ``MAX_VALUES``, whatever a header claims.
 
-def _decode_joined(data: bytes, declared: str, max_seconds: float) -> Iterator[Decoded]:
-    """Decode joined files, until there is slightly more sound than is kept."""
-    seconds, values = max_seconds + _LOOKAHEAD_SECONDS, MAX_VALUES
+    Args:
+        data: a complete file, or several joined.
+        format: as for ``decode_clip``.
+        seconds: maximum length of a piece.
+
+    Raises:
+        AudioError: as for ``decode_clip``, except for data without samples.
+    """
+    if not data:
+        raise AudioError("audio data is empty")
+    declared = (format or "").lower()
+    if declared in _RAW and not _has_header(data[:16]):
+        for piece in _decode_raw(data, seconds):
+            yield 0, piece
+        return
     for number, file in enumerate(split(data)):
         try:
             if number == MAX_FILES:
                 raise AudioError(f"the limit is {MAX_FILES} files")
-            decoded = decode_file(file, declared, seconds, values)
+            with contextlib.closing(decode_pieces(file, declared, seconds, MAX_VALUES)) as pieces:
+                for piece in pieces:
+                    yield number, piece
         except AudioError as error:
             if number == 0:
                 raise
             warning = f"{number} joined files were heard; what follows them was not: {error}"
-            yield Decoded(np.zeros(0, np.float32), RAW_RATE, 0, 0, (warning,))
+            yield number, Decoded(np.zeros(0, np.float32), RAW_RATE, 0, 0, (warning,))
             return
-        yield decoded
-        seconds -= len(decoded.samples) / decoded.rate
-        values -= decoded.values
-        if seconds <= _LOOKAHEAD_SECONDS / 2:
-            return
+
+
+def _has_header(start: bytes) -> bool:
+    """Return whether data has a file header; quiet raw samples may look like the start of an MP3 or AAC frame."""
+    return (kind_of(start) or av_kind_of(start)) not in (None, "MP3", "AAC")
+
+
+def _decode_raw(data: bytes, seconds: float) -> Iterator[Decoded]:
+    frames, step = len(data) // 2, int(seconds * RAW_RATE)
+    warnings = ("the last byte is half a sample and was ignored",) if len(data) % 2 else ()
+    for start in range(0, max(1, frames), step):
+        count = min(step, frames - start)
+        samples = np.frombuffer(data, "<i2", count, 2 * start).astype(np.float32) / np.float32(32768)
+        yield Decoded(samples, RAW_RATE, count, frames, warnings)
+        warnings = ()
 
 
 def _stated_length(files: list[Decoded], max_seconds: float) -> str:

@@ -1,21 +1,20 @@
-"""Decode one audio file to mono samples at its own rate, with libsndfile."""
+"""Decode one audio file to mono samples at its own rate, with libsndfile or FFmpeg's libraries."""
 
 from __future__ import annotations
 
-import io
+import contextlib
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from sglang_speechlm.audio.av_sound import DEMUXERS, AvError, AvSound
 from sglang_speechlm.audio.errors import AudioError
-from sglang_speechlm.audio.files import IGNORED_BYTES, File, has_frame_count, sound_start
+from sglang_speechlm.audio.files import IGNORED_BYTES, File, sound_start
 from sglang_speechlm.audio.kinds import ACCEPTED, unread_kind_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from sglang_speechlm.audio.sndfile import SndfileSound
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Allowed sample rates of a file, in Hz."""
@@ -62,61 +61,82 @@ class Decoded:
     warnings: tuple[str, ...] = ()
 
 
-def decode_file(file: File, declared: str, seconds: float, values: int) -> Decoded:
-    """Decode and mix down to the mean of the channels. Everything before damage, or a missing end, is kept.
+_UNREADABLE = (soundfile.LibsndfileError, AvError)
 
-    Channels that cancel each other out, such as a pair with one inverted, are not mixed: the loudest is used.
-    Floating-point samples with integer values are scaled.
+
+def decode_pieces(file: File, declared: str, seconds: float, values: int) -> Generator[Decoded]:
+    """Decode a file and mix it down to the mean of the channels. Yield at least one piece; only the last is shorter
+    than ``seconds``.
+
+    Everything before damage, or a missing end, is kept. Channels that cancel each other out, such as a pair with one
+    inverted, are not mixed: the loudest is used, from that piece on. Floating-point samples with integer values are
+    scaled.
 
     Args:
         file: the file.
         declared: the client's name for its format, for messages.
-        seconds: maximum seconds to decode.
-        values: maximum values (frames times channels) to decode.
+        seconds: length of a piece.
+        values: maximum values (frames times channels) in a piece.
 
     Raises:
         AudioError: if it is unreadable, damaged before its first sample, a MIDI sample dump, or holds NaN, infinite or
             absurdly large samples, or if its rate or number of values is out of range.
     """
-    try:
-        stream = _Bytes(file.data)
-        with _Sound(stream) as sound:
-            mix = _read(sound, seconds, values)
-        states_frames = mix.stated_frames < UNKNOWN_FRAMES and (mix.format != "MP3" or has_frame_count(file.data))
-        unread = len(file.data) - stream.tell()
-        if mix.format == "MP3" and not states_frames and unread > 0 and not mix.is_cut:
-            stream = _OpenEnded(file.data)
-            with _Sound(stream) as sound:
-                mix = _read(sound, seconds, values)
-            unread = 0
-        channel = mix.loudest if mix.cancels else None
-        if channel is not None:
-            stream.seek(0)
-            with _Sound(stream) as sound:
-                mix = _read(sound, seconds, values, channel)
-    except soundfile.LibsndfileError:
-        raise AudioError(_unreadable(file, declared)) from None
-    frames = len(mix.samples)
+    frames, channel, bits = 0, None, 0
     warnings = list(file.warnings)
-    slack = _MP3_SLACK if mix.format == "MP3" else 0
-    ends_early = states_frames and mix.format in ("MP3", "FLAC", "CAF") and frames + slack < mix.stated_frames
-    if not mix.is_cut and (mix.is_damaged or file.is_cut or ends_early):
-        if not frames:
-            raise AudioError("audio file is damaged or cut off before its first sample")
-        warnings.append(
-            f"the file is damaged or cut off after {frames / mix.rate:.2f} s: only the sound before that was heard"
-        )
-    elif not mix.is_cut and mix.format in ("MP3", "FLAC") and unread > IGNORED_BYTES:
-        warnings.append(f"at least {unread} bytes after the end of the sound were ignored")
-    if channel is not None:
-        warnings.append(f"the channels cancel each other out: only channel {channel + 1} was heard")
-    samples = mix.samples
-    if mix.peak > _LOUD:
-        bits = next(bits for bits in (16, 24, 32) if mix.peak <= 2 ** (bits - 1))
-        samples = samples / np.float32(2 ** (bits - 1))
-        warnings.append(f"samples reach {mix.peak:.6g}, but full scale is 1: they were read as {bits}-bit integers")
-    stated = mix.stated_frames if states_frames else UNKNOWN_FRAMES
-    return Decoded(samples, mix.rate, frames * mix.channels, stated, tuple(warnings))
+    with contextlib.ExitStack() as opened:
+        sound = opened.enter_context(_open(file, declared))
+        is_last = False
+        while not is_last:
+            mix = _read(sound, frames, seconds, values, channel)
+            if channel is None and mix.cancels:
+                channel = mix.loudest
+                opened.close()
+                sound = opened.enter_context(_open(file, declared))
+                _skip(sound, frames)
+                mix = _read(sound, frames, seconds, values, channel)
+                warnings.append(f"the channels cancel each other out: only channel {channel + 1} was heard")
+            if mix.peak > _LOUD and not bits:
+                bits = next(bits for bits in (16, 24, 32) if mix.peak <= 2 ** (bits - 1))
+                warnings.append(
+                    f"samples reach {mix.peak:.6g}, but full scale is 1: they were read as {bits}-bit integers"
+                )
+            frames += len(mix.samples)
+            is_last = not mix.is_cut
+            if is_last:
+                warnings += _end_warnings(file, sound, frames, mix.is_damaged)
+            yield Decoded(
+                samples=mix.samples / np.float32(2 ** (bits - 1)) if bits else mix.samples,
+                rate=sound.samplerate,
+                values=len(mix.samples) * sound.channels,
+                stated_frames=sound.frames if sound.states_frames else UNKNOWN_FRAMES,
+                warnings=tuple(warnings),
+            )
+            warnings = []
+
+
+def _open(file: File, declared: str) -> SndfileSound | AvSound:
+    """Open a file.
+
+    Raises:
+        AudioError: if it is unreadable, a MIDI sample dump, or if its rate is out of range.
+    """
+    try:
+        sound = AvSound(file.data, file.kind) if file.kind in DEMUXERS else SndfileSound(file)
+    except _UNREADABLE:
+        raise AudioError(_unreadable(file, declared)) from None
+    try:
+        if sound.format == "SDS":
+            # libsndfile reads these past their end and prints two lines for every 60 missing samples.
+            raise AudioError("MIDI sample dumps are not accepted")
+        if not MIN_RATE <= sound.samplerate <= MAX_RATE:
+            raise AudioError(
+                f"sample rate {sound.samplerate} Hz is out of range; allowed are {MIN_RATE} to {MAX_RATE} Hz"
+            )
+    except AudioError:
+        sound.close()
+        raise
+    return sound
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,19 +145,14 @@ class _Mix:
 
     Attributes:
         samples: float32 ``[n]``, of all channels or of one.
-        rate, channels, stated_frames, format: from the header.
         peak: the largest magnitude of any channel.
         loudest: the channel with the most energy, from 0.
         cancels: whether the channels cancel each other out in their mean.
         is_damaged: whether reading ended in an error.
-        is_cut: whether the file has more than was read.
+        is_cut: whether the file may have more than was read.
     """
 
     samples: npt.NDArray[np.float32]
-    rate: int
-    channels: int
-    stated_frames: int
-    format: str
     peak: float
     loudest: int
     cancels: bool
@@ -145,28 +160,22 @@ class _Mix:
     is_cut: bool
 
 
-def _read(sound: soundfile.SoundFile, seconds: float, values: int, channel: int | None = None) -> _Mix:
-    """Read at most ``seconds`` of the mean of the channels, or of one of them.
+def _read(sound: SndfileSound | AvSound, before: int, seconds: float, values: int, channel: int | None) -> _Mix:
+    """Read at most ``seconds`` of the mean of the channels, or of one of them, after ``before`` frames.
 
     Raises:
-        AudioError: as for ``decode_file``.
+        AudioError: as for ``decode_pieces``.
     """
     rate, channels = sound.samplerate, sound.channels
-    if sound.format == "SDS":
-        # libsndfile reads these past their end and prints two lines for every 60 missing samples.
-        raise AudioError("MIDI sample dumps are not accepted")
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"sample rate {rate} Hz is out of range; allowed are {MIN_RATE} to {MAX_RATE} Hz")
-    wanted = min(sound.frames, int(seconds * rate))
+    wanted = min(sound.frames - before, int(seconds * rate))
     allowed = min(wanted, values // channels)
     parts = [np.zeros(0, np.float32)]
     energies, energy_of_sum, peak = np.zeros(channels), 0.0, 0.0
-    block_frames = max(1, min(int(rate * _BLOCK_SECONDS), _BLOCK_VALUES // channels))
     done, is_damaged = 0, False
     while done < allowed:
         try:
-            block = sound.read(min(allowed - done, block_frames), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
+            block = sound.read(min(allowed - done, _block_frames(sound)), dtype="float32", always_2d=True)
+        except _UNREADABLE:
             is_damaged = True
             break
         if not len(block):
@@ -184,16 +193,39 @@ def _read(sound: soundfile.SoundFile, seconds: float, values: int, channel: int 
     loudest = int(energies.argmax())
     return _Mix(
         samples=np.concatenate(parts),
-        rate=rate,
-        channels=channels,
-        stated_frames=sound.frames,
-        format=sound.format,
         peak=peak,
         loudest=loudest,
         cancels=energy_of_sum < _CANCELLED**2 * energies[loudest],
         is_damaged=is_damaged,
         is_cut=done == int(seconds * rate),
     )
+
+
+def _block_frames(sound: SndfileSound | AvSound) -> int:
+    return max(1, min(int(sound.samplerate * _BLOCK_SECONDS), _BLOCK_VALUES // sound.channels))
+
+
+def _skip(sound: SndfileSound | AvSound, frames: int) -> None:
+    """Read and discard frames."""
+    while frames and (block := sound.read(min(frames, _block_frames(sound)), dtype="float32", always_2d=True)).size:
+        frames -= len(block)
+
+
+def _end_warnings(file: File, sound: SndfileSound | AvSound, frames: int, is_damaged: bool) -> Generator[str]:
+    """Yield warnings about the end of a file, after ``frames`` were read.
+
+    Raises:
+        AudioError: if there is no sound before the damage.
+    """
+    slack = _MP3_SLACK if sound.format == "MP3" else 0
+    is_checked = sound.states_frames and sound.format in ("MP3", "FLAC", "CAF")
+    if is_damaged or file.is_cut or (is_checked and frames + slack < sound.frames):
+        if not frames:
+            raise AudioError("audio file is damaged or cut off before its first sample")
+        length = frames / sound.samplerate
+        yield f"the file is damaged or cut off after {length:.2f} s: only the sound before that was heard"
+    elif sound.format in ("MP3", "FLAC") and sound.unread > IGNORED_BYTES:
+        yield f"at least {sound.unread} bytes after the end of the sound were ignored"
 
 
 def _checked_peak(block: npt.NDArray[np.float32]) -> float:
@@ -214,41 +246,3 @@ def _unreadable(file: File, declared: str) -> str:
     else:
         reason = "it is not an audio file"
     return f"audio data{declaration} could not be read: {reason}. Accepted are {ACCEPTED}."
-
-
-class _Sound(soundfile.SoundFile):
-    """A file that is read front to back: soundfile's seek after every block fails if no length is stated."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _Bytes(io.BytesIO):
-    """Bytes in which the negative positions of damaged headers mean the beginning, as libsndfile expects."""
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
-
-
-class _OpenEnded(_Bytes):
-    """A file that appears 40 times as long as it is; beyond its real end there is only an empty ID3v1 tag.
-
-    libsndfile estimates the length of an MP3 without a Xing header from its size and its first frame's bit rate, and
-    stops there even if a variable bit rate makes it longer. Bit rates range from 8 to 320 kbit/s.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._end = 40 * len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END:
-            return super().seek(self._end + offset)
-        return super().seek(offset, whence)
-
-    def readinto(self, buffer: Buffer) -> int:
-        if self.tell() < self._end - 128:
-            return super().readinto(buffer)
-        view = memoryview(buffer)
-        view[:] = bytes(len(view))
-        return len(view)

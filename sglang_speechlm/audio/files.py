@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sglang_speechlm.audio.kinds import MP3_FRAME, kind_of
+from sglang_speechlm.audio.kinds import MP3_FRAME, av_kind_of, kind_of
 
 IGNORED_BYTES = 64
 """Number of bytes after a file's end that are ignored without a warning, such as padding and line ends."""
@@ -52,6 +52,10 @@ def split(data: bytes) -> Iterator[File]:
     data = _without_tags(data)
     while True:
         sound = sound_start(data)
+        kind = av_kind_of(data[sound : sound + 16])
+        if kind is not None:
+            yield File(data[sound:], kind)
+            return
         kind = kind_of(data[sound : sound + 16]) or kind_of(data[:16])
         if kind != "MP3":
             data = data[sound:]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-ACCEPTED = "WAV, MP3, FLAC, Ogg Vorbis, Ogg Opus, AIFF, AU and CAF files, and raw 16-bit samples as format 'pcm16'"
+ACCEPTED = (
+    "WAV, MP3, FLAC, Ogg Vorbis, Ogg Opus, AIFF, AU, CAF, MP4 (m4a, mp4, mov, 3gp), WebM, Matroska, AAC and AMR files, "
+    "and raw 16-bit samples as format 'pcm16'"
+)
 """The accepted formats, for messages to users."""
 
 MP3_FRAME = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef][\x00-\xff]"
@@ -18,11 +21,14 @@ _READ = {
     "AU": rb"\.snd",
     "MP3": rb"ID3[\x02-\x04]|" + MP3_FRAME,
 }
-_UNREAD = {
+_BY_AV = {
     "MP4 (m4a, mp4, mov, 3gp)": rb"[\x00-\xff]{4}ftyp",
     "WebM or Matroska": rb"\x1a\x45\xdf\xa3",
-    "AAC": rb"\xff[\xf0\xf1\xf8\xf9]|ADIF",
+    "AAC": rb"\xff[\xf0\xf1\xf8\xf9]",
     "AMR": rb"#!AMR",
+}
+_UNREAD = {
+    "AAC (ADIF)": rb"ADIF",
     "Windows Media (wma, asf)": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
     "AC-3": rb"\x0b\x77",
     "WavPack": rb"wvpk",
@@ -41,6 +47,11 @@ _UNREAD_IN_OGG = {"Speex in Ogg": rb"Speex   ", "Theora (video) in Ogg": rb"\x80
 def kind_of(data: bytes) -> str | None:
     """Return the kind of a supported file, such as "WAV"; None if it is not one."""
     return _first(_READ, data)
+
+
+def av_kind_of(data: bytes) -> str | None:
+    """Return the kind of a file that FFmpeg's libraries read, else None."""
+    return _first(_BY_AV, data)
 
 
 def unread_kind_of(data: bytes) -> str | None:

@@ -70,6 +70,11 @@ class GivenText:
     ids: tuple[int, ...]
 
 
+def following_seed(seed: int, number: int) -> int:
+    """Return the seed of request ``number`` of several, a signed 64-bit integer that follows from the first seed."""
+    return (seed + number + 2**63) % 2**64 - 2**63
+
+
 @dataclass(frozen=True)
 class ReplyRequest:
     """One reply to generate.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from sglang_speechlm.prompt.layout import Message, Spoken, Text
-from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate
+from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate, TranslationTemplate
 from sglang_speechlm.prompt.thinking import Reasoning
 
 DEFAULT_VOICE = "default"
@@ -46,6 +46,7 @@ class Preset(Strict):
 
     speech: SpeechTemplate
     transcription: TranscriptionTemplate
+    translation: TranslationTemplate | None = None
     speech_text: Literal["given", "written"] = "given"
     system: Systems = Systems()
     systems: list[str] | None = None
@@ -54,6 +55,8 @@ class Preset(Strict):
     reasoning: Reasoning = "none"
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
     passage_characters: Annotated[int, Field(ge=1)] = 400
+    window_seconds: Annotated[float, Field(ge=1, le=30)] = 30
+    window_pause_seconds: Annotated[float, Field(ge=0.1, le=30)] | None = None
     voices: dict[Name, Name] = Field(default_factory=dict)
     default_voice: str | None = None
 

@@ -95,11 +95,22 @@ class SpeechTemplate(Template):
     clips = 0
 
 
-class TranscriptionTemplate(Template):
-    """A template for POST /v1/audio/transcriptions, which contains the clip once."""
+class ListeningTemplate(Template):
+    """A template for a route that transcribes, which contains the clip once."""
+
+    clips = 1
+
+
+class TranscriptionTemplate(ListeningTemplate):
+    """A template for POST /v1/audio/transcriptions."""
 
     names = frozenset({"language", "prompt"})
-    clips = 1
+
+
+class TranslationTemplate(ListeningTemplate):
+    """A template for POST /v1/audio/translations."""
+
+    names = frozenset({"prompt"})
 
 
 def _is_given(part: str, values: Mapping[str, str | None]) -> bool:

@@ -25,7 +25,7 @@ from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
 from sglang_speechlm.server.routes.models import list_audio_models, list_models, retrieve_model
 from sglang_speechlm.server.routes.speech import speech
-from sglang_speechlm.server.routes.transcriptions import transcriptions
+from sglang_speechlm.server.routes.transcriptions import transcriptions, translations
 from sglang_speechlm.server.routes.voices import voices
 from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks import http
@@ -56,6 +56,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/audio/speech", speech, methods=["POST"])
     app.add_route("/v1/audio/transcriptions", transcriptions, methods=["POST"])
+    app.add_route("/v1/audio/translations", translations, methods=["POST"])
     app.add_route("/v1/audio/voices", voices, methods=["GET"])
     app.add_route("/v1/audio/models", list_audio_models, methods=["GET"])
     app.add_route("/v1/models", list_models, methods=["GET"])

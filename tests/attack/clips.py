@@ -22,6 +22,7 @@ _FORMATS = (
     ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
     ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_24"), ("AU", "PCM_16"), ("CAF", "ALAC_16"), ("W64", "PCM_16"),
 )  # fmt: skip
+_STARTS = (b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom", b"\x1a\x45\xdf\xa3", b"\xff\xf1\x50\x80", b"#!AMR\n")
 _RATE = 16000
 
 
@@ -66,6 +67,8 @@ def _seeds() -> list[bytes]:
         file = io.BytesIO()
         soundfile.write(file, samples, _RATE, format=kind, subtype=subtype)
         files.append(file.getvalue())
+    # What FFmpeg's libraries read: nothing but a beginning, which is damaged further.
+    files += [start + bytes(200) for start in _STARTS]
     return files
 
 

@@ -2,13 +2,11 @@
 
 import base64
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import jiwer
 import numpy as np
-import openai
 import pytest
 import soundfile
 from conftest import POOL
@@ -198,24 +196,53 @@ def test_a_system_turn_that_it_was_not_taught_does_not_confuse_it(client: Client
     assert "system" in answer["speechlm"]["warnings"][0]
 
 
+def written(client: Client, sound: np.ndarray, **fields: str) -> Any:
+    upload = ("sound.wav", base64.b64decode(wav(sound)))
+    return client.http.post("/v1/audio/transcriptions", files={"file": upload}, data=fields, timeout=SECONDS).json()
+
+
 @pytest.mark.parametrize("seconds", [8, 28])
-def test_silence_after_a_question_does_not_keep_it_writing(seconds: int, client: Client) -> None:
-    upload = ("long.wav", base64.b64decode(wav(np.pad(asked_aloud(), (0, seconds * 16_000)))))
-    answer = client.http.post("/v1/audio/transcriptions", files={"file": upload}, timeout=SECONDS).json()
-    assert answer["usage"]["output_tokens"] <= 48 * (seconds + 2.1) + 64
-    assert answer["speechlm"]["warnings"]
+def test_silence_around_a_question_does_not_change_what_it_hears(seconds: int, client: Client) -> None:
+    answer = written(client, np.pad(asked_aloud(), (16_000, seconds * 16_000)))
+    assert answer["text"] == HEARD
+    assert "speechlm" not in answer
 
 
-def test_a_loop_is_ended_and_streams_as_it_is_given_whole(client: Client) -> None:
-    upload = ("long.wav", base64.b64decode(wav(np.pad(asked_aloud(), (0, 8 * 16_000)))))
-    with openai.OpenAI(base_url=f"{client.http.base_url}/v1", api_key="none", max_retries=0) as stock:
-        *deltas, done = list(stock.audio.transcriptions.create(model="speechlm", file=upload, stream=True))
-        whole = stock.audio.transcriptions.create(model="speechlm", file=upload)
-    assert done.type == "transcript.text.done"
-    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
-    assert done.text == whole.text
-    assert "repeat" in str(done.model_extra)
-    assert not re.search(r"(.{2,20})\1{3}$", done.text)
+def strung(sounds: list[np.ndarray], pauses: list[float]) -> np.ndarray:
+    """Sounds one after the other, as loud as each other, each with a pause before it; whole frames of 20 ms."""
+
+    def level(sound: np.ndarray) -> float:
+        frames = np.pad(sound, (0, -len(sound) % 320)).reshape(-1, 320)
+        return float(np.sqrt(np.mean(frames**2, axis=1)).max())
+
+    parts = [np.pad(sound * (0.1 / level(sound)), (0, -len(sound) % 320)) for sound in sounds]
+    silences = [np.zeros(round(50 * pause) * 320) for pause in pauses]
+    joined = [piece for pair in zip(silences, parts, strict=True) for piece in pair]
+    return np.concatenate([*joined, silences[0]]).astype(np.float32)
+
+
+def test_sentences_with_pauses_are_each_written_once_and_in_order(client: Client) -> None:
+    own = [
+        samples_of(message_of(client.chat({**spoken(text, 1.5).body(), "temperature": 0})))
+        for text in ("Emma finds this little ring.", "My brother buys the red boat.")
+    ]
+    sounds = [asked_aloud(), own[0], asked_aloud(), own[1], own[0], asked_aloud()] * 2
+    alone = {len(sound): written(client, strung([sound], [0.6]))["text"] for sound in (asked_aloud(), *own)}
+    assert len(set(alone.values())) == 3
+    recording = strung(sounds, [0.6, 1.0, 0.5, 3.0, 0.4, 1.5] * 2)
+    assert len(recording) > 30 * 16_000
+    answer = written(client, recording, response_format="verbose_json")
+    assert [segment["text"] for segment in answer["segments"]] == [alone[len(sound)] for sound in sounds]
+    assert answer["text"] == " ".join(alone[len(sound)] for sound in sounds)
+    assert answer["text"].count(HEARD) == 6
+    assert answer["duration"] == pytest.approx(len(recording) / 16_000)
+
+
+def test_it_does_not_translate_and_says_why(client: Client) -> None:
+    upload = ("question.wav", QUESTION.read_bytes())
+    response = client.http.post("/v1/audio/translations", files={"file": upload}, timeout=SECONDS)
+    assert response.status_code == 400
+    assert "was not trained to translate" in response.json()["error"]["message"]
 
 
 def test_a_spoken_question_is_answered_aloud(client: Client, judge: Judge) -> None:

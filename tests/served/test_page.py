@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shlex
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import soundfile
 from browser import CHROMIUM, browsing, sent
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 from server import Server
 
 asked: set[str] = set()
@@ -85,6 +89,35 @@ def test_a_recorded_clip_goes_with_the_question(page: Page) -> None:
     assert turn.locator(".error").is_hidden()
     assert turn.locator(".answer > .text").inner_text().strip()
     assert page.locator("#drop-clip").is_hidden()
+
+
+RECORDED = """async () => {
+    const context = new AudioContext(), target = context.createMediaStreamDestination();
+    const tone = new OscillatorNode(context, {frequency: 440});
+    tone.connect(target);
+    tone.start();
+    const recorder = new MediaRecorder(target.stream, {mimeType: "audio/webm"}), parts = [];
+    const ended = new Promise((resolve) => { recorder.onstop = resolve; });
+    recorder.ondataavailable = (event) => parts.push(event.data);
+    recorder.start();
+    await new Promise((resolve) => { setTimeout(resolve, 700); });
+    recorder.stop();
+    await ended;
+    return btoa(String.fromCharCode(...new Uint8Array(await new Blob(parts).arrayBuffer())));
+}"""
+
+
+def test_a_recording_that_servers_may_not_read_goes_as_a_wav_file(page: Page) -> None:
+    webm = base64.b64decode(page.evaluate(RECORDED))
+    page.set_input_files("#upload", FilePayload(name="memo.webm", mimeType="audio/webm", buffer=webm))
+    expect(page.locator("#clip")).to_contain_text("memo.webm")
+    with page.expect_request("**/v1/chat/completions") as request:
+        _ask(page)
+    clip = sent(request.value)["messages"][-1]["content"][0]["input_audio"]
+    assert clip["format"] == "wav"
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(clip["data"])))
+    assert len(samples) > rate // 4
+    assert abs(np.argmax(np.abs(np.fft.rfft(samples))) * rate / len(samples) - 440) < 5
 
 
 def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> None:

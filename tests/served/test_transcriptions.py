@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+from openai.types.audio import TranscriptionSegment
+from recorded import recorded
 from reference import Request
-from server import SECONDS, Case, Client, Judge, Server, clip, wav
+from server import SECONDS, Case, Client, Judge, Server, clip, message_of, wait_for, wav
 
 ROUTE = "/v1/audio/transcriptions"
 INSTRUCTION = "Transcribe the speech in this audio, word for word."
@@ -69,18 +73,58 @@ def test_the_stock_client_gets_json_and_text(stock: openai.OpenAI, judge: Judge)
     assert plain == expected(judge)
 
 
-def test_verbose_json_has_the_duration_and_the_language(stock: openai.OpenAI, judge: Judge) -> None:
+def test_verbose_json_has_the_duration_the_language_and_segments(stock: openai.OpenAI, judge: Judge) -> None:
     upload = ("speech.wav", file())
-    answer = stock.audio.transcriptions.create(model="speechlm", file=upload, response_format="verbose_json")
+    answer = stock.audio.transcriptions.create(
+        model="speechlm", file=upload, response_format="verbose_json", timestamp_granularities=["segment"]
+    )
     assert answer.text == expected(judge)
     assert answer.duration == pytest.approx(1.2)
     assert answer.language == ""
-    assert not answer.segments
+    assert answer.segments is not None
+    (segment,) = answer.segments
+    assert TranscriptionSegment.model_validate(segment.model_dump(), strict=True)
+    assert (segment.id, segment.start) == (0, 0.0)
+    assert segment.end == pytest.approx(1.2)
+    assert segment.text == expected(judge).strip()
+    assert judge.reference.tokenizer.decode(segment.tokens) == segment.text
     assert not answer.words
     told = stock.audio.transcriptions.create(
         model="speechlm", file=upload, response_format="verbose_json", language="fr"
     )
     assert told.language == "fr"
+
+
+def test_words_have_no_times_and_the_error_says_what_has(client: Client) -> None:
+    fields: dict[str, Any] = {"timestamp_granularities[]": ["segment", "word"]}
+    error = refused(post(client, response_format="verbose_json", **fields))
+    assert error["param"] == "timestamp_granularities"
+    assert "must be ['segment']" in error["message"]
+
+
+def test_granularities_without_times_are_told(client: Client) -> None:
+    fields: dict[str, Any] = {"timestamp_granularities[]": ["segment"]}
+    assert "timestamp_granularities" in post(client, **fields).json()["speechlm"]["warnings"][0]
+
+
+def test_subtitles_are_what_players_read(stock: openai.OpenAI, judge: Judge) -> None:
+    upload = ("speech.wav", file())
+    lines = [line for line in expected(judge).strip().splitlines() if line.strip()]
+    srt = stock.audio.transcriptions.create(model="speechlm", file=upload, response_format="srt")
+    assert srt.splitlines() == ["1", "00:00:00,000 --> 00:00:01,200", *lines]
+    vtt = stock.audio.transcriptions.create(model="speechlm", file=upload, response_format="vtt")
+    assert vtt.splitlines()[:3] == ["WEBVTT", "", "00:00:00.000 --> 00:00:01.200"]
+
+
+def test_a_translation_is_asked_for_in_english(stock: openai.OpenAI, judge: Judge) -> None:
+    upload = ("speech.wav", file())
+    text = expected(judge, "Translate the speech in this audio into English.")
+    assert text != expected(judge)
+    assert stock.audio.translations.create(model="speechlm", file=upload).text == text
+    answer = stock.audio.translations.create(model="speechlm", file=upload, response_format="verbose_json")
+    assert (answer.text, answer.language) == (text, "english")
+    assert answer.segments is not None
+    assert answer.segments[0].text == text.strip()
 
 
 def test_the_stock_client_streams(stock: openai.OpenAI, judge: Judge) -> None:
@@ -106,10 +150,78 @@ def test_other_files_are_heard(name: str, client: Client) -> None:
     assert post(client, encoded.getvalue()).status_code == 200
 
 
-def test_a_long_clip_is_cut_and_the_answer_says_so(client: Client) -> None:
-    answer = post(client, file(clip(22, 31)), response_format="verbose_json").json()
-    assert answer["duration"] == pytest.approx(30)
-    assert "cut to 30 s" in answer["speechlm"]["warnings"][0]
+@pytest.mark.parametrize("name", ["m4a", "webm"])
+def test_what_telephones_and_browsers_record_is_heard(name: str, client: Client) -> None:
+    data = recorded(name, CLIP)
+    answer = post(client, data, response_format="verbose_json").json()
+    assert answer["duration"] == pytest.approx(1.2, abs=0.15)
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": name}}
+    message = message_of(client.chat({"messages": [{"role": "user", "content": [part]}], "max_tokens": 5}))
+    assert "speechlm" not in message
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="this machine has no ffmpeg, which writes AAC")
+def test_the_servers_own_aac_is_heard(client: Client) -> None:
+    body = {
+        "input": "Good day.",
+        "response_format": "aac",
+        "speechlm": {"audio_max_frames": 60, "audio_min_frames": 60},
+    }
+    spoken = client.http.post("/v1/audio/speech", json=body, timeout=SECONDS)
+    answer = post(client, spoken.content, response_format="verbose_json").json()
+    assert answer["duration"] == pytest.approx(60 * 0.02, abs=0.3)
+
+
+def test_a_long_recording_is_written_down_window_by_window(client: Client) -> None:
+    samples = np.concatenate([clip(22, 18), np.zeros(4000, np.float32), clip(23, 12), np.zeros(40_000), clip(24, 2)])
+    answer = post(client, file(samples), response_format="verbose_json").json()
+    assert answer["duration"] == pytest.approx(len(samples) / 16_000)
+    segments = answer["segments"]
+    assert [segment["start"] for segment in segments] == [
+        0,
+        pytest.approx(18.1, abs=0.2),
+        pytest.approx(32.55, abs=0.1),
+    ]
+    parts = [samples[round(16_000 * part["start"]) : round(16_000 * part["end"])] for part in segments]
+    alone = [post(client, file(part)).json() for part in parts]
+    assert [segment["text"] for segment in segments] == [part["text"].strip() for part in alone]
+    assert answer["text"].split() == " ".join(part["text"] for part in alone).split()
+    assert "speechlm" not in answer
+    usage = post(client, file(samples)).json()["usage"]
+    for count in ("input_tokens", "output_tokens", "total_tokens"):
+        assert usage[count] == sum(part["usage"][count] for part in alone)
+
+
+def test_a_long_recording_streams_its_whole_text(stock: openai.OpenAI, client: Client) -> None:
+    recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
+    whole = post(client, recording).json()
+    stream = stock.audio.transcriptions.create(model="speechlm", file=("a.wav", recording), stream=True)
+    *deltas, done = list(stream)
+    assert done.type == "transcript.text.done"
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
+    assert done.text == whole["text"]
+    assert done.usage is not None
+    assert done.usage.total_tokens == whole["usage"]["total_tokens"]
+
+
+def test_max_tokens_hold_for_all_windows_together(client: Client) -> None:
+    recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
+    answer = post(client, recording, logit_bias=UNENDING, temperature="1.5", seed="3", max_tokens="40").json()
+    assert answer["usage"]["output_tokens"] == 40
+    assert "max_tokens" in answer["speechlm"]["warnings"][0]
+
+
+def test_a_client_that_leaves_ends_the_work(client: Client, server: Server) -> None:
+    recording = file(np.concatenate([clip(27, 25), np.zeros(4000, np.float32)] * 8))
+    form = {"stream": "true", "logit_bias": UNENDING, "temperature": "1.5", "max_tokens": "100000"}
+    headers = {"X-Request-Id": "leaves-early"}
+    with client.http.stream("POST", ROUTE, files={"file": ("a.wav", recording)}, data=form, headers=headers) as stream:
+        next(stream.iter_bytes())
+    assert wait_for(lambda: "request_id=leaves-early" in server.output())
+    assert wait_for(lambda: client.load()["num_running_reqs"] == 0)
+    (line,) = [line for line in server.output().splitlines() if "request_id=leaves-early" in line]
+    (replies,) = re.findall(r"replies=(\d+)", line)
+    assert int(replies) < 8
 
 
 UNENDING = json.dumps({"2": -100, "3": -100})
@@ -120,6 +232,19 @@ def test_a_text_without_end_is_cut_at_what_the_clip_can_say(client: Client) -> N
     answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3").json()
     assert answer["usage"]["output_tokens"] == 48 * 1.2 // 1 + 64
     assert "more than 1.2 s can need" in answer["speechlm"]["warnings"][0]
+
+
+def test_a_loop_is_ended_and_streams_as_it_is_given_whole(client: Client, stock: openai.OpenAI) -> None:
+    bias = json.dumps({"1000": 100})
+    whole = post(client, logit_bias=bias).json()
+    stream = stock.audio.transcriptions.create(
+        model="speechlm", file=("a.wav", file()), stream=True, extra_body={"logit_bias": {"1000": 100}}
+    )
+    *deltas, done = list(stream)
+    assert done.type == "transcript.text.done"
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
+    assert done.text == whole["text"]
+    assert "repeat" in whole["speechlm"]["warnings"][0]
 
 
 def test_max_tokens_of_the_request_win(client: Client) -> None:
@@ -178,10 +303,9 @@ def nan_wav() -> bytes:
 
 
 BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
-    ("response_format", {"response_format": "srt"}),
-    ("response_format", {"response_format": "vtt"}),
     ("response_format", {"response_format": "diarized_json"}),
     ("response_format", {"response_format": "verbose_json", "stream": "true"}),
+    ("response_format", {"response_format": "srt", "stream": "true"}),
     ("temperature", {"temperature": "hot"}),
     ("temperature", {"temperature": "-0.5"}),
     ("temperature", {"temperature": "2.5"}),
@@ -269,7 +393,7 @@ def test_a_bad_form_is_refused(content_type: str, body: bytes, client: Client) -
 
 
 def test_other_refusals(client: Client) -> None:
-    refused(post(client, model="whisper-1"), 404)
+    refused(post(client, model="unknown"), 404)
     refused(client.http.post(ROUTE, json={"file": "x"}), 415)
     refused(client.http.post(ROUTE, data={"file": "x"}), 415)
     refused(client.http.get(ROUTE), 405)

@@ -45,10 +45,13 @@ def preset() -> dict[str, Any]:
             ]
         },
         "transcription": {"messages": [{"role": "user", "content": [{"type": "audio"}, TRANSCRIBE]}]},
+        "translation": None,
         "systems": list(SYSTEMS),
         "earlier_turns": 0,
         "earlier_sound": False,
         "passage_characters": 40,  # fewer than two sentences of the training have
+        "window_seconds": 6,  # longer than any sentence of the training
+        "window_pause_seconds": 0.35,
     }
 
 

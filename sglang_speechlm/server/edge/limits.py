@@ -14,7 +14,9 @@ from sglang_speechlm.server.edge.target import route_of
 
 logger = logging.getLogger(__name__)
 
-WITH_BODIES = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions", "/generate")
+_WITH_RECORDINGS = ("/v1/audio/transcriptions", "/v1/audio/translations")
+"""Paths whose bodies stay in memory until the end of the answer."""
+WITH_BODIES = ("/v1/chat/completions", "/v1/audio/speech", *_WITH_RECORDINGS, "/generate")
 """Paths whose bodies may be large."""
 _SMALL_BYTES = 64 << 10
 """Maximum size of a body on any other path."""
@@ -83,7 +85,7 @@ class BodyLimit:
 
         async def refusing(message: Message) -> None:
             nonlocal held
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and route_of(scope) not in _WITH_RECORDINGS:
                 self._held -= held
                 held = 0
             # Whatever a route does with the exceptions above, the refusal is the response.

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from sglang_speechlm.audio import AudioError, Clip, decode_audio, decode_clip, encoder_length, mel_features
 from sglang_speechlm.audio.fetch import AllowedMedia
+from sglang_speechlm.audio.mel import SAMPLE_RATE
 from sglang_speechlm.codec import interleave
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, lay_out
@@ -211,12 +213,23 @@ class MessageReader:
         """
         try:
             clip = decode_clip(data, format=declared)
-            mel = mel_features(clip.samples, self.config)
+        except AudioError as error:
+            raise bad_field(place, str(error)) from error
+        return self.hear_samples(clip.samples, place), clip
+
+    def hear_samples(self, samples: npt.NDArray[np.float32], place: str) -> Heard:
+        """Convert samples at 16 kHz for the model: float32 ``[n]``, at most 30 s.
+
+        Raises:
+            ApiError: 400 with the field ``place``, if there are too few.
+        """
+        try:
+            mel = mel_features(samples, self.config)
         except AudioError as error:
             raise bad_field(place, str(error)) from error
         if encoder_length(mel.shape[1], self.config.audio_config.n_window) < 1:
-            raise bad_field(place, f"audio clip of {clip.seconds:.3f} s is too short to be heard")
-        return Heard(mel), clip
+            raise bad_field(place, f"audio clip of {len(samples) / SAMPLE_RATE:.3f} s is too short to be heard")
+        return Heard(mel)
 
 
 def _transcript(message: ChatMessage) -> list[tuple[str, Part]]:

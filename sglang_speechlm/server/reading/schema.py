@@ -299,13 +299,58 @@ class SpeechRequest(CommonRequest):
         return name if isinstance(name, str) and not is_blank(name) else None
 
 
-class TranscriptionRequest(CommonRequest):
-    """The fields of POST /v1/audio/transcriptions except the file; a form has numbers as text."""
+class ListeningRequest(CommonRequest):
+    """The fields of a form with a recording, except the file; a form has numbers as text."""
 
     model_config = ConfigDict(strict=False)
 
     model: ModelName | None = None
-    language: Annotated[str, Field(max_length=100)] | None = None
     prompt: str | None = None
-    response_format: Literal["json", "text", "verbose_json"] = "json"
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: Temperature | None = 0.0
+    timestamp_granularities: Annotated[list[str], Field(fail_fast=True)] | None = None
+    chunking_strategy: Any = None
+    include: Any = None
+
+    @field_validator("timestamp_granularities")
+    @classmethod
+    def _only_segments_have_times(cls, value: list[str] | None) -> list[str] | None:
+        if any(granularity != "segment" for granularity in value or ()):
+            raise ValueError("must be ['segment']: the model returns no timestamps of words")
+        return value
+
+    @field_validator("include")
+    @classmethod
+    def _has_no_probabilities(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("must be left out: the model returns no probabilities")
+        return value
+
+    @property
+    def template_values(self) -> dict[str, str | None]:
+        """The values for the names in the route's template."""
+        return {"prompt": self.prompt}
+
+    def unread(self) -> tuple[str, ...]:
+        """Return warnings about fields that are not used."""
+        found = super().unread()
+        if self.timestamp_granularities and self.response_format != "verbose_json":
+            found += ("timestamp_granularities: not used; 'verbose_json' has the timestamps of segments",)
+        if self.chunking_strategy not in (None, "auto"):
+            found += ("chunking_strategy: not used; long recordings are always cut at silences, as with 'auto'",)
+        return found
+
+
+class TranscriptionRequest(ListeningRequest):
+    """The fields of POST /v1/audio/transcriptions."""
+
+    language: Annotated[str, Field(max_length=100)] | None = None
+
+    @property
+    def template_values(self) -> dict[str, str | None]:
+        """The values for the names in the route's template."""
+        return {"language": self.language, "prompt": self.prompt}
+
+
+class TranslationRequest(ListeningRequest):
+    """The fields of POST /v1/audio/translations, whose text is English."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sglang_speechlm.codec.files import RATE_HEADER, SoundFormat
-from sglang_speechlm.program.request import ReplyRequest
+from sglang_speechlm.program.request import ReplyRequest, following_seed
 from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
@@ -69,6 +69,6 @@ async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> l
     reasoning: Reasoning = "none" if body.separate_reasoning is False else service.options.preset.reasoning
     # The choices' seeds are derived from the first one's, so that a seed determines all of them.
     return [
-        replace(first, id=f"{first.id}-{i}", seed=(first.seed + i + 2**63) % 2**64 - 2**63, reasoning=reasoning)
+        replace(first, id=f"{first.id}-{i}", seed=following_seed(first.seed, i), reasoning=reasoning)
         for i in range(body.n or 1)
     ]

@@ -17,7 +17,7 @@ from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, SoundFormat, e
 from sglang_speechlm.program.bounds import scene_bound
 from sglang_speechlm.program.recital import Recital
 from sglang_speechlm.program.reply import AudioDelta, Piece
-from sglang_speechlm.program.request import ReplyRequest
+from sglang_speechlm.program.request import ReplyRequest, following_seed
 from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.prompt.passages import passages
 from sglang_speechlm.prompt.presets import DEFAULT_VOICE
@@ -110,7 +110,7 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
     seed = setting(body, "seed", "seed", default=secrets.randbits(63))
     # The seeds are derived from the first one, so that a seed determines the whole sound.
     return [
-        _passage(service, body, {**values, "input": text}, text, (seed + i + 2**63) % 2**64 - 2**63)
+        _passage(service, body, {**values, "input": text}, text, following_seed(seed, i))
         for i, text in enumerate(spoken)
     ]
 

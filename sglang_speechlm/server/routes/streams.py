@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -140,3 +141,27 @@ async def begin(http: Request, items: Items[Item]) -> Begun[Item]:
     except BaseException:
         await items.aclose()
         raise
+
+
+async def in_threads(items: Generator[Item]) -> AsyncGenerator[Item]:
+    """Yield items that are made in threads. Closing this closes their iterator, after the item in progress.
+
+    Raises:
+        Exception: from ``items``.
+    """
+    making = threading.Lock()
+
+    def make() -> Item | None:
+        with making:
+            return next(items, None)
+
+    def close() -> None:
+        with making:
+            items.close()
+
+    try:
+        while (item := await asyncio.to_thread(make)) is not None:
+            yield item
+    finally:
+        # Not awaited, so that a cancelled request does not wait for the item in progress.
+        asyncio.get_running_loop().run_in_executor(None, close)

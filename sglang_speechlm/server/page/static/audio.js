@@ -12,6 +12,23 @@ export function wavFile(samples, rate) {
   return new Blob([view], { type: "audio/wav" });
 }
 
+const READ_BY_SERVERS = /(wav|wave|mpeg|mp3|flac|ogg|aiff|basic|caf)$/;
+
+/** Converts a sound file of an unusual format, such as a telephone's, to WAV if this browser can decode it. */
+export async function readable(file) {
+  if (READ_BY_SERVERS.test(file.type)) return file;
+  try {
+    const buffer = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(await file.arrayBuffer());
+    const mean = new Float32Array(buffer.length);
+    for (let c = 0; c < buffer.numberOfChannels; c++) {
+      buffer.getChannelData(c).forEach((s, i) => { mean[i] += s / buffer.numberOfChannels; });
+    }
+    return wavFile(mean, buffer.sampleRate);
+  } catch {
+    return file; // the server decodes it, or reports what is wrong with it
+  }
+}
+
 /** Returns the float samples of base64 PCM16. */
 export function fromPcm16(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));

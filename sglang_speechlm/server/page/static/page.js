@@ -1,5 +1,5 @@
 // The page: a conversation, and the form for the next question.
-import { Recorder, wavFile } from "./audio.js";
+import { Recorder, readable, wavFile } from "./audio.js";
 import { answer } from "./events.js";
 import { Turn } from "./turn.js";
 
@@ -70,14 +70,15 @@ async function record() {
   button.setAttribute("aria-pressed", "true");
 }
 
-async function takeClip(file, name) {
+async function takeClip(chosen, name) {
+  const file = await readable(chosen);
   const url = await new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
     reader.onerror = () => reject(reader.error);
     reader.readAsDataURL(file);
   });
-  const format = name.match(/\.(\w+)$/)?.[1] ?? "wav";
+  const format = (file === chosen && name.match(/\.(\w+)$/)?.[1]) || "wav";
   holdClip({ data: url.slice(url.indexOf(",") + 1), format, name, url: URL.createObjectURL(file) });
 }
 

@@ -1,0 +1,140 @@
+"""What browsers and telephones record."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recorded import FORMATS, recorded
+
+from sglang_speechlm.audio import AudioError, Clip, Recording, decode_clip
+from sglang_speechlm.audio.av_sound import DEMUXERS, AvSound
+from sglang_speechlm.audio.kinds import av_kind_of
+
+RATE = 16_000
+MAGIC = {
+    "mp4": b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0",
+    "webm": b"\x1a\x45\xdf\xa3",
+    "aac": b"\xff\xf1\x50\x80\x1f\xfc",
+    "amr": b"#!AMR\n",
+}
+
+
+def tone(seconds: float, hertz: float = 440.0) -> Any:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def loudest_hertz(clip: Clip) -> float:
+    spectrum = np.abs(np.fft.rfft(clip.samples * np.hanning(len(clip.samples))))
+    return float(np.argmax(spectrum)) * clip.sample_rate / len(clip.samples)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_is_read_by_its_content(name: str) -> None:
+    clip = decode_clip(recorded(name, tone(2)), format="wav")
+    assert clip.seconds == pytest.approx(2, abs=0.15)
+    assert loudest_hertz(clip) == pytest.approx(440, abs=2)
+    assert clip.samples.std() == pytest.approx(0.5 / np.sqrt(2), abs=0.03)
+    assert clip.warnings == ()
+
+
+def test_amr_is_read() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (100, 31), np.uint8)
+    clip = decode_clip(b"#!AMR\n" + b"".join(b"\x3c" + frame.tobytes() for frame in frames))
+    assert clip.seconds == pytest.approx(2)
+
+
+def test_a_film_is_heard_and_not_seen() -> None:
+    clip = decode_clip(recorded("mp4", tone(2), film=True))
+    assert loudest_hertz(clip) == pytest.approx(440, abs=2)
+    assert clip.warnings == ()
+
+
+def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
+    clip = decode_clip(recorded("mka", np.stack([tone(2), -tone(2)], axis=1)))
+    assert loudest_hertz(clip) == pytest.approx(440, abs=2)
+    assert clip.warnings == ("the channels cancel each other out: only channel 1 was heard",)
+
+
+def test_a_long_clip_is_cut_and_a_recording_heard_whole() -> None:
+    data = recorded("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
+    clip = decode_clip(data)
+    assert clip.seconds == 30
+    assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
+    heard = Recording(data, None)
+    first, second = heard.windows(30, None)
+    assert loudest_hertz(Clip(first.samples, RATE)) == pytest.approx(440, abs=2)
+    assert loudest_hertz(Clip(second.samples, RATE)) == pytest.approx(880, abs=2)
+    assert heard.seconds == pytest.approx(41, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["webm", "aac", "mp4 in fragments"])
+def test_a_file_that_is_cut_off_is_heard_up_to_there(name: str) -> None:
+    data = recorded(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
+    clip = decode_clip(data[: len(data) * 3 // 4])
+    assert 1 < clip.seconds < 7
+    (warning,) = clip.warnings
+    assert "damaged or cut off after" in warning
+
+
+def test_an_mp4_without_its_index_is_refused() -> None:
+    data = recorded("m4a", tone(2))
+    with pytest.raises(AudioError, match="begins as MP4"):
+        decode_clip(data[: len(data) // 2])
+
+
+def test_it_ends_when_nobody_reads_on() -> None:
+    data = recorded("m4a", tone(40))
+    windows = Recording(data, None).windows(30, None)
+    next(windows)
+    windows.close()
+    with AvSound(data, "MP4 (m4a, mp4, mov, 3gp)") as sound:
+        pid = sound.pid
+        sound.read(10)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_it_opens_no_other_file(tmp_path: Path) -> None:
+    """A playlist behind the first bytes of another kind is no playlist, though an AMR file may hold anything."""
+    secret = tmp_path / "secret.wav"
+    soundfile.write(secret, tone(2), RATE)
+    for text in (f"ffconcat version 1.0\nfile {secret}\n", f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n"):
+        for data in (text.encode(), *(magic + text.encode() for magic in MAGIC.values())):
+            with contextlib.suppress(AudioError):
+                assert decode_clip(data).seconds < 1
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(sorted(MAGIC)), st.binary(max_size=400))
+def test_any_bytes_behind_the_first_ones_give_a_clip_or_an_audio_error(name: str, rest: bytes) -> None:
+    try:
+        clip = decode_clip(MAGIC[name] + rest)
+    except AudioError:
+        return
+    assert 1 <= len(clip.samples) <= 30 * RATE
+
+
+def test_damaged_files_give_a_clip_or_an_audio_error() -> None:
+    random = np.random.default_rng(3)
+    for name in FORMATS:
+        data = np.frombuffer(recorded(name, tone(1)), np.uint8)
+        for _ in range(2):
+            damaged = data[: random.integers(16, len(data) + 1)].copy()
+            damaged[random.integers(12, len(damaged), 8)] = random.integers(0, 256, 8)
+            try:
+                decode_clip(damaged.tobytes())
+            except AudioError:
+                continue
+
+
+def test_kinds_that_it_reads_are_known_by_their_first_bytes() -> None:
+    assert {av_kind_of(magic) for magic in MAGIC.values()} == set(DEMUXERS)
+    out = io.BytesIO()
+    soundfile.write(out, tone(0.1), RATE, format="MP3")
+    assert av_kind_of(out.getvalue()[:16]) is None

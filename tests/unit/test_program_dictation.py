@@ -1,0 +1,146 @@
+"""A recording's windows written down one after the other, as one text."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from sglang_speechlm.codec import CodecService
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.program.dictation import Dictation, HeardWindow, separator
+from sglang_speechlm.program.engine import Engine, StageOutput
+from sglang_speechlm.program.reply import Responder, TextDelta
+from sglang_speechlm.program.request import ReplyRequest, TextSettings
+from sglang_speechlm.prompt.layout import Prompt
+from sglang_speechlm.prompt.thinking import Reasoning
+from sglang_speechlm.tokenizer import TextTokenizer
+
+
+class Scripted(Engine):
+    """Writes the text that the prompt's only id stands for."""
+
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        self.texts = texts
+        self.running: list[int] = []
+
+    def capacity(self, *, guided: bool = False) -> int:
+        return 1000
+
+    async def run(
+        self, _id: str, prompt: Prompt, params: dict[str, Any], *, begun: bool = False, dp_rank: int | None = None
+    ) -> AsyncGenerator[StageOutput]:
+        number = prompt.ids[0]
+        self.running.append(number)
+        try:
+            ids = list(self.texts[number][: params["max_new_tokens"]])
+            for index in ids[:-1]:
+                await asyncio.sleep(0)
+                yield StageOutput([index], [], None, 0)
+            yield StageOutput(ids[-1:], [], {"type": "stop" if len(ids) == len(self.texts[number]) else "length"}, 0)
+        finally:
+            self.running.remove(number)
+
+
+@pytest.fixture(scope="module")
+def config(served_checkpoint: Path) -> SpeechLMConfig:
+    config: SpeechLMConfig = SpeechLMConfig.from_pretrained(served_checkpoint)
+    return config
+
+
+@pytest.fixture(scope="module")
+def tokenizer(served_checkpoint: Path, config: SpeechLMConfig) -> TextTokenizer:
+    return TextTokenizer.from_pretrained(served_checkpoint, config)
+
+
+class Windows:
+    """Windows of two seconds each, made as they are taken."""
+
+    def __init__(self, count: int, reasoning: Reasoning = "none") -> None:
+        self.count = count
+        self.made = 0
+        self.is_closed = False
+        self._reasoning = reasoning
+
+    async def items(self) -> AsyncGenerator[HeardWindow]:
+        try:
+            for i in range(self.count):
+                self.made += 1
+                settings = TextSettings(0.0, -1)
+                request = ReplyRequest(f"{i}", Prompt([i]), settings, None, 1000, 0, reasoning=self._reasoning)
+                yield HeardWindow(2.0 * i, 2.0 * i + 2, request)
+        finally:
+            self.is_closed = True
+
+
+def dictated(
+    texts: Sequence[str],
+    config: SpeechLMConfig,
+    tokenizer: TextTokenizer,
+    reasoning: Reasoning = "none",
+    max_tokens: int | None = None,
+) -> tuple[Dictation, str]:
+    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in texts])
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
+    dictation = Dictation(responder, Windows(len(texts), reasoning).items(), max_tokens)
+
+    async def collect() -> str:
+        return "".join([piece.text async for piece in dictation if isinstance(piece, TextDelta)])
+
+    return dictation, asyncio.run(collect())
+
+
+def test_texts_are_joined_in_order_by_spaces(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    dictation, text = dictated(["One.", " Two.", "", "Three.\n", "Four."], config, tokenizer)
+    assert text == "One. Two. Three.\nFour."
+    assert [(segment.start, segment.end, segment.text) for segment in dictation.segments] == [
+        (0, 2, "One."), (2, 4, "Two."), (4, 6, ""), (6, 8, "Three."), (8, 10, "Four."),
+    ]  # fmt: skip
+
+
+def test_the_text_of_one_window_is_as_it_was_written(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    assert dictated([" One. \n"], config, tokenizer)[1] == " One. \n"
+
+
+def test_each_windows_thinking_is_left_out(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    texts = ["<think>First.</think>\n\nOne.", "<think>Second.</think>\n\nTwo."]
+    assert dictated(texts, config, tokenizer, "think")[1] == "One. Two."
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "a", ""), ("a", "", ""), ("a.", "B", " "), ("a ", "b", ""), ("a", "\nb", ""), ("好。", "你", ""),
+        ("です。", "a", " "), ("안녕", "네", " "),
+    ],
+)  # fmt: skip
+def test_texts_are_parted_as_their_scripts_have_it(before: str, after: str, expected: str) -> None:
+    assert separator(before, after) == expected
+
+
+def test_a_budget_holds_for_all_windows_together(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    texts = ["One two three.", "Four five six.", "Seven."]
+    needed = [len(tokenizer.encode(text)) + 1 for text in texts]
+    for budget in range(1, sum(needed) + 2):
+        dictation, text = dictated(texts, config, tokenizer, max_tokens=budget)
+        assert dictation.tokens == min(budget, sum(needed))
+        assert dictation.is_cut == (budget < sum(needed))
+        assert " ".join(texts).startswith(text)
+
+
+def test_closing_ends_the_running_window_and_takes_no_further_one(
+    config: SpeechLMConfig, tokenizer: TextTokenizer
+) -> None:
+    engine = Scripted([[*tokenizer.encode("One, two, three."), config.ids.eot]] * 3)
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
+    windows = Windows(3)
+
+    async def leave() -> None:
+        dictation = Dictation(responder, windows.items())
+        await anext(dictation)
+        assert engine.running == [0]
+        await dictation.aclose()
+
+    asyncio.run(leave())
+    assert (engine.running, windows.made, windows.is_closed) == ([], 1, True)
