@@ -24,7 +24,8 @@ DEMUXERS = {"MP4 (m4a, mp4, mov, 3gp)": "mov", "WebM or Matroska": "matroska", "
 _PROGRAM = Path(__file__).with_name("av_process.py")
 _STALLED_SECONDS = 30.0
 """Timeout for the next byte, after which the process is killed."""
-_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME")
+"""Variables by which a process finds its packages."""
 _SLICE = 1 << 16
 
 
@@ -58,7 +59,7 @@ class AvSound:
                 file.write(data)
             os.lseek(memory, 0, os.SEEK_SET)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_PROGRAM), str(memory), DEMUXERS[kind]],
+                [sys.executable, "-P", str(_PROGRAM), str(memory), DEMUXERS[kind]],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -239,7 +240,9 @@ def _checked_peak(block: npt.NDArray[np.float32]) -> float:
 
 def _unreadable(file: File, declared: str) -> str:
     declaration = f" (declared as {declared[:20]!r})" if declared else ""
-    if (unread := unread_kind_of(file.data[sound_start(file.data) :])) is not None:
+    if file.kind in DEMUXERS and find_spec("av") is None:
+        reason = f"{file.kind} needs the package av, which is not installed on this server"
+    elif (unread := unread_kind_of(file.data[sound_start(file.data) :])) is not None:
         reason = f"{unread} is not supported"
     elif file.kind is not None:
         reason = f"it begins as {file.kind}, and is damaged, cut off, or in an unsupported encoding"

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,12 @@ def test_damaged_files_give_a_clip_or_an_audio_error() -> None:
                 decode_clip(damaged.tobytes())
             except AudioError:
                 continue
+
+
+def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match="AMR needs the package av"):
+        decode_clip(b"#!AMR\n")
 
 
 def test_kinds_that_it_reads_are_known_by_their_first_bytes() -> None:
