@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.options.fleet import FleetOptions
 from sglang_speechlm.process import ExitStatus, ServerProcess
@@ -53,7 +51,7 @@ class Supervisor:
         """Take the fleet's options, and the router to inform."""
         self._options = options
         self._router = router
-        self._on_gpu = torch.cuda.is_available()
+        self._on_gpu = options.workers > 0 and _has_gpu()
         self._has_started = False
         self._workers: dict[int, ServerProcess] = {}
         self._router_process: subprocess.Popen[bytes] | None = None
@@ -186,6 +184,12 @@ class Supervisor:
             router.drop(worker.url)
             router.awaited += 1
         return asyncio.get_running_loop().time() - began
+
+
+def _has_gpu() -> bool:
+    import torch  # takes seconds, and a front without workers here needs none of it
+
+    return torch.cuda.is_available()
 
 
 class _Ended(Exception):

@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sglang_speechlm import logs
-from sglang_speechlm.options.server import add_allowed_origins
-from sglang_speechlm.options.sglang_args import key_complaints
+from sglang_speechlm.options.shared import add_allowed_origins, key_complaints
 from sglang_speechlm.server.edge.keys import Keys
 
 ROUTINGS = ("round_robin", "cache_aware")

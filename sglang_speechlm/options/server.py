@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
 from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE, OPENAI_RATE
+from sglang_speechlm.options.shared import add_allowed_origins, complaining
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template, load_voices
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
 from sglang_speechlm.prompt.thinking import PARSERS
-from sglang_speechlm.server.edge.origins import parse_origins
 
 Value = TypeVar("Value")
 
@@ -129,7 +129,7 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     add("--reasoning-parser", str, "auto", said, choices=("auto", *PARSERS))
     add(
         "--allowed-media-domains",
-        _complaining(parse_hosts),
+        complaining(parse_hosts),
         own.media.hosts,
         "hosts that http: and https: URLs in audio_url parts may name (default: none); a private address must be "
         "listed itself",
@@ -160,33 +160,8 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
 
 
-def add_allowed_origins(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option that a server and the front of a fleet share."""
-    parser.add_argument(
-        "--allowed-origins",
-        type=_complaining(parse_origins),
-        default=frozenset(),
-        help="origins of web pages that may use the server, besides its own page and pages on the loopback, such as "
-        "https://example.com, or * for all (default: none); behind a proxy that changes the host name, list the "
-        "server's public origin here",
-        metavar="ORIGIN,...",
-    )
-
-
-def _complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Make argparse show the reason of an error."""
-
-    def reading(text: str) -> Value:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return reading
-
-
 def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
-    return _complaining(lambda text: read(Path(text)))
+    return complaining(lambda text: read(Path(text)))
 
 
 def _directory(path: Path) -> Path:
@@ -195,7 +170,7 @@ def _directory(path: Path) -> Path:
     return path.resolve()
 
 
-@_complaining
+@complaining
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e9:
@@ -203,26 +178,26 @@ def _positive(text: str) -> float:
     return value
 
 
-@_complaining
+@complaining
 def _zero_or_positive(text: str) -> float:
     return 0.0 if text == "0" else _positive(text)
 
 
-@_complaining
+@complaining
 def _rate(text: str) -> int:
     if not text.isdecimal() or not LOWEST_RATE <= int(text) <= HIGHEST_RATE:
         raise ValueError(f"must be a whole number from {LOWEST_RATE} to {HIGHEST_RATE}; got {text}")
     return int(text)
 
 
-@_complaining
+@complaining
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"must be a whole number of at least 1; got {text}")
     return int(text)
 
 
-@_complaining
+@complaining
 def _count_or_zero(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"must be a whole number of at least 0; got {text}")

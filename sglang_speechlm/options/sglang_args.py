@@ -9,6 +9,7 @@ import psutil
 
 from sglang_speechlm.checkpoint.shards import stored_dtype
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.options.shared import key_complaints
 
 _CPU_CACHE_SHARE = 0.25
 _CPU_CACHE_POSITIONS = 131072
@@ -60,19 +61,6 @@ def refuse_unsupported(server_args: Any) -> None:
     complaints += key_complaints(server_args)
     if complaints:
         raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
-
-
-def key_complaints(options: Any) -> list[str]:
-    """Return what is wrong with the keys among these options, without showing the keys.
-
-    An empty key, as from an unset variable, would leave the server open to everybody.
-    """
-    return [
-        f"--{name.replace('_', '-')}: must be one or more printable ASCII characters, with no space at either end"
-        for name in ("api_key", "admin_api_key")
-        if (key := getattr(options, name)) is not None
-        and not (key and key.isascii() and key.isprintable() and key == key.strip())
-    ]
 
 
 def refuse_missing_gpus(server_args: Any, gpus: int) -> None:

@@ -16,8 +16,11 @@ import {module}
 print(json.dumps([sorted({{"torch", "transformers", "sglang"}} & sys.modules.keys()), dict(os.environ) == before]))
 """
 
+CLIENTS = ("sglang_speechlm", "sglang_speechlm.frontend", "sglang_speechlm.stage")
+FRONTS = ("sglang_speechlm.fleet.main", "sglang_speechlm.options.fleet")
 
-@pytest.mark.parametrize("module", ["sglang_speechlm", "sglang_speechlm.frontend", "sglang_speechlm.stage"])
+
+@pytest.mark.parametrize("module", [*CLIENTS, *FRONTS])
 def test_an_import_brings_no_torch_and_sets_no_variable(module: str) -> None:
     script = SCRIPT.format(module=module)
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
