@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
-import io
 import os
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,8 +41,18 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def spawned() -> Spawned:
-    """A worker that is started ahead of time."""
+    """A worker that is started ahead of time, as a fresh interpreter."""
     return spawn()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def copying(spawned: Spawned) -> Iterator[ForkServerContext]:
+    """Starts all later workers as copies of a process that has imported what they need, which takes seconds."""
+    context = ForkServerContext()
+    context.set_forkserver_preload(["sglang_speechlm.codec.worker.main", "transformers.models.xcodec.modeling_xcodec"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sglang_speechlm.codec.process.SpawnContext", lambda: context)
+        yield context
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +96,15 @@ async def settled(service: CodecService) -> CodecStats:
     return await service.stats()
 
 
-def test_a_worker_that_was_started_ahead_of_time_is_the_first(
-    service: CodecService, spawned: Spawned, run: Run
-) -> None:
-    assert run(service.stats()).pid == spawned.process.pid
+def test_a_worker_that_was_started_ahead_of_time_is_the_first(checkpoint: Path, run: Run) -> None:
+    async def scenario() -> None:
+        ahead = spawn()
+        service = CodecService(checkpoint, tiny_config(), spawned=ahead)
+        await service.start()
+        assert (await service.stats()).pid == ahead.process.pid
+        await service.stop()
+
+    run(scenario())
 
 
 def test_files_of_all_lengths_equal_the_codecs_own_decode(service: CodecService, run: Run, codec: Any) -> None:
@@ -324,32 +340,28 @@ def test_a_codec_that_does_not_fit_is_named_at_start(checkpoint: Path, run: Run)
         run(service.start())
 
 
-SUPPORT = Path(__file__).parents[1] / "support"
-"""Where a script finds `codec_tiny`."""
-PARENT = """
-import asyncio, sys
-from pathlib import Path
-from codec_tiny import tiny_config
-from sglang_speechlm.codec import CodecService, spawn
-
-async def main():
-    service = CodecService(Path(sys.argv[1]), tiny_config(), nice=0, spawned=spawn(sys.argv[2]))
+async def keep_a_worker(checkpoint: Path, method: Literal["spawn", "fork"], pids: Connection) -> None:
+    service = CodecService(checkpoint, tiny_config(), nice=0, spawned=spawn(method))
     await service.start()
-    print((await service.stats()).pid, flush=True)
+    pids.send((await service.stats()).pid)
     await asyncio.sleep(3600)
 
-asyncio.run(main())
-"""
+
+def be_a_parent(*arguments: Any) -> None:
+    asyncio.run(keep_a_worker(*arguments))
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_the_worker_ends_when_its_parent_is_killed(method: str, checkpoint: Path, run: Run) -> None:
-    command = [sys.executable, "-c", PARENT, str(checkpoint), method]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=SUPPORT) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        os.kill(pid, signal.SIGSTOP)  # so that it can't notice the closed connection
-        parent.kill()
+def test_the_worker_ends_when_its_parent_is_killed(
+    method: str, checkpoint: Path, run: Run, copying: ForkServerContext
+) -> None:
+    received, sent = Pipe(duplex=False)
+    parent = copying.Process(target=be_a_parent, args=(checkpoint, method, sent))
+    parent.start()
+    assert received.poll(SECONDS)
+    pid = received.recv()
+    os.kill(pid, signal.SIGSTOP)  # so that it can't notice the closed connection
+    parent.kill()
 
     async def gone() -> None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -359,46 +371,43 @@ def test_the_worker_ends_when_its_parent_is_killed(method: str, checkpoint: Path
     run(gone())
 
 
-COPYING = """
-import os, sys
-from sglang_speechlm.codec import spawn
-worker = spawn("fork")
-worker.connection.close()
-worker.process.join()
-sys.exit(worker.process.exitcode)
-"""
+def close_a_copys_connection() -> None:
+    worker = spawn("fork")
+    worker.connection.close()
+    worker.process.join()
+    sys.exit(worker.process.exitcode)
 
 
-def test_a_copy_ends_when_its_connection_is_closed() -> None:
-    assert subprocess.run([sys.executable, "-c", COPYING], timeout=SECONDS, check=False).returncode == 0
+def test_a_copy_ends_when_its_connection_is_closed(copying: ForkServerContext) -> None:
+    process = copying.Process(target=close_a_copys_connection)
+    process.start()
+    process.join(SECONDS)
+    assert process.exitcode == 0
 
 
-def test_a_copy_answers_as_a_fresh_worker_does(checkpoint: Path, codec: Any) -> None:
-    script = f"""
-import asyncio, sys
-from pathlib import Path
-import numpy as np
-from codec_tiny import random_codes, tiny_config
-from sglang_speechlm.codec import CodecService, spawn
-
-async def main():
-    service = CodecService(Path({str(checkpoint)!r}), tiny_config(), nice=0, spawned=spawn("fork"))
+async def decode_by_a_copy(checkpoint: Path) -> np.ndarray:
+    service = CodecService(checkpoint, tiny_config(), nice=0, spawned=spawn("fork"))
     await service.start()
-    np.save(sys.stdout.buffer, await service.decode(random_codes(90)))
+    samples = await service.decode(random_codes(90))
     await service.stop()
-
-asyncio.run(main())
-"""
-    command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, cwd=SUPPORT, timeout=SECONDS, check=True)
-    samples = np.load(io.BytesIO(ended.stdout))
-    assert np.abs(samples - whole_decode(codec, random_codes(90))).max() < TOLERANCE
+    return samples
 
 
-def test_stopping_fails_open_requests_and_ends_the_worker(service: CodecService, run: Run) -> None:
-    """Last, for it ends the one that all tests share."""
+def send_a_copys_samples(checkpoint: Path, samples: Connection) -> None:
+    samples.send(asyncio.run(decode_by_a_copy(checkpoint)))
 
+
+def test_a_copy_answers_as_a_fresh_worker_does(checkpoint: Path, codec: Any, copying: ForkServerContext) -> None:
+    received, sent = Pipe(duplex=False)
+    copying.Process(target=send_a_copys_samples, args=(checkpoint, sent)).start()
+    assert received.poll(SECONDS)
+    assert np.abs(received.recv() - whole_decode(codec, random_codes(90))).max() < TOLERANCE
+
+
+def test_stopping_fails_open_requests_and_ends_the_worker(checkpoint: Path, run: Run) -> None:
     async def scenario() -> None:
+        service = CodecService(checkpoint, tiny_config())
+        await service.start()
         pid = (await service.stats()).pid
         async with service.open_stream() as stream:
             await service.stop()

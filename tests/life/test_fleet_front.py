@@ -269,7 +269,7 @@ def test_a_front_is_not_its_own_worker(front: Front) -> None:
     itself = str(front.http.base_url).rstrip("/")
     added = front.http.post("/workers", json={"url": itself}, headers=ROOT).json()
     assert not wait_for(
-        lambda: any(worker["is_healthy"] for worker in workers_of(front) if worker["url"] == itself), seconds=6
+        lambda: any(worker["is_healthy"] for worker in workers_of(front) if worker["url"] == itself), seconds=3
     )
     assert {front.http.post(CHAT, json=TEXT).status_code for _ in range(4)} == {200}
     assert front.http.delete(f"/workers/{added['id']}", headers=ROOT).status_code == 202
@@ -383,7 +383,7 @@ def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) 
     patient = ("--drain-timeout", str(SECONDS))
     with fronting("--worker-urls", server.url, *patient) as front, ThreadPoolExecutor(1) as threads:
         family = front.family()
-        body = {**ENDLESS, "max_tokens": 1500}
+        body = {**ENDLESS, "max_tokens": 600}
         running = threads.submit(
             httpx.post, f"{front.http.base_url}{CHAT}", json=body, timeout=SECONDS, trust_env=False
         )
@@ -439,7 +439,7 @@ def test_a_killed_front_leaves_nothing(server: Server) -> None:
             ExitStatus.BAD_OPTIONS,
             "--host",
         ),
-        (["--dp", "2", "--model-path", "/nowhere"], ExitStatus.BAD_OPTIONS, "worker"),
+        (["--dp", "1", "--model-path", "/nowhere"], ExitStatus.BAD_OPTIONS, "worker"),
         (
             ["--worker-urls", "http://127.0.0.1:1", "--ssl-certfile", "none", "--ssl-keyfile", "none"],
             ExitStatus.BAD_OPTIONS,

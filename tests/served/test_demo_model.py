@@ -26,11 +26,9 @@ from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_wo
 MARGIN = 1e-4
 """Twice what float32 rounds. A trained model is nearly undecided at times; these are cases in which it is not."""
 SPOKEN = {
-    "Sunday evening will be cold and windy.": (1.0, 2.0, 3.0),
+    "Sunday evening will be cold and windy.": (1.0, 3.0),
     "The number is seven.": (1.5, 2.0),
     "Emma finds this little ring.": (1.5,),
-    "My brother buys the red boat.": (1.0, 1.5, 3.0),
-    "Anna met Peter behind the station.": (1.5, 2.0),
     "Two plus three makes five.": (2.0,),
 }
 """Sentences, each with the guidance scales at which it is said."""

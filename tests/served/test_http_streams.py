@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import socket
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 import pytest
+import soundfile
 from server import (
     SECONDS,
     Client,
@@ -25,8 +27,9 @@ from server import (
 )
 
 CODEC_RATE = 16_000
-UNREAD = {"n": 5, "frames": 1400}
-"""6 MB of sound as base64: more than the buffers between the server and its reader hold, 4 MB on Linux at most."""
+UNREAD = {"n": 5, "frames": 800, "rate": 48_000}
+"""10 MB of sound as base64: more than the buffers between the server and its reader hold, 4 MB on Linux at most, and
+the pieces that wait in the codec."""
 
 
 def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
@@ -41,14 +44,16 @@ def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> di
     }
 
 
-def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> None:
-    """Streams that run at once against the files of the same requests."""
-    for body, chunks in zip(bodies, client.stream_at_once(bodies), strict=True):
+def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> list[int]:
+    """Streams that run at once against the files of the same requests; how many samples each has."""
+    streams = client.stream_at_once(bodies)
+    for body, chunks in zip(bodies, streams, strict=True):
         message = message_of(client.chat(body))
         deltas = deltas_of(chunks)
         assert deltas[-1]["speechlm"]["codes"] == message["speechlm"]["codes"]
         assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
         assert_same_sound(pcm_of(chunks), samples_of(message))
+    return [len(pcm_of(chunks)) for chunks in streams]
 
 
 @pytest.mark.parametrize("streams", [1, 4, 16])
@@ -56,12 +61,10 @@ def test_streams_at_once_are_the_whole_files(streams: int, client: Client) -> No
     compare(client, [spoken(number, cfg=[1.0, 3.0][number % 2]) for number in range(streams)])
 
 
-@pytest.mark.parametrize("frames", [1, 8, 1000])
+@pytest.mark.parametrize("frames", [1, 8, 300])
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_streams_of_every_length_are_the_whole_files(frames: int, cfg: float, client: Client) -> None:
-    body = spoken(frames=frames, cfg=cfg)
-    compare(client, [body])
-    assert len(pcm_of(client.stream(body))) == frames * 320
+    assert compare(client, [spoken(frames=frames, cfg=cfg)]) == [frames * 320]
 
 
 def test_a_stream_comes_in_openais_order(client: Client) -> None:
@@ -117,8 +120,8 @@ def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
 
 def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, client: Client) -> None:
     """Its frames are all made, its sound waits in the codec, others are served, and nothing of it is lost."""
-    body = {**spoken(frames=UNREAD["frames"]), "n": UNREAD["n"]}
-    with slow_reader(server, {**body, "stream": True}) as reader:
+    body = {**spoken(frames=UNREAD["frames"]), "sample_rate": UNREAD["rate"]}
+    with slow_reader(server, {**body, "n": UNREAD["n"], "stream": True}) as reader:
         assert wait_for(lambda: made_and_waiting(client))
         compare(client, [spoken(7, cfg=2.0)])
         assert made_and_waiting(client)
@@ -127,10 +130,12 @@ def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, clien
     assert head.startswith(b"HTTP/1.1 200")
     *chunks, done = events_of(unchunked(content).decode())
     assert done == "[DONE]"
-    for choice in client.chat(body)["choices"]:
-        assert_same_sound(
-            pcm_of([json.loads(chunk) for chunk in chunks], choice["index"]), samples_of(choice["message"])
-        )
+    choices = [pcm_of([json.loads(chunk) for chunk in chunks], index) for index in range(UNREAD["n"])]
+    assert [len(samples) for samples in choices] == [UNREAD["frames"] * UNREAD["rate"] // 50] * UNREAD["n"]
+    audio = message_of(client.chat(body))["audio"]
+    first, rate = soundfile.read(io.BytesIO(base64.b64decode(audio["data"])), dtype="int16")
+    assert rate == UNREAD["rate"]
+    assert_same_sound(choices[0], first, within=4)
     assert wait_for(lambda: not client.metrics()["speechlm_codec_slots", ()])
 
 

@@ -1,10 +1,12 @@
 """Marks the tests that start no process, and orders the files of tests: the longest first.
 
-Both are hooks of pytest's, which ``conftest`` imports. ``--keep-durations`` writes this run's seconds for later runs.
+Both are hooks of pytest's, which ``conftest`` imports. ``--keep-durations`` writes this run's seconds for later runs;
+``--shuffle=SEED`` shows whether a test depends on another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections import defaultdict
@@ -24,15 +26,20 @@ _seconds: defaultdict[str, float] = defaultdict(float)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--keep-durations``."""
+    """Add ``--keep-durations`` and ``--shuffle``."""
     parser.addoption("--keep-durations", action="store_true", help=f"write this run's seconds to {_DURATIONS.name}")
+    parser.addoption("--shuffle", metavar="SEED", help="run files, and the tests in each, in an order of this seed")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the units, and put the files in order."""
-    durations: dict[str, float] = json.loads(_DURATIONS.read_text())
-    items.sort(key=lambda item: (-durations.get(item.path.name, 0.0), item.path.name))
+    if (seed := config.option.shuffle) is not None:
+        # By digests, not by a generator: tests keep their places however many of them are chosen.
+        items.sort(key=lambda item: (_digest(seed, item.path.name), _digest(seed, item.nodeid)))
+    else:
+        durations: dict[str, float] = json.loads(_DURATIONS.read_text())
+        items.sort(key=lambda item: (-durations.get(item.path.name, 0.0), item.path.name))
     for item in items:
         if not any(_starts_a_process(function) for function in _functions(item)):
             item.add_marker("unit")
@@ -48,6 +55,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.option.keep_durations and not hasattr(session.config, "workerinput"):
         kept = {name: round(seconds, 1) for name, seconds in sorted(_seconds.items()) if seconds >= 1}
         _DURATIONS.write_text(json.dumps(kept, indent=0) + "\n")
+
+
+def _digest(seed: str, name: str) -> bytes:
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def _functions(item: Any) -> Iterator[Callable[..., Any]]:

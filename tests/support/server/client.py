@@ -166,13 +166,14 @@ def samples_of(message: Any) -> np.ndarray:
     return samples
 
 
-def assert_same_sound(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_same_sound(found: np.ndarray, expected: np.ndarray, within: int = 1) -> None:
     """Two answers to one request sound the same: int16, or float32 as ``samples_of`` gives it, ``[n]`` each.
 
-    The codec's sums depend on what it decodes together, and that on when codes come: a sample may round the other way.
+    The codec's sums depend on what it decodes together, and that on when codes come: a sample may round the other way,
+    and one that is resampled from several of them may be off by more: ``within`` steps of int16.
     """
     found, expected = (
         np.rint(samples * 32768.0 if samples.dtype == np.float32 else samples).astype(np.int32)
         for samples in (found, expected)
     )
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=within)

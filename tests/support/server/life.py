@@ -26,7 +26,7 @@ from .process import SECONDS, Server, command_of, wait_for
 
 _POOL = ("--max-total-tokens", "16384")
 TEXT = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}
-LONG = {"messages": TEXT["messages"], "max_tokens": 2500, "logit_bias": {"2": -100, "3": -100}}
+LONG = {"messages": TEXT["messages"], "max_tokens": 800, "logit_bias": {"2": -100, "3": -100}}
 ENDLESS = {**LONG, "max_tokens": 3900}
 ENDLESS_SOUND = {
     **TEXT,
