@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from transformers import Qwen3ForCausalLM
-from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
 
 from sglang_speechlm.config import SpeechLMConfig
 
@@ -21,6 +19,10 @@ _NAMES_IN_A_MESSAGE = 8
 
 def expected_tensors(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors but the codec's, by ESPnet's names, in the order of the modules."""
+    # These take seconds to import: an option that is refused, or help, need not wait for them.
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+    from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
+
     with torch.device("meta"):
         backbone = Qwen3ForCausalLM(config.text_config)
         audio_tower = Qwen3OmniMoeAudioEncoder(config.audio_config)

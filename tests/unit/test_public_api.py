@@ -27,6 +27,13 @@ def test_an_import_brings_no_torch_and_sets_no_variable(module: str) -> None:
     assert json.loads(printed) == [[], True]
 
 
+@pytest.mark.parametrize("module", ["options.command_line", "convert", "checkpoint.prepare"])
+def test_a_command_imports_no_model_before_it_has_read_its_options(module: str) -> None:
+    script = f"import sys; import sglang_speechlm.{module}; print('transformers.modeling_utils' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == "False\n"
+
+
 @pytest.mark.parametrize("module", [sglang_speechlm, frontend])
 def test_every_public_name_is_there(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from transformers import XcodecConfig, XcodecModel
+from transformers import XcodecConfig
 
 from sglang_speechlm.checkpoint.convert.settings import ConversionSettings
 from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX
@@ -34,6 +34,8 @@ def check_codec(shapes: Mapping[str, tuple[int, ...]], config: XcodecConfig) -> 
     Raises:
         ValueError: if they differ; the message has the number of differences and the first one.
     """
+    from transformers import XcodecModel  # takes seconds to import, and most commands need none
+
     with torch.device("meta"):
         model = XcodecModel(config)
     expected = {CODEC_PREFIX + name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

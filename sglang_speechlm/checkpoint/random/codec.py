@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import XcodecConfig, XcodecModel
+from transformers import XcodecConfig
 
 from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
+
+if TYPE_CHECKING:
+    from transformers import XcodecModel
 
 _FRAMES_PER_SECOND = 50
 _PEAK = 0.5
@@ -35,6 +40,8 @@ def random_codec(spec: CheckpointSpec) -> XcodecModel:
 
     transformers leaves the codebooks at zero and the decoder near silence, so both are set here.
     """
+    from transformers import XcodecModel  # takes seconds to import, and who builds no checkpoint need not wait for it
+
     codebook_size = spec.codec_layer_size - 1
     bits = (codebook_size - 1).bit_length()
     config = XcodecConfig(

@@ -25,8 +25,20 @@ _CLOSED_BEFORE_THE_END = -signal.SIGKILL
 _MESSAGE_BYTES = 1 << 20
 _NUMBER = struct.Struct("=i")
 _THREADS = {"OMP_NUM_THREADS": "1"}
-_READ_LATE = {"PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID", "TMPDIR"}
-"""Variables that nothing reads while it is imported."""
+_READ_AGAIN = {
+    "SGLANG_TEST_RETRACT": "TEST_RETRACT",
+    "SGLANG_TEST_RETRACT_INTERVAL": "TEST_RETRACT_INTERVAL",
+}
+"""Variables that SGLang's scheduler reads when it is imported, and its names for what it read."""
+_READ_LATE = {
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "PYTEST_CURRENT_TEST",
+    "PYTEST_XDIST_TESTRUNUID",
+    "SGLANG_CPU_OMP_THREADS_BIND",
+    "TMPDIR",
+    *_READ_AGAIN,
+}
+"""Variables that may differ: nothing else reads them while it is imported."""
 _IMPORTED = (
     "sglang.srt.entrypoints.http_server",
     "sglang.srt.managers.scheduler",
@@ -186,6 +198,9 @@ def _launch(message: bytes, outputs: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # of another TMPDIR
+    scheduler, environ = (sys.modules[f"sglang.srt.{name}"] for name in ("managers.scheduler", "environ"))
+    for variable, name in _READ_AGAIN.items():
+        setattr(scheduler, name, getattr(environ.envs, variable).get())
     os.chdir(folder)
     setproctitle(" ".join(command))
     sys.path[0] = folder
