@@ -1,4 +1,4 @@
-"""Options of a server and of a fleet's front. The front imports no torch, so nothing here does."""
+"""Options that a server and the front of a fleet share. The front imports no torch, so nothing here may."""
 
 from __future__ import annotations
 
