@@ -190,7 +190,7 @@ def test_openai_text_stream(openai_client: openai.OpenAI) -> None:
 
 
 def test_openai_lists_the_served_model(openai_client: openai.OpenAI, server: Server) -> None:
-    (model,) = openai_client.models.list().data
+    model, *_ = openai_client.models.list().data
     assert model.object == "model"
     answer = openai_client.chat.completions.create(
         model=model.id, messages=[{"role": "user", "content": "Hi"}], max_tokens=1

@@ -233,7 +233,7 @@ def test_a_request_may_bring_so_many_clips(http_client: httpx.Client) -> None:
     message = {"role": "user", "content": [part]}
     assert http_client.post(CHAT, json=ask(messages=[message] * 2)).status_code == 200
     error = refused(http_client.post(CHAT, json=ask(messages=[message] * 3)))
-    assert "more than 2 clips; got 3" in error["message"]
+    assert "more than 2 audio clips; got 3" in error["message"]
 
 
 def test_only_so_many_answers_are_kept(http_client: httpx.Client) -> None:

@@ -408,7 +408,7 @@ def test_a_bad_body_is_refused(body: bytes, client: Client) -> None:
 
 
 def test_other_refusals(client: Client) -> None:
-    refused(client.http.post(ROUTE, json=ask(model="tts-1")), 404)
+    refused(client.http.post(ROUTE, json=ask(model="tts-unknown")), 404)
     refused(client.http.post(ROUTE, data={"input": "Hello."}), 415)
     refused(client.http.get(ROUTE), 405)
 
