@@ -31,11 +31,11 @@ from server import (
     wait_for,
     wav,
 )
-from server.fleet import Fleet, Fleets
+from server.fleet import Fleet, fleet_of
 
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
-ENDLESS: dict[str, Any] = {"messages": HELLO, "max_tokens": 700, "logit_bias": {"2": -100, "3": -100}}
+ENDLESS: dict[str, Any] = {"messages": HELLO, "max_tokens": 1500, "logit_bias": {"2": -100, "3": -100}}
 
 # The guide's payloads, with a seed.
 _SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
@@ -78,14 +78,9 @@ GUIDES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
-    with Fleets(2, served_checkpoint, tmp_path_factory) as started:
-        yield started
-
-
-@pytest.fixture
-def fleet(fleets: Fleets) -> Fleet:
-    return fleets.running()
+def fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(2, served_checkpoint, tmp_path_factory.mktemp("fleet") / "log") as running:
+        yield running
 
 
 # What one worker alone would answer
@@ -291,7 +286,7 @@ def running_in(url: str) -> float:
 
 def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) -> None:
     assert wait_for(fleet.is_whole)
-    past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 700}}
+    past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 1500}}
     beside, through = Asked(fleet, past, "/v1/audio/speech"), Asked(fleet)
     fleet.router().kill()
     assert through.end() == "error"

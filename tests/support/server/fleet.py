@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 from .client import Client
 from .process import Server, command_of, serving
@@ -67,19 +66,3 @@ def fleet_of(size: int, model: Path, log: Path) -> Iterator[Fleet]:
     """A ready fleet, stopped at the end."""
     with serving(model, log, f"--dp={size}", *OPTIONS) as server, Client(server.url) as client:
         yield Fleet(server, client, size)
-
-
-class Fleets(contextlib.ExitStack):
-    """A fleet that tests share, and the next one where a test has ended it."""
-
-    def __init__(self, size: int, model: Path, folders: pytest.TempPathFactory) -> None:
-        super().__init__()
-        self._size, self._model, self._folders = size, model, folders
-        self._fleet: Fleet | None = None
-
-    def running(self) -> Fleet:
-        """One that runs."""
-        if self._fleet is None or self._fleet.server.process.poll() is not None:
-            log = self._folders.mktemp("fleet") / "log"
-            self._fleet = self.enter_context(fleet_of(self._size, self._model, log))
-        return self._fleet
