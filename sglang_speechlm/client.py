@@ -32,15 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if response.status_code != 200:
         print(f"error: {options.url}: {response.status_code}: {response.text}", file=sys.stderr)
         return 1
-    message = response.json()["choices"][0]["message"]
-    print(message["content"])
+    try:
+        message = response.json()["choices"][0]["message"]
+        print(message["content"])
+    except (ValueError, LookupError, TypeError):
+        print(f"error: {options.url}: this is no chat answer: {response.text[:200]}", file=sys.stderr)
+        return 1
     for warning in message.get("speechlm", {}).get("warnings", ()):
         print(f"warning: {warning}", file=sys.stderr)
     if options.output is not None:
-        if message["audio"] is None:
+        if not message.get("audio"):
             print(f"error: {options.output}: not written; the answer has no sound", file=sys.stderr)
             return 1
-        options.output.write_bytes(base64.b64decode(message["audio"]["data"]))
+        try:
+            with options.output.open("xb") as file:
+                file.write(base64.b64decode(message["audio"]["data"]))
+        except OSError as error:
+            print(f"error: {options.output}: {error.strerror}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -62,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="speechlm client", description=__doc__)
     parser.add_argument("text", nargs="?", help="the question")
     parser.add_argument("--clip", type=_readable, metavar="FILE", help="a recording, placed before the text")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="speak the answer and write it to this WAV file")
+    parser.add_argument(
+        "--output", type=_new, metavar="FILE", help="speak the answer and write it to this new WAV file"
+    )
     parser.add_argument("--model", metavar="NAME", help="name of the model (default: the server's own)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="limit on text tokens plus audio frames")
     parser.add_argument(
@@ -82,6 +93,16 @@ def _readable(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"must be a file; got {name!r}")
+    return path
+
+
+def _new(name: str) -> Path:
+    """A file that is not there yet, in a folder that is: nothing is overwritten, and no answer is made in vain."""
+    path = Path(name)
+    if path.exists() or path.is_symlink():
+        raise argparse.ArgumentTypeError(f"{name!r} is there already; name a new file")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of {name!r} is not there")
     return path
 
 

@@ -182,6 +182,8 @@ async def forward(
         data = _slices(body)
     elif body is not None:
         data = body.pieces()
+    else:
+        headers = [(name, value) for name, value in headers if not name.startswith("content-")]
     try:
         response = await session.request(
             scope["method"],

@@ -23,6 +23,7 @@ from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.server.edge.connection import ClientGone
 from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
+from sglang_speechlm.server.edge.limits import WITH_BODIES
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +172,12 @@ class Front:
                 await self._to_one(scope, body, answer, holder)
             return
         headers = Headers(scope=scope)
-        if "content-length" in headers or "transfer-encoding" in headers:
-            await self._to_any(scope, upload, answer)
-        else:
+        if "content-length" not in headers and "transfer-encoding" not in headers:
             await upload.whole()  # no body, then the client's disconnection
+            await self._to_any(scope, None, answer)
+        elif path in WITH_BODIES:
+            await self._to_any(scope, upload, answer)
+        else:  # nobody would read it
             await self._to_any(scope, None, answer)
 
     def _holder(self, body: bytearray) -> Member | None:

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from sglang_speechlm import logs
 from sglang_speechlm.fleet.control import Control
@@ -23,16 +24,20 @@ from sglang_speechlm.fleet.router import Router
 from sglang_speechlm.fleet.supervisor import FleetFailed, Supervisor
 from sglang_speechlm.options.fleet import FleetOptions, read
 from sglang_speechlm.process import ExitStatus
-from sglang_speechlm.process.heartbeat import INTERVAL_SECONDS, LOOP_HUNG_SECONDS, Heartbeat, Silence
+from sglang_speechlm.process.heartbeat import Heartbeat
+from sglang_speechlm.process.keeper import keep
 from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
 from sglang_speechlm.server.edge.protocol import PROTOCOL
 from sglang_speechlm.server.edge.stack import behind_the_edge
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_WORDS_SECONDS = 2.0
 """Time for answers that are cut off to tell their clients."""
+_STOP_SECONDS = 40.0
+"""Maximum time from the end of draining to the end of the process; the workers' stop is bounded, too."""
+_SPARE_SECONDS = 10.0
+"""Time that the front allows a request beyond the worker's limit, so that the worker reports the timeout."""
 _KEEP_ALIVE_SECONDS = 75
 """Keep-alive timeout; longer than most proxies', so that the proxies close the connections."""
 
@@ -41,13 +46,26 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until stopped; return the exit status, one of ``ExitStatus``."""
     try:
         options = read(arguments)
+    except ValueError as error:
+        return _refused(error)
+    return keep(partial(_run, options), options.drain_seconds + _STOP_SECONDS, stop_at_once=signal.SIGINT)
+
+
+def _run(options: FleetOptions, heartbeat: Heartbeat) -> int:
+    """Serve in the process that the keeper watches."""
+    try:
         listener = _listen(options.host, options.port)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitStatus.BAD_OPTIONS
+        return _refused(error)
     _configure_logs(options)
+    _allow_open_files()
     with contextlib.closing(listener):
-        return asyncio.run(_serve(options, listener))
+        return asyncio.run(_serve(options, listener, heartbeat))
+
+
+def _refused(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return ExitStatus.BAD_OPTIONS
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -60,8 +78,14 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _allow_open_files() -> None:
+    """Allow as many as the system does: each request takes two connections here and two in the router."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _configure_logs(options: FleetOptions) -> None:
@@ -74,20 +98,13 @@ def _configure_logs(options: FleetOptions) -> None:
         del os.environ[name]
 
 
-async def _serve(options: FleetOptions, listener: socket.socket) -> int:
+async def _serve(options: FleetOptions, listener: socket.socket, heartbeat: Heartbeat) -> int:
     async with new_session() as session:
         router = Router(session, options.routing, options.keys.user)
         front = Front(router, session, Control(router, bool(options.keys)))
         supervisor = Supervisor(options, router)
         config = uvicorn.Config(
-            behind_the_edge(
-                front,
-                keys=options.keys,
-                origins=Origins(
-                    options.allowed_origins, is_local=not options.keys.user and is_loopback_host(options.host)
-                ),
-                max_body_bytes=options.max_body_bytes,
-            ),
+            _guarded(front, options),
             http=PROTOCOL,
             log_level="warning",
             access_log=False,
@@ -107,12 +124,11 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
 
         def when_ready() -> None:
             front.open()
+            heartbeat.up()
             scheme = "https" if options.tls else "http"
             logger.info("Uvicorn running on %s://%s:%d: %d workers", scheme, options.host, options.port, router.total)
 
-        heartbeat = Heartbeat()
         heartbeat.beat_by_loop()
-        threading.Thread(target=_end_when_blocked, args=(heartbeat,), daemon=True).start()
         with _stop_signals() as (stop, hurry):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             running = asyncio.create_task(supervisor.run(when_ready))
@@ -133,13 +149,15 @@ async def _serve(options: FleetOptions, listener: socket.socket) -> int:
     return ExitStatus.CUT_OFF if was_cut else ExitStatus.STOPPED
 
 
-def _end_when_blocked(heartbeat: Heartbeat) -> None:
-    """End the fleet if its event loop is blocked; the workers end with their parent."""
-    silence = Silence(heartbeat)
-    while silence.look() < LOOP_HUNG_SECONDS:
-        time.sleep(INTERVAL_SECONDS)
-    logger.error("The front hangs: its event loop has been blocked for %g s", LOOP_HUNG_SECONDS)
-    os._exit(ExitStatus.PART_DIED)
+def _guarded(front: ASGIApp, options: FleetOptions) -> ASGIApp:
+    """Put the front behind the same edge as a server."""
+    return behind_the_edge(
+        front,
+        keys=options.keys,
+        origins=Origins(options.allowed_origins, is_local=not options.keys.user and is_loopback_host(options.host)),
+        max_body_bytes=options.max_body_bytes,
+        request_seconds=options.request_seconds + _SPARE_SECONDS,
+    )
 
 
 class _Server(uvicorn.Server):
@@ -152,7 +170,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Yield the events that the first and the second stop signal set."""
+    """Yield the events that the keeper's SIGTERM and the SIGINT after it set."""
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def stop_or_hurry(number: signal.Signals) -> None:
@@ -160,9 +178,8 @@ def _stop_signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
         (hurry if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(number, stop_or_hurry, number)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_or_hurry, number)
     yield stop, hurry
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sglang_speechlm import logs
-from sglang_speechlm.options.shared import add_allowed_origins, key_complaints
+from sglang_speechlm.options.shared import add_shared_options, key_complaints
 from sglang_speechlm.server.edge.keys import Keys
 
 ROUTINGS = ("round_robin", "cache_aware")
@@ -107,12 +106,15 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         SystemExit: from argparse.
     """
     parsed, rest = _parser().parse_known_args(list(arguments))
-    shared, _ = _shared_parser().parse_known_args(rest)
+    shared, others = _shared_parser().parse_known_args(rest)
     workers = parsed.dp if parsed.dp is not None else 0 if parsed.worker_urls and parsed.model_path is None else 1
     if workers and parsed.model_path is None:
         raise ValueError("--model-path: required to start workers")
     if parsed.dp is not None:
         _refuse(rest)
+    if others and not workers:
+        names = [word.partition("=")[0] for word in others if word.startswith("-")] or others  # values may be secret
+        raise ValueError(f"{', '.join(names)}: not known, or of a worker, and none is started here")
     if complaints := key_complaints(shared):
         raise ValueError("; ".join(complaints))
     if bool(parsed.ssl_keyfile) != bool(parsed.ssl_certfile):
@@ -139,6 +141,7 @@ def read(arguments: Sequence[str]) -> FleetOptions:
     )
 
 
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _TLS = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_keyfile_password")
 
 
@@ -166,12 +169,8 @@ def _shared_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", type=_count, default=1)
     parser.add_argument("--api-key")
     parser.add_argument("--admin-api-key")
-    add_allowed_origins(parser)
-    parser.add_argument("--max-body-mib", type=float, default=128.0)
-    parser.add_argument("--request-timeout-secs", type=float, default=3600.0)
-    parser.add_argument("--drain-timeout", type=float, default=30.0)
-    parser.add_argument("--log-format", choices=logs.FORMATS, default="text")
-    parser.add_argument("--log-level", default="info")
+    add_shared_options(parser)
+    parser.add_argument("--log-level", type=str.lower, choices=_LOG_LEVELS, default="info")
     return parser
 
 

@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
 from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE, OPENAI_RATE
-from sglang_speechlm.options.shared import add_allowed_origins, complaining
+from sglang_speechlm.options.shared import (
+    DRAIN_SECONDS,
+    MAX_BODY_MIB,
+    REQUEST_SECONDS,
+    add_shared_options,
+    complaining,
+    positive,
+)
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template, load_voices
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
 from sglang_speechlm.prompt.thinking import PARSERS
@@ -55,13 +62,13 @@ class OwnOptions:
     output_sample_rate: int = OPENAI_RATE
     preset: Preset = field(default_factory=partial(load_preset, "default"))
     media: AllowedMedia = field(default_factory=AllowedMedia)
-    max_body_bytes: int = 128 * MEBIBYTE
+    max_body_bytes: int = MAX_BODY_MIB * MEBIBYTE
     max_clips: int = 16
-    request_seconds: float = 3600
+    request_seconds: float = REQUEST_SECONDS
     max_kept_answers: int = 10_000
     max_kept_bytes: int = 128 * MEBIBYTE
-    drain_seconds: float = 30
-    log_format: str = "text"
+    drain_seconds: float = DRAIN_SECONDS
+    log_format: str = logs.FORMATS[0]
     allowed_origins: frozenset[str] = frozenset()
 
     @classmethod
@@ -137,27 +144,13 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
     said = "directory whose files file: URLs in audio_url parts may name (default: none)"
     add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
-    add_allowed_origins(parser)
-    mebibytes = own.max_body_bytes // MEBIBYTE
-    add(
-        "--max-body-mib",
-        _positive,
-        mebibytes,
-        "maximum size of a request body in MiB (default: %(default)s)",
-        metavar="N",
-    )
+    add_shared_options(parser)
     add("--max-clips", _count, own.max_clips, "maximum audio clips per request (default: %(default)s)", metavar="N")
-    said = "request timeout in seconds (default: %(default)s)"
-    add("--request-timeout-secs", _positive, own.request_seconds, said, metavar="SECONDS")
     said = "maximum spoken answers kept for later messages to refer to, for an hour (default: %(default)s)"
     add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said, metavar="N")
     mebibytes = own.max_kept_bytes // MEBIBYTE
     said = "maximum total size of kept answers in MiB (default: %(default)s)"
-    add("--max-kept-mib", _positive, mebibytes, said, metavar="N")
-    said = "seconds that running answers have to finish when the server is stopped (default: %(default)s)"
-    add("--drain-timeout", _zero_or_positive, own.drain_seconds, said, metavar="SECONDS")
-    said = "log format, including one line per request (default: %(default)s)"
-    add("--log-format", str, own.log_format, said, choices=logs.FORMATS)
+    add("--max-kept-mib", positive, mebibytes, said, metavar="N")
 
 
 def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
@@ -168,19 +161,6 @@ def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise ValueError(f"{path} is not a directory")
     return path.resolve()
-
-
-@complaining
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise ValueError(f"must be above 0; got {text}")
-    return value
-
-
-@complaining
-def _zero_or_positive(text: str) -> float:
-    return 0.0 if text == "0" else _positive(text)
 
 
 @complaining

@@ -6,13 +6,19 @@ import argparse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from sglang_speechlm import logs
 from sglang_speechlm.server.edge.origins import parse_origins
 
 Value = TypeVar("Value")
 
+MAX_BODY_MIB = 128
+REQUEST_SECONDS = 3600
+DRAIN_SECONDS = 30
+"""Defaults of the options below."""
 
-def add_allowed_origins(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option that a server and the front of a fleet share."""
+
+def add_shared_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that a server and the front of a fleet share."""
     parser.add_argument(
         "--allowed-origins",
         type=complaining(parse_origins),
@@ -21,6 +27,33 @@ def add_allowed_origins(parser: argparse.ArgumentParser | argparse._ArgumentGrou
         "https://example.com, or * for all (default: none); behind a proxy that changes the host name, list the "
         "server's public origin here",
         metavar="ORIGIN,...",
+    )
+    parser.add_argument(
+        "--max-body-mib",
+        type=positive,
+        default=MAX_BODY_MIB,
+        help="maximum size of a request body in MiB (default: %(default)s)",
+        metavar="N",
+    )
+    parser.add_argument(
+        "--request-timeout-secs",
+        type=positive,
+        default=REQUEST_SECONDS,
+        help="request timeout in seconds (default: %(default)s)",
+        metavar="SECONDS",
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=_zero_or_positive,
+        default=DRAIN_SECONDS,
+        help="seconds that running answers have to finish when the server is stopped (default: %(default)s)",
+        metavar="SECONDS",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=logs.FORMATS,
+        default=logs.FORMATS[0],
+        help="log format, including one line per request (default: %(default)s)",
     )
 
 
@@ -47,3 +80,17 @@ def complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return reading
+
+
+@complaining
+def positive(text: str) -> float:
+    """Parse a number above 0."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError(f"must be above 0; got {text}")
+    return value
+
+
+@complaining
+def _zero_or_positive(text: str) -> float:
+    return 0.0 if text == "0" else positive(text)

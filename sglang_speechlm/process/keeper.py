@@ -41,18 +41,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDLED = (*_STOPPING, signal.SIGCHLD)
 _GONE_SECONDS = 5.0
+_AT_ONCE_SECONDS = 10.0
+"""Time for a server that is stopped twice to tell its clients."""
 _SEGMENTS = "segments"
 
 
-def keep(serve: Callable[[Heartbeat], int], stop_seconds: float) -> int:
+def keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: signal.Signals = signal.SIGKILL) -> int:
     """Run ``serve`` in a child process in its own session, and clean up after it.
 
-    The first SIGTERM, SIGINT or SIGHUP is passed on as SIGTERM; a second one kills the child at once.
+    The first SIGTERM, SIGINT or SIGHUP is passed on as SIGTERM; a second one as ``stop_at_once``.
 
     Args:
         serve: returns the exit status. Its process has a TMPDIR that is removed at the end. Its argument is its
             heartbeat: a thread beats until ``serve`` lets an event loop beat; ``serve`` must call ``up`` when it is up.
         stop_seconds: how long it may take to stop after the signal.
+        stop_at_once: the child's second stop signal, after which it has a few seconds.
 
     Returns:
         The exit status of this process.
@@ -89,9 +92,10 @@ def keep(serve: Callable[[Heartbeat], int], stop_seconds: float) -> int:
                     os.kill(server, signal.SIGTERM)
                 else:
                     _say("second signal: stopping at once")
-                    os.kill(server, signal.SIGKILL)
+                    deadline = min(deadline, time.monotonic() + _AT_ONCE_SECONDS)
+                    os.kill(server, stop_at_once)
             elif time.monotonic() > deadline:
-                _say(f"the server did not stop within {stop_seconds:g} s: killing it")
+                _say("the server did not stop in time: killing it")
                 os.kill(server, signal.SIGKILL)
             elif number is None and silence.look() > patience:
                 _say(f"no heartbeat from the server for {patience:g} s: killing it")
@@ -227,9 +231,11 @@ def _clear(folder: Path, tracker_seconds: float) -> None:
             process.kill()
     psutil.wait_procs(others, _GONE_SECONDS)
     psutil.wait_procs(trackers, tracker_seconds)
-    with contextlib.suppress(OSError):
-        for path in (folder / _SEGMENTS).read_text().splitlines():
-            Path(path).unlink(missing_ok=True)
+    # Folders inside of this one are those of keepers that were killed above.
+    for listed in folder.rglob(_SEGMENTS):
+        with contextlib.suppress(OSError):
+            for path in listed.read_text().splitlines():
+                Path(path).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,9 +9,10 @@ from sglang_speechlm.prompt.words import is_speakable
 
 _SENTENCE_END = re.compile(
     r"""(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.) # after initials and titles, the sentence goes on
-    (?<=[.!?…:;]) ["'”’»)\]]* \s+ | (?<=[。！？｡]) ["'”’»」』)\]]* | \s*\n\s*""",
+    (?<=[.!?…:;]) ["'”’»)\]]* \s+ | (?<=[。！？｡]) ["'”’»」』)\]]* | \n\s*""",
     re.VERBOSE,
 )
+"""No part of it begins with white space: a long run of that would be searched anew from each of its characters."""
 _CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[，、；：])")
 
 

@@ -103,7 +103,7 @@ class Service:
         Raises:
             ApiError: 404 if it is not a name of the served model.
         """
-        if name is not None and name.rstrip("/") not in self._names and not self.options.takes_any_model:
+        if name and name.rstrip("/") not in self._names and not self.options.takes_any_model:
             raise ApiError(
                 404,
                 f"model: {shown(name)} is not served here; this server serves {self.model_name!r}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -14,6 +15,13 @@ from sglang_speechlm.tokenizer.offset import reserved_names
 
 _NORMALIZED = 3
 """How much shorter a normalized text may be: NFC combines up to three characters of a Korean syllable."""
+
+_PIECE = 16_384
+"""Characters that are encoded at a time to estimate the number of ids."""
+_CUT_IDS = 64
+"""More ids than the cut at the end of a piece adds."""
+_TOO_MANY = 8
+"""A text with so many times the allowed ids is not encoded to its end; whoever needs the ids refuses a shorter one."""
 
 _BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
 
@@ -86,13 +94,32 @@ class TextTokenizer:
             ValueError: if ``check`` refuses the text.
         """
         self.check(text, limit)
-        encoded: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        encoded = _ids_of(self._tokenizer, text)
         if self._pad_for_raw_zero:
             return [self._ids.pad if index == self._ids.text_begin else index for index in encoded]
         return encoded
 
+    def encode_with_names(self, text: str, limit: int) -> list[int]:
+        """Return the ids of ``text`` as SGLang encodes it: names of control ids become these ids.
+
+        Raises:
+            ValueError: if the text has more ids than ``limit``, or ``check`` refuses it.
+        """
+        self.check(text, limit)
+        ids = _ids_of(self._with_names, text)
+        if len(ids) > limit:
+            raise ValueError(f"a text of {len(ids)} tokens is too long; the context length is {limit} tokens")
+        return ids
+
+    @cached_property
+    def _with_names(self) -> Tokenizer:
+        """A second tokenizer: how names are read is a setting of the tokenizer, not of a call."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return tokenizer
+
     def check(self, text: str, limit: int | None = None) -> None:
-        """Check a text before it is encoded, which could take minutes for a long one.
+        """Check a text before all of it is encoded, which could take minutes for a long one.
 
         Raises:
             ValueError: if ``text`` has a lone surrogate, which UTF-8 cannot encode, or is so long that it must exceed
@@ -102,8 +129,17 @@ class TextTokenizer:
             size = len(text.encode("utf-8"))
         except UnicodeEncodeError as error:
             raise ValueError(f"text has a lone surrogate at character {error.start}") from None
-        if limit is not None and size > limit * self._longest:
+        if limit is not None and (size > limit * self._longest or (size > limit and self._exceeds(text, limit))):
             raise ValueError(f"a text of {size} bytes is too long; the context length is {limit} tokens")
+
+    def _exceeds(self, text: str, limit: int) -> bool:
+        """Whether a text has many times ``limit`` ids, judged by its pieces, whose ends may cut words."""
+        ids = 0
+        for start in range(0, len(text), _PIECE):
+            ids += len(_ids_of(self._tokenizer, text[start : start + _PIECE])) - _CUT_IDS
+            if ids > _TOO_MANY * limit:
+                return True
+        return False
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ``ids``, without control, special and codec ids; broken UTF-8 becomes U+FFFD."""
@@ -129,6 +165,12 @@ class TextTokenizer:
         if all(character in _BYTE_OF for character in token):
             return bytes(_BYTE_OF[character] for character in token)
         return token.encode("utf-8")
+
+
+def _ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a text. Unlike ``encode``, this releases Python's lock for other threads."""
+    ids: list[int] = tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
 
 
 class TextStream:

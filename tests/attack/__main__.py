@@ -17,9 +17,9 @@ from pathlib import Path
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 
-from .bodies import heavy_bodies, odd_bodies
+from .bodies import heavy_bodies, odd_bodies, slow_bodies
 from .clips import clip_urls, damaged_over_http, decode_damaged
-from .deaths import deaths
+from .deaths import deaths, front_hangs
 from .doors import doors, framing, request_targets
 from .ledger import Ledger
 from .stalls import listening_sockets, stalled_connections
@@ -58,7 +58,7 @@ class Scale:
     health_seconds: float = 1.0
     connections: int = 200
     signals: tuple[signal.Signals, ...] = (signal.SIGSTOP, signal.SIGKILL)
-    parts: tuple[str, ...] = ("codec", "router", "scheduler", "detokenizer", "http process")
+    parts: tuple[str, ...] = ("codec", "router", "scheduler", "detokenizer", "http process", "keeper")
 
 
 SHORT = Scale(
@@ -103,9 +103,12 @@ def _attack_target(attacked: Target, ledger: Ledger, scale: Scale, seed: int, *,
         damaged_over_http(attacked, ledger, scale.sent_sounds, seed)
         odd_bodies(attacked, ledger, scale.bodies, seed)
         heavy_bodies(attacked, ledger, scale.megabytes, scale.health_seconds)
+        slow_bodies(attacked, ledger, scale.health_seconds)
     grown = attacked.memory() - before
     ledger.check(f"{attacked.name}: memory", grown < _MEMORY_BYTES, f"grew by {grown / 1e6:.0f} MB")
     deaths(attacked, ledger, scale.signals, scale.parts)
+    if attacked.is_fleet and scale.signals:
+        front_hangs(attacked, ledger)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

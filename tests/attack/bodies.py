@@ -147,6 +147,32 @@ def _heavy(megabytes: int) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     yield "stops", CHAT, filled(b"{" + good + b',"stop":[', b'"b"', b"]}")
 
 
+def slow_bodies(target: Target, ledger: Ledger, health_seconds: float) -> None:
+    """Send bodies whose few bytes could take long to read while others ask for ``/health``."""
+    area = f"{target.name}: slow bodies"
+    json_type, boundary = "application/json", "multipart/form-data; boundary=b"
+    field = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + b"a" * 1_000_000 + b"\r\n--b--\r\n"
+    speech = b'{"model":"speechlm","voice":"a","max_tokens":1,"input":"One.' + b" " * 400_000 + b'two"}'
+    cases: list[tuple[str, str, str, bytes | Iterator[bytes]]] = [
+        ("chunks of one byte", CHAT, json_type, iter([b" "] * 200_000)),
+        ("a form in punycode", "/v1/audio/transcriptions", f"{boundary}; charset=punycode", field),
+        ("a text of digits", CHAT, json_type, b'{"messages":[{"role":"user","content":"' + b"7" * 300_000 + b'"}]}'),
+        ("a prompt of digits", "/generate", json_type, b'{"text":"' + b"7" * 300_000 + b'"}'),
+        ("a speech of spaces", "/v1/audio/speech", json_type, speech),
+    ]
+    for name, path, kind, body in cases:
+        with _watched(target) as watch:
+            status: int | str
+            try:
+                with target.client(seconds=120) as client:
+                    status = client.post(path, content=body, headers={"Content-Type": kind}).status_code
+            except httpx.HTTPError as error:
+                status = type(error).__name__
+        what = f"{name}: {status}, /health waited {watch.longest:.2f} s"
+        ledger.check(area, watch.longest <= health_seconds and str(status)[0] not in "5", what)
+    ledger.check(area, target.answers(), "it does not answer afterwards")
+
+
 def _data_url(content: bytes) -> Callable[[], bytes]:
     head = b'{"messages":[{"role":"user","content":[{"type":"audio_url","audio_url":{"url":"data:audio/wav;base64,'
     return lambda: head + content + b'"}}]}],"max_tokens":1}'

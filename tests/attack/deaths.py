@@ -13,6 +13,8 @@ import httpx
 import psutil
 from server.process import wait_for
 
+from sglang_speechlm.process import ExitStatus
+
 from .ledger import Ledger
 from .target import CHAT, Target
 
@@ -61,6 +63,19 @@ def deaths(target: Target, ledger: Ledger, signals: tuple[signal.Signals, ...], 
             ledger.check(area, is_whole, f"{what}: not whole after {_WHOLE_SECONDS:g} s")
             with contextlib.suppress(psutil.Error):
                 part.kill()
+
+
+def front_hangs(target: Target, ledger: Ledger) -> None:
+    """Stop a fleet's front: within 30 s its launcher has ended with the status that says so, and left nothing."""
+    area = f"{target.name}: front stopped"
+    family = target.family()
+    _signal(family[0].children()[0], signal.SIGSTOP)
+    ended = wait_for(lambda: target.server.process.poll() is not None, _ANSWERED_SECONDS + _SPARE_SECONDS)
+    ledger.check(area, ended, f"the launcher runs on after {_ANSWERED_SECONDS:g} s")
+    status = target.server.process.poll()
+    ledger.check(area, status == ExitStatus.PART_DIED, f"the launcher ended with {status}")
+    _, alive = psutil.wait_procs(family, _TRUE_SECONDS)
+    ledger.check(area, not alive, f"{len(alive)} processes are left")
 
 
 def _signal(part: psutil.Process, number: signal.Signals) -> None:

@@ -90,8 +90,7 @@ class Target:
         """The processes that may be killed or stopped, by what they are; those of a fleet's first worker."""
         if not self.is_fleet:
             return _parts_of(psutil.Process(self.server.process.pid))
-        launcher = psutil.Process(self.server.process.pid)
-        routers = [child for child in launcher.children() if "router_process" in command_of(child)]
+        routers = [process for process in self.family() if "router_process" in command_of(process)]
         pids = re.findall(r"Worker 0: process (\d+) at ", self.server.output())
         return {"router": routers[-1], **_parts_of(psutil.Process(int(pids[-1])))}
 

@@ -137,6 +137,29 @@ def test_what_follows_a_target_that_is_no_path_is_not_answered(address: tuple[st
         assert rest(connection).count(b"HTTP/1.1 ") == 1
 
 
+CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+
+
+def test_a_body_of_many_small_chunks_is_refused(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "FREE_CHUNKS", 100)
+    with connected(address) as connection:
+        connection.sendall(CHUNKED + b"1\r\na\r\n" * 500)
+        assert b"101 chunks that are too small" in rest(connection)
+
+
+def test_a_body_of_some_small_chunks_is_read(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(CHUNKED + b"1\r\na\r\n" * 900 + b"0\r\n\r\n")
+        assert rest(connection).endswith(b"a" * 900)
+
+
+def test_large_chunks_may_be_many(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "FREE_CHUNKS", 2)
+    with connected(address) as connection:
+        connection.sendall(CHUNKED + (b"100\r\n" + b"a" * 256 + b"\r\n") * 3 + b"0\r\n\r\n")
+        assert rest(connection).endswith(b"a" * 768)
+
+
 def test_an_upgrade_is_answered_as_a_request(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(HEAD + b"Connection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")

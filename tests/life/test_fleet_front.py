@@ -45,6 +45,10 @@ class Front:
     def family(self) -> list[psutil.Process]:
         return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
 
+    def keeper_and_front(self) -> list[psutil.Process]:
+        keeper = psutil.Process(self.process.pid)
+        return [keeper, *keeper.children()[:1]]
+
     def output(self) -> str:
         """All that it has printed, once it has ended."""
         self.process.wait(SECONDS)
@@ -300,14 +304,16 @@ def router_of(front: Front) -> psutil.Process:
 
 
 def test_a_worker_that_hangs_is_taken_out_until_it_answers_again(server: Server) -> None:
-    """The worker is a front itself, which nobody watches but the front before it."""
+    """The worker is a front itself, and its keeper hangs with it."""
     with fronting("--worker-urls", server.url) as behind, fronting("--worker-urls", f"{behind.http.base_url}") as front:
-        process = psutil.Process(behind.process.pid)
-        process.suspend()
+        hung = behind.keeper_and_front()
+        for process in hung:
+            process.suspend()
         assert wait_for(lambda: front.http.get("/health").status_code == 503)
         assert front.http.get("/readiness").json() == {"status": "not ready", "healthy_workers": 0, "workers": 1}
         assert front.http.post(CHAT, json=TEXT).status_code == 503
-        process.resume()
+        for process in hung:
+            process.resume()
         assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 200)
 
 
@@ -423,7 +429,15 @@ def test_answers_that_take_too_long_are_cut_off_with_an_error(twice: bool, serve
         assert done == "data: [DONE]"
 
 
-def test_a_killed_front_leaves_nothing(server: Server) -> None:
+def test_a_front_that_hangs_ends_the_fleet(server: Server) -> None:
+    with fronting("--worker-urls", server.url) as front:
+        family = front.family()
+        front.keeper_and_front()[1].suspend()
+        assert front.process.wait(SECONDS) == ExitStatus.PART_DIED
+        assert front.has_vanished(family)
+
+
+def test_a_killed_launcher_leaves_nothing(server: Server) -> None:
     with fronting("--worker-urls", server.url) as front:
         family = front.family()
         front.process.kill()
@@ -439,6 +453,7 @@ def test_a_killed_front_leaves_nothing(server: Server) -> None:
             ExitStatus.BAD_OPTIONS,
             "--host",
         ),
+        (["--worker-urls", "http://127.0.0.1:1", "--port", "99999"], ExitStatus.BAD_OPTIONS, "--port"),
         (["--dp", "1", "--model-path", "/nowhere"], ExitStatus.BAD_OPTIONS, "worker"),
         (
             ["--worker-urls", "http://127.0.0.1:1", "--ssl-certfile", "none", "--ssl-keyfile", "none"],

@@ -1,5 +1,7 @@
 """``speechlm client`` against a server."""
 
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,31 @@ def test_an_answer_without_sound_writes_no_file(
     assert client.main(["Hello", "--url", f"{server.url}/v1", "--output", str(output), "--max-tokens", "1"]) == 1
     assert f"{output}: not written" in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["kept.wav", "link.wav", "nowhere/new.wav", "."])
+def test_only_a_new_file_is_written(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kept.wav").write_bytes(b"mine")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "kept.wav")
+    with pytest.raises(SystemExit):
+        client.main(["Hello", "--url", "http://127.0.0.1:9/v1", "--output", str(tmp_path / name)])
+    assert "argument --output" in capsys.readouterr().err
+    assert (tmp_path / "kept.wav").read_bytes() == b"mine"
+
+
+def test_what_is_no_chat_answer_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Page) as page, ThreadPoolExecutor(1) as threads:
+        threads.submit(page.handle_request)
+        assert client.main(["Hello", "--url", f"http://127.0.0.1:{page.server_port}/v1"]) == 1
+    assert "no chat answer: <html>" in capsys.readouterr().err
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>")
 
 
 def test_a_clip_is_heard(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,6 +214,13 @@ def test_more_prompts_than_the_server_prepares_at_a_time_are_refused(http_client
     refused(http_client.post("/generate", json={"text": ["a"] * 100, "sampling_params": {**params, "n": 2}}))
 
 
+def test_texts_are_bounded_together_and_one_by_one(http_client: httpx.Client) -> None:
+    params = {"max_new_tokens": 1}
+    for text in ("word " * 20_000, ["Hello.", "word " * 20_000], ["word " * 1_500] * 70):
+        error = refused(http_client.post("/generate", json={"text": text, "sampling_params": params}))
+        assert error["param"] == "text"
+
+
 def test_the_server_listens_at_its_host_alone(limited: Server) -> None:
     assert listening(limited.process.pid) == {"127.0.0.1"}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sglang_speechlm.server.edge.body import _parse
+from sglang_speechlm.server.edge.body import _parse, weigh
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.reading.schema import ChatRequest
 
@@ -34,6 +34,7 @@ def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
     raw = json.dumps({"messages": [USER], **fields}, separators=(",", ":")).encode()
     tracemalloc.start()
     try:
+        weigh(raw)
         _parse(raw, ChatRequest)
     except ApiError:
         pass
@@ -53,8 +54,28 @@ def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
 )
 def test_what_is_counted_is_bounded(what: str, fields: dict[str, Any]) -> None:
     with pytest.raises(ApiError, match=rf"^the body must not hold more than \d+ {what} ") as refused:
-        _parse(json.dumps(fields, separators=(",", ":")).encode(), ChatRequest)
+        weigh(json.dumps(fields, separators=(",", ":")).encode())
     assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("fields", HEAVY.values(), ids=HEAVY.keys())
+def test_a_body_takes_no_more_memory_than_was_counted_for_it(fields: dict[str, Any]) -> None:
+    raw = json.dumps({"messages": [USER], **fields}, separators=(",", ":")).encode()
+    try:
+        counted = weigh(raw)
+    except ApiError:
+        return
+    tracemalloc.start()
+    parsed = None
+    try:
+        parsed = _parse(raw, ChatRequest)
+    except ApiError:
+        pass
+    finally:
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert kept < counted + len(raw)
+    del parsed
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -124,6 +124,19 @@ def test_a_page_sees_every_header_of_every_answer(name: str, locked: str) -> Non
     assert "x-request-id" in answer.headers
 
 
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "OPTIONS"])
+def test_a_preflight_of_an_allowed_page_passes_whatever_it_asks_for(method: str, locked: str) -> None:
+    asked = {
+        "origin": "http://localhost:3000",
+        "access-control-request-method": method,
+        "access-control-request-headers": "authorization, x-stainless-os",
+        "access-control-request-private-network": "true",
+    }
+    answer = httpx.options(f"{locked}/v1/models", headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-private-network"] == "true"
+
+
 def test_other_pages_are_refused_and_see_nothing(locked: str) -> None:
     answer = httpx.post(f"{locked}/v1/chat/completions", headers={"origin": "http://evil.example", **KEY}, content=b"x")
     assert answer.status_code == 403

@@ -139,6 +139,15 @@ def test_all_bodies_together_are_bounded_and_their_room_comes_back() -> None:
     assert ask(app, [b"x" * 10, b""]).text == "10"
 
 
+def test_what_bodies_become_in_memory_is_bounded_too() -> None:
+    holding = BodyLimit(parse, MAX)
+    body = orjson.dumps({"messages": [{"role": "user", "content": "Hi."}] * 3000})
+    assert ask(holding, [body, b""]).status == 200
+    holding._held = limits._BODIES_AT_ONCE * MAX - (4 << 20)
+    assert ask(holding, [body, b""]).status == 503
+    assert holding._held == limits._BODIES_AT_ONCE * MAX - (4 << 20)
+
+
 # Time
 
 
@@ -232,6 +241,12 @@ async def upload(scope: Scope, receive: Receive, send: Send) -> None:
 FORM = [(b"content-type", b"multipart/form-data; boundary=x")]
 HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 FIELD = b'--x\r\nContent-Disposition: form-data; name="%d"\r\n\r\na\r\n'
+
+
+@pytest.mark.parametrize(("charset", "status"), [("punycode", 415), ("utf-16", 415), ("UTF-8", 200), ("us-ascii", 200)])
+def test_a_forms_texts_are_in_utf8(charset: str, status: int) -> None:
+    headers = [(b"content-type", f'multipart/form-data; boundary=x; charset="{charset}"'.encode())]
+    assert ask(BodyLimit(upload, ROOM), [FIELD % 1, HEAD, b"a\r\n--x--\r\n", b""], headers).status == status
 
 
 def test_an_upload_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,11 +56,29 @@ def test_urls_beside_a_model_join_its_workers() -> None:
         (["--model-path", "m", "--dp", "2", "--nnodes", "2"], "--nnodes"),
         (["--model-path", "m", "--dp", "2", "--dist-init-addr=h:1"], "--dist-init-addr"),
         (["--worker-urls", "http://a:1", "--ssl-keyfile", "k"], "--ssl-certfile"),
+        (["--worker-urls", "http://a:1", "--api-kye", "k"], "--api-kye: "),
+        (["--worker-urls", "http://a:1", "--max-running-requests", "4"], "--max-running-requests: "),
     ],
 )
 def test_contradictions_are_refused_by_name(arguments: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--request-timeout-secs", "nan"],
+        ["--request-timeout-secs", "-1"],
+        ["--drain-timeout", "-1"],
+        ["--max-body-mib", "0"],
+        ["--log-level", "loud"],
+    ],
+)
+def test_a_front_takes_the_values_that_a_server_takes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(["--worker-urls", "http://a:1", *arguments])
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ def test_punctuation_and_emoji_are_no_passage() -> None:
     assert passages("\n...\n🙂\nHello there.\n", 15) == ["Hello there."]
 
 
+def test_a_run_of_white_space_is_searched_once() -> None:
+    assert passages("One." + " " * 400_000 + "two", 400) == ["One.", "two"]
+    assert passages("One" + " \t" * 200_000 + "two", 400) == ["One", "two"]
+
+
 @given(st.text(st.sampled_from("ab .,!?\n。Dr'"), max_size=200), st.integers(1, 30))
 def test_no_word_is_lost_or_said_twice(text: str, most: int) -> None:
     def letters(text: str) -> str:

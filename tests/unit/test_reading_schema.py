@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from sglang_speechlm.server.edge.errors import ApiError, from_validation
+from sglang_speechlm.server.reading.resolve import unused
 from sglang_speechlm.server.reading.schema import (
     ChatMessage,
     ChatRequest,
@@ -87,6 +88,25 @@ def test_text_parts_may_have_the_names_of_openais_other_api(kind: str) -> None:
 def test_a_refusal_is_what_the_assistant_said() -> None:
     assert message(role="assistant", content=None, refusal="No.").parts[0][1].text == "No."
     assert message(role="assistant", content=[{"type": "refusal", "refusal": "No."}]).parts[0][1].text == "No."
+
+
+def test_thinking_has_two_names() -> None:
+    assert message(role="assistant", content="4", reasoning="2 + 2").reasoning_content == "2 + 2"
+    assert message(role="assistant", content="4", reasoning={"effort": "low"}).reasoning_content is None
+
+
+def test_raw_samples_of_a_chat_have_two_names() -> None:
+    assert read(audio={"format": "pcm"}).audio.format == "pcm16"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("value", ["text", {"type": "text"}, None, {}])
+def test_plain_text_may_be_asked_for(value: Any) -> None:
+    read(response_format=value)
+
+
+@pytest.mark.parametrize("name", ["return_token_ids", "return_tokens_as_token_ids", "return_hidden_states"])
+def test_another_form_of_answer_is_refused(name: str) -> None:
+    assert refusal(**{name: True}).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}] * 2])
@@ -183,6 +203,28 @@ def test_an_answer_without_sound_is_taken_back_as_it_came(audio: Any) -> None:
 @pytest.mark.parametrize("part", [{"type": "text", "text": None}, {"type": "refusal", "refusal": None}])
 def test_a_part_of_a_history_may_say_nothing(part: Any) -> None:
     assert message(role="assistant", content=[part]).parts == []
+
+
+def test_errors_show_values_as_json_has_them() -> None:
+    assert refusal(messages=None) == "messages: must be a list; got null"
+    assert refusal(temperature=True) == "temperature: must be a number; got true"
+    assert refusal(seed=[None, {"a": False}]) == "seed: must be an integer; got [null, {'a': false}]"
+
+
+SOUND_ONLY = {"cfg": 2.0, "audio_temperature": 0.5, "audio_topk": 3}
+
+
+@pytest.mark.parametrize("place", ["speechlm", "vllm_xargs"])
+def test_settings_of_sound_are_told_where_there_is_none(place: str) -> None:
+    told = list(unused(read(**{place: SOUND_ONLY}), is_spoken=False, is_given=False))
+    assert [warning.partition(":")[0] for warning in told] == [f"{place}.{name}" for name in SOUND_ONLY]
+    assert list(unused(read(**{place: {"cfg": 1}}), is_spoken=False, is_given=False)) == []
+    assert list(unused(read(**{place: SOUND_ONLY}), is_spoken=True, is_given=False)) == []
+
+
+def test_settings_of_a_written_text_are_told_where_it_is_given() -> None:
+    told = list(unused(read(top_p=0.5, stop=["a"]), is_spoken=True, is_given=True))
+    assert [warning.partition(":")[0] for warning in told] == ["top_p", "stop"]
 
 
 def test_a_hundred_thousand_unknown_fields_are_not_examined() -> None:

@@ -14,6 +14,7 @@ from sglang_speechlm.checkpoint.random.spec import CheckpointSpec
 from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer, reserved_names
+from sglang_speechlm.tokenizer import text as text_module
 
 SPEC = CheckpointSpec()
 CONFIG = SPEC.config()
@@ -66,6 +67,34 @@ def changed(raw_directory: Path, directory: Path, **changes: Any) -> Path:
 def test_ids_are_the_raw_ids_plus_the_offset(tokenizer: TextTokenizer, raw: Tokenizer) -> None:
     text = "What is the weather like today? 日本 Grüße"
     assert tokenizer.encode(text) == [index + 256 for index in raw.encode(text).ids]
+
+
+@pytest.mark.parametrize("text", ["What is the weather?", "!", " 日本 ", "<|assistant|>a<|im_start|>", "", "\n\n"])
+def test_names_may_be_read_as_sglang_reads_them(text: str, tokenizer: TextTokenizer, served: Path) -> None:
+    assert tokenizer.encode_with_names(text, 100) == AutoTokenizer.from_pretrained(served)(text)["input_ids"]
+    assert tokenizer.encode("<|assistant|>") != tokenizer.encode_with_names("<|assistant|>", 100)
+
+
+def test_a_text_that_takes_too_many_ids_is_not_encoded_to_its_end(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    ids_of = text_module._ids_of
+
+    def counting(encoder: Tokenizer, text: str) -> list[int]:
+        read.append(len(text))
+        return ids_of(encoder, text)
+
+    monkeypatch.setattr(text_module, "_ids_of", counting)
+    with pytest.raises(ValueError, match="a text of 90000 bytes is too long"):
+        tokenizer.encode("7" * 90_000, 10_000)
+    assert sum(read) < 90_000
+    assert len(tokenizer.encode("7" * 15_000, 16_000)) <= 15_000
+
+
+def test_more_ids_than_are_allowed_are_refused(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(ValueError, match="the context length is 10 tokens"):
+        tokenizer.encode_with_names("a b c d e f g h i j k l", 10)
 
 
 def test_raw_id_zero_is_pad_as_in_training(tokenizer: TextTokenizer, raw: Tokenizer) -> None:

@@ -10,23 +10,26 @@ from typing import TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from sglang_speechlm.server.edge.errors import ApiError, from_validation
+from sglang_speechlm.server.edge.errors import ApiError, from_validation, shown
+from sglang_speechlm.server.edge.limits import hold
 
 Body = TypeVar("Body", bound=BaseModel)
 
-_MOST = {"values": (b",[{", 100_000), "objects": (b"{", 10_000), "names of fields": (b":", 25_000)}
-"""Limits on the content of a body, with the marks to count. Values: several times the positions of a context. Objects
-and field names take up to a kilobyte of memory each, however few bytes they have."""
+_MOST = {"values": (b",[{", 100_000, 64), "objects": (b"{", 10_000, 1500), "names of fields": (b":", 25_000, 100)}
+"""Limits on the content of a body: marks to count, their maximum, and the memory that one may take, in bytes, however
+few it has in the body. Values: several times the positions of a context."""
 
 _SLICE = 1 << 20
 _SMALL_BYTES = 64 << 10
 _PARSING = asyncio.Semaphore(2)
 """Limits how many large bodies are parsed at a time, which takes memory and blocks other threads."""
 
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 1 << 20
 
@@ -41,8 +44,10 @@ async def read_json(http: Request, kind: type[Body]) -> Body:
     # Not http.body(), which keeps the bytes for the lifetime of the request.
     raw = b"".join([chunk async for chunk in http.stream()])
     if len(raw) <= _SMALL_BYTES:
+        hold(http, weigh(raw))
         return await asyncio.to_thread(_parse, raw, kind)
     async with _PARSING:
+        hold(http, await asyncio.to_thread(weigh, raw))
         return await asyncio.to_thread(_parse, raw, kind)
 
 
@@ -53,13 +58,12 @@ async def read_form(http: Request) -> FormData:
         ApiError: 415, or 400 with the reason.
     """
     check_media_type(http, "multipart/form-data")
+    _check_charset(http)
     parser = _InMemory(http.headers, http.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
     try:
         return await parser.parse()
     except MultiPartException as error:
         raise ApiError(400, f"invalid form: {error.message}") from error
-    except UnicodeError as error:  # raised for a charset that cannot decode text
-        raise ApiError(400, f"invalid form: {error}") from error
 
 
 class _InMemory(MultiPartParser):
@@ -77,8 +81,19 @@ def check_media_type(http: Request, expected: str) -> None:
         raise ApiError(415, f"Content-Type: must be {expected}; got {media_type or 'none'!r}")
 
 
+def _check_charset(http: Request) -> None:
+    """Refuse other charsets: some of Python's codecs take minutes for a megabyte (punycode).
+
+    Raises:
+        ApiError: 415 if a form's texts are not in UTF-8.
+    """
+    _, parameters = parse_options_header(http.headers["content-type"])
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _CHARSETS:
+        raise ApiError(415, f"Content-Type: charset must be utf-8; got {shown(charset)}")
+
+
 def _parse(raw: bytes, kind: type[Body]) -> Body:
-    check_count(raw)
     if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
         raise ApiError(400, f"the body must be JSON in UTF-8; it looks like {encoding.upper()}")
     try:
@@ -86,7 +101,7 @@ def _parse(raw: bytes, kind: type[Body]) -> Body:
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"the body is not JSON: {_not_utf8(raw) or error}") from error
     if not isinstance(fields, dict):
-        raise ApiError(400, f"the body must be a JSON object; got {type(fields).__name__}")
+        raise ApiError(400, f"the body must be a JSON object; got {shown(fields)}")
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
@@ -101,18 +116,19 @@ def _not_utf8(raw: bytes) -> str | None:
     return None
 
 
-def check_count(raw: bytes) -> None:
-    """Refuse JSON that would take long to parse, or much memory, although it has few bytes.
+def weigh(raw: bytes) -> int:
+    """Return the bytes of memory that JSON may take once it is parsed.
 
     Every value but the first follows a comma or an opening bracket; marks inside strings are counted, too.
 
     Raises:
-        ApiError: 413.
+        ApiError: 413 for JSON that would take long to parse, or much memory, though it has few bytes.
     """
     counts = dict.fromkeys(_MOST, 0)
     for start in range(0, len(raw), _SLICE):
-        for what, (marks, most) in _MOST.items():
+        for what, (marks, most, _) in _MOST.items():
             counts[what] += sum(raw.count(mark, start, start + _SLICE) for mark in marks)
             if counts[what] > most:
                 counted = " ".join(marks.decode())
                 raise ApiError(413, f"the body must not hold more than {most} {what} (counted by {counted})")
+    return sum(counts[what] * each for what, (_, _, each) in _MOST.items())

@@ -26,8 +26,6 @@ PROTECTING = {
 }
 """Headers of every response: scripts come from this server only, and no other page may embed its content."""
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
-
 
 class Browser:
     """Middleware that refuses pages that are not allowed, answers preflights, and adds headers to every response.
@@ -38,13 +36,14 @@ class Browser:
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         """Wrap an application."""
         self._origins = origins
-        # A request that gets this far has an allowed origin. Credentials are not allowed: the page itself sends the
-        # key.
+        # A request that gets this far has an allowed origin, on any network; the route decides about the method.
+        # Credentials are not allowed: the page itself sends the key.
         self._app = CORSMiddleware(
             app,
             allow_origin_regex=".*",
-            allow_methods=_METHODS,
+            allow_methods=("*",),
             allow_headers=("*",),
+            allow_private_network=True,
             expose_headers=SEEN,
         )
 

@@ -41,7 +41,18 @@ from sglang_speechlm.server.edge.wording import kind_of, rule_of
 UNKNOWN = "unknown_field"
 """Type of the error for an object with an unknown field, whose name is ``field``."""
 
-_repr = reprlib.Repr()
+
+class _Shown(reprlib.Repr):
+    """Writes what JSON writes in words as JSON does."""
+
+    def repr_NoneType(self, _value: None, _level: int) -> str:
+        return "null"
+
+    def repr_bool(self, value: bool, _level: int) -> str:
+        return "true" if value else "false"
+
+
+_repr = _Shown()
 _repr.maxlevel, _repr.maxstring, _repr.maxother = 3, 80, 80
 
 _LONGEST = 800

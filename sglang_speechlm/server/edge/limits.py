@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -27,6 +28,7 @@ _SLOWEST_BYTES = 64 << 10
 
 _BODIES_AT_ONCE = 8
 """All bodies in memory together may have so many times the size of one."""
+_HOLD = "speechlm.hold"
 
 _DEADLINE = "speechlm.deadline"
 _GRACE_SECONDS = 5.0
@@ -56,8 +58,17 @@ class BodyLimit:
         is_complete = False
         refusal: ApiError | None = None
 
+        def hold(size: int) -> None:
+            nonlocal held, refusal
+            held += size
+            self._held += size
+            if self._held > _BODIES_AT_ONCE * self._max_bytes:
+                reason = "the server has too many large bodies in memory"
+                refusal = ApiError(503, reason, retry_after=1, closes=True)
+                raise refusal
+
         async def bounded() -> Message:
-            nonlocal received, held, is_complete, refusal
+            nonlocal received, is_complete, refusal
             if refused is not None:
                 refusal = refused
                 raise refused
@@ -71,16 +82,11 @@ class BodyLimit:
                 raise refusal from None
             size = len(message.get("body", b""))
             received += size
-            held += size
-            self._held += size
             is_complete = not message.get("more_body", False)
             if received > limit:
                 refusal = _too_large(limit)
                 raise refusal
-            if self._held > _BODIES_AT_ONCE * self._max_bytes:
-                reason = "the server has too many large bodies in memory"
-                refusal = ApiError(503, reason, retry_after=1, closes=True)
-                raise refusal
+            hold(size)
             return message
 
         async def refusing(message: Message) -> None:
@@ -97,13 +103,23 @@ class BodyLimit:
                 await refusal.response()(scope, receive, send)
 
         try:
-            await self._app(scope, bounded, refusing)
+            await self._app({**scope, _HOLD: hold}, bounded, refusing)
         except ApiError as error:
             if error is not refusal:
                 raise
             await refusal.response()(scope, receive, send)
         finally:
             self._held -= held
+
+
+def hold(http: Request, size: int) -> None:
+    """Count memory that a body takes in addition to its received bytes, until its answer begins.
+
+    Raises:
+        ApiError: 503 if all bodies together take too much memory.
+    """
+    counted: Callable[[int], None] = http.scope[_HOLD]
+    counted(size)
 
 
 def _refusal(headers: Headers, limit: int) -> ApiError | None:

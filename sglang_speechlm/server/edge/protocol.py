@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import h11
+from h11._connection import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sglang_speechlm.server.edge.browser import PROTECTING
@@ -18,7 +19,40 @@ HEAD_SECONDS = 10.0
 MOST_WAITING = 1000
 """Maximum connections without a request; beyond that, the one that has waited longest is closed."""
 
+FREE_CHUNKS = 1000
+LEAST_CHUNK_BYTES = 256
+"""Average size of a body's chunks beyond the first ones: each chunk takes as much time as some kilobytes."""
+
 _waiting: dict[Protocol, asyncio.TimerHandle] = {}
+
+
+class _Connection(h11.Connection):
+    """Refuses a body of too many small chunks, which would block the event loop for seconds at a time.
+
+    Attributes:
+        complaint: the error of a request that is refused for its chunks.
+    """
+
+    complaint: ApiError | None = None
+    _chunks = _chunk_bytes = 0
+
+    def next_event(self) -> Any:
+        """Return the next event.
+
+        Raises:
+            RemoteProtocolError: for invalid HTTP, or chunks that are too small.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._chunk_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_end
+            self._chunk_bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS and self._chunk_bytes < LEAST_CHUNK_BYTES * self._chunks:
+                allowed = f"after {FREE_CHUNKS} chunks they must have {LEAST_CHUNK_BYTES} bytes on average"
+                self.complaint = ApiError(400, f"the body comes in {self._chunks} chunks that are too small; {allowed}")
+                raise h11.RemoteProtocolError(str(self.complaint))
+        return event
 
 
 class Protocol(H11Protocol):
@@ -31,6 +65,7 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Start waiting for the first request."""
         super().connection_made(transport)
+        self.conn: h11.Connection = _Connection(h11.SERVER, DEFAULT_MAX_INCOMPLETE_EVENT_SIZE)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,7 +89,8 @@ class Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse invalid HTTP, in the form of all other errors."""
-        self._refuse(ApiError(400, "the request is not valid HTTP"))
+        complaint = self.conn.complaint if isinstance(self.conn, _Connection) else None
+        self._refuse(complaint or ApiError(400, "the request is not valid HTTP"))
 
     def _should_upgrade(self) -> bool:
         return False

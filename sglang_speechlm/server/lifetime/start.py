@@ -125,5 +125,5 @@ def _reserve(host: str, port: int) -> ReservedPort:
     """
     try:
         return ReservedPort(host, port)
-    except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error
+    except (OSError, OverflowError) as error:  # the latter for a port above 65535
+        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}") from error

@@ -24,6 +24,9 @@ _DEMANDS = {
     "logprobs": _NO_PROBABILITIES,
     "top_logprobs": _NO_PROBABILITIES,
     "prompt_logprobs": _NO_PROBABILITIES,
+    "return_tokens_as_token_ids": _NO_PROBABILITIES,
+    "return_token_ids": "use speechlm.return_ids for the answer's token ids",
+    "return_hidden_states": "hidden states are not returned",
     "best_of": "answers are not ranked; use n for several answers",
     "use_beam_search": "beam search is not supported",
     "echo": "the answer does not repeat the prompt",
@@ -45,7 +48,7 @@ _DEMANDS = {
 }
 """Fields that would require another kind of answer, with the reason for refusing them."""
 
-_NEUTRAL: dict[str, Any] = {"response_format": {"type": "text"}, "best_of": 1}
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"response_format": ({"type": "text"}, "text"), "best_of": (1,)}
 
 _HINTS = frozenset(
     (
@@ -72,7 +75,7 @@ def check_demands(fields: Mapping[str, Any], known: Collection[str], own: Collec
         ApiError: 400 for the first field that demands what this server cannot do, or that is misspelt or misplaced.
     """
     for name, value in _unknown(fields, known):
-        if name in _DEMANDS and value not in _OFF and value != _NEUTRAL.get(name):
+        if name in _DEMANDS and value not in (*_OFF, *_NEUTRAL.get(name, ())):
             if name == "tools" and fields.get("tool_choice") == "none":
                 continue
             raise bad_field(name, f"{_DEMANDS[name]}; leave it out; got {shown(value)}")

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from sglang_speechlm.server.edge.body import check_count, read_form
-from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
+from sglang_speechlm.server.edge.body import read_form, weigh
+from sglang_speechlm.server.edge.errors import bad_field, from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -48,10 +48,6 @@ async def read_upload(http: Request, kind: type[Body]) -> tuple[Body, Upload]:
         raise bad_field("file", f"must be an uploaded file; got {'nothing' if file is None else 'text'}")
     upload = Upload(await file.read(), (file.filename or "").rpartition(".")[2].lower() or None)
     await form.close()
-    try:
-        "".join(value for _, value in items if isinstance(value, str)).encode()
-    except UnicodeError as error:
-        raise ApiError(400, f"the form's text is not valid: {error}") from error
     fields = _unfolded(item for item in items if item[0] != "file")
     try:
         return kind.model_validate(fields, strict=False), upload
@@ -76,7 +72,7 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             elif not member and isinstance(found, list):
                 found.append(value)
         elif name in _OBJECTS:
-            check_count(value.encode())
+            weigh(value.encode())
             try:
                 fields[name] = orjson.loads(value)
             except orjson.JSONDecodeError:

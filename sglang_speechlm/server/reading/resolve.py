@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 from sglang_speechlm.config import SpeechLMConfig
@@ -19,6 +20,7 @@ _PASSED_THROUGH = (
 )  # fmt: skip
 TEXT_ONLY = ("top_p", *_PASSED_THROUGH, "min_tokens", "stop_token_ids")
 """Fields that affect only text that the model generates."""
+_SOUND_ONLY = ("cfg", "audio_temperature", "audio_topk", "audio_min_frames", "audio_max_frames")
 
 _LEAST_TOP_P = 1e-6
 """The value for a top-p of 0, which SGLang refuses; the likeliest id always remains a candidate."""
@@ -37,6 +39,25 @@ def setting(body: CommonRequest, name: str, *top_level: str, default: Any = None
 def wants_audio(body: CommonRequest) -> bool:
     """Whether the request asks for a spoken answer."""
     return setting(body, "mode") == "text_audio" or "audio" in (body.modalities or ())
+
+
+def unused(body: CommonRequest, *, is_spoken: bool, is_given: bool) -> Iterator[str]:
+    """Yield warnings about settings that do not affect this answer.
+
+    Args:
+        body: the request.
+        is_spoken: whether the answer has sound.
+        is_given: whether the text is given.
+    """
+    if is_given:
+        for name in TEXT_ONLY:
+            if getattr(body, name) is not None:
+                yield f"{name}: not used; it affects generated text only, and the text is given"
+    if not is_spoken:
+        for place in ("speechlm", "vllm_xargs"):
+            for name in _SOUND_ONLY:
+                if getattr(getattr(body, place), name, None) not in (None, 1 if name == "cfg" else None):
+                    yield f"{place}.{name}: not used; it affects sound only, and the answer is text"
 
 
 def resolve(

@@ -46,7 +46,8 @@ Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bounded)]
 
 
-def _top_k_is_positive_or_all(value: int | None) -> int | None:
+def top_k_is_positive_or_all(value: int | None) -> int | None:
+    """Refuse a top-k of 0."""
     if value == 0:
         raise ValueError("must be at least 1, or -1 for all")
     return value
@@ -78,7 +79,7 @@ class VllmXargs(Strict):
     audio_topk: TopK | None = None
     cfg: Guidance | None = None
 
-    _audio_topk = field_validator("audio_topk")(_top_k_is_positive_or_all)
+    _audio_topk = field_validator("audio_topk")(top_k_is_positive_or_all)
 
 
 class SpeechLM(VllmXargs):
@@ -92,7 +93,7 @@ class SpeechLM(VllmXargs):
     return_ids: bool | None = None
     text: Annotated[str, Field(min_length=1)] | None = None
 
-    _text_top_k = field_validator("text_top_k")(_top_k_is_positive_or_all)
+    _text_top_k = field_validator("text_top_k")(top_k_is_positive_or_all)
 
 
 class Lenient(BaseModel):
@@ -173,6 +174,14 @@ class ChatMessage(Lenient):
     tool_calls: Any = None
     function_call: Any = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _thinks_by_other_names(cls, message: Any) -> Any:
+        """vLLM's newer name."""
+        if isinstance(message, dict) and isinstance(message.get("reasoning"), str):
+            return {"reasoning_content": message["reasoning"], **message}
+        return message
+
     @field_validator("role", mode="before")
     @classmethod
     def _known_by_other_names(cls, value: Any) -> Any:
@@ -207,6 +216,11 @@ class AudioOutput(Lenient):
 
     voice: Any = None
     format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"] | None = None
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _known_by_another_name(cls, value: Any) -> Any:
+        return "pcm16" if value == "pcm" else value
 
 
 class StreamOptions(Lenient):

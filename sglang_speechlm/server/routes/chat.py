@@ -15,7 +15,7 @@ from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import wants_audio
+from sglang_speechlm.server.reading.resolve import unused, wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.chat_answer import ChatAnswer
 from sglang_speechlm.server.routes.route import route
@@ -59,6 +59,8 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
         for field in ("audio", "sample_rate"):
             if getattr(body, field) is not None:
                 warnings.add(f'{field}: not used; spoken answers need "modalities": ["text", "audio"]')
+    is_given = body.speechlm is not None and body.speechlm.text is not None
+    warnings.add(*unused(body, is_spoken=wants_audio(body), is_given=is_given))
     return output
 
 

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,6 +30,7 @@ from sglang_speechlm.server.reading.schema import (
     Strict,
     Temperature,
     TopK,
+    top_k_is_positive_or_all,
 )
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
@@ -39,6 +40,8 @@ from sglang_speechlm.stage import StageParams
 
 _MAX_ANSWERS = 128
 """Maximum answers of one request; SGLang prepares all of them while every other request waits."""
+_MAX_TEXT_IDS = 100_000
+"""Maximum token ids of all texts of one request, as in a body that has token ids."""
 _MAX_IDS = 1024
 """Maximum length of a list that the scheduler traverses for every answer."""
 
@@ -74,6 +77,8 @@ class SamplingParams(Strict):
     stream_interval: Count | None = None
     sampling_seed: Seed | None = None
     custom_params: StageParams | None = None
+
+    _top_k = field_validator("top_k")(top_k_is_positive_or_all)
 
     @model_validator(mode="after")
     def _frames_are_sampled_plainly(self) -> SamplingParams:
@@ -111,7 +116,9 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
     """Return SGLang's answer to a valid body, complete or as server-sent events."""
     body = await read_json(http, GenerateBody)
     await asyncio.to_thread(_check, body, service)
-    request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid"}))
+    if body.text is not None:  # SGLang would encode it while every other request waits
+        body.input_ids = await asyncio.to_thread(_encode, body.text, service)
+    request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid", "text"}))
     names = _name(request, body.rid, body.count)
     outputs = await begin(http, merged([_outputs(service, request, names)], deadline))
     if body.stream:
@@ -202,13 +209,25 @@ def _check(body: GenerateBody, service: Service) -> None:
             "sampling_params.n",
             f"prompts times n must not exceed {_MAX_ANSWERS}; got {count or 1} times {choices}",
         )
-    for text in [body.text or ""] if not isinstance(body.text, list) else body.text:
-        try:
-            service.tokenizer.check(text, service.messages.capacity)
-        except ValueError as error:
-            raise bad_field("text", str(error)) from error
     vocab_size = service.config.vocab_size
     for name, ids in (("input_ids", body.input_ids), ("token_ids_logprob", body.token_ids_logprob)):
         largest = max((max(part) if isinstance(part, list) else part for part in ids or ()), default=0)
         if largest >= vocab_size:
             raise bad_field(name, f"token ids must be below {vocab_size}; got {largest}")
+
+
+def _encode(text: str | list[str], service: Service) -> list[int] | list[list[int]]:
+    """Return the token ids of a text, or of several.
+
+    Raises:
+        ApiError: 400 for too many ids.
+    """
+    found: list[list[int]] = []
+    for part in [text] if isinstance(text, str) else text:
+        try:
+            found.append(service.tokenizer.encode_with_names(part, service.messages.capacity))
+        except ValueError as error:
+            raise bad_field("text", str(error)) from error
+        if sum(map(len, found)) > _MAX_TEXT_IDS:
+            raise bad_field("text", f"all texts together must not have more than {_MAX_TEXT_IDS} tokens")
+    return found[0] if isinstance(text, str) else found

@@ -25,7 +25,7 @@ from sglang_speechlm.prompt.words import is_blank, is_speakable
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
 from sglang_speechlm.server.edge.warnings import Warnings
-from sglang_speechlm.server.reading.resolve import TEXT_ONLY, setting
+from sglang_speechlm.server.reading.resolve import setting, unused
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.sound import at_rate, at_speed
@@ -93,10 +93,11 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
     if own.return_ids:
         raise bad_field("speechlm.return_ids", "does not apply to speech: a sound file holds no token ids")
     is_given = preset.speech_text == "given"
-    if is_given:
-        for field in TEXT_ONLY:
-            if getattr(body, field) is not None:
-                warnings.add(f"{field}: not used; it affects generated text only, and the input is spoken as it is")
+    warnings.add(*unused(body, is_spoken=True, is_given=is_given))
+    if body.stream:
+        warnings.add("stream: not used; stream_format decides how the sound is sent")
+    if body.modalities and "audio" not in body.modalities:
+        warnings.add("modalities: not used; speech is always spoken")
     if not is_speakable(body.input):
         warnings.add("input: has no letter, digit or symbol to speak; the answer is a short silence")
         return []

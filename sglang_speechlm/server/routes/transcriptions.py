@@ -22,7 +22,7 @@ from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.forms import read_upload
-from sglang_speechlm.server.reading.resolve import setting, wants_audio
+from sglang_speechlm.server.reading.resolve import setting, unused, wants_audio
 from sglang_speechlm.server.reading.schema import ListeningRequest, TranscriptionRequest, TranslationRequest
 from sglang_speechlm.server.routes.route import route
 from sglang_speechlm.server.routes.streams import ClosingStream, begin, in_threads, merged
@@ -52,7 +52,7 @@ async def _listen(http: Request, service: Service, deadline: float, kind: type[L
         raise bad_field("response_format", f"a stream needs 'json' or 'text'; got {body.response_format!r}")
     template = _template(service, body)
     warnings = Warnings.of(http)
-    warnings.add(*body.unread())
+    warnings.add(*body.unread(), *unused(body, is_spoken=False, is_given=False))
     for name in template.unused(body.template_values):
         warnings.add(f"{name}: not used, because this model was not trained to follow it")
     recording = Recording(upload.data, upload.format)

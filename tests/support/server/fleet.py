@@ -57,8 +57,7 @@ class Fleet:
 
     def router(self) -> psutil.Process:
         """The router's process."""
-        children = psutil.Process(self.server.process.pid).children()
-        return next(process for process in children if "router_process" in command_of(process))
+        return next(process for process in self.family() if "router_process" in command_of(process))
 
 
 @contextlib.contextmanager
