@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,6 +11,10 @@ from dataclasses import dataclass, replace
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import Piece, Pieces, Reply, Responder, TextDelta
 from sglang_speechlm.program.request import ReplyRequest
+
+_ATTEMPTS = 60
+_WAIT_SECONDS = 1.0
+"""Time between two attempts to queue a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +87,35 @@ class Dictation(Pieces):
                 if request.max_tokens < 1:
                     self.is_cut = True
                     return
-                reply = self._responder.reply(request)
-                self.segments.append(Segment(window.start, window.end, reply))
-                try:
-                    async with aclosing(self._joined(reply)) as pieces:
-                        async for piece in pieces:
-                            yield piece
-                except StageRefused as error:
-                    # A retry would transcribe the earlier windows again.
-                    raise StageRefused(error.status, str(error), begun=error.begun or len(self.segments) > 1) from error
+                async with aclosing(self._transcribe(window, request)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                reply = self.segments[-1].reply
                 if self.max_tokens == self.tokens and reply.finish.reason == "length" and not reply.finish.warnings:
                     self.is_cut = True
                     return
+
+    async def _transcribe(self, window: HeardWindow, request: ReplyRequest) -> AsyncGenerator[Piece]:
+        """Yield the pieces of one window's text.
+
+        A full queue refuses the first window only. Later ones wait for a place: the recording was admitted with it.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            reply = self._responder.reply(request)
+            self.segments.append(Segment(window.start, window.end, reply))
+            try:
+                async with aclosing(self._joined(reply)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except StageRefused as error:
+                if len(self.segments) == 1:
+                    raise
+                if error.status != 503 or error.begun or attempt == _ATTEMPTS:
+                    # If the client tried again, the earlier windows would be transcribed twice.
+                    raise StageRefused(error.status, str(error), begun=True) from error
+            self.segments.pop()
+            await asyncio.sleep(_WAIT_SECONDS)
 
     async def _joined(self, reply: Reply) -> AsyncGenerator[Piece]:
         """Yield a reply's pieces, with a separator between its text and the text so far.

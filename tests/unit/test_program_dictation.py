@@ -9,8 +9,9 @@ import pytest
 
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.program import dictation as module
 from sglang_speechlm.program.dictation import Dictation, HeardWindow, separator
-from sglang_speechlm.program.engine import Engine, StageOutput
+from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.reply import Responder, TextDelta
 from sglang_speechlm.program.request import ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
@@ -24,6 +25,7 @@ class Scripted(Engine):
     def __init__(self, texts: Sequence[Sequence[int]]) -> None:
         self.texts = texts
         self.running: list[int] = []
+        self.refusals: dict[int, list[StageRefused]] = {}
 
     def capacity(self, *, guided: bool = False) -> int:
         return 1000
@@ -32,6 +34,8 @@ class Scripted(Engine):
         self, _id: str, prompt: Prompt, params: dict[str, Any], *, begun: bool = False, dp_rank: int | None = None
     ) -> AsyncGenerator[StageOutput]:
         number = prompt.ids[0]
+        if refusals := self.refusals.get(number):
+            raise refusals.pop()
         self.running.append(number)
         try:
             ids = list(self.texts[number][: params["max_new_tokens"]])
@@ -127,6 +131,44 @@ def test_a_budget_holds_for_all_windows_together(config: SpeechLMConfig, tokeniz
         assert dictation.tokens == min(budget, sum(needed))
         assert dictation.is_cut == (budget < sum(needed))
         assert " ".join(texts).startswith(text)
+
+
+def refused(
+    refusals: dict[int, list[StageRefused]], config: SpeechLMConfig, tokenizer: TextTokenizer
+) -> tuple[Dictation, str]:
+    """Two windows of which some are refused before they are transcribed."""
+    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
+    engine.refusals = refusals
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
+    dictation = Dictation(responder, Windows(2).items())
+
+    async def collect() -> str:
+        return "".join([piece.text async for piece in dictation if isinstance(piece, TextDelta)])
+
+    return dictation, asyncio.run(collect())
+
+
+def test_later_windows_wait_for_a_place_in_a_full_queue(
+    config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0)
+    dictation, text = refused({1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer)
+    assert text == "One. Two."
+    assert [segment.text for segment in dictation.segments] == ["One.", "Two."]
+
+
+def test_a_full_queue_refuses_the_first_window(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    with pytest.raises(StageRefused, match="full") as raised:
+        refused({0: [StageRefused(503, "The request queue is full.")]}, config, tokenizer)
+    assert not raised.value.begun
+
+
+def test_a_window_that_fails_later_on_gives_no_advice_to_retry(
+    config: SpeechLMConfig, tokenizer: TextTokenizer
+) -> None:
+    with pytest.raises(StageRefused, match="wrong") as raised:
+        refused({1: [StageRefused(400, "wrong")]}, config, tokenizer)
+    assert raised.value.begun
 
 
 def test_closing_ends_the_running_window_and_takes_no_further_one(
