@@ -316,7 +316,8 @@ def test_a_long_value_is_not_sent_back_whole(client: Client) -> None:
 
 
 def test_a_long_name_is_not_sent_back_whole(client: Client) -> None:
-    refused(client.http.post(CHAT, json=ask(model="x" * 100_000)), 404)
+    assert refused(client.http.post(CHAT, json=ask(model="x" * 100_000)))["param"] == "model"
+    refused(client.http.post(CHAT, json=ask(model="x" * 1000)), 404)
     error = refused(client.http.post(CHAT, json=heard(in_base64(b"no audio"), format="x" * 100_000)))
     assert error["message"].startswith(AUDIO)
 
