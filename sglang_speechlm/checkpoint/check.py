@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sglang_speechlm.checkpoint.convert import Conversion, plan_conversion
 from sglang_speechlm.checkpoint.disk import refuse_full_disk
 from sglang_speechlm.checkpoint.prepare import Say, Wanted, cached_at, conversion_need, tokenizer_name
-from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
+from sglang_speechlm.checkpoint.served import check_served, checkpoint_config, tokenizer_files
 from sglang_speechlm.checkpoint.source import Source, find_source
 from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, is_tag, look_up
 from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, expected_tensors
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError
+from sglang_speechlm.prompt.presets import load_preset
 
 Value = TypeVar("Value")
 
@@ -36,7 +37,7 @@ def check(wanted: Wanted, say: Say) -> int:
     def tried(action: Callable[[], Value]) -> Value | None:
         try:
             return action()
-        except (CheckpointError, OSError) as error:
+        except (ValueError, OSError) as error:
             problems.append(str(error))
             return None
 
@@ -47,7 +48,9 @@ def check(wanted: Wanted, say: Say) -> int:
         for note in source.notes:
             say(f"note: {note}")
         if source.kind == "served":
-            config = tried(lambda: _checked_config(source.path))
+            config = tried(lambda: checkpoint_config(source.path))
+            if config is not None:
+                _check_parts(wanted, source.path, config, tried)
         else:
             conversion = tried(lambda: _plan(wanted, source, say))
             if conversion is not None:
@@ -80,10 +83,12 @@ def _locate(wanted: Wanted, say: Say) -> Source | None:
     return find_source(remote.folder, wanted.train_config)
 
 
-def _checked_config(directory: Path) -> SpeechLMConfig:
-    config = checkpoint_config(directory)
-    check_served(directory, config)
-    return config
+def _check_parts(wanted: Wanted, directory: Path, config: SpeechLMConfig, tried: Callable[..., Any]) -> None:
+    """What a served directory holds beside its config: every part is looked at, whatever is wrong with another."""
+    named = Path(wanted.tokenizer) if wanted.tokenizer else directory
+    tried(lambda: check_served(directory, config))
+    tried(lambda: tokenizer_files(named if named.is_dir() else directory, config))
+    tried(lambda: load_preset(None, directory))
 
 
 def _plan(wanted: Wanted, source: Source, say: Say) -> Conversion:

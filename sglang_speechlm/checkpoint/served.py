@@ -8,6 +8,7 @@ from sglang_speechlm.checkpoint.shards import INDEX_FILE
 from sglang_speechlm.checkpoint.tensors import check_tensors
 from sglang_speechlm.config import MODEL_TYPES, BagpiperConfig, SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError, naming, read_json, safetensors_shapes, shown
+from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
 
 
 def checkpoint_config(directory: Path) -> SpeechLMConfig:
@@ -54,3 +55,13 @@ def check_served(directory: Path, config: SpeechLMConfig) -> None:
     shapes = served_shapes(directory)
     with naming(directory):
         check_tensors(shapes, config)
+
+
+def tokenizer_files(directory: Path, config: SpeechLMConfig) -> dict[str, str] | None:
+    """What must be served in place of a directory's own tokenizer files, name to content; None where those fit.
+
+    Raises:
+        CheckpointError: if there is no tokenizer, or it is broken or of another kind.
+    """
+    with naming(directory / "tokenizer.json"):
+        return None if TextTokenizer.fits(directory, config) else offset_tokenizer(directory, config)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import PreTrainedConfig, Qwen3Config
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeAudioEncoderConfig
 
-from sglang_speechlm.config.decoding import TABLE_10, TABLE_10_NAME
+from sglang_speechlm.config.decoding import TABLE_10, TABLE_10_NAME, check_decoding
 from sglang_speechlm.config.ids import Ids
 
 AudioFrontend = Literal["bagpiper", "espnet", "fork"]
@@ -77,8 +77,9 @@ class SpeechLMConfig(PreTrainedConfig):
     ) -> None:
         # One model serves all of them, whatever the directory's converter called it.
         kwargs["architectures"] = ["SpeechLMForConditionalGeneration"]
-        if "text_token_id" in kwargs:  # written by a fork
-            text_modality_token_id = kwargs.pop("text_token_id")
+        is_forks = "text_token_id" in kwargs or _is_forks(self.model_type, text_config)
+        if is_forks:
+            text_modality_token_id = kwargs.pop("text_token_id", text_modality_token_id)
             audio_modality_token_id = kwargs.pop("audio_token_id", audio_modality_token_id)
             kwargs.pop("audio_placeholder_token_id", None)
             audio_cfg = TABLE_10["audio_cfg"] if audio_cfg is None else audio_cfg
@@ -90,12 +91,14 @@ class SpeechLMConfig(PreTrainedConfig):
         self.text_config: Qwen3Config = (
             text_config
             if isinstance(text_config, Qwen3Config)
-            else Qwen3Config(**_nested("text_config", text_config, _QWEN3_8B))
+            else Qwen3Config(**_nested("text_config", text_config, _QWEN3_8B, is_forks=is_forks))
         )
         self.audio_config: Qwen3OmniMoeAudioEncoderConfig = (
             audio_config
             if isinstance(audio_config, Qwen3OmniMoeAudioEncoderConfig)
-            else Qwen3OmniMoeAudioEncoderConfig(**_nested("audio_config", audio_config, _AUDIO_ENCODER))
+            else Qwen3OmniMoeAudioEncoderConfig(
+                **_nested("audio_config", audio_config, _AUDIO_ENCODER, is_forks=is_forks)
+            )
         )
         # The served vocabulary is the whole model's; the original's text_config may have Qwen3's own.
         self.text_config.vocab_size = vocab_size
@@ -122,6 +125,7 @@ class SpeechLMConfig(PreTrainedConfig):
         self.audio_min_frames = audio_min_frames
         self.audio_max_frames = audio_max_frames
         self.decoding_source = decoding_source
+        check_decoding(vars(self))
         self.audio_frontend = audio_frontend
         self.text_id_zero_is_pad = text_id_zero_is_pad
         self.xcodec_hf_model_tag = xcodec_hf_model_tag
@@ -191,6 +195,9 @@ class BagpiperConfig(SpeechLMConfig):
         super().__init__(**fields)
 
 
+_FORKS_TEXT = ("bagpiper_text", "speechlm_text")
+"""Model types of text_config in the forks' directories."""
+
 MODEL_TYPES = (SpeechLMConfig.model_type, BagpiperConfig.model_type)
 """Model types of a config.json that can be served."""
 
@@ -232,14 +239,26 @@ def check_sizes(place: str, fields: Mapping[str, Any]) -> None:
             raise ValueError(f"{place}{name} is {str(value)[:40]}; allowed: a whole number from 1 to {largest}")
 
 
-def _nested(place: str, fields: Any, usual: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a nested config, without its converter's model type."""
+def _is_forks(model_type: str, text_config: Any) -> bool:
+    """Whether a fork wrote a config. transformers leaves out fields that have the default of the fork's own class."""
+    nested = text_config.get("model_type") if isinstance(text_config, Mapping) else None
+    return model_type == BagpiperConfig.model_type or nested in _FORKS_TEXT
+
+
+def _nested(place: str, fields: Any, usual: dict[str, Any], *, is_forks: bool) -> dict[str, Any]:
+    """The fields of a nested config, without the model type that its converter gave it.
+
+    What a fork's leaves out is ``usual``, as in the forks' classes; what another leaves out is as in transformers'.
+    """
     if fields is None or fields == {}:
         return usual
     if not isinstance(fields, Mapping):
         raise ValueError(f"{place} is {str(fields)[:40]}; allowed: an object")
     check_sizes(f"{place}.", fields)
-    return {name: value for name, value in fields.items() if name != "model_type"}
+    left_out = usual if is_forks else {}
+    if "rope_parameters" in fields:  # transformers' newer name for the base, which would contradict it
+        left_out = {name: value for name, value in left_out.items() if name != "rope_theta"}
+    return {name: value for name, value in (left_out | dict(fields)).items() if name != "model_type"}
 
 
 _QWEN3_8B: dict[str, Any] = {

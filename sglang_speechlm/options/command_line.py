@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from sglang_speechlm.checkpoint.check import check
 from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
-from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
+from sglang_speechlm.checkpoint.served import check_served, checkpoint_config, tokenizer_files
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError
 from sglang_speechlm.options.fleet import add_fleet_options
@@ -41,7 +41,6 @@ from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.sglang_hooks import RADIX_BACKEND
 from sglang_speechlm.sglang_hooks.options import add_options
 from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
-from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
 
 MAX_QUEUED = 1024
 """Default of --max-queued-requests: maximum waiting stages of requests; more are refused with a 503."""
@@ -235,11 +234,11 @@ def served_tokenizer(model_path: Path, config: SpeechLMConfig) -> Path:
         ValueError: if there is no tokenizer, or it is of another kind.
     """
     try:
-        if TextTokenizer.fits(model_path, config):
-            return model_path
-        files = offset_tokenizer(model_path, config)
-    except (FileNotFoundError, CheckpointError) as error:
+        files = tokenizer_files(model_path, config)
+    except CheckpointError as error:
         raise ValueError(f"--model-path, --tokenizer-path {model_path}: {error}") from error
+    if files is None:
+        return model_path
     folder = Path(tempfile.mkdtemp(prefix="tokenizer-"))
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")

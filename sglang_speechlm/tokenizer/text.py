@@ -64,12 +64,16 @@ class TextTokenizer:
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if its ids do not match the config.
+            ValueError: if it is broken, or its ids do not match the config.
         """
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(f"no tokenizer.json in {path}")
-        return cls(Tokenizer.from_file(str(file)), config)
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers has no class of its own for it
+            raise ValueError(f"{file}: no tokenizer: {error}") from error
+        return cls(tokenizer, config)
 
     @classmethod
     def fits(cls, path: str | Path, config: SpeechLMConfig) -> bool:

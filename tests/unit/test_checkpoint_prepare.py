@@ -189,12 +189,19 @@ def test_each_mode_is_decoded_by_its_own_file(tmp_path: Path) -> None:
         ("audio: {topk: true}", r"audio\.topk is True"),
         ("audio: {min_step: '50'}", r"audio\.min_step is '50'"),
         ("audio: [1]", r"audio is \[1\]; allowed: a mapping"),
+        ("audio: {max_step: 0}", r"audio\.max_step is 0; allowed: a whole number from 1 to 1000000"),
     ],
 )
 def test_decoding_that_cannot_be_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "inference.yaml").write_text(content)
     with pytest.raises(CheckpointError, match=rf"inference\.yaml: {complaint}"):
         read_decoding([tmp_path / "inference.yaml"])
+
+
+def test_a_release_may_ask_for_no_least_frames(tmp_path: Path) -> None:
+    (tmp_path / "inference.yaml").write_text("audio: {min_step: 0, temperature: 0, cfg: 1}\ntext: {temperature: 0}")
+    found = read_decoding([tmp_path / "inference.yaml"])
+    assert (found["audio_min_frames"], found["audio_temperature"], found["audio_cfg"]) == (0, 0.0, 1.0)
 
 
 # --check
@@ -223,6 +230,38 @@ def test_a_check_tells_every_problem(wanted: Wanted) -> None:
     said: list[str] = []
     assert check(wanted, said.append) == 2
     assert any(sentence.startswith("problem: ") and "audio.cfg" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", None),
+        ("tokenizer.json", '{"version": '),
+        ("tokenizer.json", '{"a": 1}'),
+        ("tokenizer_config.json", "nonsense"),
+        ("preset.json", "nonsense"),
+    ],
+)
+def test_a_check_looks_at_every_part_of_a_served_directory(
+    tmp_path: Path, built: Path, file: str, content: str | None
+) -> None:
+    folder = write_fork(tmp_path / "fork", built)
+    assert check(Wanted(str(folder)), list[str]().append) == 0
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    said: list[str] = []
+    assert check(Wanted(str(folder)), said.append) == 2
+    assert any(sentence.startswith("problem: ") and file in sentence for sentence in said)
+
+
+def test_a_preset_that_is_none_is_refused_before_anything_is_written(wanted: Wanted) -> None:
+    (Path(wanted.model) / "preset.json").write_text('{"speech": 3}')
+    with pytest.raises(CheckpointError, match=r"preset\.json"):
+        prepared(wanted)
+    assert wanted.convert_dir is not None
+    assert not wanted.convert_dir.exists()
 
 
 # The hub

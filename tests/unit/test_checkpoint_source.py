@@ -24,6 +24,7 @@ from checkpoint_forms import (
 )
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed import checkpoint as dcp
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX, build_checkpoint
 from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
@@ -86,6 +87,38 @@ def test_an_unfinished_save_is_refused_by_name(tmp_path: Path, tensors: dict[str
     output = write_distributed(tmp_path, {"stream_emb.weight": tensors["stream_emb.weight"]})
     with pytest.raises(CheckpointError, match=r"step_12: an unfinished save \(\.metadata is missing\)"):
         find_source(output / "checkpoints" / "step_12")
+
+
+@pytest.mark.parametrize("key", ["model", None])
+def test_what_a_trainer_saves_beside_the_model_is_not_read(tmp_path: Path, key: str | None) -> None:
+    model = {"stream_emb.weight": torch.ones(8, 2), "lm_head.weight": torch.ones(3, 2)}
+    beside = {
+        "optimizer": {"state": {"model.norm.weight": {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]},
+        "lr_scheduler": {"last": torch.tensor(1.0)},
+        "train_state": {"step": torch.tensor(3)},
+        "dataloader": {"seen": torch.ones(1)},
+        "global_step": 3,
+    }
+    state = (model if key is None else {key: model}) | beside
+    dcp.save(state, checkpoint_id=tmp_path / "step_3", no_dist=True)
+    assert find_source(tmp_path).open().keys() == model.keys()
+
+
+WRAPPED = {
+    "compiled": ("model._orig_mod.layers.0.mlp.up_proj.weight", "stream_emb.weight"),
+    "checkpointed": ("model.layers.0._checkpoint_wrapped_module.mlp.up_proj.weight", "stream_emb.weight"),
+    "parallel": ("module.model.layers.0.mlp.up_proj.weight", "module.stream_emb.weight"),
+    "all compiled": ("_orig_mod.module.model.layers.0.mlp.up_proj.weight", "_orig_mod.module.stream_emb.weight"),
+}
+
+
+@pytest.mark.parametrize("names", WRAPPED.values(), ids=WRAPPED)
+def test_names_of_wrapped_modules_are_the_plain_ones_in_every_form(tmp_path: Path, names: tuple[str, str]) -> None:
+    state = {name: torch.ones(2, 2) for name in names}
+    torch.save({"module": state}, tmp_path / "x.pt")
+    dcp.save({"model": state}, checkpoint_id=tmp_path / "step_1", no_dist=True)
+    for path in (tmp_path / "x.pt", tmp_path / "step_1"):
+        assert find_source(path).open().keys() == {"model.layers.0.mlp.up_proj.weight", "stream_emb.weight"}
 
 
 def test_chunks_of_a_sharded_tensor_are_put_together(tmp_path: Path) -> None:
@@ -156,6 +189,40 @@ def test_the_training_config_is_the_yaml_that_is_no_decoding_default(
     assert source.train_config == tmp_path / "train_bagpiper_tts.yaml"
     assert source.inference == (tmp_path / "inference.yaml",)
     assert find_source(tmp_path / "model.pt") == source
+
+
+@pytest.mark.parametrize("named", ["", "checkpoints", "checkpoints/step_20", "checkpoints/step_20/global_step20"])
+def test_a_save_in_a_folder_of_deepspeeds_own_is_found(tmp_path: Path, named: str) -> None:
+    write_train_config(tmp_path)
+    step = tmp_path / "checkpoints" / "step_20"
+    for name in ("global_step20", "global_step30"):
+        (step / name).mkdir(parents=True)
+        torch.save({"module": {"a": torch.zeros(1)}}, step / name / "mp_rank_00_model_states.pt")
+    (step / "latest").write_text("global_step20\n")
+    (tmp_path / "checkpoints" / "step_30" / "global_step30").mkdir(parents=True)
+    source = find_source(tmp_path / named)
+    assert source.path == step / "global_step20" / "mp_rank_00_model_states.pt"
+    assert source.train_config == tmp_path / "train.yaml"
+
+
+def test_a_training_config_above_is_not_hidden_by_another_yaml(tmp_path: Path) -> None:
+    weights = write_plain(tmp_path / "run", {"a": torch.zeros(1)})
+    weights = weights.rename(tmp_path / "run" / "step.pt")
+    (tmp_path / "run" / "train.yaml").rename(tmp_path / "train.yaml")
+    (tmp_path / "run" / "data.yaml").write_text("seed: 1")
+    assert find_source(weights).train_config == tmp_path / "train.yaml"
+    (tmp_path / "run" / "data.yaml").write_text("multimodal_io: [")
+    with pytest.raises(CheckpointError, match=r"data\.yaml is not YAML"):
+        find_source(weights)
+
+
+def test_folders_above_are_found_from_a_path_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = write_deepspeed(tmp_path, {"a": torch.zeros(1)})
+    (step / "logs").mkdir()
+    monkeypatch.chdir(step / "logs")
+    assert find_source(Path("..")).train_config == tmp_path / "train.yaml"
+    monkeypatch.chdir(step)
+    assert find_source(Path()).train_config == tmp_path / "train.yaml"
 
 
 def test_several_training_configs_are_refused_by_name(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
@@ -248,6 +315,15 @@ def test_a_broken_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
         find_source(tmp_path / "x.pt").open()
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16, torch.float8_e4m3fn])
+def test_tensors_of_kinds_that_no_model_has_may_stand_beside_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    odd = torch.zeros(2, dtype=dtype)
+    beside = {"module": {"a": torch.ones(1)}, "odd": odd, "bytes": odd.untyped_storage()}
+    assert find_source(saved(tmp_path, beside)).open().keys() == {"a"}
+    with pytest.raises(CheckpointError, match=r"must hold tensors only; others: b"):
+        find_source(saved(tmp_path, {"module": {"a": torch.ones(1), "b": odd}})).open()
+
+
 def test_an_expanded_tensor_is_refused(tmp_path: Path) -> None:
     file = saved(tmp_path, {"a": torch.zeros(1).expand(1 << 40)})
     with pytest.raises(CheckpointError, match="expanded"):
@@ -320,6 +396,61 @@ def test_a_forks_directory_is_read_in_place(tmp_path: Path, served: Path, name: 
     found = json.loads((served_tokenizer(folder, config) / "tokenizer.json").read_text())
     assert found == json.loads((served / "tokenizer.json").read_text())
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+FORKS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "text_config": {
+        "vocab_size": 160392, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "hidden_act": "silu",
+        "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 1e6,
+        "attention_bias": False,
+    },
+    "audio_config": {
+        "num_mel_bins": 128, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120,
+        "d_model": 1280, "max_source_positions": 1500, "n_window": 100, "output_dim": 2048, "n_window_infer": 400,
+        "conv_chunksize": 500, "downsample_hidden_size": 480,
+    },
+    "": {"text_token_id": 7, "audio_token_id": 8, "audio_placeholder_token_id": 8, "audio_temperature": 0.8,
+         "audio_topk": 20, "text_temperature": 0.6, "text_topk": 20, "eos_token_id": 2, "num_stream": 8},
+}  # fmt: skip
+"""Of the forks' config classes: what has one of these values, transformers does not write."""
+
+
+@pytest.mark.parametrize("name", ["bagpiper", "speechlm"])
+def test_what_a_forks_config_leaves_out_has_the_forks_defaults(tmp_path: Path, served: Path, name: str) -> None:
+    folder = write_fork(tmp_path / "fork", served, name)
+    whole = checkpoint_config(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    for part, defaults in FORKS_DEFAULTS.items():
+        values = fields[part] if part else fields
+        for key in [key for key, value in values.items() if key in defaults and defaults[key] == value]:
+            del values[key]
+    assert "rope_theta" not in fields["text_config"]
+    assert "text_token_id" not in fields
+    (folder / "config.json").write_text(json.dumps(fields))
+    config = checkpoint_config(folder)
+    assert config.to_dict() == whole.to_dict()
+    assert config.decoding == whole.decoding
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("audio_temperature", "hot", "a number from 0 to 2"),
+        ("text_temperature", -1, "a number from 0 to 2"),
+        ("audio_topk", None, "a whole number of at least 1, or -1"),
+        ("audio_cfg", 0.5, "a number from 1 to 20"),
+        ("audio_max_frames", 0.5, "a whole number from 1 to 1000000"),
+    ],
+)
+def test_decoding_of_a_config_that_cannot_be_is_refused(
+    tmp_path: Path, served: Path, field: str, value: Any, allowed: str
+) -> None:
+    folder = write_fork(tmp_path / "fork", served)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {field: value}))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {field} is {value}; allowed: {allowed}"):
+        checkpoint_config(folder)
 
 
 def test_decoding_that_a_forks_config_has_is_kept(tmp_path: Path, served: Path) -> None:

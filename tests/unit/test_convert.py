@@ -297,6 +297,30 @@ def test_a_missing_tensor_is_refused(native: Native) -> None:
     assert native.refused()
 
 
+def test_a_head_that_is_missing_is_refused_where_the_backbone_has_one(native: Native) -> None:
+    del native.state["lm_head.weight"]
+    native.save(native.state)
+    size = {"model_type": "qwen3", "vocab_size": SPEC.text_vocab_size}
+    native.write_qwen_config(**size, tie_word_embeddings=False)
+    with pytest.raises(ValueError, match=r"no tensor lm_head\.weight, and tie_word_embeddings is false in .*qwen3"):
+        native.convert()
+    assert native.refused()
+    native.write_qwen_config(**size, tie_word_embeddings=True)
+    assert native.convert().tie_word_embeddings
+
+
+def test_a_tensor_of_whole_numbers_is_refused_by_file(native: Native) -> None:
+    native.save({**native.state, "lm_head.weight": torch.zeros(3, 3, dtype=torch.int64)})
+    with pytest.raises(ValueError, match=r"model\.pt: lm_head\.weight is torch\.int64"):
+        native.convert()
+
+
+def test_a_folders_name_makes_no_mixture_of_experts(native: Native) -> None:
+    backbone = TRAIN_CONFIG["model"] | {"model_hf_tag": "/home/moeller/A3B/Qwen3-8B-Base"}  # type: ignore[operator]
+    native.train_config.write_text(yaml.safe_dump(TRAIN_CONFIG | {"model": backbone}, sort_keys=False))
+    native.convert()
+
+
 def test_an_unexpected_tensor_is_refused(native: Native) -> None:
     native.save({**native.state, "multimodal_io_dict.discrete_audio.ssl_model.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"1 unexpected \(multimodal_io_dict\.discrete_audio\.ssl_model\.weight\)"):

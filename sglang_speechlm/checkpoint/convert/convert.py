@@ -22,7 +22,8 @@ from sglang_speechlm.checkpoint.shards import plan_shards, write_index, write_sh
 from sglang_speechlm.checkpoint.source import PRESET_FILE, Source, StoredTensor
 from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, LOSS_WEIGHTS, check_tensors, expected_tensors
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.config.files import CheckpointError, naming, read_json
+from sglang_speechlm.config.files import naming, read_json
+from sglang_speechlm.prompt.presets import load_preset
 from sglang_speechlm.tokenizer import offset_tokenizer
 
 _CODEC_DIRECTORY = "xcodec"
@@ -88,6 +89,9 @@ def plan_conversion(source: Source, tokenizer: Path | None, settings: Conversion
         if codec is not None:
             check_codec(shapes, codec)
             config.xcodec_hf_model_tag = _CODEC_DIRECTORY
+    if source.preset is not None:
+        with naming(source.preset):
+            load_preset(str(source.preset))
     preset = _BAGPIPERS_PRESET if source.preset is None else read_json(source.preset)
     files = {PRESET_FILE: json.dumps(preset, indent=2) + "\n"}
     if tokenizer is not None:
@@ -138,12 +142,12 @@ def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
 def _target_dtype(state: Mapping[str, StoredTensor], settings: ConversionSettings) -> torch.dtype:
     odd = next((f"{name} is {tensor.dtype}" for name, tensor in state.items() if _is_odd(name, tensor)), None)
     if odd is not None:
-        raise CheckpointError(f"{odd}; allowed: {', '.join(map(str, _FLOATS))}")
+        raise ValueError(f"{odd}; allowed: {', '.join(map(str, _FLOATS))}")
     if settings.dtype != "stored":
         dtype: torch.dtype = getattr(torch, settings.dtype)
         return dtype
     if "model.embed_tokens.weight" not in state:
-        raise CheckpointError("the checkpoint has no tensor model.embed_tokens.weight")
+        raise ValueError("the checkpoint has no tensor model.embed_tokens.weight")
     return state["model.embed_tokens.weight"].dtype
 
 

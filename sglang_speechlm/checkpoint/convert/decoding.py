@@ -11,33 +11,24 @@ of the latter are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_speechlm.config.decoding import TABLE_10, TABLE_10_NAME
+from sglang_speechlm.config.decoding import RULES, TABLE_10, TABLE_10_NAME
 from sglang_speechlm.config.files import CheckpointError, read_yaml, shown
 
-_TEMPERATURE = ("a number from 0 to 2", lambda value: 0 <= value <= 2)
-_TOP_K = ("a whole number of at least 1, or -1", lambda value: value == int(value) and (value >= 1 or value == -1))
-_STEPS = ("a whole number from 1 to 1000000", lambda value: value == int(value) and 1 <= value <= 1_000_000)
-_CFG = ("a number from 1 to 20", lambda value: 1 <= value <= 20)
-
-_FIELDS: dict[str, dict[str, tuple[str, tuple[str, Callable[[Any], bool]], type]]] = {
-    "text": {
-        "temperature": ("text_temperature", _TEMPERATURE, float),
-        "topk": ("text_topk", _TOP_K, int),
-        "max_step": ("text_max_tokens", _STEPS, int),
-    },
+_FIELDS = {
+    "text": {"temperature": "text_temperature", "topk": "text_topk", "max_step": "text_max_tokens"},
     "audio": {
-        "temperature": ("audio_temperature", _TEMPERATURE, float),
-        "topk": ("audio_topk", _TOP_K, int),
-        "cfg": ("audio_cfg", _CFG, float),
-        "min_step": ("audio_min_frames", _STEPS, int),
-        "max_step": ("audio_max_frames", _STEPS, int),
+        "temperature": "audio_temperature",
+        "topk": "audio_topk",
+        "cfg": "audio_cfg",
+        "min_step": "audio_min_frames",
+        "max_step": "audio_max_frames",
     },
 }
-"""Config field, allowed values and type, by section and key of the YAML."""
+"""Config field, by section and key of the YAML."""
 
 
 def read_decoding(files: Sequence[Path]) -> dict[str, Any]:
@@ -70,12 +61,11 @@ def _section(file: Path, section: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: {section} is {shown(values)}; allowed: a mapping")
     found = {}
-    for key, (field, (allowed, is_allowed), kind) in _FIELDS[section].items():
-        value = values.get(key)
+    for key, field in _FIELDS[section].items():
+        value, rule = values.get(key), RULES[field]
         if value is None:
             continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-        if not (is_number and is_allowed(value)):
-            raise CheckpointError(f"{file}: {section}.{key} is {shown(value)}; allowed: {allowed}")
-        found[field] = kind(value)
+        if not rule.admits(value):
+            raise CheckpointError(f"{file}: {section}.{key} is {shown(value)}; allowed: {rule.allowed}")
+        found[field] = rule.kind(value)
     return found

@@ -43,11 +43,15 @@ def served_config(
 
     Raises:
         CheckpointError: if config.json is broken, or belongs to another kind of model.
-        ValueError: if the backbone is a mixture of experts, a tensor that determines a size is missing, or sizes
-            contradict each other.
+        ValueError: if the backbone is a mixture of experts, a tensor that determines a size is missing, the head is
+            missing though config.json has one, or sizes contradict each other.
     """
     _refuse_mixture(shapes)
     qwen = _qwen_config(tokenizer)
+    if "lm_head.weight" not in shapes and qwen.get("tie_word_embeddings") is False:
+        raise ValueError(
+            f"the checkpoint has no tensor lm_head.weight, and tie_word_embeddings is false in {tokenizer}/config.json"
+        )
     vocab_size, hidden_size = _shape(shapes, "model.embed_tokens.weight", 2)
     num_stream, _ = _shape(shapes, "stream_emb.weight", 2)
     layer_size = _codebook_size(shapes) + 1

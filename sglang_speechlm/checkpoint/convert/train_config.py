@@ -39,7 +39,7 @@ _CODEC_TAG = "multimodal_io.discrete_audio.codec_hf_model_tag"
 _TOKENIZER = "multimodal_io.text.tokenizer_name"
 _BACKBONE = "model.model_hf_tag"
 _MIXTURE = re.compile(r"-A\d+(\.\d+)?B|moe", re.IGNORECASE)
-"""Recognises mixture-of-experts models by their names, such as Qwen3-30B-A3B."""
+"""Recognises mixture-of-experts models by their names, without owner or folders, such as Qwen3-30B-A3B."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_train_config(path: Path | None) -> TrainConfig:
     if "Qwen3-Omni" not in str(encoder):
         raise CheckpointError(f"{path}: {_ENCODER} is {shown(encoder)}; allowed: a Qwen3-Omni model")
     backbone = _at(content, _BACKBONE, default="Qwen3")
-    if _MIXTURE.search(str(backbone)):
+    if _MIXTURE.search(Path(str(backbone)).name):
         raise CheckpointError(
             f"{path}: {_BACKBONE} is {shown(backbone)}, a mixture of experts; allowed: a dense Qwen3 backbone"
         )

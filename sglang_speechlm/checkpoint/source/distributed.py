@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sglang_speechlm.checkpoint.source.names import plain_names
 from sglang_speechlm.checkpoint.source.pickles import TableUnpickler
 from sglang_speechlm.checkpoint.source.stored import StoredTensor
 from sglang_speechlm.config.files import CheckpointError, naming
@@ -18,6 +19,9 @@ METADATA_FILE = ".metadata"
 _MODEL = "model."
 _TELLING = "stream_emb.weight"
 """A name in every SpeechLM, which shows whether all names have the trainer's prefix."""
+
+_TRAINERS = ("optimizer.", "lr_scheduler.", "train_state.", "dataloader.")
+"""What stands beside a model whose names have no prefix."""
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
@@ -71,17 +75,25 @@ def open_distributed(directory: Path) -> dict[str, StoredTensor]:
         if not isinstance(saved, whole):
             raise CheckpointError(f"{file}: not the metadata of a torch.distributed.checkpoint")
         entries = saved.state_dict_metadata
-        prefix = _MODEL if _MODEL + _TELLING in entries else ""
-        if prefix + _TELLING not in entries:
-            raise CheckpointError(f"{directory}: holds no {_MODEL + _TELLING}; it is no checkpoint of a SpeechLM")
+        names = _model_names(directory, [name for name, entry in entries.items() if isinstance(entry, tensor)])
         places = {
             (index.fqn, tuple(getattr(index, "offset", None) or ())): info for index, info in saved.storage_data.items()
         }
-        return {
-            name.removeprefix(prefix): _stored(directory, name, entry, places)
-            for name, entry in entries.items()
-            if isinstance(entry, tensor) and name.startswith(prefix) and not name.startswith("optimizer.")
-        }
+        return {plain: _stored(directory, name, entries[name], places) for name, plain in names.items()}
+
+
+def _model_names(directory: Path, saved: list[str]) -> dict[str, str]:
+    """The names of the model's tensors as they are saved, to those that the model gives them.
+
+    Raises:
+        CheckpointError: if they are no SpeechLM's.
+    """
+    for prefix in (_MODEL, ""):
+        own = [name for name in saved if name.startswith(prefix) and not name.startswith(_TRAINERS)]
+        plain = plain_names(directory, [name.removeprefix(prefix) for name in own])
+        if _TELLING in plain.values():
+            return {name: plain[name.removeprefix(prefix)] for name in own}
+    raise CheckpointError(f"{directory}: holds no {_MODEL + _TELLING}; it is no checkpoint of a SpeechLM")
 
 
 def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +21,10 @@ _TORCH_SUFFIXES = (".pt", ".pth")
 _YAML_SUFFIXES = (".yaml", ".yml")
 _STEP = re.compile(r"step_(\d+)")
 _UNFINISHED = f"an unfinished save ({METADATA_FILE} is missing)"
-_LEVELS_UP = 2
-"""Directory levels from a trainer's step to its output directory."""
+_DEEPSPEED_SAVE = re.compile(r"global_step(\d+)")
+_LATEST = "latest"
+_LEVELS_UP = 3
+"""From DeepSpeed's folder in a trainer's step to the trainer's output directory."""
 
 ALLOWED = (
     "allowed: a served directory (config.json), a release (one training YAML, one .pt), a .pt file, "
@@ -71,11 +76,12 @@ def find_source(path: Path, train_config: Path | None = None) -> Source:
 
     Args:
         path: a file or a directory.
-        train_config: the training YAML; by default the one next to the weights or up to two directories above.
+        train_config: the training YAML; by default the one beside the weights or up to three folders above.
 
     Raises:
         CheckpointError: if there is no checkpoint, or more than one.
     """
+    path = path.resolve() if ".." in path.parts else path.absolute()  # folders above are looked into by name
     with naming(path):
         if path.is_file():
             if path.suffix not in _TORCH_SUFFIXES:
@@ -86,15 +92,31 @@ def find_source(path: Path, train_config: Path | None = None) -> Source:
         if (path / "config.json").is_file():
             return Source("served", path)
         notes: list[str] = []
-        folder = path if _is_step(path) else _newest_step(path, notes) or path
+        folder = _save_in(path) or _newest_step(path, notes) or path
         if (folder / METADATA_FILE).is_file():
             return _with_yamls(Source("distributed", folder, notes=tuple(notes)), train_config)
         return _with_yamls(Source("torch file", _torch_file(folder), notes=tuple(notes)), train_config)
 
 
-def _is_step(folder: Path) -> bool:
-    """Whether the save in this folder is complete, i.e. has the files that are written last."""
-    return (folder / METADATA_FILE).is_file() or (folder / DEEPSPEED_FILE).is_file()
+def _save_in(folder: Path) -> Path | None:
+    """Where the complete save in a folder is: there, or in a folder of DeepSpeed's; None if there is none.
+
+    DeepSpeed puts each save into a folder ``global_step<N>`` and its name into a file ``latest``.
+    """
+    if (folder / METADATA_FILE).is_file() or (folder / DEEPSPEED_FILE).is_file():
+        return folder
+    numbered = [(int(m[1]), file) for file in folder.iterdir() if (m := _DEEPSPEED_SAVE.fullmatch(file.name))]
+    saves = [save for _, save in sorted(numbered, reverse=True) if (save / DEEPSPEED_FILE).is_file()]
+    latest = _latest(folder)
+    return next((save for save in saves if save.name == latest), next(iter(saves), None))
+
+
+def _latest(folder: Path) -> str | None:
+    """What DeepSpeed's file says is the save that was completed last."""
+    if not (folder / _LATEST).is_file():
+        return None
+    with (folder / _LATEST).open("rb") as file:
+        return file.read(100).decode("utf-8", errors="replace").strip()
 
 
 def _newest_step(path: Path, notes: list[str]) -> Path | None:
@@ -109,9 +131,10 @@ def _newest_step(path: Path, notes: list[str]) -> Path | None:
             steps += [(int(m[1]), f) for f in folder.iterdir() if (m := _STEP.fullmatch(f.name)) and f.is_dir()]
     unfinished: list[Path] = []
     for _, step in sorted(steps, reverse=True):
-        if _is_step(step):
+        save = _save_in(step)
+        if save is not None:
             notes += [f"{folder} is skipped: {_UNFINISHED}" for folder in unfinished]
-            return step
+            return save
         unfinished.append(step)
     if unfinished:
         raise CheckpointError(f"{unfinished[0]}: {_UNFINISHED}, and no step is complete")
@@ -148,12 +171,16 @@ def _with_yamls(source: Source, train_config: Path | None) -> Source:
 
 
 def _train_config_near(weights: Path) -> Path | None:
-    """Return the training YAML in the weights' folder, or in the nearest parent folder that has one."""
-    for level, folder in enumerate((weights, *weights.absolute().parents[:_LEVELS_UP])):
-        found = [file for file in _yamls(folder) if not file.name.startswith("inference")]
-        if level or len(found) > 1:
-            # Other YAML files may be there, too.
-            found = [file for file in found if _is_train_config(file)]
+    """The training YAML in the weights' folder, or in the nearest folder above that has one.
+
+    Where there is none, the only YAML beside the weights: what is wrong with it is said when it is read.
+    """
+    beside = [file for file in _yamls(weights) if not file.name.startswith("inference")]
+    only = beside[0] if len(beside) == 1 else None
+    if only is not None:
+        read_yaml(only)  # one that is broken might be the training config, so none above is taken in its place
+    for folder, yamls in chain([(weights, beside)], _yamls_above(weights)):
+        found = [file for file in yamls if _is_train_config(file)]
         if len(found) > 1:
             raise CheckpointError(
                 f"{folder}: several training configs ({', '.join(file.name for file in found[:8])}); "
@@ -161,7 +188,13 @@ def _train_config_near(weights: Path) -> Path | None:
             )
         if found:
             return found[0]
-    return None
+    return only
+
+
+def _yamls_above(weights: Path) -> Iterator[tuple[Path, list[Path]]]:
+    for folder in weights.absolute().parents[:_LEVELS_UP]:
+        with suppress(PermissionError):  # a folder may let pass those whom it does not let look
+            yield folder, _yamls(folder)
 
 
 def _yamls(folder: Path) -> list[Path]:

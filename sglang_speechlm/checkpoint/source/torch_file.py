@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from sglang_speechlm.checkpoint.source.pickles import TableUnpickler
+from sglang_speechlm.checkpoint.source.names import plain_names
+from sglang_speechlm.checkpoint.source.pickles import Skipped, TableUnpickler
 from sglang_speechlm.checkpoint.source.stored import StoredTensor
 from sglang_speechlm.config.files import CheckpointError, naming
 
 _STATE_KEY = "module"
-_COMPILED = "_orig_mod."
 _NAMES_IN_A_MESSAGE = 8
 _PICKLE_BYTES = 256 << 20
 _LOCAL_HEADER = 30
@@ -66,7 +66,7 @@ def open_torch_file(path: Path) -> dict[str, StoredTensor]:
     """Return the state dict of a ``.pt`` file, native (under the key "module", as in DeepSpeed's) or plain.
 
     Only tensors are built, and no code of the file is run. Everything next to "module" is skipped. A prefix ``module.``
-    that all names share, and what torch.compile adds to names, are removed.
+    that all names share, and what other wrappers add to names, are removed.
 
     Raises:
         CheckpointError: if it is not a torch zip file, is truncated, has no state dict, or names clash.
@@ -99,14 +99,17 @@ def _unpickled(path: Path, archive: zipfile.ZipFile) -> Any:
         return TableUnpickler(file, _TABLE, _storage).load()
 
 
-def _storage(pid: Any) -> _Storage:
+def _storage(pid: Any) -> _Storage | Skipped:
+    """The storage; skipped where it is of a dtype that no model's tensor has, since a trainer's may stand beside."""
     kind, dtype, key, _location, numel = pid
-    if kind != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int or type(key) is not str:
+    if kind != "storage" or type(numel) is not int or type(key) is not str:
         raise ValueError("holds an unknown kind of storage")
-    return _Storage(key, dtype, numel)
+    return _Storage(key, dtype, numel) if isinstance(dtype, torch.dtype) else Skipped()
 
 
 def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+    if isinstance(storage, Skipped):
+        return storage
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("holds a tensor with a negative or broken size")
@@ -171,11 +174,7 @@ def _refuse_compressed(path: Path, info: zipfile.ZipInfo) -> None:
 
 
 def _named(path: Path, state: dict[str, _View], records: Mapping[str, zipfile.ZipInfo]) -> dict[str, StoredTensor]:
-    names = [name.replace(_COMPILED, "") for name in state]
-    if all(name.startswith("module.") for name in names):
-        names = [name.removeprefix("module.") for name in names]
-    if len(set(names)) != len(names):
-        raise CheckpointError(f"names in {path} clash once {_COMPILED!r} is removed")
+    names = plain_names(path, state)
     starts: dict[str, int] = {}
     length = path.stat().st_size
     with path.open("rb") as file:
@@ -187,8 +186,8 @@ def _named(path: Path, state: dict[str, _View], records: Mapping[str, zipfile.Zi
             name_length, extra_length = struct.unpack("<HH", header[26:30])
             starts[key] = info.header_offset + _LOCAL_HEADER + name_length + extra_length
     found = {}
-    for name, view in zip(names, state.values(), strict=True):
-        storage = view.storage
+    for saved, view in state.items():
+        name, storage = names[saved], view.storage
         record = records.get(storage.key)
         if record is None:
             raise CheckpointError(f"{path}: the bytes of {name} are missing")
