@@ -318,7 +318,7 @@ def test_a_broken_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16, torch.float8_e4m3fn])
 def test_tensors_of_kinds_that_no_model_has_may_stand_beside_it(tmp_path: Path, dtype: torch.dtype) -> None:
     odd = torch.zeros(2, dtype=dtype)
-    beside = {"module": {"a": torch.ones(1)}, "odd": odd, "bytes": odd.untyped_storage()}
+    beside = {"module": {"a": torch.ones(1)}, "odd": odd, "bytes": torch.zeros(2).untyped_storage()}
     assert find_source(saved(tmp_path, beside)).open().keys() == {"a"}
     with pytest.raises(CheckpointError, match=r"must hold tensors only; others: b"):
         find_source(saved(tmp_path, {"module": {"a": torch.ones(1), "b": odd}})).open()
