@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from checkpoint_forms import (
     FORMS,
     SPEC,
@@ -24,7 +25,6 @@ from checkpoint_forms import (
 )
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX, build_checkpoint
 from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
