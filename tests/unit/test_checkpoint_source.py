@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from checkpoint_forms import (
     FORMS,
     SPEC,
@@ -25,6 +24,7 @@ from checkpoint_forms import (
 )
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX, build_checkpoint
 from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
@@ -100,7 +100,7 @@ def test_what_a_trainer_saves_beside_the_model_is_not_read(tmp_path: Path, key: 
         "global_step": 3,
     }
     state = (model if key is None else {key: model}) | beside
-    dcp.save(state, checkpoint_id=tmp_path / "step_3", no_dist=True)
+    save_distributed(state, checkpoint_id=tmp_path / "step_3", no_dist=True)
     assert find_source(tmp_path).open().keys() == model.keys()
 
 
@@ -116,7 +116,7 @@ WRAPPED = {
 def test_names_of_wrapped_modules_are_the_plain_ones_in_every_form(tmp_path: Path, names: tuple[str, str]) -> None:
     state = {name: torch.ones(2, 2) for name in names}
     torch.save({"module": state}, tmp_path / "x.pt")
-    dcp.save({"model": state}, checkpoint_id=tmp_path / "step_1", no_dist=True)
+    save_distributed({"model": state}, checkpoint_id=tmp_path / "step_1", no_dist=True)
     for path in (tmp_path / "x.pt", tmp_path / "step_1"):
         assert find_source(path).open().keys() == {"model.layers.0.mlp.up_proj.weight", "stream_emb.weight"}
 
