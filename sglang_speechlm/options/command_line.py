@@ -38,7 +38,7 @@ from sglang_speechlm.options.vllm_names import (
     fit,
 )
 from sglang_speechlm.process.exit_status import ExitStatus
-from sglang_speechlm.sglang_hooks import RADIX_BACKEND
+from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND
 from sglang_speechlm.sglang_hooks.options import add_options
 from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 
@@ -174,6 +174,7 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
     settled = ["--model-path", str(command_line.model_path), "--radix-cache-backend", RADIX_BACKEND, "--sleep-on-idle"]
     settled += ["--served-model-name", next(iter(command_line.own.served_names), command_line.name)]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
+    settled += ["--grammar-backend", GRAMMAR_BACKEND]
     settled += ["--tokenizer-path", str(served_tokenizer(command_line.tokenizer_path, command_line.config))]
     settled_by_machine = defaults_from(command_line.model_path, command_line.config, on_cpu=not machine.gpus)
     if machine.gpus:

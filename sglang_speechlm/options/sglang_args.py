@@ -10,6 +10,7 @@ import psutil
 from sglang_speechlm.checkpoint.shards import stored_dtype
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.options.shared import key_complaints
+from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND
 
 _CPU_CACHE_SHARE = 0.25
 _CPU_CACHE_POSITIONS = 131072
@@ -27,6 +28,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "disaggregation_mode": ("null", "frames do not travel between prefill and decode servers"),
     "tokenizer_worker_num": (1, "the program and the codec live in one HTTP process"),
     "skip_tokenizer_init": (False, "texts are encoded and decoded here"),
+    "grammar_backend": (GRAMMAR_BACKEND, "SGLang's own would take control ids for text, and know but one of its ends"),
     "enable_lora": (None, "adapters do not cover the streams"),
     "enable_hierarchical_cache": (False, "SGLang's other caches would take frames for text"),
     "enable_lmcache": (False, "SGLang's other caches would take frames for text"),

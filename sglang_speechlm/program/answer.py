@@ -211,6 +211,7 @@ def _text_params(request: ReplyRequest, ids: Ids, limit: int) -> dict[str, Any]:
         "max_new_tokens": limit,
         "stop_token_ids": [ids.eot, ids.eos, *text.stop_token_ids],
         "sampling_seed": request.seed,
+        "json_schema": text.json_schema,
     }
 
 

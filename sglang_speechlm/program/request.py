@@ -23,6 +23,7 @@ class TextSettings:
         others: SGLang sampling parameters that pass through unchanged (top_p, stop, penalties ...).
         bound: default limit on the ids, if the request sets none.
         ends_loops: whether the text is stopped if it repeats itself endlessly.
+        json_schema: the JSON Schema that the text must match; None allows any text.
     """
 
     temperature: float
@@ -32,6 +33,7 @@ class TextSettings:
     others: Mapping[str, Any] = field(default_factory=dict)
     bound: Bound | None = None
     ends_loops: bool = False
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True)

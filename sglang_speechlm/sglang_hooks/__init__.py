@@ -14,6 +14,9 @@ SGLANG_VERSION = "0.5.17"
 RADIX_BACKEND = "speechlm"
 """Value of SGLang's --radix-cache-backend for this package's radix cache."""
 
+GRAMMAR_BACKEND = "speechlm"
+"""Value of SGLang's --grammar-backend for this package's grammars."""
+
 _ENVIRONMENT = {
     "SGLANG_EXTERNAL_MODEL_PACKAGE": "sglang_speechlm.model",
     "SGLANG_EXTERNAL_MM_MODEL_ARCH": "SpeechLMForConditionalGeneration",

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from sglang.srt.constrained.base_grammar_backend import register_grammar_backend
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS, register_attention_backend
 from sglang.srt.mem_cache.registry import register_radix_cache_backend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from sglang.srt.server_args import GRAMMAR_BACKEND_CHOICES, add_grammar_backend_choices
 from transformers import AutoConfig
 
 from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
-from sglang_speechlm.sglang_hooks import RADIX_BACKEND, ends, pairs, processes, results, steps
+from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND, ends, pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import PromptRadixCache, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
@@ -41,9 +43,11 @@ def own_classes() -> list[type]:
     from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
     from sglang_speechlm.prompt.processor import PlacedAudioProcessor
     from sglang_speechlm.sampler.backend import SpeechLMSampler
+    from sglang_speechlm.sglang_hooks.grammar import TextGrammar, TextGrammarBackend
 
     classes: list[type] = [
-        PromptRadixCache, SpeechLMSampler, SpeechLMForConditionalGeneration, PlacedAudioProcessor
+        PromptRadixCache, SpeechLMSampler, SpeechLMForConditionalGeneration, PlacedAudioProcessor, TextGrammar,
+        TextGrammarBackend,
     ]  # fmt: skip
     if not torch.cuda.is_available():
         from sglang_speechlm.platform.attention import CpuAttention
@@ -121,6 +125,9 @@ def register_all() -> None:
     for config in (SpeechLMConfig, BagpiperConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     register_radix_cache_backend(RADIX_BACKEND, prompt_radix_cache)
+    register_grammar_backend(GRAMMAR_BACKEND, _text_grammars)
+    if GRAMMAR_BACKEND not in GRAMMAR_BACKEND_CHOICES:
+        add_grammar_backend_choices([GRAMMAR_BACKEND])
     if not torch.cuda.is_available():
         _register_cpu_attention("torch_native")  # SGLang's name for attention in plain torch
     HookRegistry.register(*ENDS)
@@ -138,6 +145,12 @@ def only_for_speechlm(hook: Callable[..., Any], kind: HookType) -> Callable[...,
         return args[0](*args[1:], **kwargs) if kind is HookType.AROUND else None
 
     return guarded
+
+
+def _text_grammars(*arguments: Any) -> Any:
+    from sglang_speechlm.sglang_hooks.grammar import text_grammars  # with xgrammar, where a scheduler starts
+
+    return text_grammars(*arguments)
 
 
 def _register_cpu_attention(name: str) -> None:

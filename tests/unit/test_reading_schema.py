@@ -230,4 +230,4 @@ def test_settings_of_a_written_text_are_told_where_it_is_given() -> None:
 def test_a_hundred_thousand_unknown_fields_are_not_examined() -> None:
     fields = {f"speech_{number}": 1 for number in range(100_000)}
     assert len(read(**fields).unread()[0]) < 300
-    assert "response_format" in refusal(**fields, response_format={"type": "json_object"})
+    assert "guided_json" in refusal(**fields, guided_json={"type": "object"})

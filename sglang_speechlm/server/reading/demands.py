@@ -12,11 +12,11 @@ _OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "auto", "false")
 """Values that switch a feature off; the last one occurs in forms."""
 
 _NO_TOOLS = "the model does not call tools"
-_PLAIN = "the answer is plain text"
+_STRUCTURE = "JSON is requested with response_format, of type json_object or json_schema"
+_NO_GRAMMAR = "an answer is plain text, or JSON with response_format"
 _NO_PROBABILITIES = "the model returns no probabilities"
 _NO_CHOICE = "the answer's token ids cannot be restricted"
 _DEMANDS = {
-    "response_format": _PLAIN,
     "tools": _NO_TOOLS,
     "tool_choice": _NO_TOOLS,
     "functions": _NO_TOOLS,
@@ -33,14 +33,14 @@ _DEMANDS = {
     "suffix": "text cannot be appended to the answer",
     "continue_final_message": "the answer is always a new turn",
     "include_stop_str_in_output": "the answer always ends before the stop string",
-    "guided_json": _PLAIN,
-    "guided_regex": _PLAIN,
-    "guided_choice": _PLAIN,
-    "guided_grammar": _PLAIN,
-    "structured_outputs": _PLAIN,
-    "json_schema": _PLAIN,
-    "regex": _PLAIN,
-    "ebnf": _PLAIN,
+    "guided_json": _STRUCTURE,
+    "guided_regex": _NO_GRAMMAR,
+    "guided_choice": _NO_GRAMMAR,
+    "guided_grammar": _NO_GRAMMAR,
+    "structured_outputs": _STRUCTURE,
+    "json_schema": _STRUCTURE,
+    "regex": _NO_GRAMMAR,
+    "ebnf": _NO_GRAMMAR,
     "stop_regex": "stop accepts strings only",
     "bad_words": _NO_CHOICE,
     "allowed_token_ids": _NO_CHOICE,
@@ -48,7 +48,7 @@ _DEMANDS = {
 }
 """Fields that would require another kind of answer, with the reason for refusing them."""
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"response_format": ({"type": "text"}, "text"), "best_of": (1,)}
+_NEUTRAL: dict[str, tuple[Any, ...]] = {"best_of": (1,)}
 
 _HINTS = frozenset(
     (

@@ -12,6 +12,7 @@ from sglang_speechlm.codec.tempo import FASTEST, SLOWEST
 from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.edge.errors import UNKNOWN
 from sglang_speechlm.server.reading.demands import check_demands, ignored
+from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema
 from sglang_speechlm.stage import Guidance
 
 _MOST_BIASES = 4096
@@ -223,6 +224,36 @@ class AudioOutput(Lenient):
         return "pcm16" if value == "pcm" else value
 
 
+class JsonSchema(Lenient):
+    """OpenAI's ``json_schema``; the answer keeps to the schema whether or not it is ``strict``."""
+
+    name: Annotated[str, Field(max_length=64)] | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+    @field_validator("schema_")
+    @classmethod
+    def _can_be_kept_to(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_schema(value, "response_format.json_schema.schema")
+        return value
+
+
+class ResponseFormat(Lenient):
+    """OpenAI's ``response_format`` of a chat."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = Field(default=None, validate_default=True)
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _is_what_the_type_needs(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("type") != "json_schema":
+            return None
+        if value is None:
+            raise PydanticCustomError("missing", "must be given")
+        return value
+
+
 class StreamOptions(Lenient):
     """OpenAI's ``stream_options``."""
 
@@ -290,8 +321,17 @@ class ChatRequest(CommonRequest):
     n: Annotated[Int, Field(ge=1, le=16)] | None = None
     stream_options: StreamOptions | None = None
     separate_reasoning: bool | None = None
+    response_format: ResponseFormat | None = None
     audio: AudioOutput | None = None
     sample_rate: SampleRate | None = None
+
+    @property
+    def text_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema that the text must match; None if any text will do."""
+        if self.response_format is None or self.response_format.type == "text":
+            return None
+        named = self.response_format.json_schema
+        return ANY_OBJECT if named is None else named.schema_
 
 
 class SpeechRequest(CommonRequest):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -52,6 +53,11 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
     name = None if body.audio is None else body.audio.format
     output = service.output(name or ("pcm16" if body.stream else "wav"), body.sample_rate)
     service.sound_files.check("audio.format", output)
+    if body.text_schema is not None:
+        if body.speechlm is not None and body.speechlm.text is not None:
+            raise bad_field("response_format", "cannot be combined with speechlm.text")
+        if body.min_tokens:
+            raise bad_field("min_tokens", f"cannot be combined with response_format; got {body.min_tokens}")
     if wants_audio(body):
         if body.stream and output.name != "pcm16":
             raise bad_field("audio.format", f'a stream needs "pcm16"; got {output.name!r}')
@@ -69,6 +75,9 @@ async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> l
     prompt = await service.messages.read(body.messages, warnings, speaks=wants_audio(body))
     first = await asyncio.to_thread(service.resolve, body, "chatcmpl", prompt)
     reasoning: Reasoning = "none" if body.separate_reasoning is False else service.options.preset.reasoning
+    if (schema := body.text_schema) is not None:
+        # A text that is JSON from its first character on contains no thinking.
+        first, reasoning = replace(first, text=replace(first.text, json_schema=orjson.dumps(schema).decode())), "none"
     # The choices' seeds are derived from the first one's, so that a seed determines all of them.
     return [
         replace(first, id=f"{first.id}-{i}", seed=following_seed(first.seed, i), reasoning=reasoning)

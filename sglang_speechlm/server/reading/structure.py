@@ -1,0 +1,219 @@
+"""Which JSON Schemas a text can be held to, to the letter and in bounded time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sglang_speechlm.server.edge.errors import bad_field, shown
+
+ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
+"""The schema of OpenAI's json_object."""
+
+# What lies beyond these takes xgrammar minutes, or ends its process.
+_MOST_DEPTH = 10
+_MOST_SCHEMAS = 100
+_MOST_VALUES = 500
+"""Of all ``enum`` lists together."""
+_MOST_CHARACTERS = 20_000
+"""Of all names and values together."""
+_MOST_COUNT = 100
+"""A length, or a number of items."""
+_MOST_COUNTS = 300
+"""Of all lengths and numbers of items together."""
+_MOST_INTEGER = 10**15
+
+_TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
+_ALL_TYPES = (*_TYPES, "object", "array")
+_FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+_OF_TYPES = {
+    "properties": "object",
+    "required": "object",
+    "additionalProperties": "object",
+    "items": "array",
+    "prefixItems": "array",
+    "minItems": "array",
+    "maxItems": "array",
+    "minLength": "string",
+    "maxLength": "string",
+    "format": "string",
+    "minimum": "integer",
+    "maximum": "integer",
+    "exclusiveMinimum": "integer",
+    "exclusiveMaximum": "integer",
+}
+"""Keywords by the type that they need beside them. Bounds of numbers with a fraction are not kept to by xgrammar."""
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
+_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_BOUNDS = (*_LOWER, *_UPPER)
+_DEFINITIONS = ("$defs", "definitions")
+_ANNOTATIONS = (
+    "$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
+)  # fmt: skip
+"""Keywords that no text can contradict."""
+_ALONE = {
+    "$ref": (),
+    "anyOf": (),
+    "enum": ("type",),
+    "const": ("type",),
+    "format": ("type",),
+}
+"""Keywords beside which no other holds, but for these."""
+_KNOWN = tuple(dict.fromkeys(("type", *_ALONE, *_OF_TYPES)))
+
+Schema = dict[str, Any]
+
+
+def check_schema(schema: Schema, field: str) -> None:
+    """Refuse a JSON Schema with a keyword that is not known here, is wrong, or could not be kept to.
+
+    Args:
+        schema: as it was parsed from the request.
+        field: its path in the body.
+
+    Raises:
+        ApiError: 400 that names the path of the keyword.
+    """
+    schemas = {field: schema}
+    waiting = [(field, schema, 1)]
+    characters = values = counts = 0
+    while waiting:
+        path, part, depth = waiting.pop()
+        if depth > _MOST_DEPTH:
+            raise bad_field(path, f"must not be nested deeper than {_MOST_DEPTH} schemas")
+        _check_keywords(part, path)
+        for name, child in _children(part, path):
+            if isinstance(child, bool) and name.endswith(("additionalProperties", "items")):
+                continue
+            if not isinstance(child, dict):
+                raise bad_field(name, f"must be a schema, an object; got {shown(child)}")
+            schemas[name] = child
+            waiting.append((name, child, depth + 1))
+        values += len(part.get("enum", ()))
+        counts += sum(part.get(keyword, 0) for keyword in _COUNTS)
+        characters += len(repr(part.get("enum"))) + len(repr(part.get("const")))
+        characters += sum(map(len, part.get("properties", ())))
+        for count, most, what in (
+            (len(schemas), _MOST_SCHEMAS, "schemas"),
+            (values, _MOST_VALUES, "values in enum lists"),
+            (counts, _MOST_COUNTS, "as the sum of all lengths and numbers of items"),
+            (characters, _MOST_CHARACTERS, "characters of names and values"),
+        ):
+            if count > most:
+                raise bad_field(field, f"must have at most {most} {what}")
+    _check_references(schemas, field)
+
+
+def _children(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
+    """The schemas in a schema, each with its path."""
+    for keyword in ("properties", *_DEFINITIONS):
+        for name, child in schema.get(keyword, {}).items():
+            yield f"{path}.{keyword}.{name}", child
+    for keyword in ("anyOf", "prefixItems"):
+        for index, child in enumerate(schema.get(keyword, ())):
+            yield f"{path}.{keyword}[{index}]", child
+    for keyword in ("items", "additionalProperties"):
+        if keyword in schema:
+            yield f"{path}.{keyword}", schema[keyword]
+
+
+def _check_keywords(schema: Schema, path: str) -> None:
+    for keyword, value in schema.items():
+        if keyword in _ANNOTATIONS:
+            continue
+        place = f"{path}.{keyword}"
+        if keyword not in (*_KNOWN, *_DEFINITIONS):
+            raise bad_field(place, f"is not supported; allowed are {', '.join(_KNOWN)}, $defs and annotations")
+        if (problem := _problem(keyword, value)) is not None:
+            raise bad_field(place, f"{problem}; got {shown(value)}")
+    constraints = [keyword for keyword in schema if keyword in _KNOWN]
+    for keyword, beside in _ALONE.items():
+        if keyword in schema:
+            for other in constraints:
+                if other != keyword and other not in beside:
+                    raise bad_field(f"{path}.{keyword}", f"does not go with {other} beside it")
+    types = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", _ALL_TYPES)
+    for keyword in ("enum", "const"):
+        for value in schema.get("enum", ()) if keyword == "enum" else [schema[keyword]] if keyword in schema else ():
+            if not any(_is_of(value, name) for name in types):
+                raise bad_field(f"{path}.{keyword}", f"must be of the type {' or '.join(types)}; got {shown(value)}")
+    for keyword, kind in _OF_TYPES.items():
+        if keyword in schema and set(types) - {"null"} != {kind}:
+            raise bad_field(f"{path}.{keyword}", f"needs the type {kind!r} beside it, and no other but 'null'")
+    lower, upper = ([schema[name] for name in pair if name in schema] for pair in (_LOWER, _UPPER))
+    if (upper and not lower) or (lower and not upper and min(lower) < 0):  # which xgrammar does not keep to
+        bound = next(name for name in _BOUNDS if name in schema)
+        raise bad_field(f"{path}.{bound}", "needs a bound on the other side, unless it is a minimum of 0 or more")
+    for least, most in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
+        if least in schema and most in schema and schema[least] > schema[most]:
+            raise bad_field(f"{path}.{least}", f"must not exceed {most}; got {schema[least]} and {schema[most]}")
+    for name in schema.get("required", ()):
+        if name not in schema.get("properties", {}):
+            raise bad_field(f"{path}.required", f"must name properties of this schema; got {shown(name)}")
+
+
+def _problem(keyword: str, value: Any) -> str | None:
+    """What is wrong with a keyword's value; None if nothing is."""
+    match keyword:
+        case "type":
+            names = [value] if isinstance(value, str) else value
+            if not isinstance(names, list) or not names or not all(name in _ALL_TYPES for name in names):
+                return f"must be one of {', '.join(_ALL_TYPES)}, or a list of them"
+        case "enum" | "anyOf" | "prefixItems":
+            if not isinstance(value, list) or not value:
+                return "must be a list that is not empty"
+        case "properties" | "$defs" | "definitions":
+            if not isinstance(value, dict):
+                return "must be an object"
+            if not all(name.isprintable() and not set(name) & set('"\\') for name in value):
+                return "must have names of printable characters without quotation marks and backslashes"
+        case "required":
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                return "must be a list of names"
+        case "format":
+            if value not in _FORMATS:
+                return f"must be one of {', '.join(_FORMATS)}"
+        case "$ref":
+            if not isinstance(value, str) or not (value == "#" or value.startswith(("#/$defs/", "#/definitions/"))):
+                return "must be '#', '#/$defs/NAME' or '#/definitions/NAME'"
+        case _ if keyword in _COUNTS:
+            if not _is_of(value, "integer") or not 0 <= value <= _MOST_COUNT:
+                return f"must be a whole number from 0 to {_MOST_COUNT}"
+        case _ if keyword in _BOUNDS:
+            if not _is_of(value, "integer") or abs(value) > _MOST_INTEGER:
+                return f"must be a whole number from {-_MOST_INTEGER} to {_MOST_INTEGER}"
+    return None
+
+
+def _is_of(value: Any, name: str) -> bool:
+    """Whether a value is of one of JSON's types; a number without a fraction that has a point is no integer here."""
+    kind = {"object": dict, "array": list}.get(name) or _TYPES[name]
+    return isinstance(value, kind) and (name == "boolean" or not isinstance(value, bool))
+
+
+def _check_references(schemas: dict[str, Schema], root: str) -> None:
+    """Refuse references to nothing, and those that lead back to themselves before any text is written."""
+
+    def reached(path: str) -> Iterator[str]:
+        """The paths of the schemas that stand for this one."""
+        part = schemas[path]
+        if "$ref" in part:
+            target = root + part["$ref"].removeprefix("#").replace("/", ".")
+            if target not in schemas:
+                raise bad_field(f"{path}.$ref", f"refers to nothing; got {shown(part['$ref'])}")
+            yield target
+        yield from (f"{path}.anyOf[{index}]" for index in range(len(part.get("anyOf", ()))))
+
+    settled: set[str] = set()
+    for start in schemas:
+        trail: list[tuple[str, Iterator[str]]] = [(start, reached(start))]
+        while trail:
+            path, targets = trail[-1]
+            target = next((each for each in targets if each not in settled), None)
+            if target is None:
+                settled.add(path)
+                trail.pop()
+            elif any(target == before for before, _ in trail):
+                raise bad_field(f"{path}.$ref", "refers to itself")
+            else:
+                trail.append((target, reached(target)))

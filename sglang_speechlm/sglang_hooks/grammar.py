@@ -1,0 +1,127 @@
+"""Structured text: which ids may come next, by SGLang's xgrammar backend over the texts of a SpeechLM checkpoint."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from sglang.srt.constrained.base_grammar_backend import BaseGrammarBackend, BaseGrammarObject, InvalidGrammarObject
+from sglang.srt.constrained.xgrammar_backend import MAX_ROLLBACK_TOKENS, XGrammarGrammar, XGrammarGrammarBackend
+from typing_extensions import override
+from xgrammar import (
+    CompiledGrammar,
+    GrammarCompiler,
+    GrammarMatcher,
+    TokenizerInfo,
+    allocate_token_bitmask,
+    apply_token_bitmask_inplace,
+)
+
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.tokenizer import TextTokenizer
+
+_MOST_KEPT = 64
+"""Compiled grammars; SGLang keeps every one that a client has ever sent."""
+
+_THREADS = 2
+"""Of a compilation, and compilations at once; the scheduler goes on beside them."""
+
+
+class TextGrammar(XGrammarGrammar):
+    """SGLang's xgrammar matcher, which on its own knows neither a CPU nor a subclass."""
+
+    @classmethod
+    def of(cls, compiled: CompiledGrammar, vocab_size: int) -> TextGrammar:
+        """The state of a text that has not begun."""
+        matcher = GrammarMatcher(compiled, max_rollback_tokens=MAX_ROLLBACK_TOKENS)
+        return cls(matcher, vocab_size, compiled, None)
+
+    @override
+    def copy(self) -> TextGrammar:
+        return self.of(self.ctx, self.vocab_size)
+
+    @override
+    def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
+        if torch.cuda.is_available():
+            return super().allocate_vocab_mask(vocab_size, batch_size, device)
+        return allocate_token_bitmask(batch_size, vocab_size)
+
+    @override
+    def apply_vocab_mask(self, logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+        if logits.device.type == "cpu":
+            apply_token_bitmask_inplace(logits, vocab_mask)
+        else:
+            super().apply_vocab_mask(logits, vocab_mask)
+
+
+class TextGrammarBackend(XGrammarGrammarBackend):
+    """SGLang's xgrammar backend whose ids are the text's, and whose ends are eot and eos.
+
+    Nothing is read or built before the first request that needs it.
+    """
+
+    def __init__(self, config: SpeechLMConfig, tokenizer_path: str, vocab_size: int) -> None:
+        """Take the checkpoint's config, the directory of its tokenizer, and the width of the logits."""
+        BaseGrammarBackend.__init__(self)  # SGLang's subclass would take control ids for text
+        self.executor = ThreadPoolExecutor(_THREADS)
+        self._config = config
+        self._tokenizer_path = Path(tokenizer_path)
+        self.vocab_size = vocab_size
+        self._building = threading.Lock()
+
+    @override
+    def dispatch_json(self, key_string: str) -> BaseGrammarObject:
+        with self._building:
+            compiler = self._compiler
+        try:
+            compiled = compiled_schema(compiler, key_string)
+        except (RuntimeError, ValueError) as error:
+            return InvalidGrammarObject(str(error))
+        return TextGrammar.of(compiled, self.vocab_size)
+
+    @override
+    def set_cache(self, key: tuple[str, str], value: BaseGrammarObject) -> None:
+        while len(self.cache) >= _MOST_KEPT:
+            del self.cache[next(iter(self.cache))]
+        super().set_cache(key, value)
+
+    @override
+    def reset(self) -> None:
+        BaseGrammarBackend.reset(self)
+
+    @cached_property
+    def _compiler(self) -> GrammarCompiler:
+        ids = self._config.ids
+        tokenizer = TextTokenizer.from_pretrained(self._tokenizer_path, self._config)
+        words = vocabulary(tokenizer, self._config)
+        info = TokenizerInfo(words, vocab_size=self.vocab_size, stop_token_ids=[ids.eot, ids.eos])
+        return GrammarCompiler(info, max_threads=_THREADS, cache_enabled=False)
+
+
+def compiled_schema(compiler: GrammarCompiler, schema: str) -> CompiledGrammar:
+    """Return the grammar of the JSON that a schema allows, spaced as Python's, without properties that it does not name.
+
+    Raises:
+        RuntimeError: if xgrammar cannot read the schema.
+    """
+    # With free white space, a model that is unsure writes it until the budget is used up.
+    return compiler.compile_json_schema(schema, any_whitespace=False)
+
+
+def vocabulary(tokenizer: TextTokenizer, config: SpeechLMConfig) -> list[bytes]:
+    """The bytes of each id; an id without any is never part of a structure.
+
+    Such are ids that are no text, and those with control characters, a line's end among them: inside of strings JSON
+    has none of them, but xgrammar does, and between its parts it needs none.
+    """
+    spellings = (tokenizer.token_bytes(index) for index in range(config.vocab_size))
+    return [b"" if any(byte < 32 for byte in spelling) else spelling for spelling in spellings]
+
+
+def text_grammars(server_args: Any, _tokenizer: Any, vocab_size: int, _eos: Any) -> TextGrammarBackend:
+    """Factory for SGLang's registry."""
+    return TextGrammarBackend(server_args.get_model_config().hf_config, server_args.tokenizer_path, vocab_size)

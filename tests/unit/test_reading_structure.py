@@ -1,0 +1,172 @@
+"""Schemas that are taken can be kept to, and others are refused by their path."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+import xgrammar
+
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema
+from sglang_speechlm.sglang_hooks.grammar import compiled_schema
+
+END = 256
+VOCABULARY = [bytes([byte]) if byte >= 32 else b"" for byte in range(256)] + [
+    b"",
+    b'{"',
+    b'": ',
+    b'", "',
+    b"null",
+    b"12",
+]
+INFO = xgrammar.TokenizerInfo(VOCABULARY, vocab_size=len(VOCABULARY), stop_token_ids=[END])
+COMPILER = xgrammar.GrammarCompiler(INFO, cache_enabled=False)
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+NODE = closed(value={"type": "integer"}, next={"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]})
+TAKEN: dict[str, Any] = {
+    "any object": ANY_OBJECT,
+    "anything": {},
+    "a string": {"type": "string"},
+    "of lengths": {"type": "string", "minLength": 2, "maxLength": 4},
+    "of two types": {"type": ["string", "null"], "title": "T"},
+    "nullable, bounded": {"type": ["integer", "null"], "minimum": 3, "maximum": 9},
+    "nullable, of lengths": {"type": ["string", "null"], "minLength": 2, "maxLength": 4},
+    "nullable object": {**closed(a={"type": "boolean"}), "type": ["object", "null"]},
+    "nullable array": {"type": ["array", "null"], "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
+    "values": {"enum": ["a", 'quoted "x"', "line\nend", 1, 2.5, None, True, {"x": [1]}, "日本"]},
+    "one value": {"type": "object", "const": {"a": [1.5, "é"]}},
+    "all types": closed(
+        a={"type": "string"}, b={"type": "integer"}, c={"type": "number"}, d={"type": "boolean"}, e={"type": "null"}
+    ),
+    "optional properties": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "null"}, "é f[0]{'": {"type": "boolean"}},
+        "required": ["b"],
+        "additionalProperties": False,
+    },
+    "more properties": {
+        "type": "object",
+        "properties": {"a": {"type": "null"}},
+        "additionalProperties": {"type": "null"},
+    },
+    "unnamed properties": {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]},
+    "items": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    "a tuple": {"type": "array", "prefixItems": [{"type": "null"}, {"type": "boolean"}], "minItems": 2, "maxItems": 2},
+    "from": {"type": "integer", "minimum": 95},
+    "within": {"type": "integer", "minimum": -1234, "maximum": 98765},
+    "between": {"type": "integer", "exclusiveMinimum": -3, "exclusiveMaximum": 105},
+    "one of": {"anyOf": [{"type": "integer", "minimum": 10, "maximum": 20}, closed(a={"type": "boolean"})]},
+    "a list of nodes": {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+    "a tree": {
+        "type": "object",
+        "properties": {"children": {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}},
+        "required": ["children"],
+        "additionalProperties": False,
+    },
+    **{
+        name: {"type": "string", "format": name}
+        for name in ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+    },
+}
+
+
+def written(compiled: xgrammar.CompiledGrammar, number: int) -> str | None:
+    """A text by ids that are drawn from the allowed ones; None if it does not end soon."""
+    matcher, draws = xgrammar.GrammarMatcher(compiled), random.Random(number)
+    allowed = xgrammar.allocate_token_bitmask(1, len(VOCABULARY))
+    text = b""
+    for step in range(400):
+        matcher.fill_next_token_bitmask(allowed)
+        mask = allowed[0].tolist()
+        ids = [index for index in range(len(VOCABULARY)) if mask[index // 32] >> (index % 32) & 1]
+        closing = [index for index in ids if index in (*b'"]}', END)]
+        # Bytes that are no ASCII may make up no UTF-8, which a text shows as U+FFFD.
+        index = draws.choice(
+            closing if closing and draws.random() < 0.2 + step / 200 else [i for i in ids if i < 128] or ids
+        )
+        assert matcher.accept_token(index)
+        if matcher.is_terminated():
+            return text.decode()
+        text += VOCABULARY[index]
+    return None
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_taken_is_kept_to(name: str) -> None:
+    check_schema(TAKEN[name], "schema")
+    compiled = compiled_schema(COMPILER, json.dumps(TAKEN[name]))
+    texts = [text for number in range(12) if (text := written(compiled, number)) is not None]
+    assert texts
+    for text in texts:
+        jsonschema.validate(json.loads(text), TAKEN[name])
+
+
+DEEP: dict[str, Any] = {"type": "string"}
+for _ in range(10):
+    DEEP = closed(a=DEEP)
+
+REFUSED: list[tuple[str, Any]] = [
+    ("schema.pattern", {"type": "string", "pattern": "a"}),
+    ("schema.uniqueItems", {"type": "array", "uniqueItems": True}),
+    ("schema.multipleOf", {"type": "integer", "multipleOf": 5}),
+    ("schema.not", {"not": {"type": "null"}}),
+    ("schema.oneOf", {"oneOf": [{"type": "null"}]}),
+    ("schema.allOf", {"allOf": [{"type": "null"}]}),
+    ("schema.if", {"if": {}}),
+    ("schema.type", {"type": "text"}),
+    ("schema.type", {"type": []}),
+    ("schema.minimum", {"type": "number", "minimum": 1}),
+    ("schema.minimum", {"type": "integer", "minimum": 0.5}),
+    ("schema.minimum", {"type": "integer", "minimum": 3, "maximum": 2}),
+    ("schema.minimum", {"type": ["integer", "string"], "minimum": 3}),
+    ("schema.maximum", {"type": "integer", "maximum": 2}),
+    ("schema.exclusiveMaximum", {"type": "integer", "exclusiveMaximum": 2}),
+    ("schema.minimum", {"type": "integer", "minimum": -1}),
+    ("schema.maxLength", {"type": "string", "maxLength": 101}),
+    ("schema.maxLength", {"maxLength": 3}),
+    ("schema.format", {"type": "string", "format": "regex"}),
+    ("schema.format", {"type": "string", "format": "date", "maxLength": 3}),
+    ("schema.enum", {"enum": []}),
+    ("schema.enum", {"type": "string", "enum": ["a", 5]}),
+    ("schema.const", {"type": "integer", "const": True}),
+    ("schema.anyOf", {"anyOf": []}),
+    ("schema.anyOf", {"type": "object", "anyOf": [{"type": "null"}]}),
+    ("schema.anyOf[0]", {"anyOf": [True]}),
+    ("schema.properties", {"type": "object", "properties": []}),
+    ("schema.properties", {"type": "object", "properties": {'a"b': {}}}),
+    ("schema.properties.a", {"type": "object", "properties": {"a": False}}),
+    ("schema.properties.a.items.kind", closed(a={"type": "array", "items": {"kind": 1}})),
+    ("schema.required", {"type": "object", "properties": {"a": {}}, "required": ["b"]}),
+    ("schema.$ref", {"$ref": "#/$defs/a"}),
+    ("schema.$ref", {"$ref": "https://x.example/a"}),
+    ("schema.$ref", {"$ref": "#"}),
+    ("schema.$ref", {"$defs": {"a": {"type": "integer"}}, "$ref": "#/$defs/a", "minimum": 5}),
+    ("schema.$defs.a.$ref", {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
+    ("schema.$defs.a.anyOf[0].$ref", {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "type": "null"}),
+    ("schema", closed(**{f"a{i}": {"type": "null"} for i in range(101)})),
+    ("schema", closed(**{f"a{i}": {"type": "string", "maxLength": 100} for i in range(4)})),
+    ("schema", {"enum": list(range(501))}),
+    ("schema", {"const": "x" * 20_001}),
+    (f"schema{'.properties.a' * 10}", DEEP),
+]
+
+
+@pytest.mark.parametrize(("field", "schema"), REFUSED, ids=[f"{i}-{field}" for i, (field, _) in enumerate(REFUSED)])
+def test_what_cannot_be_kept_to_is_refused_by_its_path(field: str, schema: Any) -> None:
+    with pytest.raises(ApiError) as refusal:
+        check_schema(schema, "schema")
+    assert (refusal.value.status, refusal.value.field) == (400, field)
