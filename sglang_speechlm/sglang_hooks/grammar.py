@@ -103,7 +103,7 @@ class TextGrammarBackend(XGrammarGrammarBackend):
 
 
 def compiled_schema(compiler: GrammarCompiler, schema: str) -> CompiledGrammar:
-    """Return the grammar of the JSON that a schema allows, spaced as Python's, without properties that it does not name.
+    """Return the grammar of the JSON that a schema allows, spaced as in Python and without properties it does not name.
 
     Raises:
         RuntimeError: if xgrammar cannot read the schema.
