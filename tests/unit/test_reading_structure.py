@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import xgrammar
 
@@ -129,6 +129,9 @@ REFUSED: list[tuple[str, Any]] = [
     ("schema.if", {"if": {}}),
     ("schema.type", {"type": "text"}),
     ("schema.type", {"type": []}),
+    ("schema.type", {"type": [["string"]]}),
+    ("schema.format", {"type": "string", "format": {"a": []}}),
+    ("schema.required", {"type": "object", "properties": {}, "required": [[]]}),
     ("schema.minimum", {"type": "number", "minimum": 1}),
     ("schema.minimum", {"type": "integer", "minimum": 0.5}),
     ("schema.minimum", {"type": "integer", "minimum": 3, "maximum": 2}),

@@ -23,8 +23,15 @@ _MOST_COUNTS = 300
 """Of all lengths and numbers of items together."""
 _MOST_INTEGER = 10**15
 
-_TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
-_ALL_TYPES = (*_TYPES, "object", "array")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "object": (dict,),
+    "array": (list,),
+}
 _FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 _OF_TYPES = {
     "properties": "object",
@@ -132,7 +139,7 @@ def _check_keywords(schema: Schema, path: str) -> None:
             for other in constraints:
                 if other != keyword and other not in beside:
                     raise bad_field(f"{path}.{keyword}", f"does not go with {other} beside it")
-    types = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", _ALL_TYPES)
+    types = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", _TYPES)
     for keyword in ("enum", "const"):
         for value in schema.get("enum", ()) if keyword == "enum" else [schema[keyword]] if keyword in schema else ():
             if not any(_is_of(value, name) for name in types):
@@ -157,8 +164,12 @@ def _problem(keyword: str, value: Any) -> str | None:
     match keyword:
         case "type":
             names = [value] if isinstance(value, str) else value
-            if not isinstance(names, list) or not names or not all(name in _ALL_TYPES for name in names):
-                return f"must be one of {', '.join(_ALL_TYPES)}, or a list of them"
+            if (
+                not isinstance(names, list)
+                or not names
+                or not all(isinstance(name, str) and name in _TYPES for name in names)
+            ):
+                return f"must be one of {', '.join(_TYPES)}, or a list of them"
         case "enum" | "anyOf" | "prefixItems":
             if not isinstance(value, list) or not value:
                 return "must be a list that is not empty"
@@ -187,8 +198,7 @@ def _problem(keyword: str, value: Any) -> str | None:
 
 def _is_of(value: Any, name: str) -> bool:
     """Whether a value is of one of JSON's types; a number without a fraction that has a point is no integer here."""
-    kind = {"object": dict, "array": list}.get(name) or _TYPES[name]
-    return isinstance(value, kind) and (name == "boolean" or not isinstance(value, bool))
+    return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
 
 
 def _check_references(schemas: dict[str, Schema], root: str) -> None:
