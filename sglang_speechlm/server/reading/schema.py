@@ -325,6 +325,11 @@ class ChatRequest(CommonRequest):
     audio: AudioOutput | None = None
     sample_rate: SampleRate | None = None
 
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _text_may_be_a_name(cls, value: Any) -> Any:
+        return None if value == "text" else value
+
     @property
     def text_schema(self) -> dict[str, Any] | None:
         """The JSON Schema that the text must match; None if any text will do."""
