@@ -328,7 +328,7 @@ class ChatRequest(CommonRequest):
     @field_validator("response_format", mode="before")
     @classmethod
     def _text_may_be_a_name(cls, value: Any) -> Any:
-        return None if value == "text" else value
+        return None if value in ("text", {}) else value
 
     @property
     def text_schema(self) -> dict[str, Any] | None:
