@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm.audio.av_process import HEADER
+from sglang_speechlm.audio.kinds import AAC, AMR, MATROSKA, MP4
 
-DEMUXERS = {"MP4 (m4a, mp4, mov, 3gp)": "mov", "WebM or Matroska": "matroska", "AAC": "aac", "AMR": "amr"}
+DEMUXERS = {MP4: "mov", MATROSKA: "matroska", AAC: "aac", AMR: "amr"}
 """FFmpeg's reader for each kind of file."""
 
 _PROGRAM = Path(__file__).with_name("av_process.py")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from sglang_speechlm.audio.av_sound import DEMUXERS
 from sglang_speechlm.audio.decode import MAX_VALUES, UNKNOWN_FRAMES, Decoded, decode_pieces
 from sglang_speechlm.audio.errors import AudioError
 from sglang_speechlm.audio.files import split
@@ -17,6 +18,9 @@ from sglang_speechlm.audio.kinds import av_kind_of, kind_of
 
 MAX_FILES = 100
 """Maximum number of files in a clip of several joined end to end."""
+
+MAX_AV_FILES = 10
+"""Maximum number of those that take a process each to decode."""
 
 RAW_RATE = 24_000
 """Sample rate in Hz of samples without a header, as OpenAI's."""
@@ -114,10 +118,14 @@ def decode_joined(data: bytes, format: str | None, seconds: float) -> Generator[
         for piece in _decode_raw(data, seconds):
             yield 0, piece
         return
+    av_files = 0
     for number, file in enumerate(split(data)):
+        av_files += file.kind in DEMUXERS
         try:
             if number == MAX_FILES:
                 raise AudioError(f"the limit is {MAX_FILES} files")
+            if av_files > MAX_AV_FILES:
+                raise AudioError(f"the limit is {MAX_AV_FILES} files of such a kind")
             with contextlib.closing(decode_pieces(file, declared, seconds, MAX_VALUES)) as pieces:
                 for piece in pieces:
                     yield number, piece

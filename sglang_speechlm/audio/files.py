@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from sglang_speechlm.audio.kinds import MP3_FRAME, av_kind_of, kind_of
+from sglang_speechlm.audio.av_ends import aac_end, amr_end, matroska_end, mp4_end
+from sglang_speechlm.audio.kinds import AAC, AMR, MATROSKA, MP3_FRAME, MP4, av_kind_of, kind_of
 
 IGNORED_BYTES = 64
 """Number of bytes after a file's end that are ignored without a warning, such as padding and line ends."""
@@ -28,6 +29,9 @@ _OGG_FIRST_PAGE = re.compile(rb"OggS\x00[\x02\x03\x06\x07]")
 _ID3 = re.compile(rb"ID3[\x02-\x04][\x00-\x0a][\x00-\xff][\x00-\x7f]{4}")
 _XING = rb"(?:\x00\x00)?(?:\x00{9}|\x00{17}|\x00{32})(?:Xing|Info)"
 _MP3_START = re.compile(_ID3.pattern + rb"|" + MP3_FRAME + _XING)
+
+
+_AV_ENDS: dict[str, Callable[[bytes], int]] = {MP4: mp4_end, MATROSKA: matroska_end, AAC: aac_end, AMR: amr_end}
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,7 @@ def split(data: bytes) -> Iterator[File]:
     data = _without_tags(data)
     while True:
         sound = sound_start(data)
-        kind = av_kind_of(data[sound : sound + 16])
-        if kind is not None:
-            yield File(data[sound:], kind)
-            return
-        kind = kind_of(data[sound : sound + 16]) or kind_of(data[:16])
+        kind = _kind_at(data, sound) or _kind_at(data, 0)
         if kind != "MP3":
             data = data[sound:]
         match kind:
@@ -64,6 +64,8 @@ def split(data: bytes) -> Iterator[File]:
                 file, end = _wav(data)
             case "WAV" | "AIFF" | "AU":
                 file, end = _sized(data, kind)
+            case "CAF":
+                file, end = _caf(data)
             case "FLAC":
                 end = _start(_FLAC, data, 4)
                 file = File(data[:end], kind)
@@ -72,9 +74,13 @@ def split(data: bytes) -> Iterator[File]:
             case "MP3":
                 end = _start(_MP3_START, data, sound + 4)
                 file = File(data[:end], kind)
+            case str() if kind in _AV_ENDS:
+                end = _AV_ENDS[kind](data)
+                file, end = File(data[:end], kind, is_cut=end > len(data)), min(end, len(data))
             case _:
                 file, end = File(data, kind), len(data)
-        if kind_of(data[end : end + 16]) is None:
+        end = _after_padding(data, end)
+        if _kind_at(data, end) is None:
             unread = len(data) - end
             if unread > IGNORED_BYTES:
                 warning = f"{unread} bytes after the end of the sound were ignored: they are not an audio file"
@@ -83,6 +89,19 @@ def split(data: bytes) -> Iterator[File]:
             return
         yield file
         data = data[end:]
+
+
+def _kind_at(data: bytes, place: int) -> str | None:
+    """Return the kind of the file that begins at ``place``; None if none that is read does."""
+    beginning = data[place : place + 16]
+    return av_kind_of(beginning) or kind_of(beginning)
+
+
+def _after_padding(data: bytes, end: int) -> int:
+    """Return where the next file begins if only zeros are before it; else ``end``."""
+    rest = data[end : end + IGNORED_BYTES]
+    begin = end + len(rest) - len(rest.lstrip(b"\x00"))
+    return end if _kind_at(data, begin) is None else begin
 
 
 def has_frame_count(mp3: bytes) -> bool:
@@ -151,6 +170,8 @@ def _sized(data: bytes, kind: str) -> tuple[File, int]:
             size = 8 + int.from_bytes(padded[4:8], "big")
         case b".snd":
             size = int.from_bytes(padded[4:8], "big") + int.from_bytes(padded[8:12], "big")
+        case b"RIFX":
+            size = 8 + int.from_bytes(padded[4:8], "big")
         case b"RF64":
             size = 8 + int.from_bytes(padded[20:28], "little")
         case b"riff":
@@ -160,6 +181,24 @@ def _sized(data: bytes, kind: str) -> tuple[File, int]:
     if not 64 <= size < _UNKNOWN_SIZE:
         return File(data, kind), len(data)
     return File(data[:size], kind, is_cut=size > len(data)), size
+
+
+def _caf(data: bytes) -> tuple[File, int]:
+    """Return a CAF file, whose chunks state their sizes, and its end."""
+    end = 8
+    for _ in range(_MAX_CHUNKS):
+        if _CHUNK_ID.match(data, end) is None or _kind_at(data, end) is not None:
+            break
+        size = int.from_bytes(data[end + 4 : end + 12], "big", signed=True)
+        start = end + 12
+        if size < 0:  # the samples go on to the end of the file
+            return File(data, "CAF"), len(data)
+        if data.startswith(b"data", end) and start + size > len(data):
+            # libsndfile opens no file that states more samples than it has.
+            sized = data[: start - 8] + (len(data) - start).to_bytes(8, "big") + data[start:]
+            return File(sized, "CAF", is_cut=True), len(data)
+        end = start + size
+    return File(data[:end], "CAF", is_cut=end > len(data)), min(end, len(data))
 
 
 def _wav(data: bytes) -> tuple[File, int]:
@@ -180,7 +219,7 @@ def _wav(data: bytes) -> tuple[File, int]:
         end = file_end = len(data)
     else:
         file_end = _end_of_chunks(data, end)
-        if len(data) - file_end > IGNORED_BYTES and kind_of(data[file_end : file_end + 16]) is None:
+        if len(data) - file_end > IGNORED_BYTES and _kind_at(data, file_end) is None:
             end = file_end = len(data)
             warnings = (f"the WAV header states {stated} bytes of samples, but {end - start} follow: all were heard",)
     sound = data[start:end]
@@ -203,10 +242,10 @@ def _is_chunk(data: bytes, place: int) -> bool:
 
 def _end_of_chunks(data: bytes, end: int) -> int:
     """Return where the chunks after the samples end, and another file, nothing or unknown data follows."""
-    if end % 2 and not _is_chunk(data, end) and kind_of(data[end : end + 16]) is None:
+    if end % 2 and not _is_chunk(data, end) and _kind_at(data, end) is None:
         end += 1
     for _ in range(_MAX_CHUNKS):
-        if not _is_chunk(data, end) or kind_of(data[end : end + 16]) is not None:
+        if not _is_chunk(data, end) or _kind_at(data, end) is not None:
             break
         end = min(_next_chunk(data, end), len(data))
     return end

@@ -21,11 +21,12 @@ _READ = {
     "AU": rb"\.snd",
     "MP3": rb"ID3[\x02-\x04]|" + MP3_FRAME,
 }
+MP4, MATROSKA, AAC, AMR = "MP4 (m4a, mp4, mov, 3gp)", "WebM or Matroska", "AAC", "AMR"
 _BY_AV = {
-    "MP4 (m4a, mp4, mov, 3gp)": rb"[\x00-\xff]{4}ftyp",
-    "WebM or Matroska": rb"\x1a\x45\xdf\xa3",
-    "AAC": rb"\xff[\xf0\xf1\xf8\xf9]",
-    "AMR": rb"#!AMR",
+    MP4: rb"[\x00-\xff]{4}ftyp",
+    MATROSKA: rb"\x1a\x45\xdf\xa3",
+    AAC: rb"\xff[\xf0\xf1\xf8\xf9]",
+    AMR: rb"#!AMR",
 }
 _UNREAD = {
     "AAC (ADIF)": rb"ADIF",

@@ -139,6 +139,26 @@ def tokenizer_directory(wanted: Wanted, source: Source, say: Say) -> Path:
             "no tokenizer given, and no training config names one: use --tokenizer-path DIR (with Qwen3's "
             "tokenizer.json) or --tokenizer-path Qwen/Qwen3-8B-Base"
         )
+    return _named_tokenizer(name, say)
+
+
+def served_tokenizer_directory(wanted: Wanted, directory: Path, say: Say) -> Path:
+    """Return the directory of the tokenizer to serve with a checkpoint's directory.
+
+    It is the tokenizer that the user names, else the checkpoint's own. A conversion already has the files of a
+    tokenizer that was named by a hub tag.
+
+    Raises:
+        CheckpointError: if there is no such tokenizer.
+    """
+    name = wanted.tokenizer
+    is_converted = directory.absolute().parent == wanted.cache.absolute()
+    if name is None or (is_converted and is_tag(name)):
+        return directory
+    return _named_tokenizer(name, say)
+
+
+def _named_tokenizer(name: str, say: Say) -> Path:
     if is_tag(name):
         return fetch(name, None, choose_tokenizer, say)
     if not (Path(name) / "tokenizer.json").is_file():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sglang_speechlm.checkpoint.check import check
-from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
+from sglang_speechlm.checkpoint.prepare import Wanted, served_directory, served_tokenizer_directory
 from sglang_speechlm.checkpoint.served import check_served, checkpoint_config, tokenizer_files
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError
@@ -146,14 +146,13 @@ def read(arguments: Sequence[str]) -> CommandLine:
         directory = served_directory(wanted, _say)
         config = checkpoint_config(directory)
         check_served(directory, config)
+        tokenizer = served_tokenizer_directory(wanted, directory, _say)
     except (CheckpointError, OSError) as error:
         hint = "" if Path(parsed.model_path).exists() else f". {_WHAT_TO_DO}"
         raise ValueError(f"--model-path {parsed.model_path}: {error}{hint}") from error
-    tokenizer = Path(parsed.tokenizer_path or "")
-    served = tokenizer if parsed.tokenizer_path and tokenizer.is_dir() else directory
     model, parsed.model_path = parsed.model_path, str(directory)
     return CommandLine(
-        model, directory, served, config, replace(OwnOptions.of(parsed), other_names=(model,)), choices, others
+        model, directory, tokenizer, config, replace(OwnOptions.of(parsed), other_names=(model,)), choices, others
     )
 
 

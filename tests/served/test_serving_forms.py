@@ -24,6 +24,7 @@ SPEC = CheckpointSpec(seed=4, audio_d_model=64, audio_heads=1, codec_layer_size=
 POOL = ("--max-total-tokens", "8192")
 MARGIN = 5e-4
 """Of the best logit over the second: ten times what float32 rounds."""
+ALONE = ("audio question", "guided answer to audio")
 AT_ONCE = CASES[:15]
 """With "guided answer to audio" 16 requests of every kind: text and clips, written and spoken, guided and not."""
 
@@ -79,6 +80,12 @@ def _body(name: str) -> dict[str, Any]:
     case = BY_NAME[name]
     least = case.request.audio_min_frames
     return case.body(audio_min_frames=SPEC.num_stream if least is None else least)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_an_answer_alone_is_the_references(name: str, client: Client, judge: Judge) -> None:
+    client.forget()
+    assert judge.compare([BY_NAME[name]], [client.chat(_body(name))])
 
 
 def test_sixteen_answers_at_once_are_the_references(client: Client, judge: Judge) -> None:

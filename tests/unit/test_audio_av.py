@@ -45,6 +45,25 @@ def test_a_file_is_read_by_its_content(name: str) -> None:
     assert clip.warnings == ()
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_joined_files_are_heard_one_after_the_other(name: str) -> None:
+    file, wav = recorded(name, tone(1)), io.BytesIO()
+    soundfile.write(wav, tone(1), RATE, format="WAV")
+    clip = decode_clip(wav.getvalue() + file + file + wav.getvalue())
+    assert clip.seconds == pytest.approx(4, abs=0.3)
+    assert clip.warnings == ()
+
+
+def test_what_follows_a_file_is_told() -> None:
+    (warning,) = decode_clip(recorded("m4a", tone(1)) + bytes(1000)).warnings
+    assert warning == "1000 bytes after the end of the sound were ignored: they are not an audio file"
+
+
+def test_files_that_take_a_process_each_are_few() -> None:
+    (warning,) = decode_clip(recorded("aac", tone(0.1)) + 20 * recorded("m4a", tone(0.1))).warnings
+    assert warning.startswith("10 joined files were heard; what follows them was not: the limit is 10 files")
+
+
 def test_amr_is_read() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (100, 31), np.uint8)
     clip = decode_clip(b"#!AMR\n" + b"".join(b"\x3c" + frame.tobytes() for frame in frames))

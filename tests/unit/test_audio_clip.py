@@ -277,6 +277,7 @@ WAV_2S = encode(tone(2))
 CLEAN = [
     ("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAV", "ULAW"), ("FLAC", None), ("OGG", "VORBIS"),
     ("OGG", "OPUS"), ("MP3", None), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16"),
+    ("CAF", "PCM_16"), ("CAF", "ALAC_16"),
 ]  # fmt: skip
 
 
@@ -298,6 +299,17 @@ def test_joined_files_are_heard_one_after_the_other(format: str, subtype: str | 
     assert clip.seconds == pytest.approx(6, abs=0.3)
     assert heard_pitches(clip, seconds=2) == [440, 880, 440]
     assert clip.warnings == ()
+
+
+def test_files_of_the_big_endian_wav_may_be_joined_and_cut() -> None:
+    first, second = io.BytesIO(), io.BytesIO()
+    for out, hertz in ((first, 440), (second, 880)):
+        soundfile.write(out, tone(1, hertz=hertz), RATE, format="WAV", subtype="PCM_16", endian="BIG")
+    clip = decode_clip(first.getvalue() + second.getvalue())
+    assert heard_pitches(clip, seconds=1) == [440, 880]
+    assert clip.warnings == ()
+    (warning,) = decode_clip(first.getvalue()[:16_000]).warnings
+    assert "cut off after 0.50 s" in warning
 
 
 def test_joined_files_may_differ_in_rate_and_kind() -> None:

@@ -274,6 +274,16 @@ def test_a_raw_tokenizer_is_served_with_the_checkpoints_ids(tmp_path: Path) -> N
     assert served_tokenizer(folder, config) == folder
 
 
+def test_a_named_tokenizer_is_served_with_a_directory_that_needs_no_conversion(
+    served_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model-path", str(served_checkpoint), "--tokenizer-path", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"tokenizer\.json: no such file; --tokenizer-path must name its directory"):
+        read(arguments)
+    write_raw_tokenizer(tmp_path, CheckpointSpec().text_vocab_size)
+    assert read(arguments).tokenizer_path == tmp_path
+
+
 def test_the_bagpiper_script_serves_the_release_that_espnets_clients_look_for(home: Path) -> None:
     told_without = told(home, "serve_bagpiper.sh")
     assert told_without[:2] == ["--model-path", "espnet/bagpiper-tts-sft"]
