@@ -181,6 +181,13 @@ def test_each_mode_is_decoded_by_its_own_file(tmp_path: Path) -> None:
     )
 
 
+def test_a_decoding_file_that_is_not_used_is_named(wanted: Wanted, capsys: pytest.CaptureFixture[str]) -> None:
+    unused = Path(wanted.model) / "inference_z.yaml"
+    unused.write_text(yaml.safe_dump(INFERENCE))
+    check(wanted, print)
+    assert f"{unused} is not used: decoding defaults come from inference.yaml" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

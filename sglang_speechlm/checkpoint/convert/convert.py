@@ -78,6 +78,12 @@ def plan_conversion(source: Source, tokenizer: Path | None, settings: Conversion
     decoding = read_decoding(source.inference)
     state = source.open()
     notes = list(source.notes)
+    used = decoding["decoding_source"].split(", else ")
+    notes += [
+        f"{file} is not used: decoding defaults come from {decoding['decoding_source']}"
+        for file in source.inference
+        if file.name not in used
+    ]
     if state.pop(LOSS_WEIGHTS, None) is not None:
         notes.append(f"{LOSS_WEIGHTS} is left out: it only weights the training loss")
     with naming(source.path):

@@ -22,6 +22,8 @@ _STATE_KEY = "module"
 _NAMES_IN_A_MESSAGE = 8
 _PICKLE_BYTES = 256 << 20
 _LOCAL_HEADER = 30
+_EXPANDED_VALUES = 1 << 24
+"""An expanded tensor of at most so many values is read, as the weights of the loss may be."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -211,8 +213,7 @@ def _stored(path: Path, view: _View, start: int) -> StoredTensor:
             return torch.empty(view.size, dtype=dtype)
         return content.view(dtype).as_strided(view.size, view.stride).contiguous()
 
-    if (
-        math.prod(view.size) > view.span and view.span
-    ):  # strides of 0: reading an expanded tensor could exhaust the memory
+    # Strides of 0: reading an expanded tensor could exhaust the memory.
+    if math.prod(view.size) > max(view.span, _EXPANDED_VALUES):
         raise CheckpointError(f"{path}: holds an expanded tensor; save a contiguous one")
     return StoredTensor(view.size, dtype, read)
