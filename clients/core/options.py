@@ -45,7 +45,7 @@ def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Na
     parser = argparse.ArgumentParser(description=defaults.description)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="server address (default: %(default)s)")
-    add("--port", type=_count, default=defaults.port, help="server address (default: %(default)s)")
+    add("--port", type=_count, default=defaults.port, help="port of the server (default: %(default)s)")
     add("--input", type=Path, help="ESPnet-format JSONL or dataset.json (default: the clients' samples)")
     add("--audio-root", type=Path, help="where to look for audio that is not at its path")
     add("--output", type=Path, help=f"results as JSONL (default: {defaults.output})")
