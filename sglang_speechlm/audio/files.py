@@ -75,7 +75,7 @@ def split(data: bytes) -> Iterator[File]:
                 end = _start(_MP3_START, data, sound + 4)
                 file = File(data[:end], kind)
             case str() if kind in _AV_ENDS:
-                end = _AV_ENDS[kind](data)
+                end = _AV_ENDS[kind](data) or len(data)  # a file that does not even begin well is left to its reader
                 file, end = File(data[:end], kind, is_cut=end > len(data)), min(end, len(data))
             case _:
                 file, end = File(data, kind), len(data)
@@ -193,7 +193,7 @@ def _caf(data: bytes) -> tuple[File, int]:
         start = end + 12
         if size < 0:  # the samples go on to the end of the file
             return File(data, "CAF"), len(data)
-        if data.startswith(b"data", end) and start + size > len(data):
+        if data.startswith(b"data", end) and start <= len(data) < start + size:
             # libsndfile opens no file that states more samples than it has.
             sized = data[: start - 8] + (len(data) - start).to_bytes(8, "big") + data[start:]
             return File(sized, "CAF", is_cut=True), len(data)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from recorded import FORMATS, recorded
 
 from sglang_speechlm.audio import AudioError, Clip, Recording, decode_clip
 from sglang_speechlm.audio.av_sound import DEMUXERS, AvSound
+from sglang_speechlm.audio.files import split
 from sglang_speechlm.audio.kinds import av_kind_of
 
 RATE = 16_000
@@ -52,6 +54,11 @@ def test_joined_files_are_heard_one_after_the_other(name: str) -> None:
     clip = decode_clip(wav.getvalue() + file + file + wav.getvalue())
     assert clip.seconds == pytest.approx(4, abs=0.3)
     assert clip.warnings == ()
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x01ftypM4A ", b"\xff\xf1\0\0\0\0\0\0", b"\x1a\x45\xdf\xa3", b"#!AMR\n"])
+def test_a_file_that_does_not_even_begin_well_is_split_to_its_end(start: bytes) -> None:
+    assert [file.data for file in itertools.islice(split(start + bytes(500)), 3)] == [start + bytes(500)]
 
 
 def test_what_follows_a_file_is_told() -> None:

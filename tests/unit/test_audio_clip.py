@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -310,6 +311,14 @@ def test_files_of_the_big_endian_wav_may_be_joined_and_cut() -> None:
     assert clip.warnings == ()
     (warning,) = decode_clip(first.getvalue()[:16_000]).warnings
     assert "cut off after 0.50 s" in warning
+
+
+def test_a_file_may_be_cut_off_anywhere_in_its_headers() -> None:
+    for format, subtype in CLEAN:
+        file = encode(tone(0.05), format=format, subtype=subtype)
+        for length in range(1, min(len(file), 200)):
+            with contextlib.suppress(AudioError):
+                decode_clip(file[:length])
 
 
 def test_joined_files_may_differ_in_rate_and_kind() -> None:
