@@ -39,7 +39,7 @@ async def read_upload(http: Request, kind: type[Body]) -> tuple[Body, Upload]:
     """Return a form's validated fields and its file.
 
     Raises:
-        ApiError: 415, 413, or or 400 with the name of the field.
+        ApiError: 415, 413, or 400 with the name of the field.
     """
     form = await read_form(http)
     items = form.multi_items()
