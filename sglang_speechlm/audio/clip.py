@@ -14,7 +14,7 @@ from sglang_speechlm.audio.av_sound import DEMUXERS
 from sglang_speechlm.audio.decode import MAX_VALUES, UNKNOWN_FRAMES, Decoded, decode_pieces
 from sglang_speechlm.audio.errors import AudioError
 from sglang_speechlm.audio.files import split
-from sglang_speechlm.audio.kinds import av_kind_of, kind_of
+from sglang_speechlm.audio.kinds import kind_of
 
 MAX_FILES = 100
 """Maximum number of files in a clip of several joined end to end."""
@@ -139,7 +139,7 @@ def decode_joined(data: bytes, format: str | None, seconds: float) -> Generator[
 
 def _has_header(start: bytes) -> bool:
     """Return whether data has a file header; quiet raw samples may look like the start of an MP3 or AAC frame."""
-    return (kind_of(start) or av_kind_of(start)) not in (None, "MP3", "AAC")
+    return kind_of(start) not in (None, "MP3", "AAC")
 
 
 def _decode_raw(data: bytes, seconds: float) -> Iterator[Decoded]:

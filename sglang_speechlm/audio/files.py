@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sglang_speechlm.audio.av_ends import aac_end, amr_end, matroska_end, mp4_end
-from sglang_speechlm.audio.kinds import AAC, AMR, MATROSKA, MP3_FRAME, MP4, av_kind_of, kind_of
+from sglang_speechlm.audio.kinds import AAC, AMR, MATROSKA, MP3_FRAME, MP4, kind_of
 
 IGNORED_BYTES = 64
 """Number of bytes after a file's end that are ignored without a warning, such as padding and line ends."""
@@ -93,8 +93,7 @@ def split(data: bytes) -> Iterator[File]:
 
 def _kind_at(data: bytes, place: int) -> str | None:
     """Return the kind of the file that begins at ``place``; None if none that is read does."""
-    beginning = data[place : place + 16]
-    return av_kind_of(beginning) or kind_of(beginning)
+    return kind_of(data[place : place + 16])
 
 
 def _after_padding(data: bytes, end: int) -> int:

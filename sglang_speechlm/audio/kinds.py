@@ -47,12 +47,7 @@ _UNREAD_IN_OGG = {"Speex in Ogg": rb"Speex   ", "Theora (video) in Ogg": rb"\x80
 
 def kind_of(data: bytes) -> str | None:
     """Return the kind of a supported file, such as "WAV"; None if it is not one."""
-    return _first(_READ, data)
-
-
-def av_kind_of(data: bytes) -> str | None:
-    """Return the kind of a file that FFmpeg's libraries read, else None."""
-    return _first(_BY_AV, data)
+    return _first(_BY_AV, data) or _first(_READ, data)
 
 
 def unread_kind_of(data: bytes) -> str | None:
