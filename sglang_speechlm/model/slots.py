@@ -5,7 +5,7 @@ A slot is SGLang's ``req_pool_idx``. Slot 0 is its padding row (CUDA graphs pad 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,11 +97,31 @@ class Pairs:
     Attributes:
         leaders, shadows: int64 [K], rows of the conditional and the unconditional branches.
         places: int64 [K], each leader's index among the rows that draw a frame.
+        partners: int64 [m], the shadow's row for each row that draws a frame, and its own row if it is not guided.
     """
 
     leaders: torch.Tensor
     shadows: torch.Tensor
     places: torch.Tensor
+    partners: torch.Tensor
+
+
+_WIDE_TOP_K = 1024
+"""A text row with a larger top-k is drawn apart from the others, which would all take as many candidates."""
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Rows that draw their text ids together.
+
+    Attributes:
+        rows: int64 [n], rows of the batch, or None for all of them.
+        smallest_top_k, largest_top_k: of these rows, known on the host.
+    """
+
+    rows: torch.Tensor | None
+    smallest_top_k: int
+    largest_top_k: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,8 @@ class BatchView:
         text: int64 [n], rows that generate text, or None for all rows of the batch.
         audio: int64 [m], rows that draw a frame, or None for all rows of the batch.
         spoken: int64 [s], rows that generate frames, including shadows' rows, or None for all rows of the batch.
-        text_top_k, audio_top_k: the largest top-k among those rows; 0 if there are none.
+        text_draws: the rows of ``text`` by the size of their draws; empty if there are none.
+        audio_top_k: the largest top-k among the rows that draw a frame; 0 if there are none.
         pairs: the guided requests, or None. Their shadows draw nothing and take their leaders' frames.
         replay: frames inside the prefill, or None.
         compact: whether only the codec slice and eos are needed from the logits of spoken rows.
@@ -123,7 +144,7 @@ class BatchView:
     text: torch.Tensor | None
     audio: torch.Tensor | None
     spoken: torch.Tensor | None
-    text_top_k: int
+    text_draws: tuple[TextRows, ...]
     audio_top_k: int
     pairs: Pairs | None = None
     replay: Replay | None = None
@@ -131,7 +152,7 @@ class BatchView:
 
     @property
     def has_text(self) -> bool:
-        return self.text_top_k > 0
+        return bool(self.text_draws)
 
     @property
     def has_audio(self) -> bool:
@@ -166,12 +187,18 @@ class BatchView:
         def largest_top_k(mask: torch.Tensor) -> int:
             return int(top_k[mask].max()) if bool(mask.any()) else 0
 
+        def text_draws() -> Iterator[TextRows]:
+            wide = text & (top_k > _WIDE_TOP_K)
+            for mask in (text & ~wide, wide) if bool(wide.any()) else (text,):
+                if largest := largest_top_k(mask):
+                    yield TextRows(rows(mask), int(top_k[mask].min()), largest)
+
         return cls(
             slots,
             rows(text),
             rows(draws_frame),
             rows(~text),
-            largest_top_k(text),
+            tuple(text_draws()),
             largest_top_k(draws_frame),
             _pairs(table, slots, slots_on_host, leader, draws_frame),
             replay,
@@ -193,5 +220,7 @@ def _pairs(
     row_of[slots_on_host] = torch.arange(len(slots_on_host))
     leaders = row_of[leader[shadows]]
     places = (draws_frame.cumsum(0) - 1)[leaders]
+    partners = draws_frame.nonzero().squeeze(1)
+    partners[places] = shadows
     device = slots.device
-    return Pairs(*(rows.to(device, non_blocking=True) for rows in (leaders, shadows, places)))
+    return Pairs(*(rows.to(device, non_blocking=True) for rows in (leaders, shadows, places, partners)))

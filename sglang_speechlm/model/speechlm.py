@@ -51,6 +51,25 @@ def codec_products(streams: torch.Tensor, head: torch.Tensor, first: int, ids: I
     return products
 
 
+def frame_sums(frames: torch.Tensor, table: torch.Tensor, first: int) -> torch.Tensor:
+    """Return the sum of each frame's embeddings that this rank has; the ranks' sums add up to the frame's embedding.
+
+    Args:
+        frames: int64 [N, num_stream]. A 0 in streams 1.. adds nothing; in stream 0 it is the pad.
+        table: [rows, hidden], this rank's part of the embeddings.
+        first: the vocabulary id of the first row of ``table``.
+
+    Returns:
+        float32 [N, hidden], so that adding up ranks does not round each rank's part.
+    """
+    used = frames != 0
+    used[:, 0] = True
+    rows = frames - first
+    local = used & (rows >= 0) & (rows < len(table))
+    embeds = nn.functional.embedding(rows.masked_fill(~local, 0), table)
+    return (embeds * local.unsqueeze(-1)).sum(dim=1, dtype=torch.float32)
+
+
 class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
     """Qwen3 with an audio tower, an adaptor and stream embeddings (ESPnet, class ParallelLLM)."""
 
@@ -108,7 +127,6 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             input_embeds: [tokens, hidden], instead of the embedded ids.
         """
         assert self.requests is not None, "the SpeechLM hooks are not installed"
-        # A batch that is captured in a graph has no view: it uses the whole head, which any replay of it may need.
         view: BatchView | None = getattr(forward_batch.sampling_info, "speechlm_view", None)
         if input_embeds is None:
             if forward_batch.forward_mode.is_decode_or_idle():
@@ -116,6 +134,26 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             else:
                 input_embeds = self._embed_prompts(input_ids, forward_batch, view)
         hidden = self.model(input_ids, positions, forward_batch, input_embeds)
+        if view is None and forward_batch.forward_mode.is_decode_or_idle():
+            # A step that is captured in a graph. Its replays have rows of any kinds, which need different heads.
+            return LogitsProcessorOutput(next_token_logits=None, hidden_states=hidden)
+        return self.logits(input_ids, hidden, forward_batch)
+
+    @torch.no_grad()
+    def logits(
+        self, input_ids: torch.Tensor, hidden: torch.Tensor, forward_batch: ForwardBatch
+    ) -> LogitsProcessorOutput:
+        """Return the logits that the kinds of the rows need.
+
+        Args:
+            input_ids: int64 [tokens], stream 0.
+            hidden: [tokens, hidden], the backbone's output.
+
+        Returns:
+            next_token_logits, float32: [N, num_stream * codec_layer_size + 1] (the codec slice, then eos) if every row
+            is audio and nothing but the sampler reads them, else [N, vocab_size].
+        """
+        view: BatchView | None = getattr(forward_batch.sampling_info, "speechlm_view", None)
         head = self.lm_head
         if view is not None and view.compact and view.has_audio and self.codec_head is not None:
             if not view.has_text:
@@ -138,7 +176,10 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         output = self.logits_processor(input_ids, hidden[view.text], self.lm_head, forward_batch)
         spoken = self.logits_processor(input_ids, hidden[view.spoken], self.codec_head, forward_batch)
         written, codec = output.next_token_logits, spoken.next_token_logits
-        logits = written.new_full((len(hidden), written.shape[1]), float("-inf"))
+        logits = forward_batch.next_token_logits_buffer
+        if logits is None:
+            logits = written.new_empty(len(hidden), written.shape[1])
+        logits.fill_(float("-inf"))
         logits[view.text] = written
         logits[view.spoken, self.ids.codec_begin : self.ids.codec_end] = codec[:, :-1]
         logits[view.spoken, self.ids.eos] = codec[:, -1]
@@ -153,10 +194,11 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             streams: int64 [N, num_stream - 1].
         """
         frames = torch.cat([stream0.unsqueeze(1), streams], dim=1)
-        embeds = self.model.embed_tokens(frames)
-        used = frames != 0
-        used[:, 0] = True
-        return (embeds * used.unsqueeze(-1)).sum(dim=1)
+        table = self.model.embed_tokens
+        sums = frame_sums(frames, table.weight, table.shard_indices.org_vocab_start_index)
+        if get_tensor_model_parallel_world_size() > 1:
+            sums = tensor_model_parallel_all_reduce(sums)
+        return sums.to(table.weight.dtype)
 
     def _embed_prompts(
         self, input_ids: torch.Tensor, forward_batch: ForwardBatch, view: BatchView | None

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from sglang_speechlm.config import Ids
 from sglang_speechlm.model.slots import BatchView, RequestTable
-from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
+from sglang_speechlm.sampler.frames import draw_frames
+from sglang_speechlm.sampler.phases import batch_draws, draw_text
 from sglang_speechlm.stage import FRAMES
 
 
@@ -55,68 +56,32 @@ class SpeechLMSampler(Sampler):
         """
         view: BatchView = sampling_info.speechlm_view
         logits = self._preprocess_logits(logits_output.next_token_logits, sampling_info)
-        draws = Draws(
-            top_k=sampling_info.top_ks,
-            temperature=sampling_info.temperatures.view(-1),
-            seed=self._requests.seed[view.slots],
-            step=positions + 1 - self._requests.prompt_length[view.slots],
-            largest_top_k=view.text_top_k,
-            top_p=sampling_info.top_ps if sampling_info.need_top_p_sampling else None,
-            min_p=sampling_info.min_ps if sampling_info.need_min_p_sampling else None,
-        )
+        how = {
+            "top_k": sampling_info.top_ks,
+            "temperature": sampling_info.temperatures.view(-1),
+            "positions": positions,
+        }
         tokens = torch.empty_like(positions)
         if view.has_audio:
-            frames = self._draw_frames(logits, view, draws)
+            frames = draw_frames(logits, view, self._requests, self._ids, self._codec_bias, **how)
             self._requests.streams[view.slots] = frames[:, 1:]
             logits_output.customized_info = {FRAMES: frames}
             tokens.copy_(frames[:, 0])
         if view.has_text:
-            rows = slice(None) if view.text is None else view.text
-            tokens[rows] = draw_text(logits[rows].float(), self._ids, draws.of(rows))
+            draws = batch_draws(
+                view,
+                self._requests,
+                top_p=sampling_info.top_ps if sampling_info.need_top_p_sampling else None,
+                min_p=sampling_info.min_ps if sampling_info.need_min_p_sampling else None,
+                **how,
+            )
+            for text in view.text_draws:
+                rows = slice(None) if text.rows is None else text.rows
+                group = replace(draws.of(rows), smallest_top_k=text.smallest_top_k, largest_top_k=text.largest_top_k)
+                tokens[rows] = draw_text(logits[rows].float(), self._ids, group)
         if return_logprob:
             self.output_logprob_processor.compute_logprobs(
                 torch.log_softmax(logits.float(), dim=-1), top_logprobs_nums, token_ids_logprobs, tokens
             ).write_output_to(logits_output)
         self._sync_token_ids_across_tp(tokens, sampling_info)
         return tokens
-
-    def _draw_frames(self, logits: torch.Tensor, view: BatchView, draws: Draws) -> torch.Tensor:
-        """Return the frames of all rows, int64 [N, num_stream]; zeros for text rows.
-
-        Guided rows draw from ``cond * cfg + uncond * (1 - cfg)`` of the raw logits, on all streams (the fork's
-        formula). Both branches get the drawn frame.
-        """
-        rows = slice(None) if view.audio is None else view.audio
-        codec, eos = self._codec_and_eos(logits)
-        spoken_codec, spoken_eos = codec[rows], eos[rows]
-        if (pairs := view.pairs) is not None:
-            cfg = self._requests.cfg[view.slots[pairs.leaders]]
-            spoken_codec[pairs.places] = _guided(codec[pairs.leaders], codec[pairs.shadows], cfg.view(-1, 1, 1))
-            spoken_eos[pairs.places] = _guided(eos[pairs.leaders], eos[pairs.shadows], cfg)
-        drawn = draw_frame(
-            spoken_codec + self._codec_bias,
-            spoken_eos,
-            self._ids,
-            self._requests.min_frames[view.slots[rows]],
-            replace(draws.of(rows), largest_top_k=view.audio_top_k, top_p=None, min_p=None),
-        )
-        if view.audio is None:
-            return drawn
-        frames = drawn.new_zeros(len(logits), self._ids.num_stream)
-        frames[rows] = drawn
-        if pairs is not None:
-            frames[pairs.shadows] = drawn[pairs.places]
-        return frames
-
-    def _codec_and_eos(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = self._ids
-        size = ids.codec_end - ids.codec_begin
-        if logits.shape[1] == size + 1:
-            codec, eos = logits[:, :size], logits[:, size]
-        else:
-            codec, eos = logits[:, ids.codec_begin : ids.codec_end], logits[:, ids.eos]
-        return codec.float().reshape(-1, ids.num_stream, ids.codec_layer_size), eos.float()
-
-
-def _guided(cond: torch.Tensor, uncond: torch.Tensor, cfg: torch.Tensor) -> torch.Tensor:
-    return cond * cfg + uncond * (1 - cfg)

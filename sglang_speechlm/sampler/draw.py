@@ -14,11 +14,9 @@ def _int64(bits: int) -> int:
     return bits - (1 << 64) if bits >> 63 else bits
 
 
-_SEED, _STEP, _STREAM, _ID = map(
-    _int64, (0xA0761D6478BD642F, 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0x8CB92BA72F3D8DD7)
-)
+SEED, STEP, STREAM, ID = map(_int64, (0xA0761D6478BD642F, 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0x8CB92BA72F3D8DD7))
 """Odd numbers that spread the four integers of a draw over 64 bits; int64 products wrap."""
-_FIRST, _SECOND = map(_int64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+FIRST, SECOND = map(_int64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 """Multipliers of SplitMix64's finalizer."""
 
 
@@ -38,9 +36,9 @@ def gumbel_noise(seed: torch.Tensor, step: torch.Tensor, stream: torch.Tensor, i
     Returns:
         float64 tensor of the broadcast shape.
     """
-    bits = seed * _SEED + step * _STEP + stream * _STREAM + ids * _ID
-    bits = (bits ^ _shifted(bits, 30)) * _FIRST
-    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    bits = seed * SEED + step * STEP + stream * STREAM + ids * ID
+    bits = (bits ^ _shifted(bits, 30)) * FIRST
+    bits = (bits ^ _shifted(bits, 27)) * SECOND
     bits = bits ^ _shifted(bits, 31)
     uniform = (_shifted(bits, 12).double() + 0.5) * 2.0**-52  # never 0 and never 1
     return -torch.log(-torch.log(uniform))
@@ -62,7 +60,7 @@ def draw(
 
     Args:
         values: float [..., K], logits of the candidates in descending order; K is at least every row's ``top_k`` or
-            the number of all candidates. -inf excludes a candidate.
+            the number of all candidates. -inf excludes a candidate. In any order, if nothing limits the candidates.
         ids: int64 [..., K], ids of the candidates.
         top_k, temperature, seed, step, stream: tensors that broadcast against ``values``. A top-k of 1 is greedy.
         top_p, min_p: likewise, applied to the probabilities that top-k and temperature leave.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sglang_speechlm.config import Ids
+from sglang_speechlm.model.slots import BatchView, RequestTable
 from sglang_speechlm.sampler.draw import best, draw
 
 _NEVER = float("-inf")
@@ -25,6 +26,7 @@ class Draws:
         seed: int64 [N].
         step: int64 [N], number of positions generated before this one.
         largest_top_k: the largest of ``top_k``, known on the host.
+        smallest_top_k: at most the smallest of ``top_k``, known on the host.
         top_p, min_p: float [N], or None if no row uses them.
     """
 
@@ -33,8 +35,13 @@ class Draws:
     seed: torch.Tensor
     step: torch.Tensor
     largest_top_k: int
+    smallest_top_k: int = 1
     top_p: torch.Tensor | None = None
     min_p: torch.Tensor | None = None
+
+    def is_unlimited(self, candidates: int) -> bool:
+        """Whether every row draws from all of its candidates, so that their order does not matter."""
+        return self.smallest_top_k >= candidates and self.top_p is None and self.min_p is None
 
     def of(self, rows: torch.Tensor | slice) -> Draws:
         """Return the draws of some rows."""
@@ -44,9 +51,31 @@ class Draws:
             seed=self.seed[rows],
             step=self.step[rows],
             largest_top_k=self.largest_top_k,
+            smallest_top_k=self.smallest_top_k,
             top_p=None if self.top_p is None else self.top_p[rows],
             min_p=None if self.min_p is None else self.min_p[rows],
         )
+
+
+def batch_draws(
+    view: BatchView,
+    requests: RequestTable,
+    *,
+    top_k: torch.Tensor,
+    temperature: torch.Tensor,
+    positions: torch.Tensor,
+    top_p: torch.Tensor | None = None,
+    min_p: torch.Tensor | None = None,
+) -> Draws:
+    """Return the draws of all rows of a batch, without their largest top-k.
+
+    Args:
+        view: of N rows.
+        top_k, temperature, top_p, min_p: [N], as in ``Draws``.
+        positions: int64 [N], the newest position of each row.
+    """
+    seed, prompt_length = requests.seed[view.slots], requests.prompt_length[view.slots]
+    return Draws(top_k, temperature, seed, positions + 1 - prompt_length, 0, top_p=top_p, min_p=min_p)
 
 
 def draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
@@ -71,11 +100,17 @@ def _draw_text(logits: torch.Tensor, ids: Ids, draws: Draws) -> torch.Tensor:
     ends = torch.stack([draws.step.new_full((), ids.eos), draws.step.new_full((), ids.eot)])
     end_logits = torch.stack([logits[:, ids.eos], logits[:, ids.eot]], dim=1)
     end_logits = end_logits.masked_fill((draws.step == 0).unsqueeze(1), _NEVER)
-    values, indices = best(logits[:, ids.text_begin : ids.text_end], draws.largest_top_k)
-    values = torch.cat([end_logits, values], dim=1)
-    candidates = torch.cat([ends.expand(len(logits), 2), indices + ids.text_begin], dim=1)
-    values, order = best(values, draws.largest_top_k)
-    candidates = candidates.gather(1, order)
+    text_logits = logits[:, ids.text_begin : ids.text_end]
+    if draws.is_unlimited(2 + text_logits.shape[1]):
+        text_ids = torch.arange(ids.text_begin, ids.text_end, device=logits.device).expand(len(logits), -1)
+        values = torch.cat([end_logits, text_logits], dim=1)
+        candidates = torch.cat([ends.expand(len(logits), 2), text_ids], dim=1)
+    else:
+        values, indices = best(text_logits, draws.largest_top_k)
+        values = torch.cat([end_logits, values], dim=1)
+        candidates = torch.cat([ends.expand(len(logits), 2), indices + ids.text_begin], dim=1)
+        values, order = best(values, draws.largest_top_k)
+        candidates = candidates.gather(1, order)
     if draws.largest_top_k == 1:
         return candidates[:, 0]
     return draw(

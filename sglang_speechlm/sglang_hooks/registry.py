@@ -68,6 +68,11 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
     ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", refuse_missing_hooks, HookType.BEFORE),
     ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", steps.attach_requests, HookType.AFTER),
     ("sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new", steps.view_batch, HookType.AFTER),
+    (
+        "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner.execute",
+        steps.apply_head,
+        HookType.AFTER,
+    ),
     ("sglang.srt.managers.mm_utils._move_items_to_device", steps.leave_on_host, HookType.AROUND),
     ("sglang.srt.managers.utils.GenerationBatchResult.copy_to_cpu", results.copy_frames, HookType.BEFORE),
     (

@@ -44,6 +44,17 @@ def view_batch(forward_batch: Any, _cls: Any, batch: ScheduleBatch, runner: Any,
     )
 
 
+def apply_head(output: Any, runner: Any, forward_batch: Any, *_args: Any, **_kwargs: Any) -> Any:
+    """AFTER DecodeCudaGraphRunner.execute: apply the head after the graph, as the kinds of the rows need it.
+
+    A graph has one head for all batches of its size. It would be the whole one, and a frame would cost as much as a
+    text token. Outside of the graph, it is one product more to launch.
+    """
+    rows = len(output.hidden_states)
+    forward_batch.next_token_logits_buffer = runner.buffers.next_token_logits_buffer[:rows]
+    return runner.model_runner.model.logits(forward_batch.input_ids, output.hidden_states, forward_batch)
+
+
 def leave_on_host(_move: Any, _items: Any, _device: Any) -> None:
     """AROUND _move_items_to_device: leave clips on the host; the model moves each to its device itself.
 

@@ -1,4 +1,4 @@
-"""The products of the stream embeddings with the head: of the codec's rows alone, whichever rank has them."""
+"""What each rank computes of the head and of a frame's embedding, and that the parts add up."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.model.speechlm import codec_products
+from sglang_speechlm.model.speechlm import codec_products, frame_sums
 from sglang_speechlm.server.lifetime.start import codec_device
 
 IDS = SpeechLMConfig().ids
@@ -43,6 +43,27 @@ def test_the_ranks_parts_add_up_to_the_whole_product(ranks: int) -> None:
     parts = [codec_products(streams, part, rank * size, IDS) for rank, part in enumerate(head.split(size))]
     expected = (streams @ head.T)[:, IDS.codec_begin : IDS.codec_end]
     torch.testing.assert_close(sum(parts), expected)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_ranks_sums_of_a_frame_add_up_to_its_embedding_and_are_as_large_as_one(ranks: int) -> None:
+    table = torch.randn(60, 5)
+    frames = torch.randint(0, 60, (40, 8))
+    frames[::3, 0] = 0
+    frames[::4, 3:] = 0
+    size = 60 // ranks
+    parts = [frame_sums(frames, part, rank * size) for rank, part in enumerate(table.split(size))]
+    assert {part.shape for part in parts} == {(40, 5)}
+    expected = torch.stack([table[frame[:1] + [i for i in frame[1:] if i]].sum(dim=0) for frame in frames.tolist()])
+    torch.testing.assert_close(sum(parts), expected)
+
+
+def test_a_frame_is_rounded_once_whichever_ranks_have_its_embeddings() -> None:
+    table = torch.randn(64, 256).bfloat16()
+    frames = torch.randint(1, 64, (30, 8))
+    whole = frame_sums(frames, table, 0).bfloat16()
+    halves = [frame_sums(frames, half, first) for first, half in ((0, table[:32]), (32, table[32:]))]
+    torch.testing.assert_close((halves[0] + halves[1]).bfloat16(), whole, rtol=0, atol=2.0**-6)
 
 
 def test_each_worker_of_a_machine_decodes_sound_on_a_gpu_of_its_own() -> None:

@@ -1,5 +1,7 @@
 """Draws: their distribution, what they depend on and what they do not, and what each phase may say."""
 
+import weakref
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,7 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglang_speechlm.checkpoint import CheckpointSpec
-from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config import Ids, SpeechLMConfig
+from sglang_speechlm.model.slots import BatchView, RequestTable
 from sglang_speechlm.options import gpu_memory
 from sglang_speechlm.sampler import phases
 from sglang_speechlm.sampler.draw import best, draw, gumbel_noise
@@ -262,6 +265,40 @@ def test_only_stream_0_can_end_the_audio() -> None:
     assert (frames >= IDS.codec_begin).all()
 
 
+class Live(TorchDispatchMode):
+    """The bytes of all tensors that are made: altogether, and the most that exist at once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made = self.peak = self._bytes = 0
+        self._owners: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple) else (made,):
+            if isinstance(tensor, Tensor):
+                self._take(tensor)
+        return made
+
+    def _take(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if tensor._base is None and key not in self._owners:
+            self.made += size
+            self._bytes += size
+            self.peak = max(self.peak, self._bytes)
+        elif key not in self._owners:
+            return  # a view of an argument
+        self._owners[key] += 1
+        weakref.finalize(tensor, self._give, key, size)
+
+    def _give(self, key: int, size: int) -> None:
+        self._owners[key] -= 1
+        if not self._owners[key]:
+            del self._owners[key]
+            self._bytes -= size
+
+
 class Largest(TorchDispatchMode):
     """The most elements of any tensor that is made."""
 
@@ -288,6 +325,61 @@ def test_a_draw_without_a_top_k_takes_no_more_memory_for_a_larger_batch() -> Non
     with Largest() as largest:
         draw_text(logits, ids, replace(draws, **fields))
     assert 70 * largest.elements <= gpu_memory._DRAW_BYTES  # some 70 bytes for each candidate
+
+
+def text_rows(top_ks: Tensor) -> BatchView:
+    """The view of a batch of texts, in slots 1, 2, ..."""
+    table = RequestTable(len(top_ks) + 1, 8, "cpu")
+    table.top_k[1:] = top_ks
+    slots = torch.arange(1, len(top_ks) + 1)
+    return BatchView.of(table, slots, slots)
+
+
+def draw_texts(logits: Tensor, ids: Ids, view: BatchView, draws: Draws) -> list[Tensor]:
+    """The text ids of a batch, in the order of its groups."""
+    drawn = []
+    for group in view.text_draws:
+        rows = slice(None) if group.rows is None else group.rows.to(logits.device)
+        of_group = replace(draws.of(rows), smallest_top_k=group.smallest_top_k, largest_top_k=group.largest_top_k)
+        drawn.append(draw_text(logits[rows].float(), ids, of_group))
+    return drawn
+
+
+@pytest.mark.parametrize("wide", [1 << 30, 5000])
+def test_rows_without_a_top_k_do_not_make_the_others_draw_from_the_vocabulary(wide: int) -> None:
+    rows, vocabulary = 256, 160_392
+    top_ks = torch.full((rows,), 20)
+    top_ks[[3, 100]] = wide
+    draws = draws_of(seeds_of(rows), top_k=top_ks)
+    fields: dict[str, Any] = {
+        name: value.to("meta") for name, value in vars(draws).items() if isinstance(value, Tensor)
+    }
+    view, draws = text_rows(top_ks), replace(draws, **fields)
+    logits = torch.empty(rows, vocabulary, device="meta")
+    with Live() as live:
+        draw_texts(logits, SpeechLMConfig().ids, view, draws)
+    assert live.peak <= 1.25 * logits.nbytes  # a copy of the others' logits, and a draw of two rows
+    assert live.made <= 1.5 * logits.nbytes
+
+
+def test_groups_of_a_batch_draw_what_its_rows_draw_alone() -> None:
+    top_ks = torch.tensor([1, 20, 1 << 30, 5, 1025, 1024, 1 << 30, 3])
+    view = text_rows(top_ks)
+    assert [group.rows.tolist() for group in view.text_draws if group.rows is not None] == [[0, 1, 3, 5, 7], [2, 4, 6]]
+    logits, draws = logits_of(8, IDS.codec_end), draws_of(seeds_of(8), top_k=top_ks)
+    drawn = torch.cat(draw_texts(logits, IDS, view, draws))
+    order = torch.cat([group.rows for group in view.text_draws if group.rows is not None])
+    alone = [draw_text(logits[row : row + 1], IDS, draws.of(slice(row, row + 1))) for row in order.tolist()]
+    assert drawn.equal(torch.cat(alone))
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31), st.booleans())
+@settings(max_examples=40)
+def test_a_draw_from_everything_is_the_same_without_sorting(rows: int, seed: int, first: bool) -> None:
+    logits = logits_of(rows, IDS.codec_end, seed=seed)
+    draws = draws_of(seeds_of(rows) + seed, top_k=1 << 30, step=0 if first else 5)
+    unsorted = draw_text(logits, IDS, replace(draws, smallest_top_k=1 << 30))
+    assert unsorted.equal(draw_text(logits, IDS, replace(draws, smallest_top_k=1)))
 
 
 def test_pieces_of_a_batch_draw_what_the_batch_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 import torch
@@ -20,6 +20,7 @@ __all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "listeni
 
 SECONDS = 300
 """That a test waits at most for what takes a moment on a machine that does nothing else."""
+_LAUNCHER = "sglang_speechlm.launch"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -27,9 +28,17 @@ _zygote = Zygote()
 
 
 class Server(ServerProcess):
-    """A worker that begins as a copy where it can, and by its command line otherwise: with variables of its own."""
+    """A worker that begins as a copy where it can, and by its command line otherwise: with variables of its own.
+
+    Another ``launcher`` is a module that becomes the product's after it has changed what it needs.
+    """
+
+    def __init__(self, *args: Any, launcher: str = _LAUNCHER, **options: Any) -> None:
+        self._launcher = launcher
+        super().__init__(*args, **options)
 
     def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
+        command = [self._launcher if word == _LAUNCHER else word for word in command]
         if torch.cuda.is_available() or not _zygote.can_run_with(environment):
             return super()._begin(command, output, environment)
         outputs = (output.fileno(), output.fileno()) if output is not None else (1, 2)
@@ -47,9 +56,11 @@ def launching(model: Path, log: Path, *options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def serving(model: Path, log: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    model: Path, log: Path, *options: str, environment: Mapping[str, str] | None = None, launcher: str = _LAUNCHER
+) -> Iterator[Server]:
     """A ready server, stopped at the end."""
-    server = Server(model, log, options, environment={**_ONE_THREAD, **(environment or {})})
+    server = Server(model, log, options, environment={**_ONE_THREAD, **(environment or {})}, launcher=launcher)
     try:
         server.wait_until_ready()
         yield server
