@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit cases soak attack lint reference format clean
+.PHONY: help setup demo serve test unit cases soak attack gpu-check lint reference format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
@@ -9,7 +9,7 @@ ARGS ?=
 MINUTES ?= 10
 
 help: ## List these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: ## Create .venv, for a GPU if there is one (override: PROFILE=cpu or PROFILE=cuda; PYTHON=python3.12)
 	@for python in $(PYTHONS); do \
@@ -44,6 +44,9 @@ soak: setup ## Send every kind of request to two workers while their processes a
 
 attack: setup ## Attack running servers and print a table of what held (ARGS=--short: two minutes)
 	@PYTHONPATH=tests:tests/support:. $(BIN)/python -m attack $(ARGS)
+
+gpu-check: setup ## Check a GPU and measure the server on it, in ten minutes (ARGS=--rehearse: without one)
+	@PYTHONPATH=tests:tests/support:. $(BIN)/python -m gpu $(ARGS)
 
 lint: setup ## Run the linters and the type checker
 	$(BIN)/ruff check .

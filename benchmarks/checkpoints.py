@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 from sglang_speechlm.config import SpeechLMConfig
@@ -30,9 +32,13 @@ _SHELL = CheckpointSpec(hidden_size=16, text_vocab_size=151936, codec_layer_size
 """The released vocabulary and codec layout with almost no weights."""
 
 
-def released_sizes(directory: Path) -> Path:
-    """Return a directory with the released model's config, for servers that use dummy weights of its sizes."""
-    built(directory, _SHELL)
+def released_sizes(directory: Path, codec_size: Literal["small", "full"] = "small") -> Path:
+    """Return a directory with the released model's config, for servers that use dummy weights of its sizes.
+
+    Args:
+        codec_size: of the codec, which has random weights.
+    """
+    built(directory, replace(_SHELL, codec_size=codec_size))
     SpeechLMConfig(xcodec_hf_model_tag=_SHELL.config().xcodec_hf_model_tag, dtype="bfloat16").save_pretrained(directory)
     return directory
 

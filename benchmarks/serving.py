@@ -51,7 +51,7 @@ def _body(number: int, frames: int, cfg: float) -> dict[str, Any]:
     }
 
 
-async def _listen(url: str, listeners: int, answers: int, frames: int, cfg: float) -> tuple[list[Playback], float]:
+async def listen(url: str, listeners: int, answers: int, frames: int, cfg: float) -> tuple[list[Playback], float]:
     """Return the playbacks of ``answers`` answers to each of ``listeners``, and the seconds that all took."""
     limits = httpx.Limits(max_connections=listeners)
     async with httpx.AsyncClient(base_url=url, timeout=3600, limits=limits, trust_env=False) as client:
@@ -68,7 +68,8 @@ def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{name}_p{share}": round(float(np.percentile(values, share)), 4) for share in (50, 99)}
 
 
-def _row(listeners: int, playbacks: Sequence[Playback], seconds: float) -> dict[str, float]:
+def summarize(listeners: int, playbacks: Sequence[Playback], seconds: float) -> dict[str, float]:
+    """Return a row of the table: times in seconds, and the share of streams that were never late."""
     return {
         "listeners": listeners,
         "answers": len(playbacks),
@@ -133,10 +134,10 @@ def main() -> None:
     args = parser.parse_args()
     table = []
     with _server(args.url, args.model) as url:
-        asyncio.run(_listen(url, 1, 2, args.frames, args.cfg))
+        asyncio.run(listen(url, 1, 2, args.frames, args.cfg))
         for listeners in args.listeners:
-            playbacks, seconds = asyncio.run(_listen(url, listeners, args.answers, args.frames, args.cfg))
-            table.append(_row(listeners, playbacks, seconds))
+            playbacks, seconds = asyncio.run(listen(url, listeners, args.answers, args.frames, args.cfg))
+            table.append(summarize(listeners, playbacks, seconds))
             print(", ".join(f"{name} {table[-1][name]:g}" for name in COLUMNS), flush=True)
     kept_up = [int(row["listeners"]) for row in table if row["never_late"] >= KEPT_UP]
     print(f"most listeners of whom {KEPT_UP:.0%} never waited: {max(kept_up, default=0)}")

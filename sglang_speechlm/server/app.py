@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -35,6 +36,9 @@ _KEPT = (
 )  # fmt: skip
 """SGLang's routes that suit this model; the others are about chat templates, embeddings or images. ``/docs`` loads
 scripts from elsewhere."""
+_PROFILER = ("/start_profile", "/stop_profile")
+"""SGLang's too, and only where its variable names a folder for profiles: who reaches them can slow the server down."""
+_PROFILER_FOLDER = "SGLANG_TORCH_PROFILER_DIR"
 
 
 def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None = None) -> None:
@@ -47,7 +51,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
         codec: the codec process, if it has been spawned already.
     """
     app = http.app
-    http.keep_routes(_KEPT)
+    http.keep_routes(_KEPT + (_PROFILER if _PROFILER_FOLDER in os.environ else ()))
     app.add_api_route("/health", health, methods=["GET"])
     app.add_route("/generate", generate, methods=["POST", "PUT"])
     app.add_route("/abort_request", abort_request, methods=["POST"])

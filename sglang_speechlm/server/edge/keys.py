@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.edge.target import route_of
 
-ADMIN_ROUTES = ("/flush_cache", "/abort_request", "/workers")
+ADMIN_ROUTES = ("/flush_cache", "/abort_request", "/workers", "/start_profile", "/stop_profile")
 """Routes that change a server for all of its clients; ``/workers/ID`` is another."""
 
 _OPEN = "/health"

@@ -1,0 +1,1 @@
+"""The checks that need a GPU, as one command of at most ten minutes."""

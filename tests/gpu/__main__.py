@@ -1,0 +1,42 @@
+"""``make gpu-check``: what a GPU has to show, in ten minutes; exit status 0 if every part held.
+
+Run as ``python -m gpu`` with ``tests``, ``tests/support`` and the repository's root on the path. The figures come as
+JSON, with a picture of the kernels. What fails is recorded with its reason, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from benchmarks.machine import describe
+
+from . import machine, small
+from .released import Released
+from .report import Report
+from .scale import GPU, REHEARSAL
+
+
+def main() -> None:
+    """Check and measure, and say what failed."""
+    parser = argparse.ArgumentParser(prog="python -m gpu", description="Check a GPU and measure the server on it.")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_check.json"), help="JSON file")
+    parser.add_argument("--seconds", type=float, default=570, help="limit for all parts (default: %(default)g)")
+    parser.add_argument("--rehearse", action="store_true", help="try the script itself without a GPU, at small sizes")
+    args = parser.parse_args()
+    scale = REHEARSAL if args.rehearse else GPU
+    report = Report(args.output, args.seconds, {"machine": describe()})
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
+        report.part("machine", 60, partial(machine.describe, on_gpu=scale.on_gpu))
+        Released(report, scale, Path(folder), args.output.parent).check()
+        small.check(report, scale, Path(folder))
+    print(f"figures: {args.output}")
+    if report.failed:
+        sys.exit(f"failed: {', '.join(report.failed)}")
+
+
+if __name__ == "__main__":
+    main()

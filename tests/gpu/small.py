@@ -1,0 +1,123 @@
+"""Small checkpoints on the card against the reference on the CPU: without graphs, with them, and beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from reference import Reference
+from server import CASES, Case, Client
+from server.client import CHAT
+
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.process import running
+
+from .report import Figures, Report
+from .scale import Scale
+
+FLOAT32 = CheckpointSpec(seed=0)
+BFLOAT16 = CheckpointSpec(seed=0, dtype="bfloat16", logit_scale=4.0)
+REGRET = {"float32": 0.02, "bfloat16": 0.3}
+"""By how much the logit of a chosen id may be below the best one of the reference, which computes in float32."""
+_FRAMES = 40
+_ANSWER_SECONDS = 120.0
+_POOL = ("--max-total-tokens", "65536", "--host", "127.0.0.1")
+_EAGER = ("--disable-cuda-graph",)
+_FEW_GRAPHS = ("--cuda-graph-max-bs-decode", "8")
+_PREFILL_GRAPHS = ("--cuda-graph-backend-prefill", "breakable")
+
+
+def check(report: Report, scale: Scale, folder: Path) -> None:
+    """Serve each and judge its answers, one at a time and all at once."""
+    checkpoints = {spec.dtype: build_checkpoint(folder / spec.dtype, spec=spec) for spec in (FLOAT32, BFLOAT16)}
+    references = {dtype: Reference.load(checkpoint) for dtype, checkpoint in checkpoints.items()}
+
+    def judged(name: str, dtype: str, *options: str, crowd: int = 0) -> None:
+        def measure(figures: Figures) -> None:
+            log = folder / f"{name.replace(' ', '_')}.log"
+            with running(checkpoints[dtype], log, [*_POOL, *options, *scale.options]) as server:
+                with Client(server.url) as client:
+                    _judge(figures, client, references[dtype], REGRET[dtype])
+                if crowd:
+                    _crowd(figures, server.url, crowd)
+
+        report.part(f"small, {name}", 100, measure)
+
+    graphs = scale.on_gpu
+    judged("float32, without graphs", "float32", *(_EAGER if graphs else ()))
+    judged("bfloat16, with graphs", "bfloat16")
+    judged("bfloat16, more rows than graphs", "bfloat16", *(_FEW_GRAPHS if graphs else ()), crowd=scale.crowd)
+    judged("bfloat16, prefill in graphs", "bfloat16", *(_PREFILL_GRAPHS if graphs else ()))
+
+
+def _judge(figures: Figures, client: Client, reference: Reference, allowed: float) -> None:
+    alone = [client.chat(case.body()) for case in CASES]
+    together = client.chat_at_once([case.body() for case in CASES])
+    figures["answers"] = len(CASES)
+    figures["same_together"] = sum(_ids(one) == _ids(other) for one, other in zip(alone, together, strict=True))
+    expected = [reference.answer(case.request) for case in CASES]
+    figures["same_as_the_reference"] = sum(
+        _ids(answer)[0] == by_reference.text_ids for answer, by_reference in zip(alone, expected, strict=True)
+    )
+    worst = {}
+    for case, answer in zip([*CASES, *CASES], [*alone, *together], strict=True):
+        worst[case.name] = max(worst.get(case.name, 0.0), *_regrets(client, reference, case, _ids(answer)[0]))
+    figures["worst_regrets"] = {name: round(regret, 4) for name, regret in sorted(worst.items(), key=_by_regret)[:8]}
+    largest = max(worst.values())
+    assert largest <= allowed, f"an id's logit is {largest:.3f} below the reference's best; {allowed} are allowed"
+
+
+def _by_regret(item: tuple[str, float]) -> float:
+    return -item[1]
+
+
+def _ids(answer: Any) -> tuple[list[int], Any]:
+    said = answer["choices"][0]["message"]["speechlm"]
+    return said["text_ids"], said["codes"]
+
+
+def _regrets(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> Iterable[float]:
+    """Yield the largest regret of a text and, where no clip precedes it, of raw frames after it."""
+    request = case.request
+    hears = any(kind != "text" for _, parts in request.messages for kind, _ in parts)
+    frames = None
+    if request.speak and not hears and text_ids:
+        frames = _frames(client, reference, case, text_ids)
+    forced = reference.teacher_forced_logits(request, text_ids, frames)
+    yield float(forced.text_regrets.max()) if len(forced.text_regrets) else 0.0
+    if forced.audio_regrets is not None and forced.audio_regrets.numel():
+        yield float(forced.audio_regrets.max())
+
+
+def _frames(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> np.ndarray:
+    """Return raw frames [F, num_stream], the one of eos left out, of an audio stage by itself."""
+    request, ids = case.request, reference.ids
+    before = [int(row[0]) for row in reference.prompt(request.messages)]
+    least = ids.num_stream if request.audio_min_frames is None else request.audio_min_frames
+    params = {"audio": True, "min_frames": least, "cfg": request.cfg}
+    body = {
+        "input_ids": [*before, ids.text, *text_ids, ids.assistant, ids.audio],
+        "sampling_params": {"temperature": 0, "max_new_tokens": _FRAMES, "custom_params": params},
+    }
+    frames = client.generate(body)["meta_info"]["frames"]
+    if frames[-1][0] == ids.eos:
+        frames.pop()
+    return np.array(frames, dtype=np.int64).reshape(-1, ids.num_stream)
+
+
+def _crowd(figures: Figures, url: str, size: int) -> None:
+    """Ask for ``size`` answers at the same time."""
+    bodies = [CASES[number % len(CASES)].body() for number in range(size)]
+    limits = httpx.Limits(max_connections=None)
+    with (
+        httpx.Client(base_url=url, timeout=_ANSWER_SECONDS, limits=limits, trust_env=False) as client,
+        ThreadPoolExecutor(size) as threads,
+    ):
+        answers = list(threads.map(lambda body: client.post(CHAT, json=body), bodies))
+    figures["crowd"] = size
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert not refused, f"{len(refused)} of {size} were refused, the first with: {refused[0].text[:300]}"
