@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import re
 
 from sglang_speechlm.audio.errors import AudioError
@@ -39,9 +39,10 @@ def decode_base64(text: str) -> bytes:
     Raises:
         AudioError: if ``text`` is empty or is not base64.
     """
-    try:
+    data = None
+    with contextlib.suppress(ValueError):
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    if data is None:  # outside of a handler, in which the exception's frames would keep a copy of the text
         data = _decode_loosely(text)
     if not data:
         raise AudioError("audio data is empty; must be base64")
@@ -76,7 +77,7 @@ def _decode_loosely(text: str) -> bytes:
     try:
         bare = text.encode("ascii").translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")
         return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         stray = _STRAY.search(text)
         reason = (
             f"character {stray[0]!r} at position {stray.start()}" if stray else "padding in its middle, or a cut end"

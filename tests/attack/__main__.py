@@ -19,7 +19,7 @@ from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 
 from .bodies import heavy_bodies, odd_bodies, slow_bodies
 from .clips import clip_urls, damaged_over_http, decode_damaged
-from .deaths import deaths, front_hangs
+from .deaths import SERVED_WITHOUT, deaths, front_hangs
 from .doors import doors, framing, request_targets
 from .ledger import Ledger
 from .stalls import listening_sockets, stalled_connections
@@ -46,19 +46,19 @@ class Scale:
         megabytes: of a heavy body.
         health_seconds: that ``/health`` may wait for one.
         connections: that stall.
-        signals: sent to parts.
-        parts: that get them.
+        killed: parts that are killed, one after the other.
+        stopped: how many parts are stopped, too; which ones depends on the seed.
     """
 
     sounds: int = 200_000
-    sound_seconds: float = 60.0
+    sound_seconds: float = 30.0
     sent_sounds: int = 300
     bodies: int = 2500
     megabytes: int = 60
     health_seconds: float = 1.0
     connections: int = 200
-    signals: tuple[signal.Signals, ...] = (signal.SIGSTOP, signal.SIGKILL)
-    parts: tuple[str, ...] = ("codec", "router", "scheduler", "detokenizer", "http process", "keeper")
+    killed: tuple[str, ...] = ("codec", "router", "scheduler", "detokenizer", "http process", "keeper")
+    stopped: int = 2
 
 
 SHORT = Scale(
@@ -69,8 +69,8 @@ SHORT = Scale(
     megabytes=4,
     health_seconds=30,
     connections=20,
-    signals=(),
-    parts=(),
+    killed=(),
+    stopped=0,
 )
 """For a machine that has other things to do: nothing in it depends on how fast that is."""
 
@@ -106,8 +106,11 @@ def _attack_target(attacked: Target, ledger: Ledger, scale: Scale, seed: int, *,
         slow_bodies(attacked, ledger, scale.health_seconds)
     grown = attacked.memory() - before
     ledger.check(f"{attacked.name}: memory", grown < _MEMORY_BYTES, f"grew by {grown / 1e6:.0f} MB")
-    deaths(attacked, ledger, scale.signals, scale.parts)
-    if attacked.is_fleet and scale.signals:
+    parts = [part for part in scale.killed if attacked.is_fleet or part in SERVED_WITHOUT]
+    stopped = random.Random(seed).sample(parts, min(scale.stopped, len(parts)))
+    deaths(attacked, ledger, signal.SIGSTOP, stopped)
+    deaths(attacked, ledger, signal.SIGKILL, parts)
+    if attacked.is_fleet and scale.killed:
         front_hangs(attacked, ledger)
 
 

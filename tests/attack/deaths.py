@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
@@ -23,46 +23,40 @@ _TRUE_SECONDS = 10.0
 _WHOLE_SECONDS = 90.0
 _SPARE_SECONDS = 10.0
 """That a busy machine may take beside the limits."""
-_SERVED_ALONE = ("codec",)
+SERVED_WITHOUT = ("codec",)
 """Parts of a single server that it does without for a while; with any other it ends, as documented."""
 
 
-def deaths(target: Target, ledger: Ledger, signals: tuple[signal.Signals, ...], parts: tuple[str, ...]) -> None:
+def deaths(target: Target, ledger: Ledger, number: signal.Signals, parts: Sequence[str]) -> None:
     """Kill or stop each part in turn: requests are answered or fail clearly, and the family is whole again."""
     area = f"{target.name}: parts killed and stopped"
     whole = 2 if target.is_fleet else 1
     for name in parts:
-        if not target.is_fleet and name not in _SERVED_ALONE:
-            continue
-        for number in signals:
-            what = f"{name}, {number.name}"
-            if not wait_for(lambda: target.healthy_workers() == whole and target.answers(), _WHOLE_SECONDS):
-                ledger.check(area, False, f"{what}: the family is not whole before")
-                return
-            with _traffic(target) as traffic:
-                time.sleep(2)
-                part = target.parts()[name]
-                began = time.monotonic()
-                _signal(part, number)
-                if target.is_fleet and name in ("http process", "scheduler", "detokenizer", "keeper"):
-                    noticed = wait_for(lambda: target.healthy_workers() < whole, _TRUE_SECONDS + _SPARE_SECONDS)
-                    ledger.check(area, noticed, f"{what}: /readiness says {whole} after {_TRUE_SECONDS:g} s")
-                time.sleep(1)
-            late = [kind for kind, seconds in traffic if seconds > _ANSWERED_SECONDS + _SPARE_SECONDS]
-            lost = [kind for kind, _ in traffic if kind.startswith("lost")]
-            ledger.check(
-                area,
-                not late,
-                f"{what}: {len(late)} of {len(traffic)} requests waited for more than {_ANSWERED_SECONDS:g} s",
-            )
-            ledger.check(area, not lost, f"{what}: {lost[:2]} of {len(traffic)} requests")
-            is_whole = wait_for(
-                lambda: target.healthy_workers() == whole and target.answers() and _speaks(target),
-                max(1.0, began + _WHOLE_SECONDS + _SPARE_SECONDS - time.monotonic()),
-            )
-            ledger.check(area, is_whole, f"{what}: not whole after {_WHOLE_SECONDS:g} s")
-            with contextlib.suppress(psutil.Error):
-                part.kill()
+        what = f"{name}, {number.name}"
+        if not wait_for(lambda: target.healthy_workers() == whole and target.answers(), _WHOLE_SECONDS):
+            ledger.check(area, False, f"{what}: the family is not whole before")
+            return
+        with _traffic(target) as traffic:
+            time.sleep(2)
+            part = target.parts()[name]
+            began = time.monotonic()
+            _signal(part, number)
+            if target.is_fleet and name in ("http process", "scheduler", "detokenizer", "keeper"):
+                noticed = wait_for(lambda: target.healthy_workers() < whole, _TRUE_SECONDS + _SPARE_SECONDS)
+                ledger.check(area, noticed, f"{what}: /readiness says {whole} after {_TRUE_SECONDS:g} s")
+            time.sleep(1)
+        late = [kind for kind, seconds in traffic if seconds > _ANSWERED_SECONDS + _SPARE_SECONDS]
+        lost = [kind for kind, _ in traffic if kind.startswith("lost")]
+        waited = f"{len(late)} of {len(traffic)} requests waited for more than {_ANSWERED_SECONDS:g} s"
+        ledger.check(area, not late, f"{what}: {waited}")
+        ledger.check(area, not lost, f"{what}: {lost[:2]} of {len(traffic)} requests")
+        is_whole = wait_for(
+            lambda: target.healthy_workers() == whole and target.answers() and _speaks(target),
+            max(1.0, began + _WHOLE_SECONDS + _SPARE_SECONDS - time.monotonic()),
+        )
+        ledger.check(area, is_whole, f"{what}: not whole after {_WHOLE_SECONDS:g} s")
+        with contextlib.suppress(psutil.Error):
+            part.kill()
 
 
 def front_hangs(target: Target, ledger: Ledger) -> None:

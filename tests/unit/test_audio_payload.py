@@ -92,3 +92,15 @@ def test_any_text_gives_bytes_or_an_audio_error(text: str) -> None:
     for decode in (decode_audio, decode_base64, decode_data_url):
         with contextlib.suppress(AudioError):
             decode(text)
+
+
+def test_refusing_a_long_text_keeps_no_copies_of_it() -> None:
+    url = "data:audio/wav;base64," + "; " * 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(AudioError, match="not valid base64"):
+            decode_data_url(url)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.7 * len(url)

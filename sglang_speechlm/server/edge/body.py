@@ -41,8 +41,10 @@ async def read_json(http: Request, kind: type[Body]) -> Body:
         ApiError: 415, 413, or 400 with the field at fault.
     """
     check_media_type(http, "application/json")
-    # Not http.body(), which keeps the bytes for the lifetime of the request.
-    raw = b"".join([chunk async for chunk in http.stream()])
+    # Neither http.body(), which keeps the bytes for the lifetime of the request, nor a list of pieces to be joined.
+    raw = bytearray()
+    async for piece in http.stream():
+        raw += piece
     if len(raw) <= _SMALL_BYTES:
         hold(http, weigh(raw))
         return await asyncio.to_thread(_parse, raw, kind)
@@ -93,11 +95,11 @@ def _check_charset(http: Request) -> None:
         raise ApiError(415, f"Content-Type: charset must be utf-8; got {shown(charset)}")
 
 
-def _parse(raw: bytes, kind: type[Body]) -> Body:
+def _parse(raw: bytearray, kind: type[Body]) -> Body:
     if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
         raise ApiError(400, f"the body must be JSON in UTF-8; it looks like {encoding.upper()}")
     try:
-        fields = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
+        fields = orjson.loads(memoryview(raw)[len(codecs.BOM_UTF8) :] if raw.startswith(codecs.BOM_UTF8) else raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"the body is not JSON: {_not_utf8(raw) or error}") from error
     if not isinstance(fields, dict):
@@ -108,7 +110,7 @@ def _parse(raw: bytes, kind: type[Body]) -> Body:
         raise from_validation(error, fields) from error
 
 
-def _not_utf8(raw: bytes) -> str | None:
+def _not_utf8(raw: bytearray) -> str | None:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
@@ -116,7 +118,7 @@ def _not_utf8(raw: bytes) -> str | None:
     return None
 
 
-def weigh(raw: bytes) -> int:
+def weigh(raw: bytes | bytearray) -> int:
     """Return the bytes of memory that JSON may take once it is parsed.
 
     Every value but the first follows a comma or an opening bracket; marks inside strings are counted, too.
