@@ -26,13 +26,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_check.json"), help="JSON file")
     parser.add_argument("--seconds", type=float, default=570, help="limit for all parts (default: %(default)g)")
     parser.add_argument("--rehearse", action="store_true", help="try the script itself without a GPU, at small sizes")
+    parser.add_argument("--work", type=Path, help="folder for models, logs and profiles (default: a temporary one)")
     args = parser.parse_args()
     scale = REHEARSAL if args.rehearse else GPU
     report = Report(args.output, args.seconds, {"machine": describe()})
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
+        work = args.work or Path(temporary)
         report.part("machine", 60, partial(machine.describe, on_gpu=scale.on_gpu))
-        Released(report, scale, Path(folder), args.output.parent).check()
-        small.check(report, scale, Path(folder))
+        Released(report, scale, work, args.output.parent).check()
+        small.check(report, scale, work)
     print(f"figures: {args.output}")
     if report.failed:
         sys.exit(f"failed: {', '.join(report.failed)}")

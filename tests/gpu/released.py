@@ -69,7 +69,7 @@ class Released:
             options += ["--load-format", "dummy"]
         else:
             built(self._model, FULL_CODEC)
-        self._traces.mkdir()
+        self._traces.mkdir(parents=True)
         began = time.monotonic()
         environment = {"SGLANG_TORCH_PROFILER_DIR": str(self._traces)}
         self._server = _ByScript(self._model, self._folder / "released.log", options, environment=environment)

@@ -33,7 +33,7 @@ def test_a_part_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
 
 
 def test_a_part_is_not_begun_without_time(tmp_path: Path) -> None:
-    begun = []
+    begun: list[Figures] = []
     report = Report(tmp_path / "figures.json", 1, {})
     assert not report.part("late", 10, begun.append)
     assert not begun

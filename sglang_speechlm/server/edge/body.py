@@ -95,7 +95,7 @@ def _check_charset(http: Request) -> None:
         raise ApiError(415, f"Content-Type: charset must be utf-8; got {shown(charset)}")
 
 
-def _parse(raw: bytearray, kind: type[Body]) -> Body:
+def _parse(raw: bytes | bytearray, kind: type[Body]) -> Body:
     if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
         raise ApiError(400, f"the body must be JSON in UTF-8; it looks like {encoding.upper()}")
     try:
@@ -110,7 +110,7 @@ def _parse(raw: bytearray, kind: type[Body]) -> Body:
         raise from_validation(error, fields) from error
 
 
-def _not_utf8(raw: bytearray) -> str | None:
+def _not_utf8(raw: bytes | bytearray) -> str | None:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
