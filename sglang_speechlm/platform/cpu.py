@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
@@ -35,6 +36,16 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
     @override
     def get_paged_allocator_cls(self) -> Any:
         return _token_allocator
+
+    @override
+    def get_torch_profiler_activity_str(self) -> str:
+        """Return the name in requests for profiles."""
+        return "CPU"
+
+    @override
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        """Return the profiler's activity for this device."""
+        return torch.profiler.ProfilerActivity.CPU
 
     @override
     def get_dispatch_key_name(self) -> str:

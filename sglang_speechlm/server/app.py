@@ -51,7 +51,7 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
         codec: the codec process, if it has been spawned already.
     """
     app = http.app
-    http.keep_routes(_KEPT + (_PROFILER if _PROFILER_FOLDER in os.environ else ()))
+    http.keep_routes(_KEPT + _PROFILER if os.environ.get(_PROFILER_FOLDER) else _KEPT)
     app.add_api_route("/health", health, methods=["GET"])
     app.add_route("/generate", generate, methods=["POST", "PUT"])
     app.add_route("/abort_request", abort_request, methods=["POST"])

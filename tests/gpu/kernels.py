@@ -49,6 +49,7 @@ def draw(table: list[dict[str, Any]], shown: str, file: Path) -> None:
     axes.bar_label(bars, [f"{row['calls']} calls" for row in table], fontsize=6, padding=2)
     axes.set_yticks(range(len(table)), names, fontsize=6)
     axes.invert_yaxis()
+    axes.margins(x=0.12, y=0.01)
     axes.set(xlabel="% of the kernels' time")
     figure.suptitle(shown, fontsize=9)
     figure.savefig(file, dpi=120)

@@ -75,7 +75,7 @@ class Released:
         self._server = _ByScript(self._model, self._folder / "released.log", options, environment=environment)
         self._server.wait_until_ready()
         figures["ready_seconds"] = round(time.monotonic() - began, 1)
-        figures["plan"] = [line for line in self._server.output().splitlines() if "GiB" in line][:20]
+        figures["plan"] = [line for line in self._server.output().splitlines() if "GiB" in line or " GB" in line][:20]
         self._remember_memory(figures)
 
     def _steps(self, figures: Figures) -> None:
