@@ -24,6 +24,10 @@ WIDE = CheckpointSpec(
 """For the comparison with the fork: 8 layers, hidden size 512, the full 160,392 ids, bfloat16."""
 SMALL = CheckpointSpec(max_position_embeddings=16384)
 """A tiny model: most of a step's cost is outside the model."""
+TINIEST = CheckpointSpec(
+    hidden_size=32, intermediate_size=32, layers=1, heads=2, kv_heads=1, head_dim=16, max_position_embeddings=16384
+)
+"""A model that answers at once: a step costs little but what surrounds the model."""
 FULL_CODEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
 """A small language model with the released model's Xcodec sizes, 161 M parameters."""
 

@@ -6,15 +6,21 @@ and keeps it with the request (``sglang_hooks/req.py``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Guidance = Annotated[float, Field(ge=1, le=20, allow_inf_nan=False)]
 """Scale of classifier-free guidance; 1 is none."""
 
 FRAMES = "frames"
-"""Key of ``customized_info`` and ``meta_info``: the frames so far, [F][num_stream] ids, aligned with the output ids."""
+"""Key of ``customized_info`` and ``meta_info``: the frames so far, one per output id, in chunks for ``frames_of``."""
+
+FRAME_ID = np.dtype("<i4")
+"""Type of the ids in a chunk of frames."""
 
 UNCONDITIONAL_CACHED = "unconditional_cached_tokens"
 """Key of ``meta_info``: positions of the unconditional branch's prompt that the radix cache held, once per frame."""
@@ -70,3 +76,9 @@ class Stage(StageParams):
 
 TEXT_STAGE = Stage()
 """The text stage with which an answer starts."""
+
+
+def frames_of(chunks: Sequence[bytes | None], num_stream: int) -> npt.NDArray[np.int32]:
+    """Return the frames in chunks, int32 [n, num_stream]. A chunk is the bytes of frames, or None for a text id."""
+    data = b"".join(chunk for chunk in chunks if chunk is not None)
+    return np.frombuffer(data, FRAME_ID).reshape(-1, num_stream)

@@ -48,6 +48,28 @@ class CodecStats:
     restarts: int
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How a codec process shares its device.
+
+    Attributes:
+        nice: added to its niceness.
+        batch_codes: maximum codes in one decode, which bounds how long others wait for it.
+    """
+
+    nice: int
+    batch_codes: int
+
+
+def pace(device: str) -> Pace:
+    """Return the usual pace on a torch device.
+
+    On a CPU, the codec competes with the language model, which must not wait for it. Beside a GPU, it only launches
+    kernels: were it niced, the GPU would wait for it, and small batches would leave most of the GPU idle.
+    """
+    return Pace(nice=10, batch_codes=320) if device.startswith("cpu") else Pace(nice=0, batch_codes=1280)
+
+
 class CodecService:
     """Decodes codes to samples in the codec process, which it watches and restarts.
 
@@ -56,8 +78,8 @@ class CodecService:
         config: its config.
         device: torch device of the codec.
         threads: CPU threads for decoding.
-        nice: added to the process's niceness, so that the language model has priority on a CPU.
-        batch_codes: maximum codes in one decode (but at least one window), which bounds how long others wait for it.
+        nice: added to the process's niceness; by default, as ``pace`` says.
+        batch_codes: maximum codes in one decode (but at least one window); by default, as ``pace`` says.
         undelivered_pieces: maximum pieces of a stream that wait for a slow reader.
         restart_seconds: how long a request waits for a restart of the process, unless the restart fails.
         policy: the sizes of a stream's pieces.
@@ -71,14 +93,17 @@ class CodecService:
         *,
         device: str = "cpu",
         threads: int = 1,
-        nice: int = 10,
-        batch_codes: int = 320,
+        nice: int | None = None,
+        batch_codes: int | None = None,
         undelivered_pieces: int = 4,
         restart_seconds: float = 18.0,
         policy: PiecePolicy | None = None,
         spawned: Spawned | None = None,
     ) -> None:
         policy = policy or PiecePolicy()
+        usual = pace(device)
+        nice = usual.nice if nice is None else nice
+        batch_codes = usual.batch_codes if batch_codes is None else batch_codes
         self._options = CodecOptions(checkpoint, config, device, threads, nice, batch_codes, policy)
         self._undelivered_pieces = undelivered_pieces
         self._restart_seconds = restart_seconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -50,18 +52,20 @@ def deinterleave(frames: npt.NDArray[np.integer], ids: Ids) -> IntArray:
         ValueError: if the shape differs or the id of a code does not belong to its stream.
     """
     _check_width("frames", frames, ids)
-    count = max(frames.shape[0] - (ids.num_stream - 1), 0)
-    cells = np.stack([frames[s : s + count, s] for s in range(ids.num_stream)], axis=1).astype(np.int64)
+    rows = np.ascontiguousarray(frames, np.int64)
+    count = max(len(rows) - (ids.num_stream - 1), 0)
+    # Cell [t, s] of this view is cell [t + s, s] of the rows: one frame further for each stream.
+    step = ids.num_stream * rows.itemsize
+    cells = np.ndarray((count, ids.num_stream), np.int64, rows, strides=(step, step + rows.itemsize))
     codes = cells - _codec_pads(ids) - 1
-    foreign = (codes < -1) | (codes >= ids.codebook_size)
-    if foreign.any():
-        t, s = np.argwhere(foreign)[0]
+    if count and not -1 <= codes.min() <= codes.max() < ids.codebook_size:
+        t, s = np.argwhere((codes < -1) | (codes >= ids.codebook_size))[0]
         first = ids.codec_pad(int(s))
         raise ValueError(
             f"id {cells[t, s]} in frame {t + s} does not belong to stream {s}, whose ids are "
             f"{first}..{first + ids.codec_layer_size - 1}"
         )
-    return np.maximum(codes, 0)
+    return np.maximum(codes, 0, out=codes)
 
 
 class Deinterleaver:
@@ -84,6 +88,7 @@ class Deinterleaver:
         return codes
 
 
+@functools.cache
 def _codec_pads(ids: Ids) -> IntArray:
     return np.array([ids.codec_pad(s) for s in range(ids.num_stream)], dtype=np.int64)
 

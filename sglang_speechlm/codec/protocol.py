@@ -1,8 +1,7 @@
 """The messages between the HTTP process and the codec process, over a private socket pair.
 
-A message is a pickled dataclass, preceded by its length. Pickle is safe here: one end is the other's child, and both
-    run
-the same code.
+A message is a header and a body. The messages of which every stream sends many have bodies of plain numbers; the others
+are pickled. Pickle is safe here: one end is the other's child, and both run the same code.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Push:
-    """To the codec process: ``[n, S]`` more codes of a stream."""
+    """To the codec process: ``[n, S]`` more codes of a stream, below 2**31."""
 
     stream: int
     codes: npt.NDArray[np.integer]
@@ -124,13 +123,31 @@ class Slots:
 Request = CodecOptions | Open | Push | Finish | Delivered | Close
 Reply = Ready | StartFailed | Piece | End | Refused | Slots
 
-_LENGTH = struct.Struct("!Q")
+_HEADER = struct.Struct("<IBIH")
+"""Size of the body, kind, and for kinds with plain bodies stream and codes per row."""
+_PICKLED, _PUSH, _PIECE, _DELIVERED = range(4)
+_CODE, _SAMPLE = np.dtype("<i4"), np.dtype("<f4")
 
 
 def encode(message: Request | Reply) -> bytes:
-    """Return a message as bytes for the socket."""
+    """Return a message as bytes for the socket.
+
+    Raises:
+        ValueError: if codes have another shape than ``[n, S]``.
+        TypeError: if they are no integers.
+    """
+    match message:
+        case Push(stream, codes):
+            _, width = codes.shape
+            body = codes.astype(_CODE, casting="same_kind").tobytes()
+            return _HEADER.pack(len(body), _PUSH, stream, width) + body
+        case Piece(stream, samples):
+            body = samples.astype(_SAMPLE, casting="same_kind").tobytes()
+            return _HEADER.pack(len(body), _PIECE, stream, 1) + body
+        case Delivered(stream):
+            return _HEADER.pack(0, _DELIVERED, stream, 0)
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
+    return _HEADER.pack(len(body), _PICKLED, 0, 0) + body
 
 
 class MessageReader:
@@ -144,12 +161,23 @@ class MessageReader:
         self._received += data
         messages: list[Request | Reply] = []
         start = 0
-        while len(self._received) - start >= _LENGTH.size:
-            body = start + _LENGTH.size
-            stop = body + _LENGTH.unpack_from(self._received, start)[0]
-            if stop > len(self._received):
+        while len(self._received) - start >= _HEADER.size:
+            size, kind, stream, width = _HEADER.unpack_from(self._received, start)
+            body = start + _HEADER.size
+            if body + size > len(self._received):
                 break
-            messages.append(pickle.loads(self._received[body:stop]))
-            start = stop
+            start = body + size
+            messages.append(_decoded(kind, stream, width, bytes(self._received[body:start])))
         del self._received[:start]
         return messages
+
+
+def _decoded(kind: int, stream: int, width: int, body: bytes) -> Request | Reply:
+    if kind == _PUSH:
+        return Push(stream, np.frombuffer(body, _CODE).reshape(-1, width))
+    if kind == _PIECE:
+        return Piece(stream, np.frombuffer(body, _SAMPLE))
+    if kind == _DELIVERED:
+        return Delivered(stream)
+    message: Request | Reply = pickle.loads(body)
+    return message

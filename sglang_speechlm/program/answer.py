@@ -7,6 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from sglang_speechlm import metrics
 from sglang_speechlm.config import Ids
 from sglang_speechlm.program.bounds import Bound, written_bound
@@ -50,9 +53,9 @@ class TextEnd:
 
 @dataclass(frozen=True)
 class AudioPiece:
-    """New frames, [n][num_stream] ids, without the eos frame."""
+    """New frames, int32 [n, num_stream] ids, without the eos frame."""
 
-    frames: list[list[int]]
+    frames: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
             frames += len(output.ids)
             ended = output.finish_reason is not None and _reason(output, ends=(ids.eos,)) == "stop"
             spoken = output.frames[:-1] if ended else output.frames
-            if spoken:
+            if len(spoken):
                 yield AudioPiece(spoken)
             if output.finish_reason is not None:
                 yield AudioEnd(output.cached_tokens, output.unconditional_cached_tokens)

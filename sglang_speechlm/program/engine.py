@@ -8,13 +8,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import HTTPException
 
 from sglang_speechlm import logs, metrics
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.sglang_hooks.requests import GenerateReqInput
 from sglang_speechlm.sglang_hooks.types import TokenizerManager
-from sglang_speechlm.stage import FRAMES, PAIR_MARGIN, UNCONDITIONAL_CACHED
+from sglang_speechlm.stage import FRAMES, PAIR_MARGIN, UNCONDITIONAL_CACHED, frames_of
 
 
 class StageRefused(Exception):
@@ -37,7 +39,7 @@ class StageOutput:
 
     Attributes:
         ids: new ids of stream 0.
-        frames: new frames, [len(ids)][num_stream] ids; empty in a text stage.
+        frames: new frames, int32 [len(ids), num_stream]; empty in a text stage.
         finish_reason: SGLang's, once the stage has ended: {"type": "stop" | "length" | "abort", ...}.
         cached_tokens: positions of the prompt that the radix cache held.
         unconditional_cached_tokens: the same for the unconditional branch; None without guidance.
@@ -45,7 +47,7 @@ class StageOutput:
     """
 
     ids: list[int]
-    frames: list[list[int]]
+    frames: npt.NDArray[np.int32]
     finish_reason: dict[str, Any] | None
     cached_tokens: int
     unconditional_cached_tokens: int | None = None
@@ -55,10 +57,11 @@ class StageOutput:
 class Engine:
     """Runs stages on SGLang's TokenizerManager."""
 
-    def __init__(self, manager: TokenizerManager, memory_positions: int) -> None:
-        """Take SGLang's TokenizerManager and the number of positions that its memory pool holds."""
+    def __init__(self, manager: TokenizerManager, memory_positions: int, num_stream: int) -> None:
+        """Take SGLang's TokenizerManager, the positions that its memory pool holds, and the ids of a frame."""
         self._manager = manager
         self._memory_positions = memory_positions
+        self._num_stream = num_stream
 
     def capacity(self, *, guided: bool = False) -> int:
         """Return the positions available to one request, prompt plus answer; a guided request takes each twice."""
@@ -126,7 +129,7 @@ class Engine:
             routed_dp_rank=dp_rank,
             external_trace_header=entry.trace if (entry := logs.current()) is not None else None,
         )
-        seen = 0
+        seen = seen_chunks = 0
         metrics.STAGES_RUNNING.add(1)
         try:
             async with aclosing(self.outputs(request, begun=begun)) as outputs:
@@ -138,12 +141,13 @@ class Engine:
                         message = str(reason.get("message", "aborted"))
                         raise StageRefused(400 if status == 400 else 503, message, begun=begun or seen > 0)
                     ids = output["output_ids"][seen:]
-                    frames = meta.get(FRAMES, [])[seen:]
+                    chunks = meta.get(FRAMES, [])[seen_chunks:]
                     seen += len(ids)
+                    seen_chunks += len(chunks)
                     unconditional = meta.get(UNCONDITIONAL_CACHED)
                     yield StageOutput(
                         ids,
-                        frames[: len(ids)],
+                        frames_of(chunks, self._num_stream),
                         reason,
                         meta["cached_tokens"],
                         unconditional[-1] if unconditional else None,

@@ -103,7 +103,7 @@ class Reply(Pieces):
         text: the whole text, including thinking, without end markers.
         split: the text so far, with thinking separated.
         text_ids: ids as generated or given, including the closing eot or eos.
-        codes: [T][num_stream] code indices with the delay removed; None for a text reply.
+        codes: int64 [T, num_stream] code indices with the delay removed; None for a text reply.
         cached_tokens: by stage, prompt positions that the radix cache held.
         has_begun: whether an id or a frame has been generated, which a retry would generate again.
     """
@@ -114,7 +114,7 @@ class Reply(Pieces):
         self.text = ""
         self.split = Split()
         self.text_ids: list[int] = []
-        self.codes: list[list[int]] | None = None
+        self.codes: npt.NDArray[np.int64] | None = None
         self.cached_tokens: dict[str, int] = {}
         self.has_begun = False
         self._finish: Finish | None = None
@@ -200,18 +200,18 @@ class Reply(Pieces):
 
     async def _feed(self, events: AsyncGenerator[Event], watch: ReplyWatch, stream: CodecStream) -> None:
         undelayed = Deinterleaver(self._responder.ids)
-        codes_so_far: list[list[int]] = []
+        pieces = [np.empty((0, self._responder.ids.num_stream), np.int64)]
         try:
             async for event in events:
                 match event:
                     case AudioPiece(frames):
                         self.has_begun = True
                         watch.decoded(len(frames))
-                        codes = undelayed.push(np.asarray(frames, dtype=np.int64))
-                        codes_so_far.extend(codes.tolist())
+                        codes = undelayed.push(frames)
+                        pieces.append(codes)
                         await stream.push(codes)
                     case AudioEnd(cached_tokens, unconditional):
-                        self.codes = codes_so_far
+                        self.codes = np.concatenate(pieces)
                         self.cached_tokens["audio"] = cached_tokens
                         if unconditional is not None:
                             self.cached_tokens["audio_unconditional"] = unconditional

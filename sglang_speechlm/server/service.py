@@ -56,7 +56,7 @@ class Service:
         self._codec = CodecService(
             path, self.config, device=options.codec_device, threads=options.codec_threads, spawned=codec
         )
-        engine = Engine(manager, state.scheduler_info["max_total_num_tokens"])
+        engine = Engine(manager, state.scheduler_info["max_total_num_tokens"], self.config.num_stream)
         self.sample_rate = self.config.xcodec_sample_rate
         self.responder = Responder(engine, self.config.ids, self.tokenizer, self._codec, self.sample_rate)
         self.model_name = str(manager.served_model_name)
@@ -156,4 +156,4 @@ class Service:
         text_ids = reply.text_ids
         if text_ids and text_ids[-1] in (ids.eot, ids.eos):
             text_ids = text_ids[:-1]
-        return self.answers.keep(audio_id, reply.text, text_ids, reply.codes or [])
+        return self.answers.keep(audio_id, reply.text, text_ids, [] if reply.codes is None else reply.codes)

@@ -142,10 +142,12 @@ def register_all() -> None:
 
 def only_for_speechlm(hook: Callable[..., Any], kind: HookType) -> Callable[..., Any]:
     """Return the hook with a guard: it acts only in a process that serves SpeechLM."""
+    acts = False  # a process that serves it does so to its end, and some hooks run for every row of every step
 
     @functools.wraps(hook)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if serves_speechlm():
+        nonlocal acts
+        if acts or (acts := serves_speechlm()):
             return hook(*args, **kwargs)
         return args[0](*args[1:], **kwargs) if kind is HookType.AROUND else None
 

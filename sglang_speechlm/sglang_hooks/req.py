@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
+import numpy.typing as npt
+
 from sglang_speechlm.model.slots import RequestEntry
+from sglang_speechlm.sglang_hooks.frames import FrameLog
 from sglang_speechlm.sglang_hooks.types import Req
 from sglang_speechlm.stage import FRAMES, TEXT_STAGE, Stage
 
@@ -55,9 +59,11 @@ def leader_of(req: Req) -> Req | None:
     return getattr(req, "speechlm_leader", None)
 
 
-def spoken_frames(req: Req) -> list[list[int]]:
-    """Return this request's frames so far, [F][num_stream] ids, aligned with its output ids."""
-    return (req.customized_info or {}).get(FRAMES, [])
+def spoken_frames(req: Req) -> npt.NDArray[np.int32]:
+    """Return the frames of an audio request that has some, int32 [F, num_stream], aligned with its output ids."""
+    assert req.customized_info is not None
+    log: FrameLog = req.customized_info[FRAMES]
+    return log.array()
 
 
 def entry(req: Req) -> RequestEntry:

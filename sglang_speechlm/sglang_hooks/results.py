@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sglang.srt.managers.utils import _async_d2h
 
+from sglang_speechlm.sglang_hooks.frames import FrameLog, FrameRows
 from sglang_speechlm.sglang_hooks.req import is_audio, shadow_of
 from sglang_speechlm.sglang_hooks.types import Req
 from sglang_speechlm.stage import FRAMES, UNCONDITIONAL_CACHED
@@ -20,16 +21,18 @@ def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:
         info[FRAMES] = _async_d2h(info[FRAMES])
 
 
-def collect_frames(collect: Callable[..., None], processor: Any, i: int, req: Req, logits_output: Any) -> None:
-    """AROUND _maybe_collect_customized_info: convert the frames once per batch, and skip text requests."""
+def collect_frames(_collect: Any, _processor: Any, i: int, req: Req, logits_output: Any) -> None:
+    """IN PLACE OF _maybe_collect_customized_info: convert the frames once per batch, and skip text requests."""
     info = getattr(logits_output, "customized_info", None)
     if info is None or not is_audio(req):
         return
     if isinstance(info[FRAMES], torch.Tensor):
-        info[FRAMES] = info[FRAMES].tolist()
-    collect(processor, i, req, logits_output)
+        info[FRAMES] = FrameRows(info[FRAMES])
+    rows: FrameRows = info[FRAMES]
+    if req.customized_info is None:
+        req.customized_info = {FRAMES: FrameLog(rows.num_stream)}
+    req.customized_info[FRAMES].append(rows[i])
     if (shadow := shadow_of(req)) is not None:
-        assert req.customized_info is not None
         req.customized_info.setdefault(UNCONDITIONAL_CACHED, []).append(shadow.cached_tokens)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sglang_speechlm import metrics
@@ -77,17 +79,18 @@ def _biased(info: Any) -> bool:
 
 def _replay(batch: ScheduleBatch, device: torch.device | str) -> Replay | None:
     """Return the frames in this prefill: those of retracted audio requests that recompute their past."""
-    positions: list[int] = []
-    streams: list[list[int]] = []
+    positions: list[npt.NDArray[np.int64]] = []
+    streams: list[npt.NDArray[np.int32]] = []
     start = 0
     for req, prefix, length in zip(batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True):
         if is_audio(req) and req.output_ids:
-            first = len(req.origin_input_ids)
-            for place, frame in enumerate(spoken_frames(req), start=first - prefix):
-                if 0 <= place < length:
-                    positions.append(start + place)
-                    streams.append(frame[1:])
+            frames = spoken_frames(req)
+            places = np.arange(len(frames)) + len(req.origin_input_ids) - prefix
+            is_read = (places >= 0) & (places < length)
+            positions.append(start + places[is_read])
+            streams.append(frames[is_read, 1:])
         start += length
-    if not positions:
+    if not sum(map(len, positions)):
         return None
-    return Replay(torch.tensor(positions, device=device), torch.tensor(streams, device=device))
+    later_ids = torch.from_numpy(np.concatenate(streams)).to(device, torch.int64)
+    return Replay(torch.from_numpy(np.concatenate(positions)).to(device), later_ids)

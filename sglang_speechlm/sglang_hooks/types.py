@@ -36,7 +36,7 @@ class Req(Protocol):
     full_untruncated_fill_ids: Sequence[int]
     prefix_indices: torch.Tensor
     sampling_params: SamplingParams
-    customized_info: dict[str, list[Any]] | None
+    customized_info: dict[str, Any] | None
     cached_tokens: int
     tokenizer: Any
     eos_token_ids: Any

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sglang_speechlm.config import SpeechLMConfig
@@ -44,7 +45,7 @@ class Endless(Engine):
             left -= count
             ids = [self.text[(at + i) % len(self.text)] for i in range(count)]
             at += count
-            frames = [[1] * 8] * count if stage_id.endswith("audio") else []
+            frames = np.ones((count if stage_id.endswith("audio") else 0, 8), np.int32)
             yield StageOutput(ids, frames, None if left else {"type": "length"}, 0, dp_rank=3)
 
 

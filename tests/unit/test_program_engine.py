@@ -40,7 +40,7 @@ def test_a_cancellation_that_sglang_swallows_ends_the_stage() -> None:
     manager = Deaf()
 
     async def read() -> None:
-        async with aclosing(Engine(manager, 1000).run("stage", Prompt([1], []), {})) as outputs:
+        async with aclosing(Engine(manager, 1000, 8).run("stage", Prompt([1], []), {})) as outputs:
             async for _ in outputs:
                 pass
 

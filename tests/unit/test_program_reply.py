@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from sglang_speechlm.codec import CodecService
@@ -19,6 +20,7 @@ from sglang_speechlm.tokenizer import TextTokenizer
 PLAN, ANSWER = "A short plan.", "\n\nGood day."
 TAGGED = f"<think>{PLAN}</think>{ANSWER}"
 LONE = f"{PLAN}</think>{ANSWER}"
+NO_FRAMES = np.empty((0, 8), np.int32)
 
 
 class Scripted(Engine):
@@ -34,8 +36,8 @@ class Scripted(Engine):
         self, _id: str, _prompt: Prompt, _params: dict[str, Any], *, begun: bool = False, dp_rank: int | None = None
     ) -> AsyncGenerator[StageOutput]:
         for index in self._ids:
-            yield StageOutput([index], [], None, 0)
-        yield StageOutput([], [], {"type": self._end}, 0)
+            yield StageOutput([index], NO_FRAMES, None, 0)
+        yield StageOutput([], NO_FRAMES, {"type": self._end}, 0)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,8 @@ def warm_up(server_args: Any, life: Life) -> bool:
     from sglang_speechlm.sglang_hooks import http
 
     state = http.state()
-    engine = Engine(state.tokenizer_manager, state.scheduler_info["max_total_num_tokens"])
+    manager = state.tokenizer_manager
+    engine = Engine(manager, state.scheduler_info["max_total_num_tokens"], manager.model_config.hf_config.num_stream)
     requests = list(_REQUESTS)
     if engine.can_guide:
         requests += [_pads(min(_WARM_PADS, engine.capacity(guided=True) // 4)), _GUIDED]

@@ -183,7 +183,7 @@ class _Choice:
             return {"warnings": warnings} if warnings else {}
         return {
             "text_ids": reply.text_ids,
-            "codes": reply.codes,
+            "codes": None if reply.codes is None else reply.codes.tolist(),
             "cached_tokens": reply.cached_tokens,
             "warnings": warnings,
         }

@@ -36,7 +36,7 @@ from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
 from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks.requests import GenerateReqInput
-from sglang_speechlm.stage import StageParams
+from sglang_speechlm.stage import FRAMES, StageParams, frames_of
 
 _MAX_ANSWERS = 128
 """Maximum answers of one request; SGLang prepares all of them while every other request waits."""
@@ -156,6 +156,8 @@ async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[s
             async for output in outputs:
                 for answer in output if isinstance(output, list) else [output]:
                     meta = answer["meta_info"]
+                    if FRAMES in meta:
+                        meta[FRAMES] = frames_of(meta[FRAMES], service.config.num_stream).tolist()
                     own = meta["id"].partition("_")[0]  # SGLang appends a suffix for each of several choices
                     meta["id"] = names.get(own, own)
                 yield output

@@ -1,0 +1,61 @@
+"""Messages arrive as they were sent, however the socket cuts them; codes and samples travel without pickle."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sglang_speechlm.codec.protocol import Close, Delivered, End, MessageReader, Open, Piece, Push, Refused, encode
+
+MESSAGES: list[Any] = [
+    Open(3, None),
+    Push(3, np.arange(24).reshape(3, 8)),
+    Push(4, np.array([[0, -1, 2**31 - 1]])),
+    Push(2**32 - 1, np.empty((0, 8), np.int32)),
+    Piece(3, np.linspace(-1, 1, 640, dtype=np.float32)),
+    Delivered(3),
+    Refused(4, "code 9 is outside"),
+    End(3),
+    Close(4),
+]
+
+
+def same(received: Any, sent: Any) -> bool:
+    if type(received) is not type(sent) or received.stream != sent.stream:
+        return False
+    for name in ("codes", "samples"):
+        if hasattr(sent, name):
+            return np.array_equal(getattr(received, name), getattr(sent, name))
+    return bool(received == sent)
+
+
+@pytest.mark.parametrize("portion", [1, 5, 1000, 1 << 18])
+def test_messages_arrive_in_order_whatever_the_portions(portion: int) -> None:
+    data = b"".join(map(encode, MESSAGES))
+    reader = MessageReader()
+    received = [message for at in range(0, len(data), portion) for message in reader.feed(data[at : at + portion])]
+    assert len(received) == len(MESSAGES)
+    assert all(map(same, received, MESSAGES))
+
+
+def test_the_messages_that_every_stream_sends_often_are_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle, "dumps", None)
+    monkeypatch.setattr(pickle, "loads", None)
+    for message in MESSAGES:
+        if isinstance(message, (Push, Piece, Delivered)):
+            assert same(MessageReader().feed(encode(message))[0], message)
+
+
+def test_samples_of_a_larger_array_arrive_alone() -> None:
+    samples = np.arange(100, dtype=np.float32)[10:20]
+    (piece,) = MessageReader().feed(encode(Piece(1, samples)))
+    assert isinstance(piece, Piece)
+    assert np.array_equal(piece.samples, samples)
+
+
+def test_codes_must_be_rows_of_integers() -> None:
+    with pytest.raises(TypeError):
+        encode(Push(1, np.zeros((2, 8))))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unpack"):
+        encode(Push(1, np.zeros(8, np.int64)))
