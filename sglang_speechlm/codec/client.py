@@ -67,7 +67,7 @@ def pace(device: str) -> Pace:
     On a CPU, the codec competes with the language model, which must not wait for it. Beside a GPU, it only launches
     kernels: were it niced, the GPU would wait for it, and small batches would leave most of the GPU idle.
     """
-    return Pace(nice=10, batch_codes=320) if device.startswith("cpu") else Pace(nice=0, batch_codes=1280)
+    return Pace(nice=10, batch_codes=320) if device.startswith("cpu") else Pace(nice=0, batch_codes=640)
 
 
 class CodecService:
