@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from sglang_speechlm.codec import CodecService
@@ -17,6 +18,8 @@ from sglang_speechlm.program.request import ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.tokenizer import TextTokenizer
+
+NO_FRAMES = np.empty((0, 8), np.int32)
 
 
 class Scripted(Engine):
@@ -41,8 +44,10 @@ class Scripted(Engine):
             ids = list(self.texts[number][: params["max_new_tokens"]])
             for index in ids[:-1]:
                 await asyncio.sleep(0)
-                yield StageOutput([index], [], None, 0)
-            yield StageOutput(ids[-1:], [], {"type": "stop" if len(ids) == len(self.texts[number]) else "length"}, 0)
+                yield StageOutput([index], NO_FRAMES, None, 0)
+            yield StageOutput(
+                ids[-1:], NO_FRAMES, {"type": "stop" if len(ids) == len(self.texts[number]) else "length"}, 0
+            )
         finally:
             self.running.remove(number)
 

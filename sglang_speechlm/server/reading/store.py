@@ -55,7 +55,7 @@ class AnswerStore:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def keep(self, audio_id: str, text: str, text_ids: Sequence[int], codes: Sequence[Sequence[int]]) -> int:
+    def keep(self, audio_id: str, text: str, text_ids: Sequence[int], codes: npt.ArrayLike) -> int:
         """Keep an answer; return when it expires, in seconds since the epoch."""
         answer = KeptAnswer(
             text, np.array(text_ids, np.int32), np.array(codes, np.uint16), self._clock() + KEPT_SECONDS
