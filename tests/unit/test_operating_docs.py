@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "docs" / name for name in ("operating.md", "troubleshooting.md")]
 NAMING_OPTIONS = [*DOCUMENTS, *(ROOT / "docs" / name for name in ("api.md", "checkpoints.md", "launching.md"))]
 ROUTES_OF_THE_FRONT = {"/readiness", "/workers"}
-OF_OTHER_PROGRAMS = {"--config.file", "--output", "--timeout"}
+OF_OTHER_PROGRAMS = {"--config.file", "--output", "--rehearse", "--timeout"}
 GUIDES_SECONDS = 3600
 
 
@@ -57,10 +57,10 @@ def test_every_variable_is_one_of_sglangs(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.stem)
-def test_every_route_is_served(document: Path, server: Server) -> None:
+def test_every_route_is_served(document: Path, metered: Server) -> None:
     routes = {text for text in quoted(document) if re.fullmatch(r"/[a-z_]+", text)} - {"/tmp"}
     assert routes
-    with Client(server.url) as client:
+    with Client(metered.url) as client:
         for route in routes - ROUTES_OF_THE_FRONT:
             assert client.http.get(route).status_code in (200, 405)
 
