@@ -15,6 +15,8 @@ from schedule import (  # noqa: F401 (hooks)
 from server import Client, Judge, Server, serving
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.tokenizer import TextTokenizer
 
 # Two threads that share a busy core wait for each other at every small product: five times the time of one.
 torch.set_num_threads(1)
@@ -38,6 +40,19 @@ ALIASES = ("tts-1", "whisper-1", "gpt-4o-audio-preview")
 def served_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small float32 checkpoint."""
     return build_checkpoint(tmp_path_factory.mktemp("served") / "small", spec=SPEC)
+
+
+@pytest.fixture(scope="session")
+def config(served_checkpoint: Path) -> SpeechLMConfig:
+    """The config of ``served_checkpoint``."""
+    config: SpeechLMConfig = SpeechLMConfig.from_pretrained(served_checkpoint)
+    return config
+
+
+@pytest.fixture(scope="session")
+def tokenizer(served_checkpoint: Path, config: SpeechLMConfig) -> TextTokenizer:
+    """The tokenizer of ``served_checkpoint``."""
+    return TextTokenizer.from_pretrained(served_checkpoint, config)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,9 @@ never processes images, so the two schemas suffice.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+
+from sglang_speechlm.platform.imports import before_import
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _NAMES = ("nms", "qnms")
@@ -20,26 +17,7 @@ _NAMES = ("nms", "qnms")
 
 def define_when_imported() -> None:
     """Define the missing operators just before torchvision is imported. Idempotent; imports nothing itself."""
-    if "torchvision" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find torchvision as Python does, and define its operators before its first line runs."""
-        spec = PathFinder.find_spec(fullname, path, target) if fullname == "torchvision" else None
-        if spec is None or spec.loader is None or spec.origin is None:
-            return None
-        folder, execute = Path(spec.origin).parent, spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            _define(folder)
-            execute(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+    before_import("torchvision", _define)
 
 
 def _define(folder: Path) -> None:

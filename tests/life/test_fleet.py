@@ -31,11 +31,13 @@ from server import (
     wait_for,
     wav,
 )
-from server.fleet import Fleet, fleet_of
+from server.fleet import Fleet, Fleets
 
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
-ENDLESS: dict[str, Any] = {"messages": HELLO, "max_tokens": 1500, "logit_bias": {"2": -100, "3": -100}}
+LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 700, "logit_bias": {"2": -100, "3": -100}}
+LONGER = {**LONG, "max_tokens": 2500}
+"""Lasts until a worker whose keeper hangs is killed."""
 
 # The guide's payloads, with a seed.
 _SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
@@ -78,9 +80,14 @@ GUIDES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet_of(2, served_checkpoint, tmp_path_factory.mktemp("fleet") / "log") as running:
-        yield running
+def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
+    with Fleets(2, served_checkpoint, tmp_path_factory) as started:
+        yield started
+
+
+@pytest.fixture
+def fleet(fleets: Fleets) -> Fleet:
+    return fleets.running()
 
 
 # What one worker alone would answer
@@ -222,7 +229,7 @@ def test_earlier_audio_is_found_whichever_worker_spoke_it(fleet: Fleet) -> None:
 class Asked:
     """A streamed answer on its way; whole when it ended with a reason to finish, an error when it ended with that."""
 
-    def __init__(self, fleet: Fleet, body: dict[str, Any] = ENDLESS, path: str = CHAT) -> None:
+    def __init__(self, fleet: Fleet, body: dict[str, Any] = LONG, path: str = CHAT) -> None:
         self.begun = threading.Event()
         self.text = ""
         self._ask = (fleet.server.url, path, {**body, "stream": True})
@@ -257,11 +264,11 @@ class Asked:
 def test_a_worker_that_dies_or_hangs_fails_its_own_requests_clearly_and_comes_back(
     part: str, number: signal.Signals, fleet: Fleet
 ) -> None:
-    assert wait_for(fleet.is_whole)
     urls = fleet.workers
+    body = LONGER if number == signal.SIGSTOP else LONG
     with ThreadPoolExecutor(2) as threads:
-        whole = [threads.submit(post_to, fleet.server.url, CHAT, json=ENDLESS) for _ in range(2)]
-        streams = [Asked(fleet) for _ in range(2)]
+        whole = [threads.submit(post_to, fleet.server.url, CHAT, json=body) for _ in range(2)]
+        streams = [Asked(fleet, body) for _ in range(2)]
         assert wait_for(lambda: all(running_in(url) == 2 for url in urls))
         (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], part)).send_signal(number)
         answers = [asked.result() for asked in whole]
@@ -285,8 +292,7 @@ def running_in(url: str) -> float:
 
 
 def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) -> None:
-    assert wait_for(fleet.is_whole)
-    past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 1500}}
+    past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 700}}
     beside, through = Asked(fleet, past, "/v1/audio/speech"), Asked(fleet)
     fleet.router().kill()
     assert through.end() == "error"
@@ -299,7 +305,6 @@ def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) 
 
 
 def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
-    assert wait_for(fleet.is_whole)
     family = fleet.family()
     segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
     # A copy's environment is that of the process that it is a copy of; Python's resource trackers begin anew.

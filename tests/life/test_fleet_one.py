@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from server import SECONDS, wait_for
-from server.fleet import Fleet, fleet_of
+from server.fleet import Fleet, Fleets
 
 from sglang_speechlm.process import ExitStatus
 
@@ -16,9 +16,14 @@ ENDLESS = {**TEXT, "max_tokens": 3900, "logit_bias": {"2": -100, "3": -100}}
 
 
 @pytest.fixture(scope="module")
-def fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet_of(1, served_checkpoint, tmp_path_factory.mktemp("fleet") / "log") as running:
-        yield running
+def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
+    with Fleets(1, served_checkpoint, tmp_path_factory) as started:
+        yield started
+
+
+@pytest.fixture
+def fleet(fleets: Fleets) -> Fleet:
+    return fleets.running()
 
 
 def test_a_worker_whose_http_process_hangs_fails_its_requests_and_is_started_again(fleet: Fleet) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -38,17 +37,6 @@ class Scripted(Engine):
         for index in self._ids:
             yield StageOutput([index], NO_FRAMES, None, 0)
         yield StageOutput([], NO_FRAMES, {"type": self._end}, 0)
-
-
-@pytest.fixture(scope="module")
-def config(served_checkpoint: Path) -> SpeechLMConfig:
-    config: SpeechLMConfig = SpeechLMConfig.from_pretrained(served_checkpoint)
-    return config
-
-
-@pytest.fixture(scope="module")
-def tokenizer(served_checkpoint: Path, config: SpeechLMConfig) -> TextTokenizer:
-    return TextTokenizer.from_pretrained(served_checkpoint, config)
 
 
 def replied(

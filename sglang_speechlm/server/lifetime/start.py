@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from sglang_speechlm import logs
 from sglang_speechlm.codec import spawn
 from sglang_speechlm.options.command_line import CommandLine, read, settle
 from sglang_speechlm.options.vllm_names import Machine
+from sglang_speechlm.platform.torch_compiler import compile_nothing
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
@@ -50,9 +50,7 @@ def _serve(command_line: CommandLine, heartbeat: Heartbeat) -> int:
     if torch.cuda.is_available():
         codec = spawn()  # it imports its modules while this process imports SGLang
     else:
-        # SGLang compiles its repetition penalty on first use: this blocks all requests for 40 s, and ends the
-        # scheduler if there is no C++ compiler.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        compile_nothing()
         from sglang_speechlm.sglang_hooks.registry import fork_parts
 
         fork_parts()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from .client import Client
-from .process import Server, command_of, serving
+from .process import Server, command_of, serving, wait_for
 
 OPTIONS = ("--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
 
@@ -65,3 +66,20 @@ def fleet_of(size: int, model: Path, log: Path) -> Iterator[Fleet]:
     """A ready fleet, stopped at the end."""
     with serving(model, log, f"--dp={size}", *OPTIONS) as server, Client(server.url) as client:
         yield Fleet(server, client, size)
+
+
+class Fleets(contextlib.ExitStack):
+    """Start a fleet for tests to share, and another one after a test has ended it."""
+
+    def __init__(self, size: int, model: Path, folders: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._size, self._model, self._folders = size, model, folders
+        self._fleet: Fleet | None = None
+
+    def running(self) -> Fleet:
+        """Return a fleet that runs, with all of its workers behind its port."""
+        if self._fleet is None or self._fleet.server.process.poll() is not None:
+            log = self._folders.mktemp("fleet") / "log"
+            self._fleet = self.enter_context(fleet_of(self._size, self._model, log))
+        assert wait_for(self._fleet.is_whole)
+        return self._fleet

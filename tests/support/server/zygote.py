@@ -161,8 +161,8 @@ def main() -> None:
 def _import_what_servers_need() -> None:
     """Import no module of the product's, some of which choose a name for their process when they are imported."""
     gc.disable()
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # as the launcher sets it, before SGLang is imported
-    import_module("sglang_speechlm")  # tells SGLang where the model is
+    # As the launcher does before it imports SGLang; this imports "sglang_speechlm" first, which prepares the others.
+    import_module("sglang_speechlm.platform.torch_compiler").compile_nothing()
     for name in _IMPORTED:
         import_module(name)
     gc.freeze()

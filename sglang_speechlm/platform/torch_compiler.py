@@ -1,0 +1,81 @@
+"""Leave torch's compiler out of a process that compiles nothing: importing it takes longer than importing torch.
+
+transformers imports one class of ``torch._dynamo``, torchvision one function, and each thereby imports the package.
+SGLang marks functions for the compiler, which imports the rest of it. Where there is no GPU, none of them is compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sglang_speechlm.platform.imports import before_import
+
+_PACKAGE = "torch._dynamo"
+_OF_TRANSFORMERS = "_trace_wrapped_higher_order_op"
+_OF_TORCHVISION = "utils"
+_MARKS = ("allow_in_graph", "assume_constant_result", "disable")
+"""Functions of ``torch.compiler`` and ``torch._dynamo`` that mark a function for the compiler."""
+
+
+def spare_transformers() -> None:
+    """Let transformers import its one module of the compiler without the rest. Idempotent; imports nothing itself."""
+    before_import("transformers.masking_utils", _import_alone)
+
+
+def compile_nothing() -> None:
+    """Make torch leave functions as they are that are to be compiled. Call it before SGLang is imported.
+
+    SGLang compiles its repetition penalty on first use: this would block all requests for 40 s, and end the scheduler
+    if there is no C++ compiler.
+    """
+    import torch
+
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    torch.compile = _as_it_is  # type: ignore[assignment]
+    for name in _MARKS:
+        setattr(torch.compiler, name, _as_it_is)
+    if _PACKAGE not in sys.modules:
+        torch._dynamo = _Unused()  # type: ignore[assignment]
+        utilities = ModuleType(f"{_PACKAGE}.{_OF_TORCHVISION}")
+        utilities.is_compile_supported = _no  # type: ignore[attr-defined]
+        sys.modules[utilities.__name__] = utilities
+        before_import(_PACKAGE, _forget_utilities)
+
+
+class _Unused:
+    """``torch._dynamo`` while only its marks are used; any other attribute imports it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _as_it_is if name in _MARKS else getattr(import_module(_PACKAGE), name)
+
+
+def _forget_utilities(_folder: Path) -> None:
+    sys.modules.pop(f"{_PACKAGE}.{_OF_TORCHVISION}", None)
+
+
+def _import_alone(_folder: Path) -> None:
+    import torch
+
+    name = f"{_PACKAGE}.{_OF_TRANSFORMERS}"
+    file = Path(torch.__file__).parent / "_dynamo" / f"{_OF_TRANSFORMERS}.py"
+    spec = spec_from_file_location(name, file)
+    if name in sys.modules or not file.exists() or spec is None or spec.loader is None:
+        return
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Callable[..., Any]:
+    """Return a function itself, or a decorator that does."""
+    return function if function is not None else _as_it_is
+
+
+def _no(*_: Any, **__: Any) -> bool:
+    return False
