@@ -63,7 +63,7 @@ class SpeechLMSampler(Sampler):
         }
         tokens = torch.empty_like(positions)
         if view.has_audio:
-            frames = draw_frames(logits, view, self._requests, self._ids, self._codec_bias, **how)
+            frames = self._draw_frames(logits, view, how)
             self._requests.streams[view.slots] = frames[:, 1:]
             logits_output.customized_info = {FRAMES: frames}
             tokens.copy_(frames[:, 0])
@@ -85,3 +85,13 @@ class SpeechLMSampler(Sampler):
             ).write_output_to(logits_output)
         self._sync_token_ids_across_tp(tokens, sampling_info)
         return tokens
+
+    def _draw_frames(self, logits: torch.Tensor, view: BatchView, how: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the frames of all rows, int64 [N, num_stream]; zeros for text rows."""
+        draw = draw_frames
+        if logits.is_cuda:
+            from sglang_speechlm.sampler import fused
+
+            if view.audio_top_k <= fused.MOST_CANDIDATES:
+                draw = fused.draw_frames
+        return draw(logits, view, self._requests, self._ids, self._codec_bias, **how)
