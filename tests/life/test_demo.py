@@ -9,12 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-import pytest
 import soundfile
 from server import SECONDS, wait_for
 
 from sglang_speechlm.demo import GUIDANCE, MODEL
-from sglang_speechlm.demo.player import play
 
 
 @contextmanager
@@ -55,22 +53,6 @@ def test_it_writes_speaks_listens_and_stops(tmp_path: Path) -> None:
         assert word in printed
     assert len(printed.splitlines()) <= 40
     assert "SIGTERM received" in (tmp_path / "server.log").read_text()
-
-
-def test_sounds_are_played_by_the_first_player_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = tmp_path / "heard"
-    for name, script in (("aplay", "exit 1"), ("play", f'printf "%s" "$2" > {heard}')):
-        player = tmp_path / name
-        player.write_text(f"#!/bin/sh\n{script}\n")
-        player.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert play(tmp_path / "some.wav")
-    assert heard.read_text() == str(tmp_path / "some.wav")
-
-
-def test_without_a_player_nothing_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert not play(tmp_path / "some.wav")
 
 
 def test_an_interruption_stops_its_server(served_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What an operator bounds, allows and locks, on a server that is started so."""
 
-import argparse
 import base64
 import contextlib
 import http.server
@@ -12,16 +11,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import soundfile
 from server import SECONDS, Server, clip, listening, raw_status, serving, wait_for, wav
-
-from sglang_speechlm.options.server import add_own_options
-from sglang_speechlm.options.sglang_args import _REFUSED, refuse_unsupported
 
 KEY = "sesame"
 TIME_LIMIT = 12
@@ -383,42 +378,3 @@ def test_a_choice_that_is_refused_ends_the_others(http_client: httpx.Client) -> 
     error = http_client.post(CHAT, json=many)
     refused(error, 503)
     assert wait_for(lambda: running(http_client) == 0)
-
-
-# Options
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        ("--max-body-mib", "0"), ("--max-body-mib", "much"), ("--max-clips", "0"), ("--max-clips", "1.5"),
-        ("--request-timeout-secs", "-1"), ("--request-timeout-secs", "nan"), ("--max-kept-answers", "-1"),
-        ("--max-kept-mib", "inf"), ("--allowed-media-domains", "http://example.com"),
-        ("--allowed-media-path", "/nowhere/at/all"), ("--speech-template", "/nowhere.json"),
-        ("--transcription-template", "/nowhere.json"), ("--codec-threads", "0"),
-    ],
-)  # fmt: skip
-def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    add_own_options(parser)
-    with pytest.raises(SystemExit):
-        parser.parse_args(option)
-    error = capsys.readouterr().err
-    assert option[0] in error
-    assert "error" in error
-
-
-@pytest.mark.parametrize("key", ["s\xe9same", "", " sesame", "ses\name"])
-def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
-    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": KEY, "admin_api_key": None}
-    refuse_unsupported(SimpleNamespace(**settings))
-    with pytest.raises(ValueError, match="--api-key"):
-        refuse_unsupported(SimpleNamespace(**settings | {"api_key": key}))
-
-
-def test_prefills_too_small_for_a_pair_are_refused() -> None:
-    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": None, "admin_api_key": None, "prefill_max_requests": 1}
-    with pytest.raises(ValueError, match="--prefill-max-requests"):
-        refuse_unsupported(SimpleNamespace(**settings))

@@ -1,0 +1,48 @@
+"""Values of options that cannot be: the message names the option."""
+
+import argparse
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_speechlm.options.server import add_own_options
+from sglang_speechlm.options.sglang_args import _REFUSED, refuse_unsupported
+
+KEY = "sesame"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--max-body-mib", "0"), ("--max-body-mib", "much"), ("--max-clips", "0"), ("--max-clips", "1.5"),
+        ("--request-timeout-secs", "-1"), ("--request-timeout-secs", "nan"), ("--max-kept-answers", "-1"),
+        ("--max-kept-mib", "inf"), ("--allowed-media-domains", "http://example.com"),
+        ("--allowed-media-path", "/nowhere/at/all"), ("--speech-template", "/nowhere.json"),
+        ("--transcription-template", "/nowhere.json"), ("--codec-threads", "0"),
+    ],
+)  # fmt: skip
+def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_own_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(option)
+    error = capsys.readouterr().err
+    assert option[0] in error
+    assert "error" in error
+
+
+@pytest.mark.parametrize("key", ["s\xe9same", "", " sesame", "ses\name"])
+def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
+    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
+    settings |= {"api_key": KEY, "admin_api_key": None}
+    refuse_unsupported(SimpleNamespace(**settings))
+    with pytest.raises(ValueError, match="--api-key"):
+        refuse_unsupported(SimpleNamespace(**settings | {"api_key": key}))
+
+
+def test_prefills_too_small_for_a_pair_are_refused() -> None:
+    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
+    settings |= {"api_key": None, "admin_api_key": None, "prefill_max_requests": 1}
+    with pytest.raises(ValueError, match="--prefill-max-requests"):
+        refuse_unsupported(SimpleNamespace(**settings))
