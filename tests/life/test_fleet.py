@@ -36,7 +36,7 @@ from server.fleet import Fleet, Fleets
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
 LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 700, "logit_bias": {"2": -100, "3": -100}}
-LONGER = {**LONG, "max_tokens": 2500}
+LONGER = {**LONG, "max_tokens": 1500}
 """Lasts until a worker whose keeper hangs is killed."""
 
 # The guide's payloads, with a seed.
