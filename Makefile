@@ -27,7 +27,7 @@ demo: setup ## Start a small server and let it write, speak and listen
 
 serve: setup ## Serve MODEL=directory (default: the demo's small model) on port 9000; ARGS="--port 30000 ..."
 	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' \
-		--served-model-name speechlm-qwen3-8b --host 127.0.0.1 --port 9000 $(ARGS)
+		--served-model-name speechlm-qwen3-8b --any-model --host 127.0.0.1 --port 9000 $(ARGS)
 
 test: setup ## Run the linters and the tests in parallel
 	@$(MAKE) --no-print-directory -j 2 lint cases

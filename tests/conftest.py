@@ -71,9 +71,9 @@ def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def metered(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with metrics and profiles, room for three rows, that takes rows back now and then, and any model."""
+    """A server with metrics, profiles and functions, room for three rows, that retracts rows, and takes any model."""
     log = tmp_path_factory.mktemp("metered") / "log"
-    options = (*POOL, "--enable-metrics", "--max-running-requests", "3", "--any-model")
+    options = (*POOL, "--enable-metrics", "--max-running-requests", "3", "--any-model", "--tool-call-parser", "hermes")
     environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
     environment |= {"SGLANG_TORCH_PROFILER_DIR": str(log.parent)}
     with serving(served_checkpoint, log, *options, environment=environment) as running:

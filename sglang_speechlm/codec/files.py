@@ -1,11 +1,9 @@
-"""A reply's whole sound as a file in the requested format."""
+"""A reply's sound as a file in the requested format."""
 
 from __future__ import annotations
 
 import io
-import shutil
 import struct
-import subprocess
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +11,8 @@ import numpy.typing as npt
 import soundfile
 
 from sglang_speechlm.codec import encode_wav, to_pcm16
+from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
 from sglang_speechlm.server.edge.errors import bad_field
-
-_BY_LIBSNDFILE = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
-_FFMPEG_SECONDS = 60
 
 LOWEST_RATE = 8_000
 HIGHEST_RATE = 48_000
@@ -54,44 +50,29 @@ class SoundFormat:
         return self.name in ("pcm", "pcm16")
 
 
-class SoundFiles:
-    """Encodes samples. AAC, which libsndfile does not write, needs ffmpeg to be installed at the start."""
+def check_rate(output: SoundFormat) -> None:
+    """Check that a format goes with its rate.
 
-    def __init__(self) -> None:
-        self._ffmpeg = shutil.which("ffmpeg")
+    Raises:
+        ApiError: 400 if it does not.
+    """
+    if output.rate not in (rates := _RATES.get(output.name, (output.rate,))):
+        allowed = ", ".join(map(str, rates))
+        raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
 
-    def check(self, field: str, output: SoundFormat) -> None:
-        """Check that this server offers a format at its rate.
 
-        Raises:
-            ApiError: 400 if it does not.
-        """
-        if output.name == "aac" and self._ffmpeg is None:
-            raise bad_field(field, "'aac' needs ffmpeg, which was not found when the server started")
-        if output.rate not in (rates := _RATES.get(output.name, (output.rate,))):
-            allowed = ", ".join(map(str, rates))
-            raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
-
-    def encode(self, samples: npt.NDArray[np.float32], output: SoundFormat) -> bytes:
-        """Return ``[n]`` float samples as a file; raw PCM is 16 bits wide and little-endian."""
-        if output.is_raw:
-            return pcm16_bytes(samples)
-        if output.name == "wav":
-            return encode_wav(samples, output.rate)
-        if output.name == "aac":
-            return self._encode_aac(samples, output.rate)
-        container, subtype = _BY_LIBSNDFILE[output.name]
-        file = io.BytesIO()
-        soundfile.write(file, to_pcm16(samples), output.rate, format=container, subtype=subtype)
-        return file.getvalue()
-
-    def _encode_aac(self, samples: npt.NDArray[np.float32], rate: int) -> bytes:
-        assert self._ffmpeg is not None
-        read = ("-f", "s16le", "-ar", str(rate), "-ac", "1", "-i", "pipe:0")
-        command = [self._ffmpeg, "-v", "error", *read, "-c:a", "aac", "-f", "adts", "pipe:1"]
-        return subprocess.run(
-            command, input=pcm16_bytes(samples), stdout=subprocess.PIPE, check=True, timeout=_FFMPEG_SECONDS
-        ).stdout
+def encode(samples: npt.NDArray[np.float32], output: SoundFormat) -> bytes:
+    """Return ``[n]`` float samples as a file; raw PCM is 16 bits wide and little-endian."""
+    if output.is_raw:
+        return pcm16_bytes(samples)
+    if output.name == "wav":
+        return encode_wav(samples, output.rate)
+    if output.name in ENCODED_IN_PIECES:
+        encoder = Encoder(output.name, output.rate)
+        return encoder.push(samples) + encoder.flush()
+    file = io.BytesIO()
+    soundfile.write(file, to_pcm16(samples), output.rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
 
 
 def pcm16_bytes(samples: npt.NDArray[np.float32]) -> bytes:

@@ -20,9 +20,9 @@ from sglang_speechlm.options.shared import (
     complaining,
     positive,
 )
+from sglang_speechlm.prompt import thinking, tools
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template, load_voices
 from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTemplate
-from sglang_speechlm.prompt.thinking import PARSERS
 
 Value = TypeVar("Value")
 
@@ -82,7 +82,8 @@ class OwnOptions:
         overriding = {
             "speech": parsed.speech_template,
             "transcription": parsed.transcription_template,
-            "reasoning": PARSERS.get(parsed.reasoning_parser),
+            "reasoning": thinking.PARSERS.get(parsed.reasoning_parser),
+            "tools": tools.PARSERS.get(parsed.tool_call_parser),
         }
         preset = preset.model_copy(update={name: own for name, own in overriding.items() if own is not None})
         return cls(
@@ -133,7 +134,9 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     said = "JSON file of additional voices (name: description), for a checkpoint that follows descriptions"
     add("--voices", _from_path(load_voices), None, said, metavar="FILE")
     said = "how thinking is marked in a text, instead of the preset's reasoning (default: auto, the preset's)"
-    add("--reasoning-parser", str, "auto", said, choices=("auto", *PARSERS))
+    add("--reasoning-parser", str, "auto", said, choices=("auto", *thinking.PARSERS))
+    said = "how a text calls functions, instead of the preset's tools (default: auto, the preset's)"
+    add("--tool-call-parser", str, "auto", said, choices=("auto", *tools.PARSERS))
     add(
         "--allowed-media-domains",
         complaining(parse_hosts),

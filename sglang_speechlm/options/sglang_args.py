@@ -15,6 +15,8 @@ from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND
 _CPU_CACHE_SHARE = 0.25
 _CPU_CACHE_POSITIONS = 131072
 
+_OWN = "must be given on the command line, not in a configuration file"
+
 _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_mixed_chunk": (False, "a step that prefills and decodes at once would mix up frames"),
     "speculative_algorithm": (None, "a draft has one stream, a frame has eight"),
@@ -37,10 +39,8 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "enable_http2": (False, "its HTTP server cannot stop without cutting off answers"),
     "enable_pdmux": (False, "a step that prefills and decodes at once would mix up frames"),
     "dllm_algorithm": (None, "frames are decoded from left to right"),
-    "reasoning_parser": (
-        None,
-        "must be given on the command line, not in a configuration file",
-    ),
+    "reasoning_parser": (None, _OWN),
+    "tool_call_parser": (None, _OWN),
     "enable_two_batch_overlap": (False, "a batch cut in two would lose the rows that its view names"),
     "enable_single_batch_overlap": (False, "designed for mixtures of experts, which this model is not; untested"),
     "enable_unified_memory": (False, "slots and positions would move between pools without their frames"),

@@ -17,6 +17,7 @@ from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
 from sglang_speechlm.program.loops import LoopWatch
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import Prompt
+from sglang_speechlm.prompt.tools import call_grammar
 from sglang_speechlm.stage import Stage
 
 AUDIO_INTERVAL = 8
@@ -38,17 +39,6 @@ class TextPiece:
 
     ids: list[int]
     stopped_by: str | None = None
-
-
-@dataclass(frozen=True)
-class TextEnd:
-    """The text is complete.
-
-    Attributes:
-        cached_tokens: positions of the prompt that the radix cache held.
-    """
-
-    cached_tokens: int
 
 
 @dataclass(frozen=True)
@@ -83,11 +73,26 @@ class Finish:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TextEnd:
+    """The text is complete.
+
+    Attributes:
+        cached_tokens: positions of the prompt that the radix cache held.
+        finish: the end of the answer, if no sound follows.
+    """
+
+    cached_tokens: int
+    finish: Finish
+
+
 Event = TextPiece | TextEnd | AudioPiece | AudioEnd | Finish
 
 
 async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenerator[Event]:
-    """Yield the events of one answer, in order. Closing the iterator aborts the running stage.
+    """Yield the events of one answer, in order: the last is the end of its text, or ``Finish`` if it is spoken.
+
+    Closing the iterator aborts the running stage.
 
     Raises:
         StageRefused: if the prompt leaves no room for an answer, or SGLang refuses or aborts a stage.
@@ -114,10 +119,9 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
     else:
         written.ids.extend(request.given_text.ids)
         yield TextPiece(written.ids)
-        yield TextEnd(0)
+        yield TextEnd(0, Finish("stop", 0, 0))
     text_ids, spent = written.ids, written.spent
     if request.audio is None:
-        yield Finish(written.reason, spent, 0, written.warnings)
         return
     prompt = prompt.followed_by([*text_ids, ids.assistant, ids.audio])
     room = min(request.max_tokens - spent, capacity - len(prompt.ids))
@@ -191,7 +195,7 @@ async def _write(
                 yield TextPiece(written.ids[shown:settled], _stop_string(output))
                 shown = settled
             if is_end:
-                yield TextEnd(output.cached_tokens)
+                yield TextEnd(output.cached_tokens, Finish(written.reason, written.spent, 0, written.warnings))
                 return
 
 
@@ -215,6 +219,7 @@ def _text_params(request: ReplyRequest, ids: Ids, limit: int) -> dict[str, Any]:
         "stop_token_ids": [ids.eot, ids.eos, *text.stop_token_ids],
         "sampling_seed": request.seed,
         "json_schema": text.json_schema,
+        "structural_tag": None if text.calls is None else call_grammar(text.calls),
     }
 
 

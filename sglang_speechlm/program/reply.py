@@ -21,6 +21,7 @@ from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, 
 from sglang_speechlm.program.engine import Engine, StageRefused
 from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.thinking import Split, ThinkingSplitter
+from sglang_speechlm.prompt.tools import CallDelta, CallSplitter
 from sglang_speechlm.tokenizer import TextTokenizer
 
 
@@ -45,7 +46,15 @@ class AudioDelta:
     samples: npt.NDArray[np.float32]
 
 
-Piece = ReasoningDelta | TextDelta | AudioDelta
+Piece = ReasoningDelta | TextDelta | CallDelta | AudioDelta
+
+
+@dataclass
+class Call:
+    """A call of a function, whose ``arguments`` are JSON."""
+
+    name: str
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ class Reply(Pieces):
     Attributes:
         request: the request.
         text: the whole text, including thinking, without end markers.
-        split: the text so far, with thinking separated.
+        split: the text so far without calls, with thinking separated.
+        calls: the text's calls of functions so far; an answer with calls is not spoken.
         text_ids: ids as generated or given, including the closing eot or eos.
         codes: int64 [T, num_stream] code indices with the delay removed; None for a text reply.
         cached_tokens: by stage, prompt positions that the radix cache held.
@@ -113,6 +123,7 @@ class Reply(Pieces):
         self.request = request
         self.text = ""
         self.split = Split()
+        self.calls: list[Call] = []
         self.text_ids: list[int] = []
         self.codes: npt.NDArray[np.int64] | None = None
         self.cached_tokens: dict[str, int] = {}
@@ -144,20 +155,17 @@ class Reply(Pieces):
                         watch.wrote()
                     yield delta
                 watch.text_ended()
-                if request.audio is not None:
+                if request.audio is not None and not self.calls:
                     async for samples in self._speak(events, watch):
                         watch.sounded(len(samples) / responder.sample_rate)
                         yield AudioDelta(samples)
-                else:
-                    async for event in events:
-                        assert isinstance(event, Finish)
-                        self._finish = event
             watch.finish_reason = None if self._finish is None else self._finish.reason
 
-    async def _write(self, events: AsyncGenerator[Event]) -> AsyncGenerator[ReasoningDelta | TextDelta]:
+    async def _write(self, events: AsyncGenerator[Event]) -> AsyncGenerator[ReasoningDelta | TextDelta | CallDelta]:
         """Yield the text's deltas, up to its end."""
         stream = self._responder.tokenizer.stream()
         splitter = ThinkingSplitter(self.request.reasoning)
+        calls = None if self.request.text.calls is None else CallSplitter()
         given = self.request.given_text
         decoded = ""
         async for event in events:
@@ -177,13 +185,27 @@ class Reply(Pieces):
             piece = splitter.push(decoded[len(self.text) :])
             if isinstance(event, TextEnd):
                 piece = piece.then(splitter.flush())
-            self.text, self.split = decoded, self.split.then(piece)
+            parts: list[str | CallDelta] = [piece.content] if calls is None else [*calls.push(piece.content)]
+            if calls is not None and isinstance(event, TextEnd):
+                parts += calls.flush()
+            written = "".join(part for part in parts if isinstance(part, str))
+            self.text, self.split = decoded, self.split.then(Split(piece.reasoning, written))
             if piece.reasoning:
                 yield ReasoningDelta(piece.reasoning)
-            if piece.content:
-                yield TextDelta(piece.content)
+            for part in parts:
+                if isinstance(part, CallDelta):
+                    self._called(part)
+                    yield part
+                elif part:
+                    yield TextDelta(part)
             if isinstance(event, TextEnd):
+                self._finish = event.finish if self.request.audio is None or self.calls else None
                 return
+
+    def _called(self, delta: CallDelta) -> None:
+        if delta.name is not None:
+            self.calls.append(Call(delta.name))
+        self.calls[delta.index].arguments += delta.arguments
 
     async def _speak(self, events: AsyncGenerator[Event], watch: ReplyWatch) -> AsyncGenerator[npt.NDArray[np.float32]]:
         """Yield the sound's pieces, up to the reply's end. Frames are fed to the codec even if nobody reads them."""

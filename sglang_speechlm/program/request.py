@@ -9,6 +9,7 @@ from typing import Any
 from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.thinking import Reasoning
+from sglang_speechlm.prompt.tools import CallRules
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TextSettings:
         bound: default limit on the ids, if the request sets none.
         ends_loops: whether the text is stopped if it repeats itself endlessly.
         json_schema: the JSON Schema that the text must match; None allows any text.
+        calls: the functions that the text may call; None for none.
     """
 
     temperature: float
@@ -34,6 +36,7 @@ class TextSettings:
     bound: Bound | None = None
     ends_loops: bool = False
     json_schema: str | None = None
+    calls: CallRules | None = None
 
 
 @dataclass(frozen=True)

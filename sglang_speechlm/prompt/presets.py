@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, m
 from sglang_speechlm.prompt.layout import Message, Spoken, Text
 from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate, TranslationTemplate
 from sglang_speechlm.prompt.thinking import Reasoning
+from sglang_speechlm.prompt.tools import ToolForm
 
 DEFAULT_VOICE = "default"
 FILE = "preset.json"
@@ -54,6 +55,7 @@ class Preset(Strict):
     earlier_sound: bool = True
     reasoning: Reasoning = "none"
     thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    tools: ToolForm = "none"
     passage_characters: Annotated[int, Field(ge=1)] = 400
     window_seconds: Annotated[float, Field(ge=1, le=30)] = 30
     window_pause_seconds: Annotated[float, Field(ge=0.1, le=30)] | None = None

@@ -81,7 +81,7 @@ class ThinkingSplitter:
         if self._state is _State.UNTAGGED:
             self._held = held
             return Split()
-        settled = len(held) - _opening(held)
+        settled = len(held) - opening(held, END)
         self._held = held[settled:]
         return Split(held[:settled] or reasoning)
 
@@ -102,6 +102,6 @@ def join(reasoning: str, content: str) -> str:
     return f"{START}{reasoning}{END}{content}"
 
 
-def _opening(text: str) -> int:
-    """Return how many characters at the end of the text may be the beginning of ``</think>``."""
-    return next((size for size in range(len(END) - 1, 0, -1) if text.endswith(END[:size])), 0)
+def opening(text: str, mark: str) -> int:
+    """Return how many characters at the end of the text may be the beginning of ``mark``."""
+    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)

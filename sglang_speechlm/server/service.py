@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService, Spawned
-from sglang_speechlm.codec.files import SoundFiles, SoundFormat
+from sglang_speechlm.codec.files import SoundFormat
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.program.bounds import Bound
@@ -40,7 +40,6 @@ class Service:
         context_length: context length in positions.
         started: start of serving, in seconds since the epoch.
         sample_rate: the codec's sample rate, in Hz.
-        sound_files: encodes sound.
         options: the operator's options.
         answers: spoken answers that messages may refer to.
         messages: reads messages.
@@ -65,7 +64,6 @@ class Service:
         self.started = int(time.time())
         if manager.server_args.enable_metrics:
             metrics.enable()
-        self.sound_files = SoundFiles()
         self.options = options
         self.generating: dict[str, str] = {}
         self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)

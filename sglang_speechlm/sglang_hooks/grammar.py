@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ from sglang.srt.constrained.xgrammar_backend import MAX_ROLLBACK_TOKENS, XGramma
 from typing_extensions import override
 from xgrammar import (
     CompiledGrammar,
+    Grammar,
     GrammarCompiler,
     GrammarMatcher,
     TokenizerInfo,
@@ -22,6 +25,7 @@ from xgrammar import (
 )
 
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.prompt.tools import END, SEPARATOR, START, head
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _MOST_KEPT = 64
@@ -76,12 +80,22 @@ class TextGrammarBackend(XGrammarGrammarBackend):
     @override
     def dispatch_json(self, key_string: str) -> BaseGrammarObject:
         with self._building:
-            compiler = self._compiler
+            compiler = self._json_compiler
+        return self._grammar(compiled_schema, compiler, key_string)
+
+    @override
+    def dispatch_structural_tag(self, key_string: str) -> BaseGrammarObject:
+        with self._building:
+            compiler = self._text_compiler
+        return self._grammar(compiled_calls, compiler, key_string)
+
+    def _grammar(
+        self, compile: Callable[[GrammarCompiler, str], CompiledGrammar], compiler: GrammarCompiler, key: str
+    ) -> BaseGrammarObject:
         try:
-            compiled = compiled_schema(compiler, key_string)
+            return TextGrammar.of(compile(compiler, key), self.vocab_size)
         except (RuntimeError, ValueError) as error:
             return InvalidGrammarObject(str(error))
-        return TextGrammar.of(compiled, self.vocab_size)
 
     @override
     def set_cache(self, key: tuple[str, str], value: BaseGrammarObject) -> None:
@@ -94,10 +108,19 @@ class TextGrammarBackend(XGrammarGrammarBackend):
         BaseGrammarBackend.reset(self)
 
     @cached_property
-    def _compiler(self) -> GrammarCompiler:
+    def _json_compiler(self) -> GrammarCompiler:
+        return self._compiler(json_vocabulary(self._words))
+
+    @cached_property
+    def _text_compiler(self) -> GrammarCompiler:
+        return self._compiler(self._words)
+
+    @cached_property
+    def _words(self) -> list[bytes]:
+        return vocabulary(TextTokenizer.from_pretrained(self._tokenizer_path, self._config), self._config)
+
+    def _compiler(self, words: list[bytes]) -> GrammarCompiler:
         ids = self._config.ids
-        tokenizer = TextTokenizer.from_pretrained(self._tokenizer_path, self._config)
-        words = vocabulary(tokenizer, self._config)
         info = TokenizerInfo(words, vocab_size=self.vocab_size, stop_token_ids=[ids.eot, ids.eos])
         return GrammarCompiler(info, max_threads=_THREADS, cache_enabled=False)
 
@@ -112,14 +135,51 @@ def compiled_schema(compiler: GrammarCompiler, schema: str) -> CompiledGrammar:
     return compiler.compile_json_schema(schema, any_whitespace=False)
 
 
-def vocabulary(tokenizer: TextTokenizer, config: SpeechLMConfig) -> list[bytes]:
-    """The bytes of each id; an id without any is never part of a structure.
+def compiled_calls(compiler: GrammarCompiler, rules: str) -> CompiledGrammar:
+    """Return the grammar of a text that may call functions, as ``prompt.tools.call_grammar`` describes them.
 
-    Such are ids that are no text, and those with control characters, a line's end among them: inside of strings JSON
-    has none of them, but xgrammar does, and between its parts it needs none.
+    Raises:
+        RuntimeError: if xgrammar cannot read a function's schema.
     """
-    spellings = (tokenizer.token_bytes(index) for index in range(config.vocab_size))
-    return [b"" if any(byte < 32 for byte in spelling) else spelling for spelling in spellings]
+    described = json.loads(rules)
+    tags = [
+        {
+            "type": "tag",
+            "begin": head(function["name"]),
+            "content": {"type": "grammar", "grammar": _arguments(function["parameters"])},
+            "end": END,
+        }
+        for function in described["functions"]
+    ]
+    calls = {
+        "type": "tags_with_separator",
+        "tags": tags,
+        "separator": SEPARATOR + START,
+        "at_least_one": True,
+        "stop_after_first": not described["is_parallel"],
+    }
+    if described["is_required"]:
+        form = {"type": "sequence", "elements": [{"type": "const_string", "value": START}, calls]}
+    else:
+        form = {"type": "dispatch", "rules": [[START, calls]], "loop": False}
+    return compiler.compile_structural_tag({"type": "structural_tag", "format": form})
+
+
+def _arguments(schema: dict[str, Any]) -> str:
+    return str(Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))
+
+
+def vocabulary(tokenizer: TextTokenizer, config: SpeechLMConfig) -> list[bytes]:
+    """The bytes of each id; empty for ids that are no text, which are never part of a structure."""
+    return [tokenizer.token_bytes(index) for index in range(config.vocab_size)]
+
+
+def json_vocabulary(words: list[bytes]) -> list[bytes]:
+    """A vocabulary without the ids that have control characters, a line's end among them.
+
+    Inside of strings JSON has none of them, but xgrammar does, and between its parts it needs none.
+    """
+    return [b"" if any(byte < 32 for byte in word) else word for word in words]
 
 
 def text_grammars(server_args: Any, _tokenizer: Any, vocab_size: int, _eos: Any) -> TextGrammarBackend:

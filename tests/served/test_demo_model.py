@@ -1,6 +1,7 @@
 """The shipped model: small, plain to transformers, exact in a server, and it knows what it was taught."""
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -256,6 +257,16 @@ def test_sentences_that_it_says_are_understood(client: Client) -> None:
     wanted = [sentence.text for sentence in held_out[:12]]
     heard = [ear.hear(sound) for sound in sampled(client, [f"Say: {text}" for text in wanted])]
     assert jiwer.wer([" ".join(spoken_words(text)) for text in wanted], heard) < 0.15
+
+
+def test_a_text_of_several_sentences_is_spoken_whole_and_understood(client: Client) -> None:
+    train, held_out = corpus.split(2000)
+    ear = Recogniser(bigram([[word for sentence in train for word in spoken_words(sentence.text)]]))
+    text = " ".join(sentence.text for sentence in held_out[12:18])
+    body = {"input": text, "response_format": "wav", "sample_rate": 16_000, "speechlm": {"cfg": GUIDANCE, "seed": 1}}
+    response = client.http.post("/v1/audio/speech", json=body, timeout=SECONDS)
+    sound, _ = soundfile.read(io.BytesIO(response.content), dtype="int16")
+    assert jiwer.wer(" ".join(spoken_words(text)), ear.hear(sound)) < 0.15
 
 
 def test_what_it_answers_aloud_to_fixed_questions_is_understood(client: Client) -> None:

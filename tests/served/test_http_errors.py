@@ -18,6 +18,7 @@ from server import SECONDS, Client, clip, message_of, wav
 CHAT = "/v1/chat/completions"
 HUGE = 2**70
 USER = {"role": "user", "content": "Hello."}
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def ask(**fields: Any) -> dict[str, Any]:
@@ -113,8 +114,14 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     # what asks for another answer than this
     ("logprobs", ask(logprobs=True)),
     ("top_logprobs", ask(top_logprobs=3)),
-    ("tools", ask(tools=[{"type": "function"}])),
-    ("tools", ask(tools=[{"type": "function"}], tool_choice="auto")),
+    ("tools[0].function", ask(tools=[{"type": "function"}])),
+    ("tools[0].type", ask(tools=[{"type": "web_search", "function": {"name": "f"}}])),
+    ("tools[0].function.name", ask(tools=[{"type": "function", "function": {"name": "f f"}}])),
+    ("tools", ask(tools=[TOOL])),
+    ("tools", ask(tools=[TOOL], tool_choice="auto")),
+    ("tools", ask(tools=[TOOL], tool_choice="required")),
+    ("tool_choice", ask(tools=[TOOL], tool_choice="any")),
+    ("messages[0].role", say({"role": "tool", "tool_call_id": "a", "content": "4"})),
     ("tool_choice", ask(tool_choice="required")),
     ("tool_choice", ask(tool_choice={"type": "function", "function": {"name": "f"}})),
     ("functions", ask(functions=[{"name": "f"}])),
@@ -395,7 +402,7 @@ def test_unknown_fields_are_ignored_and_named(client: Client) -> None:
 
 
 def test_tools_that_are_not_to_be_called_are_ignored(client: Client) -> None:
-    assert client.chat(ask(tools=[{"type": "function"}], tool_choice="none"))["choices"]
+    assert client.chat(ask(tools=[TOOL], tool_choice="none"))["choices"]
 
 
 def test_nulls_are_as_good_as_nothing(client: Client) -> None:

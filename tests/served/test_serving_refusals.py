@@ -36,6 +36,7 @@ REFUSED: dict[str, Any] = {
     "dllm_algorithm": "LowConfidence",
     "page_size": 16,
     "reasoning_parser": "qwen3",
+    "tool_call_parser": "hermes",
 }
 DEFAULTS = {field.name: field.default for field in fields(ServerArgs) if field.default is not MISSING}
 

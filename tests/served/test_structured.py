@@ -16,7 +16,7 @@ from reference.decoder import Context
 from reference.prompt import control
 from server import BY_NAME, CASES, Client, Judge, Server, message_of
 
-from sglang_speechlm.sglang_hooks.grammar import compiled_schema, vocabulary
+from sglang_speechlm.sglang_hooks.grammar import compiled_schema, json_vocabulary, vocabulary
 from sglang_speechlm.tokenizer import TextTokenizer
 
 ANSWER = {
@@ -64,7 +64,7 @@ def test_structured_answers_keep_to_their_schema_and_others_to_their_ids(client:
 def test_a_greedy_structured_answer_is_the_references(client: Client, judge: Judge, served_checkpoint: Path) -> None:
     reference, ids = judge.reference, judge.reference.ids
     tokenizer = TextTokenizer.from_pretrained(served_checkpoint, reference.config)
-    words = vocabulary(tokenizer, reference.config)
+    words = json_vocabulary(vocabulary(tokenizer, reference.config))
     info = xgrammar.TokenizerInfo(words, vocab_size=len(words), stop_token_ids=[ids.eot, ids.eos])
     compiled = compiled_schema(xgrammar.GrammarCompiler(info), json.dumps(ANSWER))
     matcher = xgrammar.GrammarMatcher(compiled)

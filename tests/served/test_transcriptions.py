@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -160,7 +159,6 @@ def test_what_telephones_and_browsers_record_is_heard(name: str, client: Client)
     assert "speechlm" not in message
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="this machine has no ffmpeg, which writes AAC")
 def test_the_servers_own_aac_is_heard(client: Client) -> None:
     body = {
         "input": "Good day.",
@@ -202,6 +200,24 @@ def test_a_long_recording_streams_its_whole_text(stock: openai.OpenAI, client: C
     assert done.text == whole["text"]
     assert done.usage is not None
     assert done.usage.total_tokens == whole["usage"]["total_tokens"]
+
+
+def test_a_stream_has_the_times_of_its_segments_as_they_end(stock: openai.OpenAI, client: Client) -> None:
+    recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
+    whole = post(client, recording, response_format="verbose_json").json()
+    stream = stock.audio.transcriptions.create(
+        model="speechlm", file=("a.wav", recording), stream=True, timestamp_granularities=["segment"]
+    )
+    received = list(stream)
+    segments = [event for event in received if event.type == "transcript.text.segment"]
+    for found, expected in zip(segments, whole["segments"], strict=True):
+        assert (found.start, found.end, found.text) == tuple(expected[name] for name in ("start", "end", "text"))
+    first = received.index(segments[0])
+    assert "".join(event.delta for event in received[:first] if event.type == "transcript.text.delta").strip() == (
+        segments[0].text
+    )
+    assert received[-1].type == "transcript.text.done"
+    assert received[-2].type == "transcript.text.segment"
 
 
 def test_max_tokens_hold_for_all_windows_together(client: Client) -> None:

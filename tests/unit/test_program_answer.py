@@ -53,9 +53,8 @@ def answered(request: ReplyRequest, text: list[int], at_once: int = 1) -> tuple[
     async def collect() -> list[Any]:
         return [event async for event in answer(Endless(text, at_once), IDS, request)]
 
-    *events, finish = asyncio.run(collect())
-    assert isinstance(finish, Finish)
-    return events, finish
+    *events, last = asyncio.run(collect())
+    return events, last if isinstance(last, Finish) else last.finish
 
 
 def asking(text: TextSettings, audio: AudioSettings | None = None, given: GivenText | None = None) -> ReplyRequest:

@@ -10,16 +10,18 @@ import pytest
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine, StageOutput
-from sglang_speechlm.program.reply import Piece, ReasoningDelta, Reply, Responder, TextDelta
-from sglang_speechlm.program.request import ReplyRequest, TextSettings
+from sglang_speechlm.program.reply import Call, Piece, ReasoningDelta, Reply, Responder, TextDelta
+from sglang_speechlm.program.request import AudioSettings, ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.thinking import Reasoning
+from sglang_speechlm.prompt.tools import CallDelta, CallRules, Function, spelled
 from sglang_speechlm.tokenizer import TextTokenizer
 
 PLAN, ANSWER = "A short plan.", "\n\nGood day."
 TAGGED = f"<think>{PLAN}</think>{ANSWER}"
 LONE = f"{PLAN}</think>{ANSWER}"
 NO_FRAMES = np.empty((0, 8), np.int32)
+JSON = '{"a": [{"b": "}"}]}'
 
 
 class Scripted(Engine):
@@ -39,13 +41,25 @@ class Scripted(Engine):
         yield StageOutput([], NO_FRAMES, {"type": self._end}, 0)
 
 
+class Silent:
+    """A codec that is ready and makes no sound."""
+
+    def check(self) -> None:
+        pass
+
+
 def replied(
-    text: str, reasoning: Reasoning, config: SpeechLMConfig, tokenizer: TextTokenizer
+    text: str,
+    reasoning: Reasoning,
+    config: SpeechLMConfig,
+    tokenizer: TextTokenizer,
+    calls: CallRules | None = None,
+    audio: AudioSettings | None = None,
 ) -> tuple[Reply, list[Piece]]:
     """The reply of a model that writes ``text``, and the pieces in which it came."""
     engine = Scripted([*tokenizer.encode(text), config.ids.eot], "stop")
-    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
-    request = ReplyRequest("a", Prompt([1]), TextSettings(0.0, -1), None, 1000, 0, reasoning=reasoning)
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, Silent()), 24000)
+    request = ReplyRequest("a", Prompt([1]), TextSettings(0.0, -1, calls=calls), audio, 1000, 0, reasoning=reasoning)
     reply = responder.reply(request)
 
     async def collect() -> list[Piece]:
@@ -97,3 +111,26 @@ def test_a_text_without_any_thinking_is_the_answer(config: SpeechLMConfig, token
     reply, pieces = replied(PLAN, "lone", config, tokenizer)
     assert of_kind(TextDelta, pieces) == [PLAN]
     assert reply.split == (None, PLAN)
+
+
+RULES = CallRules((Function("f", {"type": "object"}, {"name": "f"}),))
+
+
+@pytest.mark.parametrize("audio", [None, AudioSettings(0.0, 1, 8)])
+def test_thinking_text_and_calls_are_told_apart_and_no_sound_follows(
+    audio: AudioSettings | None, config: SpeechLMConfig, tokenizer: TextTokenizer
+) -> None:
+    text = f"<think>{PLAN}</think>One moment.\n{spelled('f', '{}')}\n{spelled('f', JSON)}"
+    reply, pieces = replied(text, "think", config, tokenizer, RULES, audio)
+    assert reply.split == (PLAN, "One moment.\n")
+    assert reply.calls == [Call("f", "{}"), Call("f", JSON)]
+    assert reply.finish.reason == "stop"
+    deltas = [piece for piece in pieces if isinstance(piece, CallDelta)]
+    assert [piece.index for piece in deltas if piece.name] == [0, 1]
+    assert "".join(piece.arguments for piece in deltas) == f"{{}}{JSON}"
+
+
+def test_without_functions_a_call_is_text(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    text = spelled("f", "{}")
+    reply, _ = replied(text, "none", config, tokenizer)
+    assert (reply.split.content, reply.calls) == (text, [])

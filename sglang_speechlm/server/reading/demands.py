@@ -11,7 +11,8 @@ from sglang_speechlm.server.edge.errors import bad_field, shown
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "auto", "false")
 """Values that switch a feature off; the last one occurs in forms."""
 
-_NO_TOOLS = "the model does not call tools"
+_NO_TOOLS = "only a chat's text can call functions"
+_NEWER_TOOLS = "functions that may be called are in tools, and the choice of one in tool_choice"
 _STRUCTURE = "JSON is requested with response_format, of type json_object or json_schema"
 _NO_GRAMMAR = "an answer is plain text, or JSON with response_format"
 _NO_PROBABILITIES = "the model returns no probabilities"
@@ -19,8 +20,8 @@ _NO_CHOICE = "the answer's token ids cannot be restricted"
 _DEMANDS = {
     "tools": _NO_TOOLS,
     "tool_choice": _NO_TOOLS,
-    "functions": _NO_TOOLS,
-    "function_call": _NO_TOOLS,
+    "functions": _NEWER_TOOLS,
+    "function_call": _NEWER_TOOLS,
     "logprobs": _NO_PROBABILITIES,
     "top_logprobs": _NO_PROBABILITIES,
     "prompt_logprobs": _NO_PROBABILITIES,
@@ -76,8 +77,6 @@ def check_demands(fields: Mapping[str, Any], known: Collection[str], own: Collec
     """
     for name, value in _unknown(fields, known):
         if name in _DEMANDS and value not in (*_OFF, *_NEUTRAL.get(name, ())):
-            if name == "tools" and fields.get("tool_choice") == "none":
-                continue
             raise bad_field(name, f"{_DEMANDS[name]}; leave it out; got {shown(value)}")
         if name in own and (name != "mode" or value == "text_audio"):
             raise bad_field(name, f"belongs in the object speechlm: speechlm.{name}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +20,18 @@ from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, lay_out
 from sglang_speechlm.prompt.presets import Preset
 from sglang_speechlm.prompt.thinking import join, split
+from sglang_speechlm.prompt.tools import SEPARATOR, Function, instructions, result, spelled
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import ChatMessage, InputAudio, Part
 from sglang_speechlm.server.reading.store import AnswerStore, KeptAnswer
 from sglang_speechlm.tokenizer import TextTokenizer
+
+_NO_CLIPS = {
+    "assistant": "an assistant's message must hold text or earlier audio",
+    "tool": "the result of a call must be text",
+}
+"""Roles whose messages have no clips, and why."""
 
 Bytes = tuple[bytes, str | None]
 """A clip's bytes, and their format according to the request."""
@@ -51,10 +61,17 @@ class MessageReader:
     max_clips: int
     max_fetched_bytes: int
 
-    async def read(self, messages: Sequence[ChatMessage], warnings: Warnings, *, speaks: bool = False) -> Prompt:
+    async def read(
+        self,
+        messages: Sequence[ChatMessage],
+        warnings: Warnings,
+        *,
+        speaks: bool = False,
+        functions: Sequence[Function] = (),
+    ) -> Prompt:
         """Return the prompt. Add to ``warnings`` what was not heard, such as the end of a long clip.
 
-        ``speaks`` says whether the answer is spoken.
+        ``speaks`` says whether the answer is spoken, ``functions`` which functions it may call.
 
         Raises:
             ApiError: for a message that cannot be read, with its path in the body.
@@ -68,14 +85,15 @@ class MessageReader:
                 and (answer := self._earlier(i, message, warnings)) is not None
             ):
                 kept[i] = answer
-            elif not self._parts(message):
-                warnings.add(*_left_out(i, message))
+            elif message.role == "user" and not self._parts(message):
+                warnings.add(f"messages[{i}].content is empty; the message was left out")
+            warnings.add(*self._unread_calls(i, message))
             if _thoughts(message) and self.preset.reasoning == "none":
                 warnings.add(f"messages[{i}].reasoning_content: not used, because this model was not trained to think")
         if not any(self._parts(message) or i in kept for i, message in enumerate(messages)):
             raise bad_field(f"messages[{len(messages) - 1}].content", "must not be empty if all messages are empty")
         fetched = await self._fetch(messages)
-        return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks)
+        return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks, functions)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
         if len(messages) > self.capacity:
@@ -85,14 +103,16 @@ class MessageReader:
             )
         clips = 0
         for i, message in enumerate(messages):
+            if message.role == "tool" and self.preset.tools == "none":
+                raise bad_field(
+                    f"messages[{i}].role",
+                    "must be 'system', 'user' or 'assistant': this model was not trained to call functions; got 'tool'",
+                )
             for place, part in message.parts:
                 if part.type == "text":
                     continue
-                if message.role == "assistant":
-                    raise bad_field(
-                        f"messages[{i}].{place}.type",
-                        f"an assistant's message must hold text or earlier audio; got {part.type!r}",
-                    )
+                if message.role in _NO_CLIPS:
+                    raise bad_field(f"messages[{i}].{place}.type", f"{_NO_CLIPS[message.role]}; got {part.type!r}")
                 clips += 1
         if clips > self.max_clips:
             raise bad_field("messages", f"must not have more than {self.max_clips} audio clips; got {clips}")
@@ -124,14 +144,27 @@ class MessageReader:
     def _parts(self, message: ChatMessage) -> list[tuple[str, Part]]:
         """Return a message's non-empty parts, or else its spoken text, with their paths in the message.
 
-        Thinking and the text after it are joined into one text again, as the model wrote it.
+        Thinking, the text after it and calls of functions are joined into one text again, as the model wrote it.
         """
+        if message.role == "tool":
+            text = "".join(part.text or "" for _, part in message.parts)
+            return [("content", Part(type="text", text=result(text)))]
         parts = message.parts or _transcript(message)
+        if calls := self._calls(message):
+            *before, (place, last) = parts or [("tool_calls", Part(type="text", text=""))]
+            parts = [*before, (place, last.model_copy(update={"text": (last.text or "") + calls}))]
         thoughts = _thoughts(message)
         if not thoughts or self.preset.reasoning == "none":
             return parts
         (place, first), *rest = parts or [("reasoning_content", Part(type="text", text=""))]
         return [(place, first.model_copy(update={"text": join(thoughts, first.text or "")})), *rest]
+
+    def _calls(self, message: ChatMessage) -> str:
+        """Return the calls in an assistant's message as the model wrote them."""
+        if self.preset.tools == "none" or message.role != "assistant":
+            return ""
+        called = [call.function for call in message.tool_calls or () if call.function is not None]
+        return SEPARATOR.join(spelled(function.name, _json(function.arguments)) for function in called)
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[tuple[int, str], Bytes]:
         """Fetch the clips of the audio_url parts; return them by message and path."""
@@ -154,6 +187,7 @@ class MessageReader:
         fetched: Mapping[tuple[int, str], Bytes],
         warnings: Warnings,
         speaks: bool,
+        functions: Sequence[Function],
     ) -> Prompt:
         contents: list[Message] = []
         written = 0
@@ -163,6 +197,7 @@ class MessageReader:
                 contents.append(Message(message.role, Text(kept[i].text_ids.tolist())))
                 contents.append(Message(message.role, Spoken(frames)))
                 continue
+            role = "user" if message.role == "tool" else message.role
             for key, part in self._parts(message):
                 place = f"messages[{i}].{key}"
                 if part.input_audio is not None:
@@ -173,18 +208,20 @@ class MessageReader:
                     heard, clip = self.hear(*fetched[i, key], place)
                 else:
                     ids = self._encode(part.text or "", place)
-                    contents.append(Message(message.role, Text(ids)))
+                    contents.append(Message(role, Text(ids)))
                     written += len(ids)
                     if written > self.capacity:
                         raise bad_field("messages", f"must not exceed the context length of {self.capacity} tokens")
                     continue
-                contents.append(Message(message.role, heard))
+                contents.append(Message(role, heard))
                 warnings.add(*(f"{place}: {warning}" for warning in clip.warnings))
         try:
             contents, left_out = self.preset.as_trained(contents, self.tokenizer.encode, speaks=speaks)
         except ValueError as error:
             raise bad_field("messages", str(error)) from error
         warnings.add(*left_out)
+        if functions:
+            contents = _told(contents, partial(self._encode, place="tools"), instructions(functions))
         return lay_out(contents, self.config)
 
     def _encode(self, text: str, place: str) -> list[int]:
@@ -231,6 +268,25 @@ class MessageReader:
             raise bad_field(place, f"audio clip of {len(samples) / SAMPLE_RATE:.3f} s is too short to be heard")
         return Heard(mel)
 
+    def _unread_calls(self, i: int, message: ChatMessage) -> Iterator[str]:
+        """Yield warnings about calls of functions that the model cannot read."""
+        for name in ("tool_calls", "function_call"):
+            if getattr(message, name) and (name == "function_call" or self.preset.tools == "none"):
+                rest = "" if self._parts(message) else "; the message was left out"
+                yield f"messages[{i}].{name}: this model does not read it{rest}"
+
+
+def _told(messages: list[Message], encode: Callable[[str], list[int]], text: str) -> list[Message]:
+    """Return messages whose system turn ends with ``text``."""
+    if messages and messages[0].role == "system" and isinstance(messages[0].content, Text):
+        first = Message("system", Text([*messages[0].content.ids, *encode(f"\n\n{text}")]))
+        return [first, *messages[1:]]
+    return [Message("system", Text(encode(text))), *messages]
+
+
+def _json(arguments: str | dict[str, Any] | None) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+
 
 def _transcript(message: ChatMessage) -> list[tuple[str, Part]]:
     """Return the transcript of an assistant's message that was sent back."""
@@ -241,12 +297,3 @@ def _transcript(message: ChatMessage) -> list[tuple[str, Part]]:
 def _thoughts(message: ChatMessage) -> str:
     """Return the thinking in an assistant's message."""
     return (message.reasoning_content or "") if message.role == "assistant" else ""
-
-
-def _left_out(i: int, message: ChatMessage) -> Iterator[str]:
-    """Yield warnings about an empty message, or one with only tool calls."""
-    if message.role == "user":
-        yield f"messages[{i}].content is empty; the message was left out"
-    for name in ("tool_calls", "function_call"):
-        if getattr(message, name):
-            yield f"messages[{i}].{name}: this model does not read tool calls; the message was left out"

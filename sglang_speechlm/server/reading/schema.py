@@ -12,7 +12,9 @@ from sglang_speechlm.codec.tempo import FASTEST, SLOWEST
 from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.edge.errors import UNKNOWN
 from sglang_speechlm.server.reading.demands import check_demands, ignored
+from sglang_speechlm.server.reading.lenient import Lenient
 from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema
+from sglang_speechlm.server.reading.tools import ToolChoice, Tools
 from sglang_speechlm.stage import Guidance
 
 _MOST_BIASES = 4096
@@ -97,12 +99,6 @@ class SpeechLM(VllmXargs):
     _text_top_k = field_validator("text_top_k")(top_k_is_positive_or_all)
 
 
-class Lenient(BaseModel):
-    """A model for OpenAI's objects: ignores unknown fields; does not accept strings as numbers."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
 class InputAudio(Lenient):
     """OpenAI's ``input_audio``: base64, plain or as a data URL, and the client's name for the format."""
 
@@ -161,18 +157,28 @@ class EarlierAudio(Lenient):
     transcript: str | None = None
 
 
-_NO_TOOLS = "must be 'system', 'user' or 'assistant': the model calls no tools"
+class CalledFunction(Lenient):
+    """The function of an earlier call; some clients send its arguments as an object."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class EarlierCall(Lenient):
+    """A call of a function in an assistant's message."""
+
+    function: CalledFunction | None = None
 
 
 class ChatMessage(Lenient):
-    """One message; ``developer`` is OpenAI's newer name for ``system``."""
+    """One message; ``developer`` is OpenAI's newer name for ``system``, and ``tool`` has the result of a call."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     audio: EarlierAudio | None = None
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
     reasoning_content: str | None = None
     refusal: Any = None
-    tool_calls: Any = None
+    tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
     function_call: Any = None
 
     @model_validator(mode="before")
@@ -186,8 +192,6 @@ class ChatMessage(Lenient):
     @field_validator("role", mode="before")
     @classmethod
     def _known_by_other_names(cls, value: Any) -> Any:
-        if value in ("tool", "function"):
-            raise ValueError(_NO_TOOLS)
         return "system" if value == "developer" else value
 
     @field_validator("content", mode="before")
@@ -322,6 +326,9 @@ class ChatRequest(CommonRequest):
     stream_options: StreamOptions | None = None
     separate_reasoning: bool | None = None
     response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     audio: AudioOutput | None = None
     sample_rate: SampleRate | None = None
 
@@ -393,8 +400,8 @@ class ListeningRequest(CommonRequest):
     def unread(self) -> tuple[str, ...]:
         """Return warnings about fields that are not used."""
         found = super().unread()
-        if self.timestamp_granularities and self.response_format != "verbose_json":
-            found += ("timestamp_granularities: not used; 'verbose_json' has the timestamps of segments",)
+        if self.timestamp_granularities and self.response_format != "verbose_json" and not self.stream:
+            found += ("timestamp_granularities: not used; 'verbose_json' and streams have the timestamps of segments",)
         if self.chunking_strategy not in (None, "auto"):
             found += ("chunking_strategy: not used; long recordings are always cut at silences, as with 'auto'",)
         return found

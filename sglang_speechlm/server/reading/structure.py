@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from sglang_speechlm.server.edge.errors import bad_field, shown
 
@@ -13,6 +13,7 @@ ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 # What lies beyond these takes xgrammar minutes, or ends its process.
 _MOST_DEPTH = 10
 _MOST_SCHEMAS = 100
+_MOST_SCHEMAS_TOGETHER = 1000
 _MOST_VALUES = 500
 """Of all ``enum`` lists together."""
 _MOST_CHARACTERS = 20_000
@@ -71,19 +72,35 @@ _KNOWN = tuple(dict.fromkeys(("type", *_ALONE, *_OF_TYPES)))
 Schema = dict[str, Any]
 
 
-def check_schema(schema: Schema, field: str) -> None:
+class Size(NamedTuple):
+    """What the schemas of one text hold: subschemas, enum values, lengths and numbers of items, and characters."""
+
+    schemas: int = 0
+    values: int = 0
+    counts: int = 0
+    characters: int = 0
+
+
+_NONE = Size()
+
+
+def check_schema(schema: Schema, field: str, others: Size = _NONE) -> Size:
     """Refuse a JSON Schema with a keyword that is not known here, is wrong, or could not be kept to.
 
     Args:
         schema: as it was parsed from the request.
         field: its path in the body.
+        others: the size of other schemas of the same text.
+
+    Returns:
+        The size of all of them.
 
     Raises:
         ApiError: 400 that names the path of the keyword.
     """
     schemas = {field: schema}
     waiting = [(field, schema, 1)]
-    characters = values = counts = 0
+    _, values, counts, characters = others
     while waiting:
         path, part, depth = waiting.pop()
         if depth > _MOST_DEPTH:
@@ -102,6 +119,7 @@ def check_schema(schema: Schema, field: str) -> None:
         characters += sum(map(len, part.get("properties", ())))
         for count, most, what in (
             (len(schemas), _MOST_SCHEMAS, "schemas"),
+            (others.schemas + len(schemas), _MOST_SCHEMAS_TOGETHER, "schemas together with those before it"),
             (values, _MOST_VALUES, "values in enum lists"),
             (counts, _MOST_COUNTS, "as the sum of all lengths and numbers of items"),
             (characters, _MOST_CHARACTERS, "characters of names and values"),
@@ -109,6 +127,7 @@ def check_schema(schema: Schema, field: str) -> None:
             if count > most:
                 raise bad_field(field, f"must have at most {most} {what}")
     _check_references(schemas, field)
+    return Size(others.schemas + len(schemas), values, counts, characters)
 
 
 def _children(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:

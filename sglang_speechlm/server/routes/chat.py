@@ -9,15 +9,17 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.codec.files import RATE_HEADER, SoundFormat
+from sglang_speechlm.codec.files import RATE_HEADER, SoundFormat, check_rate
 from sglang_speechlm.program.request import ReplyRequest, following_seed
 from sglang_speechlm.prompt.thinking import Reasoning
+from sglang_speechlm.prompt.tools import CallRules
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import unused, wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
+from sglang_speechlm.server.reading.tools import call_rules
 from sglang_speechlm.server.routes.chat_answer import ChatAnswer
 from sglang_speechlm.server.routes.route import route
 from sglang_speechlm.server.routes.sound import at_rate
@@ -31,7 +33,8 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
     body = await read_json(http, ChatRequest)
     warnings = Warnings.of(http)
     output = _check(service, body, warnings)
-    requests = await unless_gone(http, _prepare(service, body, warnings))
+    calls = _call_rules(service, body, warnings)
+    requests = await unless_gone(http, _prepare(service, body, calls, warnings))
     replies = [service.responder.reply(request) for request in requests]
     answer = ChatAnswer(service, body, output, replies, warnings)
     pieces = merged([at_rate(reply, service.sample_rate, output.rate) for reply in replies], deadline)
@@ -52,12 +55,9 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
     warnings.add(*body.unread())
     name = None if body.audio is None else body.audio.format
     output = service.output(name or ("pcm16" if body.stream else "wav"), body.sample_rate)
-    service.sound_files.check("audio.format", output)
+    check_rate(output)
     if body.text_schema is not None:
-        if body.speechlm is not None and body.speechlm.text is not None:
-            raise bad_field("response_format", "cannot be combined with speechlm.text")
-        if body.min_tokens:
-            raise bad_field("min_tokens", f"cannot be combined with response_format; got {body.min_tokens}")
+        _check_structured(body, "response_format")
     if wants_audio(body):
         if body.stream and output.name != "pcm16":
             raise bad_field("audio.format", f'a stream needs "pcm16"; got {output.name!r}')
@@ -70,12 +70,48 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
     return output
 
 
-async def _prepare(service: Service, body: ChatRequest, warnings: Warnings) -> list[ReplyRequest]:
+def _call_rules(service: Service, body: ChatRequest, warnings: Warnings) -> CallRules | None:
+    """Return which functions the text may call; None if it may call none.
+
+    Raises:
+        ApiError: if a field contradicts another one, or if the model was not trained to call functions.
+    """
+    rules = call_rules(body.tools, body.tool_choice, body.parallel_tool_calls, warnings)
+    if rules is None:
+        return None
+    if service.options.preset.tools == "none":
+        raise bad_field(
+            "tools",
+            f"{service.model_name!r} was not trained to call functions (its preset has no 'tools'); leave it out, or "
+            "set tool_choice to 'none'",
+        )
+    _check_structured(body, "tools")
+    if body.text_schema is not None and not rules.is_required:
+        raise bad_field("response_format", "cannot be combined with tools that may be called, unless one must be")
+    return rules
+
+
+def _check_structured(body: ChatRequest, field: str) -> None:
+    """Refuse what contradicts a structure of the text that ``field`` requires."""
+    if body.speechlm is not None and body.speechlm.text is not None:
+        raise bad_field(field, "cannot be combined with speechlm.text")
+    if body.min_tokens:
+        raise bad_field("min_tokens", f"cannot be combined with {field}; got {body.min_tokens}")
+
+
+async def _prepare(
+    service: Service, body: ChatRequest, calls: CallRules | None, warnings: Warnings
+) -> list[ReplyRequest]:
     """Return the request of each of the n choices."""
-    prompt = await service.messages.read(body.messages, warnings, speaks=wants_audio(body))
+    prompt = await service.messages.read(
+        body.messages, warnings, speaks=wants_audio(body), functions=() if calls is None else calls.functions
+    )
     first = await asyncio.to_thread(service.resolve, body, "chatcmpl", prompt)
     reasoning: Reasoning = "none" if body.separate_reasoning is False else service.options.preset.reasoning
-    if (schema := body.text_schema) is not None:
+    if calls is not None:
+        reasoning = "none" if calls.is_required else reasoning
+        first = replace(first, text=replace(first.text, calls=calls))
+    elif (schema := body.text_schema) is not None:
         # A text that is JSON from its first character on contains no thinking.
         first, reasoning = replace(first, text=replace(first.text, json_schema=orjson.dumps(schema).decode())), "none"
     # The choices' seeds are derived from the first one's, so that a seed determines all of them.

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from sglang_speechlm.codec.files import SoundFormat, pcm16_bytes
+from sglang_speechlm.codec.files import SoundFormat, encode, pcm16_bytes
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
 from sglang_speechlm.prompt.thinking import split
+from sglang_speechlm.prompt.tools import CallDelta
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.identity import WORKER_ID
@@ -63,14 +64,14 @@ class ChatAnswer:
         for index, choice in enumerate(self._choices):
             message = await choice.message()
             self._warnings.add(*message.get("speechlm", {}).get("warnings", ()))
-            choices.append({"index": index, "message": message, "finish_reason": choice.reply.finish.reason})
+            choices.append({"index": index, "message": message, "finish_reason": choice.finish_reason})
         return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage()})
 
     async def events(self, arrivals: Items[Arrival]) -> AsyncGenerator[bytes]:
         """Yield the server-sent events.
 
-        For each choice: role, thinking, text, audio, finish reason; then usage if requested, and [DONE]; or an error.
-        The choices' chunks are interleaved as they are generated.
+        For each choice: role, thinking, text, calls or audio, finish reason; then usage if requested, and [DONE]; or an
+        error. The choices' chunks are interleaved as they are generated.
         """
         for index in range(len(self._choices)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
@@ -82,6 +83,8 @@ class ChatAnswer:
                         yield self._chunk(index, {"reasoning_content": text})
                     case TextDelta(text):
                         yield self._chunk(index, {"content": text})
+                    case CallDelta():
+                        yield self._chunk(index, {"tool_calls": [choice.call_delta(piece)]})
                     case AudioDelta(samples):
                         if not choice.has_sounded:
                             choice.has_sounded = True
@@ -92,7 +95,7 @@ class ChatAnswer:
                         if choice.has_sounded:
                             yield self._chunk(index, {"audio": {"expires_at": choice.keep()}})
                         extras = choice.extras()
-                        yield self._chunk(index, {"speechlm": extras} if extras else {}, choice.reply.finish.reason)
+                        yield self._chunk(index, {"speechlm": extras} if extras else {}, choice.finish_reason)
         except REFUSALS as error:
             yield event(refusal(error).body())
         else:
@@ -147,12 +150,32 @@ class _Choice:
         # Later messages refer to the audio by this id, and a front finds its worker by it.
         self._audio_id = f"audio-{WORKER_ID}-{reply.request.id}"
 
+    @property
+    def finish_reason(self) -> str:
+        """OpenAI's name of the reason for which the answer ended."""
+        reason = self.reply.finish.reason
+        return "tool_calls" if self.reply.calls and reason == "stop" else reason
+
+    def call_delta(self, delta: CallDelta) -> dict[str, Any]:
+        """Return OpenAI's delta of a call, whose first one has its id and the function's name."""
+        if delta.name is None:
+            return {"index": delta.index, "function": {"arguments": delta.arguments}}
+        return {"index": delta.index, **self._call(delta.index, delta.name, delta.arguments)}
+
+    def _call(self, index: int, name: str, arguments: str) -> dict[str, Any]:
+        request_id = self.reply.request.id.partition("-")[2].replace("-", "_")
+        function = {"name": name, "arguments": arguments}
+        return {"id": f"call_{request_id}_{index}", "type": "function", "function": function}
+
     async def message(self) -> dict[str, Any]:
         """Return OpenAI's message of a complete answer."""
         text = self.reply.split
         message: dict[str, Any] = {"role": "assistant", "content": text.content}
         if text.reasoning is not None:
             message["reasoning_content"] = text.reasoning
+        if calls := self.reply.calls:
+            message["content"] = text.content or None
+            message["tool_calls"] = [self._call(i, call.name, call.arguments) for i, call in enumerate(calls)]
         if self.reply.request.audio is not None:
             message["audio"] = await self._audio() if self.samples else None
         if extras := self.extras():
@@ -161,7 +184,7 @@ class _Choice:
 
     async def _audio(self) -> dict[str, Any]:
         self.has_sounded = True
-        data = await asyncio.to_thread(self._service.sound_files.encode, np.concatenate(self.samples), self._output)
+        data = await asyncio.to_thread(encode, np.concatenate(self.samples), self._output)
         return {**self.audio_head(), "data": base64.b64encode(data).decode(), "expires_at": self.keep()}
 
     def audio_head(self) -> dict[str, Any]:
@@ -177,7 +200,8 @@ class _Choice:
     def extras(self) -> dict[str, Any]:
         """Return the object ``speechlm``: warnings, and the ids if requested."""
         reply, warnings = self.reply, self._warnings + self.reply.finish.warnings
-        if reply.request.audio is not None and not self.has_sounded and not reply.finish.warnings:
+        is_silent = reply.request.audio is not None and not self.has_sounded and not reply.calls
+        if is_silent and not reply.finish.warnings:
             warnings += ("no audio: too few frames to make a sound",)
         if self._body.speechlm is None or not self._body.speechlm.return_ids:
             return {"warnings": warnings} if warnings else {}

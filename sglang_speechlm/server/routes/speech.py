@@ -13,7 +13,16 @@ import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.codec.files import MEDIA_TYPES, RATE_HEADER, SoundFormat, endless_wav_header, pcm16_bytes
+from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
+from sglang_speechlm.codec.files import (
+    MEDIA_TYPES,
+    RATE_HEADER,
+    SoundFormat,
+    check_rate,
+    encode,
+    endless_wav_header,
+    pcm16_bytes,
+)
 from sglang_speechlm.program.bounds import scene_bound
 from sglang_speechlm.program.recital import Recital
 from sglang_speechlm.program.reply import AudioDelta, Piece
@@ -47,7 +56,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     body = await read_json(http, SpeechRequest)
     service.check_model(body.model)
     output = service.output(body.response_format or "mp3", body.sample_rate)
-    service.sound_files.check("response_format", output)
+    check_rate(output)
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
     requests = await asyncio.to_thread(_prepare, service, body, warnings)
@@ -55,11 +64,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     pieces = at_speed(recital, service.sample_rate, 1.0 if body.speed is None else body.speed)
     pieces = at_rate(pieces, service.sample_rate, output.rate)
     sound = _sound(pieces, deadline) if requests else _silence(output.rate)
-    # A WAV file begins with its length, which is only left open if the client asked for a stream.
-    if output.name == "pcm" or (output.name == "wav" and body.stream_format is not None):
-        content = _sliced(sound, endless_wav_header(output.rate) if output.name == "wav" else b"")
-    else:
-        content = _whole(sound, service, output)
+    content = _in_pieces(sound, output) if _is_streamed(body, output, requests) else _whole(sound, output)
     begun = await begin(http, content)
     if recital.has_ended:
         _warn(recital, warnings)
@@ -67,6 +72,18 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     if body.stream_format == "sse":
         return ClosingStream(_events(begun, recital, warnings), begun, "text/event-stream", headers)
     return ClosingStream(begun, begun, MEDIA_TYPES[output.name], headers)
+
+
+def _is_streamed(body: SpeechRequest, output: SoundFormat, requests: list[ReplyRequest]) -> bool:
+    """Whether the file is sent while it is generated.
+
+    A client that did not ask for a stream gets the warnings about a short sound with its header; during a long one,
+    it might run into its timeout. A WAV file begins with its length, which is only left open in a stream; a FLAC file
+    is always sent as a whole.
+    """
+    if output.name in ENCODED_IN_PIECES:
+        return body.stream_format is not None or len(requests) > 1
+    return output.name == "pcm" or (output.name == "wav" and body.stream_format is not None)
 
 
 def _max_frames(body: SpeechRequest) -> int | None:
@@ -77,8 +94,7 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
     """Return the requests of the passages; none if the input consists of punctuation or emoji only.
 
     The answer is then silence: clients that split a text into sentences send such pieces, and OpenAI returns a sound
-        for
-    them. An error would end their playback.
+    for them. An error would end their playback.
     """
     preset = service.options.preset
     # A passage has at most twice its usual size, so a text that is far too long is refused without splitting it.
@@ -177,21 +193,27 @@ async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[npt.ND
         raise ApiError(400, "no audio: too few frames (max_tokens, speechlm.audio_max_frames) to make a sound")
 
 
-async def _sliced(sound: AsyncGenerator[npt.NDArray[np.float32]], head: bytes) -> AsyncGenerator[bytes]:
+async def _in_pieces(sound: AsyncGenerator[npt.NDArray[np.float32]], output: SoundFormat) -> AsyncGenerator[bytes]:
     """Yield a file in pieces, as they are generated."""
     async with aclosing(sound):
+        if output.name not in ENCODED_IN_PIECES:
+            head = endless_wav_header(output.rate) if output.name == "wav" else b""
+            async for samples in sound:
+                yield head + pcm16_bytes(samples)
+                head = b""
+            return
+        encoder = await asyncio.to_thread(Encoder, output.name, output.rate)
         async for samples in sound:
-            yield head + pcm16_bytes(samples)
-            head = b""
+            if piece := await asyncio.to_thread(encoder.push, samples):
+                yield piece
+        yield await asyncio.to_thread(encoder.flush)
 
 
-async def _whole(
-    sound: AsyncGenerator[npt.NDArray[np.float32]], service: Service, output: SoundFormat
-) -> AsyncGenerator[bytes]:
+async def _whole(sound: AsyncGenerator[npt.NDArray[np.float32]], output: SoundFormat) -> AsyncGenerator[bytes]:
     """Yield a complete file in one piece."""
     async with aclosing(sound):
         samples = np.concatenate([samples async for samples in sound])
-    yield await asyncio.to_thread(service.sound_files.encode, samples, output)
+    yield await asyncio.to_thread(encode, samples, output)
 
 
 async def _events(pieces: Items[bytes], recital: Recital, warnings: Warnings) -> AsyncGenerator[bytes]:

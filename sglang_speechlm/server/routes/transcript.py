@@ -55,18 +55,38 @@ def answer(
     return Response(orjson.dumps({"text": text} | members | warnings.member()), media_type="application/json")
 
 
-async def events(pieces: Items[str], dictation: Dictation, warn: Callable[[], Warnings]) -> AsyncGenerator[bytes]:
-    """Yield OpenAI's events, or an error midway. ``warn`` returns the warnings at the end of the text."""
-    text = ""
+async def events(
+    pieces: Items[str], dictation: Dictation, warn: Callable[[], Warnings], *, has_segments: bool
+) -> AsyncGenerator[bytes]:
+    """Yield OpenAI's events, or an error midway.
+
+    Args:
+        warn: returns the warnings at the end of the text.
+        has_segments: whether each segment has an event with its times, after its last delta.
+    """
+    text, told = "", 0
     try:
         async for piece in pieces:
+            while has_segments and told < len(dictation.segments) and dictation.segments[told].reply.has_ended:
+                yield _segment_event(told, dictation.segments[told])
+                told += 1
             text += piece
             yield event({"type": "transcript.text.delta", "delta": piece})
     except REFUSALS as error:
         yield event(refusal(error).body())
         return
+    for number, segment in enumerate(dictation.segments[told:] if has_segments else (), told):
+        yield _segment_event(number, segment)
     done = {"type": "transcript.text.done", "text": text, "usage": _usage(dictation)}
     yield event(done | warn().member())
+
+
+def _segment_event(number: int, segment: Segment) -> bytes:
+    """Return OpenAI's event; the model does not tell speakers apart."""
+    times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
+    return event(
+        {"type": "transcript.text.segment", "id": f"seg_{number}", **times, "text": segment.text, "speaker": ""}
+    )
 
 
 def srt(segments: Sequence[Segment]) -> str:

@@ -66,7 +66,8 @@ async def _listen(http: Request, service: Service, deadline: float, kind: type[L
 
     if body.stream:
         begun = await begin(http, pieces)
-        return ClosingStream(events(begun, dictation, ended), begun, "text/event-stream")
+        chunks = events(begun, dictation, ended, has_segments=bool(body.timestamp_granularities))
+        return ClosingStream(chunks, begun, "text/event-stream")
     text = await unless_gone(http, _joined(pieces))
     return answer(body.response_format, text, dictation, recording.seconds, _heading(service, body), ended())
 

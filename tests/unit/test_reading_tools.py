@@ -1,0 +1,117 @@
+"""Which functions a text may call, as OpenAI's fields say it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from sglang_speechlm.prompt.tools import CallRules
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.warnings import Warnings
+from sglang_speechlm.server.reading.structure import ANY_OBJECT
+from sglang_speechlm.server.reading.tools import Tool, ToolChoice, call_rules
+
+CHOICE: TypeAdapter[Any] = TypeAdapter(ToolChoice | None)
+
+
+def tool(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
+def rules(tools: list[Any], choice: Any = None, *, parallel: bool | None = None) -> tuple[CallRules | None, list[str]]:
+    warnings = Warnings()
+    found = call_rules(
+        [Tool.model_validate(each) for each in tools], CHOICE.validate_python(choice), parallel, warnings
+    )
+    return found, list(warnings)
+
+
+def names(found: CallRules | None) -> list[str]:
+    assert found is not None
+    return [function.name for function in found.functions]
+
+
+def named(*functions: str) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": name}} for name in functions]
+
+
+@pytest.mark.parametrize(
+    ("choice", "called", "is_required"),
+    [
+        (None, ["f", "g"], False),
+        ("auto", ["f", "g"], False),
+        ("required", ["f", "g"], True),
+        (named("g")[0], ["g"], True),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named("g")}}, ["g"], False),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named("g", "f")}}, ["f", "g"], True),
+    ],
+)
+def test_the_choice_says_which_may_or_must_be_called(choice: Any, called: list[str], is_required: bool) -> None:
+    found, warnings = rules([tool("f"), tool("g")], choice)
+    assert names(found) == called
+    assert found is not None
+    assert found.is_required is is_required
+    assert found.is_parallel
+    assert warnings == []
+
+
+def test_none_may_be_called_and_one_at_a_time() -> None:
+    assert rules([tool("f")], "none")[0] is None
+    assert rules([], "auto")[0] is None
+    found, _ = rules([tool("f")], parallel=False)
+    assert found is not None
+    assert not found.is_parallel
+
+
+@pytest.mark.parametrize(
+    ("field", "tools", "choice"),
+    [
+        ("tool_choice", [], "required"),
+        ("tool_choice", [], named("f")[0]),
+        ("tool_choice.function.name", [tool("f")], named("g")[0]),
+        (
+            "tool_choice.allowed_tools.tools",
+            [tool("f")],
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named("f", "g")}},
+        ),
+        ("tools[1].function.name", [tool("f"), tool("f")], None),
+        (
+            "tools[0].function.parameters.properties.a.pattern",
+            [
+                tool(
+                    "f",
+                    strict=True,
+                    parameters={"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}},
+                )
+            ],
+            None,
+        ),
+        ("tools[0].function.parameters.type", [tool("f", strict=True, parameters={"type": "string"})], None),
+    ],
+)
+def test_what_contradicts_itself_is_refused_by_its_path(field: str, tools: list[Any], choice: Any) -> None:
+    with pytest.raises(ApiError) as refusal:
+        rules(tools, choice)
+    assert (refusal.value.status, refusal.value.field) == (400, field)
+
+
+def test_a_schema_that_cannot_be_kept_to_allows_any_object_unless_it_is_strict() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}
+    found, warnings = rules([tool("f", parameters=schema, description="Do it.")])
+    assert found is not None
+    (function,) = found.functions
+    assert function.parameters == ANY_OBJECT
+    assert function.described == {"name": "f", "description": "Do it.", "parameters": schema}
+    assert "tools[0].function.parameters.properties.a.pattern" in warnings[0]
+
+
+def test_schemas_are_bounded_together() -> None:
+    """Each alone would do; the grammar of all of them would take too long."""
+    text = {"type": "string", "maxLength": 100}
+    schema = {"type": "object", "properties": {"a": text, "b": text}}
+    found, warnings = rules([tool("f", parameters=schema), tool("g", parameters=schema)])
+    assert found is not None
+    assert [function.parameters for function in found.functions] == [schema, ANY_OBJECT]
+    assert "tools[1].function.parameters: must have at most 300" in warnings[0]
