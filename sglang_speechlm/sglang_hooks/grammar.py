@@ -151,7 +151,7 @@ def compiled_calls(compiler: GrammarCompiler, rules: str) -> CompiledGrammar:
         }
         for function in described["functions"]
     ]
-    calls = {
+    calls: dict[str, Any] = {
         "type": "tags_with_separator",
         "tags": tags,
         "separator": SEPARATOR + START,
@@ -159,7 +159,7 @@ def compiled_calls(compiler: GrammarCompiler, rules: str) -> CompiledGrammar:
         "stop_after_first": not described["is_parallel"],
     }
     if described["is_required"]:
-        form = {"type": "sequence", "elements": [{"type": "const_string", "value": START}, calls]}
+        form: dict[str, Any] = {"type": "sequence", "elements": [{"type": "const_string", "value": START}, calls]}
     else:
         form = {"type": "dispatch", "rules": [[START, calls]], "loop": False}
     return compiler.compile_structural_tag({"type": "structural_tag", "format": form})
