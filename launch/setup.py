@@ -22,6 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package is not installed yet
+
+from sglang_speechlm.platform.cuda import find_gpu  # noqa: E402
+
 PROFILES = ("cpu", "cuda")
 PACKAGE = "sglang-speechlm"
 STATE = "sglang-speechlm.json"
@@ -32,25 +36,6 @@ class SetupError(Exception):
 
 
 # Choosing the profile
-
-
-def list_gpus_of_driver() -> str:
-    """Return the output of `nvidia-smi -L`, one line per GPU; empty if the program is missing or fails."""
-    if not shutil.which("nvidia-smi"):
-        return ""
-    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-
-
-def find_gpu(root: Path = Path("/"), list_gpus: Callable[[], str] = list_gpus_of_driver) -> str | None:
-    """Return where under `root`, or by nvidia-smi, an NVIDIA GPU was found; None without a GPU.
-
-    A driver's tools without a GPU (a CUDA container on a machine that has none) do not count.
-    """
-    for pattern in ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*"):
-        if found := sorted(root.glob(pattern)):
-            return f"/{found[0].relative_to(root)}"
-    gpus = [line for line in list_gpus().splitlines() if line.startswith("GPU ")]
-    return gpus[0] if gpus else None
 
 
 def choose_profile(
@@ -315,13 +300,23 @@ def set_up(
     return True
 
 
+def check_tools(environment: Path, cuda: str) -> None:
+    """Print what this machine lacks for a server on a GPU."""
+    command = [str(environment / "bin" / "python"), "-m", "sglang_speechlm.platform.cuda", cuda]
+    for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
+        tell(f"a server on a GPU will not start here: {line}")
+
+
 def main() -> int:
     requirements = ROOT / "launch" / "requirements"
     try:
         with one_at_a_time(requirements):
             left = read_state(ROOT / ".venv")
             name, reason = choose_profile(os.environ.get("PROFILE"), left.profile if left else None)
-            set_up(ROOT, Profile(name, requirements), reason, keep_python=not os.environ.get("PYTHON"))
+            profile = Profile(name, requirements)
+            set_up(ROOT, profile, reason, keep_python=not os.environ.get("PYTHON"))
+            if name == "cuda":
+                check_tools(ROOT / ".venv", profile.pins["cuda-toolkit"])
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -24,4 +24,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30m --retries=3 \
     CMD ["/opt/speechlm/.venv/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9000/health', timeout=5)"]
 ENTRYPOINT ["/opt/speechlm/.venv/bin/python", "-m", "sglang_speechlm.launch", "--host", "0.0.0.0", "--port", "9000"]
-CMD ["--model-path", "/model", "--enable-metrics", "--log-format", "json"]
+CMD ["--model-path", "/model", "--device", "cpu", "--enable-metrics", "--log-format", "json"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sglang_speechlm.checkpoint.convert import Conversion, plan_conversion
 from sglang_speechlm.checkpoint.disk import refuse_full_disk
+from sglang_speechlm.checkpoint.memory import describe_cards
 from sglang_speechlm.checkpoint.prepare import Say, Wanted, cached_at, conversion_need, tokenizer_name
 from sglang_speechlm.checkpoint.served import check_served, checkpoint_config, tokenizer_files
 from sglang_speechlm.checkpoint.source import Source, find_source
 from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, is_tag, look_up
-from sglang_speechlm.checkpoint.tensors import CODEC_PREFIX, expected_tensors
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError
 from sglang_speechlm.prompt.presets import load_preset
@@ -21,13 +20,6 @@ from sglang_speechlm.prompt.presets import load_preset
 Value = TypeVar("Value")
 
 _GIGABYTE = 1e9
-_GIBIBYTE = 1 << 30
-_MEMORY_SHARE = 0.9
-"""Share of a GPU's memory for weights and KV cache, as in the usage guide's scripts."""
-_CARDS = (("24 GB", 24), ("40 GB", 40), ("48 GB", 48), ("80 GB", 80), ("96 GB", 96), ("141 GB", 141))
-_FP8 = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "gate_proj.weight",
-        "down_proj.weight")  # fmt: skip
-"""Name suffixes of the backbone's matrices, whose size --quantization fp8 halves."""
 
 
 def check(wanted: Wanted, say: Say) -> int:
@@ -58,7 +50,8 @@ def check(wanted: Wanted, say: Say) -> int:
                 tried(lambda: _say_conversion(wanted, conversion, say))
     if config is not None:
         _say_config(config, say)
-        _say_memory(config, say)
+        for line in describe_cards(config):
+            say(line)
     for problem in problems:
         say(f"problem: {problem}")
     if not problems:
@@ -125,34 +118,3 @@ def _say_config(config: SpeechLMConfig, say: Say) -> None:
         f"audio windows {audio.n_window}/{audio.n_window_infer}"
     )
     say(f"decoding defaults: {config.decoding}")
-
-
-def _say_memory(config: SpeechLMConfig, say: Say) -> None:
-    """Report weights and cached positions by card; activations, CUDA graphs and the codec need the rest."""
-    shapes = expected_tensors(config)
-    position = kv_bytes(config)
-    say(f"GPU memory: {position / 1024:.0f} KiB of KV cache for each position (bfloat16)")
-    for name, fp8 in (("bfloat16", False), ("fp8 (--quantization fp8)", True)):
-        weights = weight_bytes(shapes, fp8=fp8)
-        fitting = [
-            f"{card} {positions}" if (positions := int(size * _GIBIBYTE * _MEMORY_SHARE - weights) // position) > 0
-            else f"{card} none"
-            for card, size in _CARDS
-        ]  # fmt: skip
-        say(f"  {name}: weights {weights / _GIGABYTE:.2f} GB; positions by card: {', '.join(fitting)}")
-    say(f"  with {_MEMORY_SHARE:.2f} of the card's memory; a guided answer takes its positions twice while it speaks")
-
-
-def kv_bytes(config: SpeechLMConfig) -> int:
-    """Return the bytes of one position's KV cache in bfloat16."""
-    text = config.text_config
-    return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 2)
-
-
-def weight_bytes(shapes: Mapping[str, tuple[int, ...]], *, fp8: bool) -> int:
-    """Return the bytes of the model's weights on a GPU, without the codec's."""
-    return sum(
-        math.prod(shape) * (1 if fp8 and name.startswith("model.layers.") and name.endswith(_FP8) else 2)
-        for name, shape in shapes.items()
-        if not name.startswith(CODEC_PREFIX)
-    )

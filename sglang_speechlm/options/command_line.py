@@ -22,6 +22,7 @@ from sglang_speechlm.options.sglang_args import (
     defaults_from,
     refuse_missing_gpus,
     refuse_unsupported,
+    refuse_untested,
 )
 from sglang_speechlm.options.vllm_names import (
     MEMORY,
@@ -39,7 +40,7 @@ from sglang_speechlm.options.vllm_names import (
 )
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND
-from sglang_speechlm.sglang_hooks.options import add_options
+from sglang_speechlm.sglang_hooks.options import add_options, with_config_file
 from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 
 MAX_QUEUED = 1024
@@ -88,6 +89,14 @@ class CommandLine:
         """The default name of the model: that of its directory or file, or its hub tag."""
         path = Path(self.model)
         return path.resolve().name if path.exists() else self.model
+
+    @property
+    def device(self) -> str | None:
+        """The value of SGLang's --device, if it is given."""
+        parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, add_help=False, allow_abbrev=False)
+        parser.add_argument("--device")
+        device: str | None = parser.parse_known_args(self.others)[0].device
+        return device
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -180,12 +189,17 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
         settled_by_machine |= gpu_defaults(command_line, machine)
     for name, value in settled_by_machine.items():
         settled += [f"--{name.replace('_', '-')}", str(value)]
-    arguments = [*settled, *translated, *command_line.others]
     # SGLang's own parser would print hundreds of options above the error. Abbreviations are not allowed, because the
     # parsers that read the command line before this one would miss them.
     parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, allow_abbrev=False)
     add_options(parser)
-    parser.parse_args(arguments)
+    usual = vars(parser.parse_args([*settled, *translated]))
+    arguments = [*settled, *translated, *with_config_file(parser, command_line.others)]
+    refuse_untested({
+        name: (value, usual[name])
+        for name, value in vars(parser.parse_args(arguments)).items()
+        if value != usual[name]
+    })  # fmt: skip
     server_args = server_args_of(arguments)
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)
@@ -199,7 +213,7 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
                 why = "SGLang's option bounds weights and KV cache only, and everything else must fit too"
                 notes.append(f"{share.written} becomes {MEMORY.sglang[0]} {fraction}: {why}")
         notes.append(str(plan := _plan(command_line, server_args, machine)))
-        if plan.positions <= 0 and server_args.quantization is None:
+        if plan.positions <= 0 and server_args.quantization in (None, "fp8"):
             raise ValueError(
                 f"--model-path {command_line.model}: no room for a KV cache on this GPU. {plan}. "
                 f"Split the model with {RANKS.guide} (now {server_args.tp_size}), or use a larger card"
@@ -256,8 +270,8 @@ class _SGLangHelp(argparse.Action):
 
 
 def _epilog() -> str:
-    lines = ["All of SGLang's options are accepted too, except those that cannot work with SpeechLM: they are"]
-    lines += ["refused by name. Most used:"]
+    lines = ["SGLang's options are accepted too, except those that cannot work or are untested with SpeechLM:"]
+    lines += ["they are refused by name. Most used:"]
     lines += [f"  {name:<26} {text}" for name, text in _USED_MOST]
     lines += ["", f"Scripts put their defaults before {OVERRIDDEN_BY}; options after it win, under either name."]
     lines += [

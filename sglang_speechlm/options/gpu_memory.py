@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_speechlm.checkpoint.check import kv_bytes
-from sglang_speechlm.checkpoint.tensors import AUDIO_TOWER_PREFIX, expected_tensors
+from sglang_speechlm.checkpoint.memory import cached_positions, position_bytes, weight_bytes
 from sglang_speechlm.config import SpeechLMConfig
 
 GIBIBYTE = 1 << 30
@@ -24,8 +23,6 @@ _POSITIONS_A_ROW = 256
 """Positions of KV cache per row: a batch with fewer per row is not worth a graph."""
 _LEAST_POSITIONS = 64
 """Positions of the shortest requests that arrive in large numbers: the cache bounds how many of them run."""
-_STATIC_SHARE = 0.85
-"""Approximate share of a card's memory for weights and KV cache."""
 _CONTEXT_BYTES = 0.6 * GIBIBYTE
 _CODEC_BYTES = 0.8 * GIBIBYTE
 """The codec process: a CUDA context, the decoder's weights in float32, and a batch of windows."""
@@ -66,22 +63,6 @@ class MemoryPlan:
         )
 
 
-def rank_weight_bytes(config: SpeechLMConfig, ranks: int) -> int:
-    """Return the size of one tensor-parallel rank's weights in bfloat16; each has audio tower, adaptor and streams."""
-    replicated = (AUDIO_TOWER_PREFIX, "adaptor.", "stream_emb.")
-    total = 0
-    for name, shape in expected_tensors(config).items():
-        shared = ranks if len(shape) > 1 and not name.startswith(replicated) else 1
-        total += 2 * math.prod(shape) // shared
-    return total
-
-
-def position_bytes(config: SpeechLMConfig, ranks: int) -> int:
-    """Return the size of one position's KV cache on one rank; a rank has at least one head."""
-    heads: int = config.text_config.num_key_value_heads
-    return kv_bytes(config) // heads * math.ceil(heads / ranks)
-
-
 def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int | None) -> int:
     """Return the rows of the largest CUDA graph: all that may run, if the KV cache could hold that many short answers.
 
@@ -89,8 +70,7 @@ def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int | 
         total: the card's memory in bytes.
         running: --max-running-requests, if it is given.
     """
-    cache = total * _STATIC_SHARE - rank_weight_bytes(config, ranks)
-    rows = min(running or MOST_GRAPH_ROWS, int(cache / position_bytes(config, ranks) / _POSITIONS_A_ROW))
+    rows = min(running or MOST_GRAPH_ROWS, cached_positions(config, total, ranks) // _POSITIONS_A_ROW)
     return max(rows // 8 * 8 if rows > 8 else rows, 1)
 
 
@@ -108,14 +88,13 @@ def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec
     rows = decode.max_bs if graphs else 0
     own = _CONTEXT_BYTES + (_NCCL_BYTES if ranks > 1 else 0)
     wide = 2 if server_args.dtype == "float32" else 1
-    weights = wide * rank_weight_bytes(config, ranks)
+    weights = wide * weight_bytes(config, ranks, fp8=server_args.quantization == "fp8")
     at_load = total - own
     cache = at_load * server_args.mem_fraction_static - weights
     a_position = wide * position_bytes(config, ranks)
     positions = int(cache // a_position)
-    # Both branches of a guided prompt are prefilled in one step, whatever their length.
     longest = min(2 * (server_args.context_length or config.text_config.max_position_embeddings), max(positions, 0))
-    step = max(server_args.chunked_prefill_size, longest)
+    step = server_args.chunked_prefill_size if server_args.chunked_prefill_size > 0 else longest
     running = max(rows, min(server_args.max_running_requests or MOST_GRAPH_ROWS, positions // _LEAST_POSITIONS))
     parts = {
         "weights": float(weights),

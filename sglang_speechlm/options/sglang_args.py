@@ -1,7 +1,8 @@
-"""Required values of SGLang's options, and defaults that depend on the checkpoint and the machine."""
+"""SGLang's options: which are accepted, which values are required, and defaults by checkpoint and machine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,58 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "reasoning_parser": (None, _OWN),
     "tool_call_parser": (None, _OWN),
     "enable_two_batch_overlap": (False, "a batch cut in two would lose the rows that its view names"),
-    "enable_single_batch_overlap": (False, "designed for mixtures of experts, which this model is not; untested"),
     "enable_unified_memory": (False, "slots and positions would move between pools without their frames"),
     "prefill_max_requests": (None, "both branches of a guided answer must be prefilled in one step"),
 }
 """Required values of fields of SGLang's ServerArgs, and why."""
+
+
+_ACCEPTED = frozenset({
+    # The model and its memory
+    "context_length", "download_dir", "dtype", "json_model_override_args", "kv_cache_dtype", "load_format",
+    "max_queued_requests", "max_running_requests", "max_total_tokens", "mem_fraction_static", "quantization",
+    "random_seed", "trust_remote_code", "weight_loader_disable_mmap", "weight_loader_prefetch_checkpoints",
+    # Steps
+    "attention_backend", "chunked_prefill_size", "cuda_graph_bs_decode", "cuda_graph_max_bs_decode",
+    "decode_attention_backend", "disable_cuda_graph", "disable_cuda_graph_padding", "disable_decode_cuda_graph",
+    "disable_flashinfer_autotune", "disable_overlap_schedule", "disable_prefill_cuda_graph", "disable_radix_cache",
+    "max_prefill_tokens", "prefill_attention_backend", "radix_eviction_policy", "schedule_conservativeness",
+    "schedule_policy", "scheduler_recv_interval", "sleep_on_idle",
+    # GPUs, ranks and nodes
+    "base_gpu_id", "device", "disable_custom_all_reduce", "dist_init_addr", "dist_timeout", "dp_size",
+    "enable_nccl_nvls", "enable_p2p_check", "gpu_id_step", "load_balance_method", "nccl_port", "nnodes", "node_rank",
+    "numa_node", "tp_size",
+    # HTTP
+    "admin_api_key", "api_key", "enable_cache_report", "enable_ssl_refresh", "fastapi_root_path", "host", "port",
+    "served_model_name", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "weight_version",
+    # Logs, metrics and traces
+    "bucket_e2e_request_latency", "bucket_inter_token_latency", "bucket_time_to_first_token", "crash_dump_folder",
+    "decode_log_interval", "enable_metrics", "enable_metrics_for_all_schedulers", "enable_request_time_stats_logging",
+    "enable_trace", "export_metrics_to_file", "export_metrics_to_file_dir", "extra_metric_labels",
+    "gc_warning_threshold_secs", "generation_tokens_buckets", "log_level", "log_level_http", "log_requests",
+    "log_requests_format", "log_requests_level", "log_requests_target", "otlp_traces_endpoint",
+    "prompt_tokens_buckets", "show_time_cost", "soft_watchdog_timeout", "trace_modules",
+    "uvicorn_access_log_exclude_prefixes", "watchdog_timeout",
+})  # fmt: skip
+"""SGLang's options that change neither how steps are composed, nor the model, nor which process does what."""
+
+_UNTESTED = "it has not been tested with SpeechLM"
+
+
+def refuse_untested(options: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse SGLang's options, unless they are accepted.
+
+    Args:
+        options: by name, the value on the command line and the default, which differ.
+
+    Raises:
+        ValueError: if there are any to refuse; the message has each option, its value and the reason.
+    """
+    _refuse([
+        _complaint(name, value, default, _REFUSED.get(name, (None, _UNTESTED))[1])
+        for name, (value, default) in options.items()
+        if name not in _ACCEPTED
+    ])  # fmt: skip
 
 
 def refuse_unsupported(server_args: Any) -> None:
@@ -59,8 +107,15 @@ def refuse_unsupported(server_args: Any) -> None:
     for name, (allowed, reason) in _REFUSED.items():
         value = getattr(server_args, name)
         if value and value != allowed:
-            complaints.append(f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}")
-    complaints += key_complaints(server_args)
+            complaints.append(_complaint(name, value, allowed, reason))
+    _refuse(complaints + key_complaints(server_args))
+
+
+def _complaint(name: str, value: Any, allowed: Any, reason: str) -> str:
+    return f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}"
+
+
+def _refuse(complaints: list[str]) -> None:
     if complaints:
         raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
 

@@ -26,7 +26,7 @@ _MEANINGS = {
     ExitStatus.STOPPED: "stopped on request; all running answers were finished",
     ExitStatus.FAILED: "unexpected error; see the log",
     ExitStatus.BAD_OPTIONS: "an option was refused; the message names it",
-    ExitStatus.NOT_STARTED: "startup failed: the model or the codec could not be loaded",
+    ExitStatus.NOT_STARTED: "startup failed: the model or the codec could not be loaded, or the GPU cannot be used",
     ExitStatus.WARM_UP_FAILED: "startup failed: a warm-up request failed",
     ExitStatus.PART_DIED: "one of its processes died; answers that were running got an error or a closed connection",
     ExitStatus.CUT_OFF: "stopped on request, but answers were cut off, by --drain-timeout or a second signal",

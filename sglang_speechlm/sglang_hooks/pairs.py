@@ -16,6 +16,7 @@ from sglang.srt.managers import schedule_batch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult
 
 from sglang_speechlm import metrics
+from sglang_speechlm.sglang_hooks.chunks import begin_alike
 from sglang_speechlm.sglang_hooks.req import leader_of, read_stage, refuse, shadow_of, stage_of
 from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req, ScheduleBatch, Scheduler
 from sglang_speechlm.stage import PAIR_MARGIN
@@ -100,7 +101,7 @@ def admit_pair(
     has_chunked_req: bool,
     truncation_align_size: int | None,
 ) -> AddReqResult:
-    """AROUND PrefillAdder.add_one_req: both branches or neither, in one step and never in chunks."""
+    """AROUND PrefillAdder.add_one_req: both branches or neither, in one step, or in chunks side by side."""
     shadow = shadow_of(req)
     if shadow is None:
         return add(adder, req, has_chunked_req, truncation_align_size)
@@ -113,22 +114,33 @@ def admit_pair(
             _count_deferred(req)
         return AddReqResult.OTHER
     shadow.init_next_round_input(adder.tree_cache)
-    needed = sum(len(branch.full_untruncated_fill_ids) - len(branch.prefix_indices) for branch in (req, shadow))
     before = {name: getattr(adder, name) for name in _BUDGETS}
-    if adder.rem_chunk_tokens is not None and needed > adder.rem_chunk_tokens:
+    chunk = adder.rem_chunk_tokens
+    in_chunks = chunk is not None and _positions_left(req) + _positions_left(shadow) > chunk
+    if in_chunks:
         if adder.can_run_list:
-            return AddReqResult.OTHER
-        adder.rem_chunk_tokens = needed  # longer than any chunk: it gets its own step
+            return AddReqResult.OTHER  # the chunks are divided between the two branches alone
+        begin_alike(adder.tree_cache, req, shadow)
+        adder.rem_chunk_tokens = chunk // 2
     result = add(adder, req, has_chunked_req, truncation_align_size)
     if not _was_added(adder, req):
-        adder.rem_chunk_tokens = before["rem_chunk_tokens"]
+        adder.rem_chunk_tokens = chunk
         return _only_for_now(adder, result)
-    adder.rem_total_token_offset -= _reserved_twice(req)
-    # The leader's locks may have changed which prefix the tree can lend.
-    shadow.init_next_round_input(adder.tree_cache)
+    if in_chunks:
+        adder.rem_chunk_tokens = chunk // 2
+        adder.rem_total_token_offset += _positions_left(req) - req.extend_range.length + _ids_left(req)
+    else:
+        adder.rem_total_token_offset -= _reserved_twice(req)
+        # The leader's locks may have changed which prefix the tree can lend.
+        shadow.init_next_round_input(adder.tree_cache)
     result = add(adder, shadow, has_chunked_req, truncation_align_size)
-    if _was_added(adder, shadow) and adder.new_chunked_req is before["new_chunked_req"]:
-        return result
+    if _was_added(adder, shadow):
+        if in_chunks:
+            adder.new_chunked_req = req
+            shadow.inflight_middle_chunks += 1  # the scheduler does it for the leader
+            return AddReqResult.OTHER
+        if adder.new_chunked_req is before["new_chunked_req"]:
+            return result
     for branch in (shadow, req):
         if _was_added(adder, branch):
             adder.can_run_list.pop()
@@ -137,6 +149,16 @@ def admit_pair(
         setattr(adder, name, value)
     _count_deferred(req)
     return _only_for_now(adder, AddReqResult.NO_TOKEN)
+
+
+def _positions_left(req: Req) -> int:
+    """Return how many positions of a request are not in the KV cache."""
+    return len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
+
+
+def _ids_left(req: Req) -> int:
+    """Return how many ids PrefillAdder expects from a request."""
+    return min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
 
 
 def _was_added(adder: PrefillAdder, req: Req) -> bool:
@@ -148,8 +170,7 @@ def _reserved_twice(req: Req) -> int:
 
     With this double reservation, two branches could need more than a pool into which they fit, and wait forever.
     """
-    limit = req.sampling_params.max_new_tokens
-    return min(limit, CLIP_MAX_NEW_TOKENS) - min(max(limit - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
+    return min(req.sampling_params.max_new_tokens, CLIP_MAX_NEW_TOKENS) - _ids_left(req)
 
 
 def _only_for_now(adder: PrefillAdder, result: AddReqResult) -> AddReqResult:
@@ -197,9 +218,15 @@ def finish_together(_scheduler: Scheduler, batch: ScheduleBatch, _result: Any) -
             leader.to_finish = shadow.to_finish = leader.to_finish or shadow.to_finish
 
 
-def hide_shadows(streamer: Any, reqs: list[Req], *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """BEFORE _stream_output_generation: send clients the leaders only."""
-    return (streamer, [req for req in reqs if leader_of(req) is None], *args), kwargs
+def hide_shadows(
+    streamer: Any, reqs: list[Req], return_logprob: bool, skip_req: Req | None = None, **kwargs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """BEFORE _stream_output_generation: send clients the leaders only.
+
+    SGLang skips one request whose prefill is unfinished: of two branches the last, which is the shadow.
+    """
+    leaders = [req for req in reqs if leader_of(req) is None]
+    return (streamer, leaders, return_logprob, skip_req and (leader_of(skip_req) or skip_req)), kwargs
 
 
 def _partner(req: Req) -> Req | None:

@@ -19,7 +19,7 @@ from sglang.srt.server_args import GRAMMAR_BACKEND_CHOICES, add_grammar_backend_
 from transformers import AutoConfig
 
 from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
-from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND, ends, pairs, processes, results, steps
+from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND, chunks, ends, pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import PromptRadixCache, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
@@ -88,6 +88,9 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
     ),
     ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", pairs.queue_request, HookType.AROUND),
     ("sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req", pairs.admit_pair, HookType.AROUND),
+    ("sglang.srt.managers.schedule_policy.PrefillAdder.add_chunked_req", chunks.continue_pair, HookType.AROUND),
+    ("sglang.srt.managers.schedule_batch.ScheduleBatch.filter_batch", chunks.leave_out_shadows, HookType.BEFORE),
+    ("sglang.srt.managers.scheduler.Scheduler.process_pending_chunked_abort", chunks.abort_pair, HookType.AROUND),
     ("sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode", pairs.retract_pairs, HookType.AROUND),
     ("sglang.srt.managers.scheduler.Scheduler.process_batch_result", pairs.finish_together, HookType.BEFORE),
     (

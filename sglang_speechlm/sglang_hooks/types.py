@@ -35,6 +35,10 @@ class Req(Protocol):
     output_ids: Sequence[int]
     full_untruncated_fill_ids: Sequence[int]
     prefix_indices: torch.Tensor
+    cache_protected_len: int
+    extra_key: str | None
+    extend_range: Any
+    inflight_middle_chunks: int
     sampling_params: SamplingParams
     customized_info: dict[str, Any] | None
     cached_tokens: int
@@ -52,7 +56,7 @@ class Req(Protocol):
 
     def set_finish_with_abort(self, error_msg: str) -> None: ...
 
-    def init_next_round_input(self, tree_cache: Any) -> None: ...
+    def init_next_round_input(self, tree_cache: Any = None) -> None: ...
 
     def get_fill_ids(self) -> Sequence[int]: ...
 
@@ -63,6 +67,8 @@ class Scheduler(Protocol):
     max_queued_requests: int | None
     max_running_requests: int
     max_total_num_tokens: int
+    chunked_req: Req | None
+    _pending_chunked_abort_req: Req | None
 
 
 class ScheduleBatch(Protocol):

@@ -1,11 +1,13 @@
 """Prompts computed in small chunks, and no overlap between steps: the same ids."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import POOL
-from server import BY_NAME, CASES, Case, Client, Judge, Server, serving
+from server import BY_NAME, CASES, Case, Client, Judge, Server, leave_open, serving, wait_for
 
 CHUNK = 64
 LONGER_THAN_A_CHUNK = [
@@ -24,10 +26,54 @@ def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
+@pytest.fixture(autouse=True)
+def no_step_exceeds_the_chunk(server: Server) -> Iterator[None]:
+    """After every test."""
+    yield
+    assert max(prefill_steps(server)) == CHUNK
+
+
+def prefill_steps(server: Server, begin: int = 0) -> list[int]:
+    """The positions of each prefill step, from a place in the log on."""
+    return [int(number) for number in re.findall(r"Prefill batch.*#new-token: (\d+)", server.output()[begin:])]
+
+
+def guided(name: str) -> Case:
+    return Case(f"{name}, guided", replace(BY_NAME[name].request, speak=True, cfg=3.0))
+
+
+def long_guided(text: str, length: int) -> Case:
+    """A guided answer of a few frames to a prompt of about this length."""
+    request = replace(BY_NAME["given text"].request, cfg=3.0, audio_max_frames=10)
+    return Case(f"{length} bytes", replace(request, messages=[("user", [("text", (text * length)[:length])])]))
+
+
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in LONGER_THAN_A_CHUNK], ids=str)
 def test_an_answer_alone_is_the_references(case: Case, client: Client, judge: Judge) -> None:
     client.forget()
     judge.compare([case], [client.chat(case.body())])
+
+
+@pytest.mark.parametrize("case", [guided(name) for name in LONGER_THAN_A_CHUNK], ids=str)
+@pytest.mark.parametrize("cached", ["nothing", "pads", "everything"])
+def test_a_guided_answer_is_the_references(case: Case, cached: str, client: Client, judge: Judge) -> None:
+    client.forget()
+    if cached == "pads":
+        client.chat(long_guided("Other words. ", 900).body())
+    elif cached == "everything":
+        client.chat(case.body())
+    judge.compare([case], [client.chat(case.body())])
+
+
+def test_a_guided_answer_that_is_left_between_two_chunks_leaves_nothing_behind(
+    server: Server, client: Client, judge: Judge
+) -> None:
+    client.forget()
+    begin = len(server.output())
+    with leave_open(server.url, long_guided("Once upon a time. ", 3500).body()):
+        assert wait_for(lambda: len(prefill_steps(server, begin)) >= 3)
+    client.forget()  # it waits until nothing runs; SGLang ends an idle scheduler that has lost memory
+    judge.compare([guided("spoken")], [client.chat(guided("spoken").body())])
 
 
 @pytest.mark.parametrize("first", [0, len(CASES) - 16])

@@ -16,7 +16,7 @@ from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX
-from sglang_speechlm.options.sglang_args import refuse_unsupported
+from sglang_speechlm.options.sglang_args import _ACCEPTED, _REFUSED, refuse_unsupported, refuse_untested
 
 REFUSED: dict[str, Any] = {
     "enable_mixed_chunk": True,
@@ -54,11 +54,26 @@ def test_an_option_that_cannot_be_served_is_refused_by_its_name(name: str) -> No
 
 
 def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_checkpoint: Path, tmp_path: Path) -> None:
-    with launching(served_checkpoint, tmp_path / "log", "--enable-mixed-chunk", "--page-size", "16") as server:
+    (tmp_path / "more.yaml").write_text("cuda-graph-backend-prefill: breakable\nlog-level: info\n")
+    options = ("--enable-mixed-chunk", "--page-size", "16", "--config", str(tmp_path / "more.yaml"))
+    with launching(served_checkpoint, tmp_path / "log", *options) as server:
         assert server.process.wait(SECONDS) == 2
-    assert "--enable-mixed-chunk" in server.output()
-    assert "--page-size" in server.output()
+    for named in ("--enable-mixed-chunk", "--page-size", "--cuda-graph-backend-prefill"):
+        assert named in server.output()
+    assert "--log-level" not in server.output()
     assert "Traceback" not in server.output()
+
+
+def test_every_option_that_is_not_accepted_is_refused_by_its_name() -> None:
+    for name in sorted({*DEFAULTS} - _ACCEPTED):
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to 'another'") as refusal:
+            refuse_untested({name: ("another", DEFAULTS[name]), "log_level": ("debug", "info")})
+        assert "--log-level" not in str(refusal.value)
+
+
+def test_every_accepted_option_is_one_of_sglangs() -> None:
+    assert {*DEFAULTS} >= _ACCEPTED
+    assert not _ACCEPTED & {*_REFUSED}
 
 
 def several(tensors: Tensors) -> None:

@@ -96,27 +96,6 @@ def test_sglang_finds_this_package_by_the_entry_points_that_it_declares() -> Non
 # Profile
 
 
-def no_gpu_listed() -> str:
-    return ""
-
-
-@pytest.mark.parametrize("place", ["dev/nvidia0", "proc/driver/nvidia/gpus/0000:01:00.0"])
-def test_a_gpu_is_found_by_its_device_or_its_driver(tmp_path: Path, place: str) -> None:
-    (tmp_path / place).mkdir(parents=True)
-    assert setup.find_gpu(tmp_path, no_gpu_listed) == f"/{place}"
-
-
-def test_a_gpu_is_found_by_what_nvidia_smi_lists(tmp_path: Path) -> None:
-    assert setup.find_gpu(tmp_path, lambda: "GPU 0: NVIDIA H200 (UUID: GPU-1)\n") == "GPU 0: NVIDIA H200 (UUID: GPU-1)"
-
-
-@pytest.mark.parametrize("listed", ["", "No devices found.\n", "NVIDIA-SMI has failed because it couldn't ...\n"])
-def test_driver_tools_without_a_gpu_are_no_gpu(tmp_path: Path, listed: str) -> None:
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev" / "nvidiactl").touch()
-    assert setup.find_gpu(tmp_path, lambda: listed) is None
-
-
 @pytest.mark.parametrize(
     ("asked", "kept", "gpu", "profile"),
     [
@@ -145,6 +124,14 @@ def test_only_torch_may_bring_packages_that_the_cpu_profile_does_not_lock() -> N
     assert not [argument for argument in rest if argument.startswith("torch==")]
     assert torch[0].startswith("torch==")
     assert "--no-deps" not in torch
+
+
+def test_the_end_of_a_set_up_for_gpus_says_what_this_machine_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    setup.check_tools(Path(sys.executable).parents[1], pins_of("cuda")["cuda-toolkit"])
+    assert f"nvcc: not in {tmp_path}/bin" in capsys.readouterr().out
 
 
 # What is done, on a checkout whose locks hold three packages

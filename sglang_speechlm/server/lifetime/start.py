@@ -12,6 +12,7 @@ from sglang_speechlm import logs
 from sglang_speechlm.codec import spawn
 from sglang_speechlm.options.command_line import CommandLine, read, settle
 from sglang_speechlm.options.vllm_names import Machine
+from sglang_speechlm.platform.cuda import check_machine
 from sglang_speechlm.platform.torch_compiler import compile_nothing
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.gc import collect_garbage
@@ -37,12 +38,16 @@ def main(arguments: Sequence[str]) -> int:
     return keep(partial(_serve, command_line), command_line.own.drain_seconds + _STOP_SECONDS)
 
 
-def _refused(error: Exception) -> int:
+def _refused(error: Exception, status: ExitStatus = ExitStatus.BAD_OPTIONS) -> int:
     print(f"error: {error}", file=sys.stderr)
-    return ExitStatus.BAD_OPTIONS
+    return status
 
 
 def _serve(command_line: CommandLine, heartbeat: Heartbeat) -> int:
+    try:
+        check_machine(command_line.device)
+    except ValueError as error:
+        return _refused(error, ExitStatus.NOT_STARTED)
     import torch
 
     announce(override=True)

@@ -1,0 +1,223 @@
+"""What a server needs on a machine with an NVIDIA GPU: a driver that torch can use, and tools to compile kernels.
+
+SGLang compiles kernels on their first use: every start on a GPU needs nvcc with its headers, a C++ compiler and ninja.
+This module imports only the standard library, because the setup runs it too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+DRIVERS = {13: 580, 12: 525}
+"""The oldest NVIDIA driver for each major version of CUDA."""
+
+
+@dataclass(frozen=True)
+class Torch:
+    """The facts about torch that decide where a server runs.
+
+    Attributes:
+        cuda: the CUDA version that torch was built for, such as ``13.0``; None for another build.
+        reason: why torch cannot use CUDA; empty if it can.
+    """
+
+    cuda: str | None
+    reason: str
+
+    @classmethod
+    def here(cls) -> Torch:
+        """Return the facts about the installed torch."""
+        import torch
+
+        if torch.cuda.is_available():
+            return cls(torch.version.cuda, "")
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            return cls(torch.version.cuda, str(error))
+        return cls(torch.version.cuda, "torch.cuda.is_available() is False")
+
+
+def list_gpus_of_driver() -> str:
+    """Return the output of `nvidia-smi -L`, one line per GPU; empty if the program is missing or fails."""
+    return _output("nvidia-smi", "-L")
+
+
+def find_gpu(root: Path = Path("/"), list_gpus: Callable[[], str] = list_gpus_of_driver) -> str | None:
+    """Return where under `root`, or by nvidia-smi, an NVIDIA GPU was found; None without a GPU.
+
+    A driver's tools without a GPU (a CUDA container on a machine that has none) do not count.
+    """
+    for pattern in ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*"):
+        if found := sorted(root.glob(pattern)):
+            return f"/{found[0].relative_to(root)}"
+    gpus = [line for line in list_gpus().splitlines() if line.startswith("GPU ")]
+    return gpus[0] if gpus else None
+
+
+def driver_version(root: Path = Path("/")) -> str | None:
+    """Return the version of the NVIDIA kernel module under `root`; None if none is loaded."""
+    try:
+        text = (root / "proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"Module.*?\s(\d+\.[\d.]+)", text)
+    return found[1] if found else None
+
+
+def check_machine(device: str | None) -> None:
+    """Refuse to serve on a GPU without what that needs, and on a CPU that nobody chose where there is a GPU.
+
+    Args:
+        device: the value of SGLang's --device; None for its default, a GPU if there is one.
+
+    Raises:
+        ValueError: naming what is missing and what to do.
+    """
+    if device not in (None, "cuda"):
+        return
+    torch = Torch.here()
+    if torch.reason:
+        refuse_unchosen_cpu(torch, find_gpu(), driver_version())
+    elif torch.cuda is not None:
+        add_scripts_to_path()
+        if missing := missing_tools(torch.cuda):
+            raise ValueError(f"SGLang compiles kernels for the GPU, for which this machine lacks:\n  {_lines(missing)}")
+
+
+def refuse_unchosen_cpu(torch: Torch, gpu: str | None, driver: str | None) -> None:
+    """Refuse a CPU that nobody chose.
+
+    Args:
+        torch: a torch that cannot use CUDA.
+        gpu: where a GPU was found, or None.
+        driver: the driver's version, or None.
+
+    Raises:
+        ValueError: if there is a GPU or a CUDA build of torch; it has torch's reason.
+    """
+    if gpu is None and torch.cuda is None:
+        return
+    place = f"there is a GPU ({gpu})" if gpu else f"torch is built for CUDA {torch.cuda}"
+    steps = ["--device cpu serves on the CPU"]
+    if torch.cuda is None:
+        steps.insert(0, "PROFILE=cuda make setup installs torch for CUDA")
+    elif problem := driver_problem(torch.cuda, driver):
+        steps.insert(0, problem)
+    raise ValueError(f"{place}, but torch cannot use it: {torch.reason.strip()}\n  {_lines(steps)}")
+
+
+def driver_problem(cuda: str, driver: str | None) -> str | None:
+    """Return what is wrong with a driver for a CUDA version; None if nothing is known to be."""
+    oldest = DRIVERS.get(int(cuda.split(".")[0]))
+    if driver is None or oldest is None or int(driver.split(".")[0]) >= oldest:
+        return None
+    return f"NVIDIA driver {driver}: CUDA {cuda} needs at least {oldest}; update the driver"
+
+
+def add_scripts_to_path() -> None:
+    """Let this process and its children find the programs of its Python environment; one of them is ninja."""
+    scripts, folders = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if scripts not in folders:
+        os.environ["PATH"] = os.pathsep.join([*folders, scripts])
+
+
+def missing_tools(
+    cuda: str,
+    environment: Mapping[str, str] = os.environ,
+    root: Path = Path("/"),
+    python_headers: Path | None = None,
+) -> list[str]:
+    """Return what is missing to compile kernels for a CUDA version, each with what to do.
+
+    Args:
+        cuda: torch's CUDA version, such as ``13.0``.
+        environment: its PATH, CUDA_HOME, CUDA_PATH, CC and CXX are used, as the compiling libraries use them.
+        root: where usr/local/cuda is looked for.
+        python_headers: the folder of Python.h (default: this Python's).
+    """
+    path = environment.get("PATH", os.defpath)
+    headers = python_headers or Path(sysconfig.get_path("include"))
+    missing = [problem] if (problem := _nvcc_problem(cuda, environment, root)) else []
+    compilers = ("g++", environment.get("CXX") or "c++", environment.get("CC") or "gcc")
+    missing += [
+        f"{name.split()[0]}: not on PATH; install it (Ubuntu: apt-get install g++)"
+        for name in dict.fromkeys(compilers)
+        if not shutil.which(name.split()[0], path=path)
+    ]
+    if not shutil.which("ninja", path=path):
+        missing.append("ninja: not on PATH; PROFILE=cuda make setup installs it")
+    if not (headers / "Python.h").exists():
+        missing.append(f"Python.h: not in {headers}; install it (Ubuntu: apt-get install python3-dev)")
+    return missing
+
+
+def _nvcc_problem(cuda: str, environment: Mapping[str, str], root: Path) -> str | None:
+    """Return why this environment's nvcc cannot compile kernels for a CUDA version; None if nothing is known."""
+    home, place = root / "usr/local/cuda", "on PATH nor in /usr/local/cuda, and CUDA_HOME is not set"
+    if named := environment.get("CUDA_HOME") or environment.get("CUDA_PATH"):
+        home, place = Path(named), f"in {named}/bin (CUDA_HOME or CUDA_PATH)"
+    elif on_path := shutil.which("nvcc", path=environment.get("PATH", os.defpath)):
+        home = Path(on_path).parent.parent
+    nvcc = home / "bin" / "nvcc"
+    release = re.search(r"release (\d+)\.(\d+)", _output(str(nvcc), "--version"))
+    headers = headers_version(home)
+    if not os.access(nvcc, os.X_OK):
+        problem = f"not {place}"
+    elif release is None:
+        problem = f"{nvcc} --version fails"
+    elif release[1] != cuda.split(".")[0]:
+        problem = f"{nvcc} is of CUDA {release[1]}.{release[2]}, and torch of CUDA {cuda}"
+    elif headers is None:
+        problem = f"{home} has no include/cuda_runtime_api.h"
+    elif headers != f"{release[1]}.{release[2]}":
+        problem = f"{nvcc} is of CUDA {release[1]}.{release[2]}, and the headers beside it of CUDA {headers}"
+    else:
+        return None
+    return f"nvcc: {problem}; install the CUDA toolkit {cuda}, or set CUDA_HOME to its folder"
+
+
+def headers_version(home: Path) -> str | None:
+    """Return the CUDA version of the headers in a toolkit's folder; None if there are none."""
+    for folder in (home / "include", *sorted(home.glob("targets/*/include"))):
+        with suppress(OSError):
+            text = (folder / "cuda_runtime_api.h").read_text(errors="replace")
+            if number := re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text):
+                return f"{int(number[1]) // 1000}.{int(number[1]) % 1000 // 10}"
+    return None
+
+
+def _lines(sentences: Sequence[str]) -> str:
+    return "\n  ".join(sentences)
+
+
+def _output(*command: str) -> str:
+    """Return what a program prints; empty if it is missing, fails or takes a minute."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what this machine lacks for a server on a GPU with torch for a CUDA version; return 1 if there is any."""
+    (cuda,) = arguments
+    add_scripts_to_path()
+    problem = driver_problem(cuda, driver_version())
+    lacks = [*([problem] if problem else []), *missing_tools(cuda)]
+    for sentence in lacks:
+        print(sentence)
+    return 1 if lacks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
