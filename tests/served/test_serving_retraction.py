@@ -9,8 +9,9 @@ from conftest import POOL
 from reference import Part, Request
 from server import CASES, Case, Client, Judge, Server, clip, serving
 
-SMALL_POOL = ("--max-total-tokens", "640", "--schedule-conservativeness", "0.01")
-"""Half of what ``GROWING`` comes to; all of them are let in as if they would hardly grow."""
+CHUNK = 64
+SMALL_POOL = ("--max-total-tokens", "640", "--schedule-conservativeness", "0.01", "--chunked-prefill-size", str(CHUNK))
+"""Half of what ``GROWING`` comes to; all are admitted as if they would hardly grow. A guided past takes many chunks."""
 
 
 def growing(number: int) -> Case:
@@ -47,6 +48,8 @@ def retracting(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 def crowded(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(served_checkpoint, tmp_path_factory.mktemp("crowded") / "log", *SMALL_POOL) as running:
         yield running
+        steps = re.findall(r"Prefill batch.*#new-token: (\d+)", running.output())
+        assert max(int(positions) for positions in steps) <= CHUNK
 
 
 @pytest.mark.parametrize("first", [0, len(CASES) - 24])

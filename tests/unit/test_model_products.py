@@ -1,13 +1,17 @@
-"""What each rank computes of the head and of a frame's embedding, and that the parts add up."""
+"""What the model computes beside its layers: a rank's part of the head and of frames, and the embeddings of clips."""
 
 from typing import Any
 
 import pytest
 import torch
+from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sglang_speechlm.audio.encoder import AudioEncoder
+from sglang_speechlm.checkpoint import CheckpointSpec
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.model.speechlm import codec_products, frame_sums
+from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration, codec_products, frame_sums
 from sglang_speechlm.server.lifetime.start import codec_device
 
 IDS = SpeechLMConfig().ids
@@ -72,3 +76,20 @@ def test_each_worker_of_a_machine_decodes_sound_on_a_gpu_of_its_own() -> None:
 
 def test_a_named_codec_device_and_a_machine_without_a_gpu_are_taken_as_they_are() -> None:
     assert (codec_device("cpu", 4, 2), codec_device("auto", 0, 2)) == ("cpu", "cpu")
+
+
+@torch.no_grad()
+def test_the_embedding_of_each_clip_owns_its_memory() -> None:
+    """A view in SGLang's cache of clips would keep the embeddings of all clips that were computed with it."""
+    config = CheckpointSpec().config()
+    model = SpeechLMForConditionalGeneration.__new__(SpeechLMForConditionalGeneration)
+    nn.Module.__init__(model)
+    model.audio_encoder = AudioEncoder(config.audio_config)
+    model.adaptor = nn.Linear(config.adaptor_input_dim, config.hidden_size)
+    model.stream_emb = nn.Embedding(config.num_stream, config.hidden_size)
+    mel = [torch.randn(config.audio_config.num_mel_bins, frames) for frames in (100, 250)]
+    items = [MultimodalDataItem(modality=Modality.AUDIO, feature=feature, offsets=[]) for feature in mel]
+    embeddings = model.get_audio_feature(items)
+    assert len(embeddings) == 2
+    for embedding in embeddings:
+        assert embedding.untyped_storage().nbytes() == embedding.nbytes

@@ -62,6 +62,17 @@ def test_the_cuda_profile_has_what_sglang_pins_exactly() -> None:
     assert wanted.items() <= pins.items()
 
 
+def test_the_cuda_profiles_compilers_and_headers_are_of_one_release() -> None:
+    """They share a folder; nvcc refuses headers of another release. The disassembler has no headers."""
+    pins = pins_of("cuda")
+    release = ".".join(pins["cuda-toolkit"].split(".")[:2])
+    parts = [
+        name for name in pins if name.startswith(("nvidia-cuda-", "nvidia-nvvm", "nvidia-nvtx", "nvidia-nvjitlink"))
+    ]
+    others = {name: pins[name] for name in parts if not pins[name].startswith(f"{release}.")}
+    assert set(others) == {"nvidia-cuda-nvdisasm"}
+
+
 def test_both_profiles_serve_the_same_versions_of_sglang_and_transformers() -> None:
     assert {"sglang", "transformers", "tokenizers", "numpy"} <= pins_of("base").keys()
 
