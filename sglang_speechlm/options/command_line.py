@@ -16,7 +16,7 @@ from sglang_speechlm.checkpoint.served import check_served, checkpoint_config, t
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError
 from sglang_speechlm.options.fleet import add_fleet_options
-from sglang_speechlm.options.gpu_memory import MemoryPlan, graph_rows, plan_memory, static_share
+from sglang_speechlm.options.gpu_memory import MOST_ROWS, MemoryPlan, graph_rows, plan_memory, static_share
 from sglang_speechlm.options.server import OwnOptions, add_own_options
 from sglang_speechlm.options.sglang_args import (
     defaults_from,
@@ -227,12 +227,14 @@ def gpu_defaults(command_line: CommandLine, machine: Machine) -> dict[str, Any]:
     settled: dict[str, Any] = {"mm_feature_transport": "cpu"}
     if machine.capability[0] == 10:
         settled["attention_backend"] = "flashinfer"  # SGLang's own choice there does not support a page size of 1
+    if SEQUENCES not in command_line.choices:
+        settled["max_running_requests"] = MOST_ROWS
     if machine.gpu_bytes and not any(argument.startswith("--cuda-graph") for argument in command_line.others):
         ranks, rows = (
-            command_line.choices[option].value if option in command_line.choices else None
-            for option in (RANKS, SEQUENCES)
+            command_line.choices[option].value if option in command_line.choices else default
+            for option, default in ((RANKS, 1), (SEQUENCES, MOST_ROWS))
         )
-        settled["cuda_graph_max_bs_decode"] = graph_rows(command_line.config, ranks or 1, machine.gpu_bytes, rows)
+        settled["cuda_graph_max_bs_decode"] = graph_rows(command_line.config, ranks, machine.gpu_bytes, rows)
     return settled
 
 

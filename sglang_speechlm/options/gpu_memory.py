@@ -16,8 +16,8 @@ from sglang_speechlm.config import SpeechLMConfig
 
 GIBIBYTE = 1 << 30
 
-MOST_GRAPH_ROWS = 1024
-"""Maximum rows of a graph without --max-running-requests."""
+MOST_ROWS = 1024
+"""Default of --max-running-requests on a GPU: maximum rows of a batch."""
 
 _POSITIONS_A_ROW = 256
 """Positions of KV cache per row: a batch with fewer per row is not worth a graph."""
@@ -63,14 +63,14 @@ class MemoryPlan:
         )
 
 
-def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int | None) -> int:
+def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int) -> int:
     """Return the rows of the largest CUDA graph: all that may run, if the KV cache could hold that many short answers.
 
     Args:
         total: the card's memory in bytes.
-        running: --max-running-requests, if it is given.
+        running: --max-running-requests.
     """
-    rows = min(running or MOST_GRAPH_ROWS, cached_positions(config, total, ranks) // _POSITIONS_A_ROW)
+    rows = min(running, cached_positions(config, total, ranks) // _POSITIONS_A_ROW)
     return max(rows // 8 * 8 if rows > 8 else rows, 1)
 
 
@@ -95,7 +95,7 @@ def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec
     positions = int(cache // a_position)
     longest = min(2 * (server_args.context_length or config.text_config.max_position_embeddings), max(positions, 0))
     step = server_args.chunked_prefill_size if server_args.chunked_prefill_size > 0 else longest
-    running = max(rows, min(server_args.max_running_requests or MOST_GRAPH_ROWS, positions // _LEAST_POSITIONS))
+    running = max(rows, min(server_args.max_running_requests, positions // _LEAST_POSITIONS))
     parts = {
         "weights": float(weights),
         "KV cache": cache,

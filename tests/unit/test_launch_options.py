@@ -9,7 +9,7 @@ import pytest
 
 from sglang_speechlm.checkpoint import CheckpointSpec
 from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
-from sglang_speechlm.options.command_line import build_parser, read, served_tokenizer
+from sglang_speechlm.options.command_line import build_parser, gpu_defaults, read, served_tokenizer
 from sglang_speechlm.options.sglang_args import refuse_missing_gpus
 from sglang_speechlm.options.vllm_names import CPU_CORES, LONGER_CONTEXT, MEMORY, OVERRIDDEN_BY, Machine, choose, fit
 from sglang_speechlm.process import ExitStatus
@@ -152,6 +152,20 @@ def test_more_ranks_than_gpus_are_refused(ranks: int, first: int, is_served: boo
 
 def test_ranks_may_be_on_several_machines() -> None:
     refuse_missing_gpus(SimpleNamespace(tp_size=8, dp_size=1, nnodes=2, base_gpu_id=0, gpu_id_step=1), gpus=4)
+
+
+@pytest.mark.parametrize(("given", "rows"), [([], 1024), (["--max-num-seqs", "48"], 48)])
+def test_graphs_are_captured_for_all_rows_that_may_run(given: list[str], rows: int, served_checkpoint: Path) -> None:
+    card = Machine(gpus=1, numa_nodes=1, environment={}, gpu_bytes=80e9, capability=(9, 0))
+    defaults = gpu_defaults(read(["--model-path", str(served_checkpoint), *given]), card)
+    assert defaults["cuda_graph_max_bs_decode"] == rows
+    assert defaults.get("max_running_requests", rows) == rows
+
+
+@pytest.mark.parametrize("given", [["--device", "cpu"], ["--device=cpu"]])
+def test_a_device_is_read_where_sglang_reads_it(given: list[str], served_checkpoint: Path) -> None:
+    assert read(["--model-path", str(served_checkpoint), *given]).device == "cpu"
+    assert read(["--model-path", str(served_checkpoint)]).device is None
 
 
 # Positions
