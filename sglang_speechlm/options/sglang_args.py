@@ -108,6 +108,8 @@ def refuse_unsupported(server_args: Any) -> None:
         value = getattr(server_args, name)
         if value and value != allowed:
             complaints.append(_complaint(name, value, allowed, reason))
+    if server_args.chunked_prefill_size == 1:
+        complaints.append(_complaint("chunked_prefill_size", 1, 2, "a step must hold both branches of a guided answer"))
     _refuse(complaints + key_complaints(server_args))
 
 

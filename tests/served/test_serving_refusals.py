@@ -37,6 +37,7 @@ REFUSED: dict[str, Any] = {
     "page_size": 16,
     "reasoning_parser": "qwen3",
     "tool_call_parser": "hermes",
+    "chunked_prefill_size": 1,
 }
 DEFAULTS = {field.name: field.default for field in fields(ServerArgs) if field.default is not MISSING}
 

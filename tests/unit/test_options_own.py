@@ -35,7 +35,7 @@ def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFi
 @pytest.mark.parametrize("key", ["s\xe9same", "", " sesame", "ses\name"])
 def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
     settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": KEY, "admin_api_key": None}
+    settings |= {"api_key": KEY, "admin_api_key": None, "chunked_prefill_size": None}
     refuse_unsupported(SimpleNamespace(**settings))
     with pytest.raises(ValueError, match="--api-key"):
         refuse_unsupported(SimpleNamespace(**settings | {"api_key": key}))
@@ -43,6 +43,6 @@ def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
 
 def test_prefills_too_small_for_a_pair_are_refused() -> None:
     settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": None, "admin_api_key": None, "prefill_max_requests": 1}
+    settings |= {"api_key": None, "admin_api_key": None, "chunked_prefill_size": None, "prefill_max_requests": 1}
     with pytest.raises(ValueError, match="--prefill-max-requests"):
         refuse_unsupported(SimpleNamespace(**settings))
