@@ -116,18 +116,19 @@ def admit_pair(
     shadow.init_next_round_input(adder.tree_cache)
     before = {name: getattr(adder, name) for name in _BUDGETS}
     chunk = adder.rem_chunk_tokens
-    in_chunks = chunk is not None and _positions_left(req) + _positions_left(shadow) > chunk
-    if in_chunks:
+    needed = _positions_left(req) + _positions_left(shadow)
+    half = chunk // 2 if chunk is not None and needed > chunk else None
+    if half is not None:
         if adder.can_run_list:
             return AddReqResult.OTHER  # the chunks are divided between the two branches alone
         begin_alike(adder.tree_cache, req, shadow)
-        adder.rem_chunk_tokens = chunk // 2
+        adder.rem_chunk_tokens = half
     result = add(adder, req, has_chunked_req, truncation_align_size)
     if not _was_added(adder, req):
         adder.rem_chunk_tokens = chunk
         return _only_for_now(adder, result)
-    if in_chunks:
-        adder.rem_chunk_tokens = chunk // 2
+    if half is not None:
+        adder.rem_chunk_tokens = half
         adder.rem_total_token_offset += _positions_left(req) - req.extend_range.length + _ids_left(req)
     else:
         adder.rem_total_token_offset -= _reserved_twice(req)
@@ -135,7 +136,7 @@ def admit_pair(
         shadow.init_next_round_input(adder.tree_cache)
     result = add(adder, shadow, has_chunked_req, truncation_align_size)
     if _was_added(adder, shadow):
-        if in_chunks:
+        if half is not None:
             adder.new_chunked_req = req
             shadow.inflight_middle_chunks += 1  # the scheduler does it for the leader
             return AddReqResult.OTHER
