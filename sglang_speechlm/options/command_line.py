@@ -195,11 +195,9 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
     add_options(parser)
     usual = vars(parser.parse_args([*settled, *translated]))
     arguments = [*settled, *translated, *with_config_file(parser, command_line.others)]
-    refuse_untested({
-        name: (value, usual[name])
-        for name, value in vars(parser.parse_args(arguments)).items()
-        if value != usual[name]
-    })  # fmt: skip
+    given = vars(parser.parse_args(arguments))
+    changed = {name: (value, usual[name]) for name, value in given.items() if value != usual[name]}
+    refuse_untested(changed, machine.environment)
     server_args = server_args_of(arguments)
     refuse_unsupported(server_args)
     refuse_missing_gpus(server_args, machine.gpus)

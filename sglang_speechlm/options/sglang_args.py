@@ -78,14 +78,18 @@ _ACCEPTED = frozenset({
 })  # fmt: skip
 """SGLang's options that change neither how steps are composed, nor the model, nor which process does what."""
 
-_UNTESTED = "it has not been tested with SpeechLM"
+UNTESTED_OPTIONS = "SGLANG_SPEECHLM_UNTESTED_OPTIONS"
+"""A variable for those who test SGLang's options: set to 1, it accepts all that are not known to fail."""
+
+_UNTESTED = f"it has not been tested with SpeechLM; {UNTESTED_OPTIONS}=1 accepts it anyway"
 
 
-def refuse_untested(options: Mapping[str, tuple[Any, Any]]) -> None:
+def refuse_untested(options: Mapping[str, tuple[Any, Any]], environment: Mapping[str, str]) -> None:
     """Refuse SGLang's options, unless they are accepted.
 
     Args:
         options: by name, the value on the command line and the default, which differ.
+        environment: its variable may accept those that are merely untested.
 
     Raises:
         ValueError: if there are any to refuse; the message has each option, its value and the reason.
@@ -93,7 +97,7 @@ def refuse_untested(options: Mapping[str, tuple[Any, Any]]) -> None:
     _refuse([
         _complaint(name, value, default, _REFUSED.get(name, (None, _UNTESTED))[1])
         for name, (value, default) in options.items()
-        if name not in _ACCEPTED
+        if name not in _ACCEPTED and (name in _REFUSED or environment.get(UNTESTED_OPTIONS) != "1")
     ])  # fmt: skip
 
 

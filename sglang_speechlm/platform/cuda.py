@@ -170,16 +170,14 @@ def _nvcc_problem(cuda: str, environment: Mapping[str, str], root: Path) -> str 
         home = Path(on_path).parent.parent
     nvcc = home / "bin" / "nvcc"
     release = re.search(r"release (\d+)\.(\d+)", _output(str(nvcc), "--version"))
-    headers = headers_version(home)
+    headers = headers_version(home) or headers_version(nvcc.resolve().parent.parent)
     if not os.access(nvcc, os.X_OK):
         problem = f"not {place}"
     elif release is None:
         problem = f"{nvcc} --version fails"
     elif release[1] != cuda.split(".")[0]:
         problem = f"{nvcc} is of CUDA {release[1]}.{release[2]}, and torch of CUDA {cuda}"
-    elif headers is None:
-        problem = f"{home} has no include/cuda_runtime_api.h"
-    elif headers != f"{release[1]}.{release[2]}":
+    elif headers is not None and headers != f"{release[1]}.{release[2]}":
         problem = f"{nvcc} is of CUDA {release[1]}.{release[2]}, and the headers beside it of CUDA {headers}"
     else:
         return None
@@ -187,7 +185,7 @@ def _nvcc_problem(cuda: str, environment: Mapping[str, str], root: Path) -> str 
 
 
 def headers_version(home: Path) -> str | None:
-    """Return the CUDA version of the headers in a toolkit's folder; None if there are none."""
+    """Return the CUDA version of the headers in a toolkit's folder; None if they are elsewhere."""
     for folder in (home / "include", *sorted(home.glob("targets/*/include"))):
         with suppress(OSError):
             text = (folder / "cuda_runtime_api.h").read_text(errors="replace")

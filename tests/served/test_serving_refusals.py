@@ -16,7 +16,13 @@ from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX
-from sglang_speechlm.options.sglang_args import _ACCEPTED, _REFUSED, refuse_unsupported, refuse_untested
+from sglang_speechlm.options.sglang_args import (
+    _ACCEPTED,
+    _REFUSED,
+    UNTESTED_OPTIONS,
+    refuse_unsupported,
+    refuse_untested,
+)
 
 REFUSED: dict[str, Any] = {
     "enable_mixed_chunk": True,
@@ -68,8 +74,14 @@ def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_ch
 def test_every_option_that_is_not_accepted_is_refused_by_its_name() -> None:
     for name in sorted({*DEFAULTS} - _ACCEPTED):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to 'another'") as refusal:
-            refuse_untested({name: ("another", DEFAULTS[name]), "log_level": ("debug", "info")})
+            refuse_untested({name: ("another", DEFAULTS[name]), "log_level": ("debug", "info")}, {})
         assert "--log-level" not in str(refusal.value)
+
+
+def test_a_variable_accepts_an_untested_option_but_none_that_is_known_to_fail() -> None:
+    refuse_untested({"cuda_graph_backend_prefill": ("breakable", None)}, {UNTESTED_OPTIONS: "1"})
+    with pytest.raises(ValueError, match=r"--enable-mixed-chunk .*would mix up frames"):
+        refuse_untested({"enable_mixed_chunk": (True, False)}, {UNTESTED_OPTIONS: "1"})
 
 
 def test_every_accepted_option_is_one_of_sglangs() -> None:

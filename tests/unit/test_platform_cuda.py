@@ -207,10 +207,16 @@ def test_headers_may_be_in_a_targets_folder(machine: Machine) -> None:
     assert machine.missing == []
 
 
-def test_an_nvcc_without_headers_is_refused(machine: Machine) -> None:
+def test_an_nvcc_whose_headers_are_elsewhere_is_nvccs_own_affair(machine: Machine) -> None:
     (machine.toolkit / "include" / "cuda_runtime_api.h").unlink()
+    assert machine.missing == []
+
+
+def test_the_headers_of_a_linked_nvcc_are_beside_its_file(machine: Machine) -> None:
+    add_toolkit(machine.root / "opt", release="13.5")
+    (machine.programs / "nvcc").symlink_to(machine.root / "opt" / "bin" / "nvcc")
     (problem,) = machine.missing
-    assert "has no include/cuda_runtime_api.h" in problem
+    assert "the headers beside it of CUDA 13.0" in problem
 
 
 def test_the_environments_programs_are_found_whether_it_is_activated_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
