@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
@@ -52,20 +50,7 @@ def deinterleave(frames: npt.NDArray[np.integer], ids: Ids) -> IntArray:
         ValueError: if the shape differs or the id of a code does not belong to its stream.
     """
     _check_width("frames", frames, ids)
-    rows = np.ascontiguousarray(frames, np.int64)
-    count = max(len(rows) - (ids.num_stream - 1), 0)
-    # Cell [t, s] of this view is cell [t + s, s] of the rows: one frame further for each stream.
-    step = ids.num_stream * rows.itemsize
-    cells = np.ndarray((count, ids.num_stream), np.int64, rows, strides=(step, step + rows.itemsize))
-    codes = cells - _codec_pads(ids) - 1
-    if count and not -1 <= codes.min() <= codes.max() < ids.codebook_size:
-        t, s = np.argwhere((codes < -1) | (codes >= ids.codebook_size))[0]
-        first = ids.codec_pad(int(s))
-        raise ValueError(
-            f"id {cells[t, s]} in frame {t + s} does not belong to stream {s}, whose ids are "
-            f"{first}..{first + ids.codec_layer_size - 1}"
-        )
-    return np.maximum(codes, 0, out=codes)
+    return _undelayed(np.ascontiguousarray(frames, np.int64), _codec_pads(ids), ids)
 
 
 class Deinterleaver:
@@ -73,6 +58,7 @@ class Deinterleaver:
 
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
+        self._pads = _codec_pads(ids)
         self._waiting = np.empty((0, ids.num_stream), dtype=np.int64)
 
     def push(self, frames: npt.NDArray[np.integer]) -> IntArray:
@@ -83,12 +69,28 @@ class Deinterleaver:
         """
         _check_width("frames", frames, self._ids)
         joined = np.concatenate([self._waiting, frames])
-        codes = deinterleave(joined, self._ids)
+        codes = _undelayed(joined, self._pads, self._ids)
         self._waiting = joined[len(codes) :]
         return codes
 
 
-@functools.cache
+def _undelayed(frames: IntArray, pads: IntArray, ids: Ids) -> IntArray:
+    """Return the codes of contiguous frames. It runs several times a second for each listener."""
+    count = max(len(frames) - (ids.num_stream - 1), 0)
+    step = ids.num_stream * frames.itemsize
+    # Cell [t, s] of this view is cell [t + s, s] of the frames: one frame further for each stream.
+    cells = np.ndarray((count, ids.num_stream), np.int64, frames, strides=(step, step + frames.itemsize))
+    codes = cells - pads
+    if count and codes.view(np.uint64).max() > ids.codebook_size:  # read as unsigned, negative numbers are the largest
+        t, s = np.argwhere((codes < 0) | (codes > ids.codebook_size))[0]
+        first = ids.codec_pad(int(s))
+        raise ValueError(
+            f"id {cells[t, s]} in frame {t + s} does not belong to stream {s}, whose ids are "
+            f"{first}..{first + ids.codec_layer_size - 1}"
+        )
+    return np.maximum(codes, 1, out=codes) - 1
+
+
 def _codec_pads(ids: Ids) -> IntArray:
     return np.array([ids.codec_pad(s) for s in range(ids.num_stream)], dtype=np.int64)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from sglang.srt.managers.utils import _async_d2h
 
 from sglang_speechlm.sglang_hooks.frames import FrameLog, FrameRows
@@ -26,9 +25,9 @@ def collect_frames(_collect: Any, _processor: Any, i: int, req: Req, logits_outp
     info = getattr(logits_output, "customized_info", None)
     if info is None or not is_audio(req):
         return
-    if isinstance(info[FRAMES], torch.Tensor):
-        info[FRAMES] = FrameRows(info[FRAMES])
-    rows: FrameRows = info[FRAMES]
+    rows = info[FRAMES]
+    if not isinstance(rows, FrameRows):
+        rows = info[FRAMES] = FrameRows(rows)
     if req.customized_info is None:
         req.customized_info = {FRAMES: FrameLog(rows.num_stream)}
     req.customized_info[FRAMES].append(rows[i])
