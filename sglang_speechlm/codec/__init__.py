@@ -2,6 +2,7 @@
 
 from sglang_speechlm.codec.client import CodecService, CodecStats
 from sglang_speechlm.codec.delay import Deinterleaver, deinterleave, interleave
+from sglang_speechlm.codec.feed import FrameFeed
 from sglang_speechlm.codec.process import Spawned, spawn
 from sglang_speechlm.codec.stream import CodecError, CodecStream
 from sglang_speechlm.codec.wav import encode_wav, to_pcm16
@@ -13,6 +14,7 @@ __all__ = [
     "CodecStats",
     "CodecStream",
     "Deinterleaver",
+    "FrameFeed",
     "PiecePolicy",
     "Spawned",
     "deinterleave",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sglang_speechlm.codec.windows import PiecePolicy
+from sglang_speechlm.codec.windows import Context, PiecePolicy
 from sglang_speechlm.config import SpeechLMConfig
 
 
@@ -81,6 +81,8 @@ class Close:
 @dataclass(frozen=True)
 class Ready:
     """From the codec process: the codec is loaded."""
+
+    context: Context
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm import logs, metrics
-from sglang_speechlm.codec import CodecService, CodecStream, Deinterleaver
+from sglang_speechlm.codec import CodecService, CodecStream, FrameFeed
 from sglang_speechlm.config import Ids
 from sglang_speechlm.metrics import Mode, ReplyWatch
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
@@ -221,19 +221,17 @@ class Reply(Pieces):
                     await feeding
 
     async def _feed(self, events: AsyncGenerator[Event], watch: ReplyWatch, stream: CodecStream) -> None:
-        undelayed = Deinterleaver(self._responder.ids)
-        pieces = [np.empty((0, self._responder.ids.num_stream), np.int64)]
+        feed = FrameFeed(stream, self._responder.ids)
         try:
             async for event in events:
                 match event:
                     case AudioPiece(frames):
                         self.has_begun = True
                         watch.decoded(len(frames))
-                        codes = undelayed.push(frames)
-                        pieces.append(codes)
-                        await stream.push(codes)
+                        await feed.push(frames)
                     case AudioEnd(cached_tokens, unconditional):
-                        self.codes = np.concatenate(pieces)
+                        await feed.flush()
+                        self.codes = feed.codes()
                         self.cached_tokens["audio"] = cached_tokens
                         if unconditional is not None:
                             self.cached_tokens["audio_unconditional"] = unconditional

@@ -63,13 +63,14 @@ class Worker:
             return 1
         os.nice(options.nice)  # not earlier: spoken answers wait while the codec is being restarted
         self._hop = options.config.xcodec_hop_length
+        context = decoder_context(self._model)
         self._table = SlotTable(
-            decoder_context(self._model),
+            context,
             options.policy,
             options.config.num_stream,
             options.config.ids.codebook_size,
         )
-        self._send(Ready())
+        self._send(Ready(context))
         busy = False
         slots = 0
         while True:
