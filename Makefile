@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit cases soak attack gpu-check lint reference format clean
+.PHONY: help setup demo serve test unit coverage cases soak attack gpu-check lint reference format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
@@ -37,7 +37,10 @@ cases: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: setup ## Run the unit tests, which start no processes
-	$(BIN)/python -m pytest -m unit $(ARGS)
+	$(BIN)/python -m pytest -m unit -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: setup ## Run the unit tests, and fail if they cover less than pyproject.toml demands
+	$(BIN)/python -m pytest -m unit -n 2 --dist loadfile --no-loadscope-reorder --cov $(ARGS)
 
 soak: setup ## Send every kind of request to two workers while their processes are killed (MINUTES=10)
 	@PYTHONPATH=tests:tests/support:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)

@@ -300,6 +300,7 @@ def test_make_alone_lists_every_target() -> None:
         "serve",
         "test",
         "unit",
+        "coverage",
         "soak",
         "attack",
         "lint",
