@@ -303,6 +303,7 @@ def test_make_alone_lists_every_target() -> None:
         "coverage",
         "soak",
         "attack",
+        "gpu-check",
         "lint",
         "reference",
         "format",
