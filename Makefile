@@ -64,4 +64,4 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove everything these targets created
-	rm -rf .venv .checkpoints demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .checkpoints demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
