@@ -99,7 +99,7 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
             middle = [at - 0.4 + width * (place + 0.5) for at in range(len(SHOWN))]
             bars = axes.bar(middle, [row[f"{name}_ms"] for name in SHOWN], width, label=row["tree"])
             axes.bar_label(bars, fmt="%.0f", fontsize=7)
-        axes.set_xticks(range(len(SHOWN)), SHOWN)
+        axes.set_xticks(range(len(SHOWN)), SHOWN, fontsize=8)
         axes.set(ylabel=f"ms per 1,000 {'frames' if kind == 'frames' else 'text ids'}")
         axes.legend(fontsize=8)
     figure.suptitle(shown, fontsize=9)
