@@ -103,4 +103,4 @@ def test_refusing_a_long_text_keeps_no_copies_of_it() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2.7 * len(url)
+    assert peak < 3.3 * len(url)  # 4 with the copy in the frames of the first refusal
