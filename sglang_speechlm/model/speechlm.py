@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from sglang.srt.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
-from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+from sglang.srt.layers.logits_processor import LogitsProcessor, LogitsProcessorOutput
 from sglang.srt.managers.mm_utils import embed_mm_inputs
 from sglang.srt.managers.schedule_batch import MultimodalDataItem, MultimodalInputs
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -25,7 +25,8 @@ from sglang_speechlm.model.slots import BatchView, RequestTable
 class CodecHead(nn.Module):
     """The rows of lm_head that a frame needs: the codec slice, then eos.
 
-    Spoken rows are multiplied by it instead of the whole head. It is a copy of those rows.
+    Spoken rows are multiplied by it instead of the whole head. It is a copy of those rows, and every rank has all of
+    them: nothing has to be gathered.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -33,22 +34,23 @@ class CodecHead(nn.Module):
         self.weight = rows
 
 
-def codec_products(streams: torch.Tensor, head: torch.Tensor, first: int, ids: Ids) -> torch.Tensor:
-    """Return the products of the stream embeddings with the codec's rows of the head; 0 for rows of other ranks.
+def codec_rows(head: torch.Tensor, first: int, ids: Ids) -> torch.Tensor:
+    """Return the rows of the head that a frame needs; zeros for those that other ranks have.
 
     Args:
-        streams: [num_stream, hidden].
         head: [rows, hidden], this rank's part of the head.
         first: the vocabulary id of the first row of ``head``.
 
     Returns:
-        float32 [num_stream, codec_end - codec_begin].
+        [codec_end - codec_begin + 1, hidden]: the codec slice, then eos.
     """
-    begin, end = (min(max(edge - first, 0), len(head)) for edge in (ids.codec_begin, ids.codec_end))
-    products = streams.new_zeros(len(streams), ids.codec_end - ids.codec_begin, dtype=torch.float32)
-    at = begin + first - ids.codec_begin if end > begin else 0
-    products[:, at : at + end - begin] = streams.float() @ head[begin:end].float().T
-    return products
+    size = ids.codec_end - ids.codec_begin
+    rows = head.new_zeros(size + 1, head.shape[1])
+    for at, begin, end in ((0, ids.codec_begin, ids.codec_end), (size, ids.eos, ids.eos + 1)):
+        own_begin, own_end = max(begin, first), min(end, first + len(head))
+        if own_begin < own_end:
+            rows[at + own_begin - begin : at + own_end - begin] = head[own_begin - first : own_end - first]
+    return rows
 
 
 def frame_sums(frames: torch.Tensor, table: torch.Tensor, first: int) -> torch.Tensor:
@@ -66,7 +68,7 @@ def frame_sums(frames: torch.Tensor, table: torch.Tensor, first: int) -> torch.T
     used[:, 0] = True
     rows = frames - first
     local = used & (rows >= 0) & (rows < len(table))
-    embeds = nn.functional.embedding(rows.masked_fill(~local, 0), table)
+    embeds = nn.functional.embedding(rows * local, table)
     return (embeds * local.unsqueeze(-1)).sum(dim=1, dtype=torch.float32)
 
 
@@ -82,6 +84,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         self.stream_emb = nn.Embedding(config.num_stream, config.hidden_size)
         self.requests: RequestTable | None = None
         self.codec_head: CodecHead | None = None
+        self.codec_logits = LogitsProcessor(config.text_config, skip_all_gather=True)
 
     @torch.no_grad()
     def attach(self, requests: RequestTable) -> torch.Tensor:
@@ -93,17 +96,13 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             state, plus this, holds all streams' logits. stream_emb[0] counts as zero whatever the tensor holds.
         """
         self.requests = requests
-        ids = self.ids
-        weight = self.lm_head.weight.data
-        ranks = get_tensor_model_parallel_world_size()
+        ids, head = self.ids, self.lm_head
+        rows = codec_rows(head.weight.data, head.shard_indices.org_vocab_start_index, ids)
+        if get_tensor_model_parallel_world_size() > 1:
+            rows = tensor_model_parallel_all_reduce(rows)
+        self.codec_head = CodecHead(rows)
         # Codec rows only: the whole head in float32 takes gibibytes, and by now the KV cache has been allocated.
-        first = self.lm_head.shard_indices.org_vocab_start_index if ranks > 1 else 0
-        products = codec_products(self.stream_emb.weight.data, weight, first, ids)
-        if ranks > 1:
-            products = tensor_model_parallel_all_reduce(products)
-        else:
-            rows = [weight[ids.codec_begin : ids.codec_end], weight[ids.eos : ids.eos + 1]]
-            self.codec_head = CodecHead(torch.cat(rows))
+        products = self.stream_emb.weight.data.float() @ rows[:-1].float().T
         bias = products.view(ids.num_stream, ids.num_stream, ids.codec_layer_size)
         bias = bias.diagonal(dim1=0, dim2=1).T.clone()
         bias[0] = 0
@@ -154,13 +153,12 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             is audio and nothing but the sampler reads them, else [N, vocab_size].
         """
         view: BatchView | None = getattr(forward_batch.sampling_info, "speechlm_view", None)
-        head = self.lm_head
-        if view is not None and view.compact and view.has_audio and self.codec_head is not None:
+        if view is not None and view.compact and view.has_audio:
             if not view.has_text:
-                head = self.codec_head
-            elif forward_batch.forward_mode.is_decode():  # else a row of the batch is many hidden states
+                return self.codec_logits(input_ids, hidden, self.codec_head, forward_batch)
+            if forward_batch.forward_mode.is_decode():  # else a row of the batch is many hidden states
                 return self._mixed_logits(input_ids, hidden, view, forward_batch)
-        return self.logits_processor(input_ids, hidden, head, forward_batch)
+        return self.logits_processor(input_ids, hidden, self.lm_head, forward_batch)
 
     def _mixed_logits(
         self, input_ids: torch.Tensor, hidden: torch.Tensor, view: BatchView, forward_batch: ForwardBatch
@@ -174,7 +172,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             next_token_logits [N, vocab_size]; -inf for ids that a spoken row cannot draw.
         """
         output = self.logits_processor(input_ids, hidden[view.text], self.lm_head, forward_batch)
-        spoken = self.logits_processor(input_ids, hidden[view.spoken], self.codec_head, forward_batch)
+        spoken = self.codec_logits(input_ids, hidden[view.spoken], self.codec_head, forward_batch)
         written, codec = output.next_token_logits, spoken.next_token_logits
         logits = forward_batch.next_token_logits_buffer
         if logits is None:
