@@ -12,12 +12,13 @@ import struct
 import sys
 from typing import Any
 
-HEADER = struct.Struct("<II")
-"""Sample rate in Hz and number of channels; interleaved 16-bit little-endian samples follow."""
+HEADER = struct.Struct("<III")
+"""Sample rate in Hz, number of channels, and number of tracks; interleaved 16-bit little-endian samples follow."""
 
 _DECODERS = (
-    "aac", "aac_latm", "alac", "amrnb", "amrwb", "flac", "mp3", "mp3float", "opus", "libopus", "vorbis", "libvorbis",
-    "pcm_alaw", "pcm_mulaw", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_s24le", "pcm_f32be", "pcm_f32le",
+    "aac", "aac_latm", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus",
+    "libopus", "vorbis", "libvorbis", "pcm_alaw", "pcm_mulaw", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_s24le",
+    "pcm_f32be", "pcm_f32le",
 )  # fmt: skip
 _MOST_SECONDS = 5 * 3600
 """Maximum length of the sound."""
@@ -43,16 +44,19 @@ def main(descriptor: int, demuxer: str) -> bool:
     options = {"codec_whitelist": ",".join(_DECODERS), "protocol_whitelist": "none"}
     with open(descriptor, "rb") as file, av.open(file, format=demuxer, options=options) as container:
         sound = container.streams.audio[0]
+        # FFmpeg's own option only applies while it looks for streams.
+        if sound.codec_context.codec.name not in _DECODERS:
+            return False
         sound.codec_context.thread_count = 1
         # Earlier complaints are about other streams in the file, such as video.
         with av.logging.Capture(local=False) as complaints:
-            is_well = _write(container.demux(sound))
+            is_well = _write(container.demux(sound), len(container.streams.audio))
         # FFmpeg's Opus parser complains about the empty packet at the end.
         return is_well and not any(demuxer in name.split(",") for _, name, _ in complaints)
 
 
-def _write(packets: Any) -> bool:
-    """Write the samples of packets, skipping damaged ones. Return whether all were undamaged."""
+def _write(packets: Any, tracks: int) -> bool:
+    """Write the samples of packets of one of the tracks, skipping damaged ones. Return whether all were undamaged."""
     import av
 
     resampler = av.AudioResampler(format="s16")
@@ -66,7 +70,7 @@ def _write(packets: Any) -> bool:
         for frame in frames:
             channels = frame.layout.nb_channels
             if not seconds:
-                sys.stdout.buffer.write(HEADER.pack(frame.sample_rate, channels))
+                sys.stdout.buffer.write(HEADER.pack(frame.sample_rate, channels, tracks))
             sys.stdout.buffer.write(bytes(frame.planes[0])[: 2 * channels * frame.samples])
             seconds += frame.samples / frame.sample_rate
         if seconds > _MOST_SECONDS:

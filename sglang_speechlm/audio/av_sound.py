@@ -40,6 +40,7 @@ class AvSound:
     Attributes:
         samplerate: in Hz.
         channels: number of channels.
+        tracks: number of tracks with sound, of which the first is read.
         pid: of the process.
     """
 
@@ -78,7 +79,7 @@ class AvSound:
         except BaseException:
             self.close()
             raise
-        self.samplerate, self.channels = HEADER.unpack(head)
+        self.samplerate, self.channels, self.tracks = HEADER.unpack(head)
 
     def __enter__(self) -> Self:
         return self

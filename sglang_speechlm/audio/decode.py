@@ -87,6 +87,8 @@ def decode_pieces(file: File, declared: str, seconds: float, values: int) -> Gen
     warnings = list(file.warnings)
     with contextlib.ExitStack() as opened:
         sound = opened.enter_context(_open(file, declared))
+        if sound.tracks > 1:
+            warnings.append(f"the file has {sound.tracks} audio tracks: only the first was heard")
         is_last = False
         while not is_last:
             mix = _read(sound, frames, seconds, values, channel)

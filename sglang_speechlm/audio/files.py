@@ -240,11 +240,11 @@ def _is_chunk(data: bytes, place: int) -> bool:
 
 
 def _end_of_chunks(data: bytes, end: int) -> int:
-    """Return where the chunks after the samples end, and another file, nothing or unknown data follows."""
+    """Return where the chunks after the samples end, and more samples, another file, nothing or unknown data follow."""
     if end % 2 and not _is_chunk(data, end) and _kind_at(data, end) is None:
         end += 1
     for _ in range(_MAX_CHUNKS):
-        if not _is_chunk(data, end) or _kind_at(data, end) is not None:
+        if not _is_chunk(data, end) or data.startswith(b"data", end) or _kind_at(data, end) is not None:
             break
         end = min(_next_chunk(data, end), len(data))
     return end

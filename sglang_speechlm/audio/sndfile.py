@@ -18,7 +18,10 @@ class SndfileSound(soundfile.SoundFile):
 
     Attributes:
         states_frames: whether its header states its length.
+        tracks: number of tracks with sound.
     """
+
+    tracks = 1
 
     def __init__(self, file: File) -> None:
         """Open a file.

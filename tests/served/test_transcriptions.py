@@ -367,6 +367,19 @@ BAD_FORMS: list[tuple[str, str, bytes]] = [
     ("a part without a name", "multipart/form-data; boundary=b", BOUNDARY + b"X: y\r\n\r\nz\r\n--b--\r\n"),
     ("no headers", "multipart/form-data; boundary=b", BOUNDARY + b"\xff\xfe\r\n--b--\r\n"),
     ("many fields", "multipart/form-data; boundary=b", PART % (b"x", b"", b"y") * 200 + b"--b--\r\n"),
+    (
+        "a field twice",
+        "multipart/form-data; boundary=b",
+        PART % (b"language", b"", b"en") * 2 + PART % (b"file", b'; filename="a.wav"', file()) + b"--b--\r\n",
+    ),
+    (
+        "a list and a text",
+        "multipart/form-data; boundary=b",
+        PART % (b"stop", b"", b"a")
+        + PART % (b"stop[]", b"", b"b")
+        + PART % (b"file", b'; filename="a.wav"', file())
+        + b"--b--\r\n",
+    ),
     ("a long field", "multipart/form-data; boundary=b", PART % (b"prompt", b"", b"y" * (2 << 20)) + b"--b--\r\n"),
 ]
 

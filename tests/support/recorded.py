@@ -17,9 +17,12 @@ FORMATS: dict[str, tuple[str, str, dict[str, str]]] = {
 }  # fmt: skip
 
 
-def recorded(name: str, samples: Any, *, film: bool = False) -> bytes:
-    """A file as FFmpeg writes it; an MP4 file has its index at its end, unless it says otherwise. float32 [n, ...]."""
-    format, codec, options = FORMATS[name]
+def recorded(name: str, samples: Any, *, film: bool = False, tracks: int = 1, codec: str | None = None) -> bytes:
+    """A file as FFmpeg writes it, with the same sound on each of its tracks; float32 [n, ...].
+
+    An MP4 file has its index at its end, unless its name says otherwise.
+    """
+    format, usual, options = FORMATS[name]
     out = io.BytesIO()
     channels = np.atleast_2d(samples.T)
     layout = "mono" if len(channels) == 1 else "stereo"
@@ -29,11 +32,12 @@ def recorded(name: str, samples: Any, *, film: bool = False) -> bytes:
         if film:
             picture: Any = container.add_stream("mpeg4", rate=5)
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-        sound: Any = container.add_stream(codec, rate=RATE, layout=layout)
+        sounds: list[Any] = [container.add_stream(codec or usual, rate=RATE, layout=layout) for _ in range(tracks)]
         if film:
             for shade in range(10):
                 container.mux(picture.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * shade, np.uint8))))
             container.mux(picture.encode())
-        container.mux(sound.encode(frame))
-        container.mux(sound.encode())
+        for sound in sounds:
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode())
     return out.getvalue()

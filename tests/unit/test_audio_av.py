@@ -83,6 +83,18 @@ def test_a_film_is_heard_and_not_seen() -> None:
     assert clip.warnings == ()
 
 
+def test_of_several_tracks_the_first_is_heard_and_that_is_told() -> None:
+    clip = decode_clip(recorded("mka", tone(2), tracks=3))
+    assert clip.seconds == 2
+    assert clip.warnings == ("the file has 3 audio tracks: only the first was heard",)
+
+
+def test_the_sound_of_films_is_read_and_other_codecs_are_not_run() -> None:
+    assert decode_clip(recorded("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
+    with pytest.raises(AudioError, match="unsupported encoding"):
+        decode_clip(recorded("mka", tone(2), codec="tta"))
+
+
 def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
     clip = decode_clip(recorded("mka", np.stack([tone(2), -tone(2)], axis=1)))
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)

@@ -362,6 +362,15 @@ def test_wav_that_states_too_few_samples_is_read_to_its_end_and_that_is_told(rif
     assert clip.warnings == ("the WAV header states 32000 bytes of samples, but 64000 follow: all were heard",)
 
 
+def test_a_second_chunk_of_samples_is_heard_and_that_is_told() -> None:
+    for between in (b"", CHUNKS):
+        data = WAV_2S + between + b"data" + struct.pack("<I", 32_000) + WAV_2S[-32_000:]
+        clip = decode_clip(with_sizes(data, len(data) - 8, 64_000))
+        assert clip.seconds == pytest.approx(3, abs=0.02)
+        (warning,) = clip.warnings
+        assert warning.startswith("the WAV header states 64000 bytes of samples, but ")
+
+
 @pytest.mark.parametrize(("format", "subtype"), CLEAN)
 def test_a_file_that_is_cut_off_is_heard_up_to_there_and_that_is_told(format: str, subtype: str | None) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)

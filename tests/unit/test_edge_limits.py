@@ -249,6 +249,47 @@ def test_a_forms_texts_are_in_utf8(charset: str, status: int) -> None:
     assert ask(BodyLimit(upload, ROOM), [FIELD % 1, HEAD, b"a\r\n--x--\r\n", b""], headers).status == status
 
 
+@pytest.mark.parametrize(
+    "end", [b"", b"\r\n", b"\r\n--", b"\r\n--x", b"\r\n--x\r\nContent-Disposition: form-data; name="]
+)
+def test_a_form_that_is_cut_off_is_refused(end: bytes) -> None:
+    answer = ask(BodyLimit(upload, ROOM), [HEAD, b"a\r\n", FIELD % 1, b"--x\r\n", (FIELD % 2)[5:-2], end, b""], FORM)
+    assert answer.status == 400
+    assert "end is missing" in answer.text
+
+
+@pytest.mark.parametrize("end", [b"--x--", b"--x--\r\n", b"--x--\r\nmore"])
+def test_a_whole_form_is_read_whatever_follows_it(end: bytes) -> None:
+    assert ask(BodyLimit(upload, ROOM), [FIELD % 1, HEAD, b"a\r\n", end, b""], FORM).status == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "named"),
+    [
+        (b"Content-Transfer-Encoding: base64", b"YQ==", "Content-Transfer-Encoding must be left out; got 'base64'"),
+        (b"Content-Transfer-Encoding: quoted-printable", b"=61", "got 'quoted-printable'"),
+        (b"Content-Encoding: gzip", b"a", "got 'gzip'"),
+        (b"Content-Type: text/plain; charset=utf-16", b"a\0", "charset must be utf-8; got 'utf-16'"),
+        (b"Content-Type: text/plain", b"caf\xe9", "its byte 3 is not"),
+    ],
+)
+def test_a_part_that_would_be_misread_is_refused_by_its_name(header: bytes, text: bytes, named: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n' + header + b"\r\n\r\n" + text + b"\r\n"
+    answer = ask(BodyLimit(upload, ROOM), [part, HEAD, b"a\r\n--x--\r\n", b""], FORM)
+    assert answer.status == 400
+    assert "'prompt'" in answer.text
+    assert named in answer.text
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Content-Transfer-Encoding: 8bit", b"Content-Type: text/plain; charset=UTF-8", b"Content-Type: text/plain"],
+)
+def test_a_part_may_say_that_it_is_plain(header: bytes) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n' + header + b"\r\n\r\ncaf\xc3\xa9\r\n"
+    assert ask(BodyLimit(upload, ROOM), [part, HEAD, b"a\r\n--x--\r\n", b""], FORM).status == 200
+
+
 def test_an_upload_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     pieces = [HEAD, *[b"\0" * (1 << 20)] * 5, b"\r\n--x--\r\n", b""]

@@ -30,6 +30,8 @@ _PARSING = asyncio.Semaphore(2)
 """Limits how many large bodies are parsed at a time, which takes memory and blocks other threads."""
 
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
+_PLAIN = (b"binary", b"8bit", b"7bit", b"identity")
+"""Encodings of a form's part that leave its bytes as they are."""
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 1 << 20
 
@@ -63,13 +65,42 @@ async def read_form(http: Request) -> FormData:
     _check_charset(http)
     parser = _InMemory(http.headers, http.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
     try:
-        return await parser.parse()
+        form = await parser.parse()
+        if not parser.is_complete:
+            await form.close()
+            raise MultiPartException("its end is missing: it must end with its boundary and '--'")
     except MultiPartException as error:
         raise ApiError(400, f"invalid form: {error.message}") from error
+    return form
 
 
 class _InMemory(MultiPartParser):
+    """Keeps a form in memory. Refuses parts that would not be read as their sender meant them."""
+
     spool_max_size = sys.maxsize  # the size of a body is bounded already
+    is_complete = False
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        part = self._current_part
+        for name, value in part.item_headers:
+            if name in (b"content-transfer-encoding", b"content-encoding") and value.strip().lower() not in _PLAIN:
+                raise _odd_part(part.field_name, f"{name.decode().title()} must be left out", value)
+            charset = parse_options_header(value)[1].get(b"charset", b"utf-8") if name == b"content-type" else b"utf-8"
+            if part.file is None and charset.decode("latin-1").lower() not in _CHARSETS:
+                raise _odd_part(part.field_name, "charset must be utf-8", charset)
+
+    def on_part_end(self) -> None:
+        if self._current_part.file is None and (reason := _not_utf8(self._current_part.data)):
+            raise MultiPartException(f"{shown(self._current_part.field_name)} has no filename, so {reason}")
+        super().on_part_end()
+
+    def on_end(self) -> None:
+        self.is_complete = True
+
+
+def _odd_part(name: str, rule: str, value: bytes) -> MultiPartException:
+    return MultiPartException(f"{shown(name)}: {rule}; got {shown(value.decode('latin-1'))}")
 
 
 def check_media_type(http: Request, expected: str) -> None:

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from sglang_speechlm.server.edge.body import read_form, weigh
-from sglang_speechlm.server.edge.errors import bad_field, from_validation
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -59,6 +59,9 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return a form's fields as in a JSON body: lists from ``name[]``, objects from ``name[member]`` or JSON.
 
     A form has no null: clients leave a field without a value empty.
+
+    Raises:
+        ApiError: 413, or 400 for a field that is given twice.
     """
     fields: dict[str, Any] = {}
     for name, value in items:
@@ -67,10 +70,14 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         if bracketed := _BRACKETED.fullmatch(name):
             name, member = bracketed.groups()
             found = fields.setdefault(name, {} if member else [])
-            if member and isinstance(found, dict):
+            if member and isinstance(found, dict) and member not in found:
                 found[member] = value
             elif not member and isinstance(found, list):
                 found.append(value)
+            else:
+                raise _given_twice(name)
+        elif name in fields:
+            raise _given_twice(name)
         elif name in _OBJECTS:
             weigh(value.encode())
             try:
@@ -80,3 +87,7 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         else:
             fields[name] = value
     return fields
+
+
+def _given_twice(name: str) -> ApiError:
+    return bad_field(name, "must be given once, and in one form (name, name[] for each item, or name[member])")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
+import os
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 Refused = ApiError | StageRefused | CodecError
 REFUSALS = (ApiError, StageRefused, CodecError)
 """Expected failures of an answer; any other exception is an internal error."""
+
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC)
+"""The system has no file handle, memory, process or disk space left; the request itself is not at fault."""
 
 Handler = Callable[[Request, Service, float], Awaitable[Response]]
 """Takes the request, the service, and the deadline in event loop time."""
@@ -45,7 +50,10 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             return refusal(error).response()
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _LACKS:
+                logger.error("Request %s to %s: %s", logs.current_id(), http.url.path, error)
+                return ApiError(503, f"the server lacks a resource: {os.strerror(error.errno)}").response()
             logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
             return ApiError(500, "internal error; see the server's log").response()
 
