@@ -78,8 +78,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error
 
 
 def _allow_open_files() -> None:

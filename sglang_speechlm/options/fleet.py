@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sglang_speechlm.options.shared import add_shared_options, key_complaints
+from sglang_speechlm.options.shared import add_shared_options, address_complaints, key_complaints
 from sglang_speechlm.server.edge.keys import Keys
 
 ROUTINGS = ("round_robin", "cache_aware")
@@ -115,7 +115,7 @@ def read(arguments: Sequence[str]) -> FleetOptions:
     if others and not workers:
         names = [word.partition("=")[0] for word in others if word.startswith("-")] or others  # values may be secret
         raise ValueError(f"{', '.join(names)}: not known, or of a worker, and none is started here")
-    if complaints := key_complaints(shared):
+    if complaints := key_complaints(shared) + address_complaints(parsed.host, parsed.port):
         raise ValueError("; ".join(complaints))
     if bool(parsed.ssl_keyfile) != bool(parsed.ssl_certfile):
         raise ValueError("--ssl-keyfile, --ssl-certfile: must be given together")
@@ -204,7 +204,7 @@ def checked_url(text: str, error: type[Exception] = ValueError) -> str:
     """
     try:
         parts = urlsplit(text)
-        is_whole = parts.scheme in ("http", "https") and (parts.port or 80) > 0
+        is_whole = parts.scheme in ("http", "https") and (80 if parts.port is None else parts.port) > 0
     except ValueError:
         is_whole = False
     if not is_whole or not _AUTHORITY.fullmatch(parts.netloc) or parts.path.strip("/") or parts.query or parts.fragment:

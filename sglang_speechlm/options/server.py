@@ -157,7 +157,12 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 
 
 def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
-    return complaining(lambda text: read(Path(text)))
+    def from_text(text: str) -> Value:
+        if not text:  # as from an unset variable; as a path, it would be the current directory
+            raise ValueError("must not be empty")
+        return read(Path(text))
+
+    return complaining(from_text)
 
 
 def _directory(path: Path) -> Path:

@@ -70,6 +70,19 @@ def key_complaints(options: Any) -> list[str]:
     ]
 
 
+def address_complaints(host: str, port: int) -> list[str]:
+    """Return what is wrong with the address to listen on.
+
+    An empty host, as from an unset variable, would mean all interfaces, and port 0 one that nobody knows.
+    """
+    complaints = []
+    if not host.strip():
+        complaints.append("--host: must not be empty; 127.0.0.1 is this machine alone, 0.0.0.0 all interfaces")
+    if not 1 <= port <= 65535:
+        complaints.append(f"--port: must be from 1 to 65535; got {port}")
+    return complaints
+
+
 def complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
     """Make argparse show the reason of an error."""
 

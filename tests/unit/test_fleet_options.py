@@ -57,6 +57,9 @@ def test_urls_beside_a_model_join_its_workers() -> None:
         (["--model-path", "m", "--dp", "2", "--dist-init-addr=h:1"], "--dist-init-addr"),
         (["--worker-urls", "http://a:1", "--ssl-keyfile", "k"], "--ssl-certfile"),
         (["--worker-urls", "http://a:1", "--api-kye", "k"], "--api-kye: "),
+        (["--worker-urls", "http://a:1", "--host", ""], "--host: must not be empty"),
+        (["--worker-urls", "http://a:1", "--port=0"], "--port: must be from 1 to 65535; got 0"),
+        (["--worker-urls", "http://a:1", "--port", "70000"], "--port: must be from 1 to 65535; got 70000"),
         (["--worker-urls", "http://a:1", "--max-running-requests", "4"], "--max-running-requests: "),
     ],
 )
@@ -94,6 +97,7 @@ def test_a_front_takes_the_values_that_a_server_takes(arguments: list[str], caps
         "http://a\\b:1",
         "http://a b:1",
         "http://a%2fb:1",
+        "http://a:0",
     ],
 )
 def test_what_is_no_url_of_a_worker_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,8 @@ KEY = "sesame"
         ("--max-body-mib", "0"), ("--max-body-mib", "much"), ("--max-clips", "0"), ("--max-clips", "1.5"),
         ("--request-timeout-secs", "-1"), ("--request-timeout-secs", "nan"), ("--max-kept-answers", "-1"),
         ("--max-kept-mib", "inf"), ("--allowed-media-domains", "http://example.com"),
-        ("--allowed-media-path", "/nowhere/at/all"), ("--speech-template", "/nowhere.json"),
+        ("--allowed-media-path", "/nowhere/at/all"), ("--allowed-media-path", ""), ("--speech-template", ""),
+        ("--speech-template", "/nowhere.json"),
         ("--transcription-template", "/nowhere.json"), ("--codec-threads", "0"),
     ],
 )  # fmt: skip

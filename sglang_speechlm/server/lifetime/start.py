@@ -11,6 +11,7 @@ from functools import partial
 from sglang_speechlm import logs
 from sglang_speechlm.codec import spawn
 from sglang_speechlm.options.command_line import CommandLine, read, settle
+from sglang_speechlm.options.shared import address_complaints
 from sglang_speechlm.options.vllm_names import Machine
 from sglang_speechlm.platform.cuda import check_machine
 from sglang_speechlm.platform.torch_compiler import compile_nothing
@@ -126,7 +127,9 @@ def _reserve(host: str, port: int) -> ReservedPort:
     Raises:
         ValueError: if the address cannot be bound.
     """
+    if complaints := address_complaints(host, port):
+        raise ValueError("; ".join(complaints))
     try:
         return ReservedPort(host, port)
-    except (OSError, OverflowError) as error:  # the latter for a port above 65535
-        raise ValueError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}") from error
