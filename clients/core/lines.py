@@ -107,13 +107,13 @@ def parse_line(raw: bytes, number: int = 1) -> Line:
 
 
 def _fields(raw: bytes) -> Any:
-    """What a line holds; JSON as Python writes it (NaN, lone surrogates) is taken as well."""
+    """Return what a line holds; JSON as other programs write it (NaN, lone surrogates, tabs in texts) is read, too."""
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         try:
-            return json.loads(raw.decode())
+            return json.loads(raw.decode(), strict=False)
         except (ValueError, RecursionError):
             raise _bad(f"not JSON: {error}") from error
 
@@ -127,15 +127,20 @@ def _message(place: str, value: Any) -> Message:
             raise _bad(f"{place}: {name} must be one of {', '.join(allowed)}; got {_shown(given)}")
     if content is None and role == "assistant":
         content = ""
-    if content is None or isinstance(content, bool | list | dict):
+    if content is None or content != content or isinstance(content, bool | list | dict):
         raise _bad(f"{place}: content: must be a text; got {_shown(content)}")
     return Message(role, modality, _text(content) or "")
 
 
 def _text(value: Any) -> str | None:
-    """Return a field as text: a text unchanged, anything else as JSON; None for null, and for NaN from tables."""
-    if value is None or value != value:
+    """Return a field as text: a text unchanged, anything else as JSON, without a fraction of zero.
+
+    None for null, for NaN from tables, and for an empty list or object.
+    """
+    if value is None or value != value or (isinstance(value, list | dict) and not value):
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:

@@ -99,10 +99,20 @@ def test_no_field_that_keeps_the_books_fails_a_line(fields: dict[str, Any]) -> N
         ({"example_id": "", "category": 3, "task": None}, Line("line-7", MESSAGE, groups={"category": "3"})),
         ({"answer": 5, "choices": [4, 5]}, Line("line-7", MESSAGE, "5", ("4", "5"))),
         ({"answer": float("nan"), "choices": []}, Line("line-7", MESSAGE)),
+        ({"answer": [], "choices": {}, "task": {}, "example_id": []}, Line("line-7", MESSAGE)),
+        (
+            {"answer": 1.0, "choices": [1, 2.0, 2.5], "difficulty": 3.0},
+            Line("line-7", MESSAGE, "1", ("1", "2", "2.5"), {"difficulty": "3"}),
+        ),
     ],
 )
 def test_books_are_taken_as_they_are_kept(fields: dict[str, Any], expected: Line) -> None:
     assert parse_line(json.dumps({**fields, "messages": [["user", "text", " x "]]}).encode(), 7) == expected
+
+
+def test_tabs_in_a_text_are_read_as_they_are() -> None:
+    line = parse_line(b'{"messages": [["user", "text", "a\tb"]], "task": "a\tb"}')
+    assert (line.messages[0].content, line.groups) == ("a\tb", {"task": "a\tb"})
 
 
 def test_choices_that_cannot_be_used_are_noted() -> None:
@@ -132,6 +142,7 @@ BAD = {
     "modality": (b'{"example_id": "a", "messages": [["user", "image", "x"]]}', "modality must be one of text, audio"),
     "null": (b'{"example_id": "a", "messages": [["user", "text", null]]}', "messages[0]: content: must be a text"),
     "list": (b'{"example_id": "a", "messages": [["user", "text", ["x"]]]}', "messages[0]: content: must be a text"),
+    "NaN": (b'{"messages": [["user", "text", NaN]]}', "messages[0]: content: must be a text"),
 }
 
 
