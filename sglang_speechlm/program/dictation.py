@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import unicodedata
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from sglang_speechlm.program.engine import StageRefused
+from sglang_speechlm.program.queueing import later_part
 from sglang_speechlm.program.reply import Piece, Pieces, Reply, Responder, TextDelta
 from sglang_speechlm.program.request import ReplyRequest
-
-_ATTEMPTS = 60
-_WAIT_SECONDS = 1.0
-"""Time between two attempts to queue a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,27 +90,15 @@ class Dictation(Pieces):
                     self.is_cut = True
                     return
 
-    async def _transcribe(self, window: HeardWindow, request: ReplyRequest) -> AsyncGenerator[Piece]:
-        """Yield the pieces of one window's text.
+    def _transcribe(self, window: HeardWindow, request: ReplyRequest) -> AsyncGenerator[Piece]:
+        """Return the pieces of one window's text."""
 
-        A full queue refuses the first window only. Later ones wait for a place: the recording was admitted with it.
-        """
-        for attempt in range(1, _ATTEMPTS + 1):
+        def begin() -> AsyncGenerator[Piece]:
             reply = self._responder.reply(request)
             self.segments.append(Segment(window.start, window.end, reply))
-            try:
-                async with aclosing(self._joined(reply)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-                return
-            except StageRefused as error:
-                if len(self.segments) == 1:
-                    raise
-                if error.status != 503 or error.begun or attempt == _ATTEMPTS:
-                    # If the client tried again, the earlier windows would be transcribed twice.
-                    raise StageRefused(error.status, str(error), begun=True) from error
-            self.segments.pop()
-            await asyncio.sleep(_WAIT_SECONDS)
+            return self._joined(reply)
+
+        return later_part(begin, self.segments.pop) if self.segments else begin()
 
     async def _joined(self, reply: Reply) -> AsyncGenerator[Piece]:
         """Yield a reply's pieces, with a separator between its text and the text so far.

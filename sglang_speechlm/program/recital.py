@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from sglang_speechlm.program.queueing import later_part
 from sglang_speechlm.program.reply import AudioDelta, Piece, Pieces, Reply, Responder
 from sglang_speechlm.program.request import ReplyRequest
 
@@ -59,12 +61,18 @@ class Recital(Pieces):
 
     async def _run(self) -> AsyncGenerator[Piece]:
         while (request := self._next()) is not None:
-            reply = self._responder.reply(request)
-            self.replies.append(reply)
-            pieces = reply if len(self._passages) == 1 else _faded(reply, self._responder.sample_rate)
-            async with aclosing(pieces):
+            begin = partial(self._speak, request)
+            async with aclosing(later_part(begin, self.replies.pop) if self.replies else begin()) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def _speak(self, request: ReplyRequest) -> AsyncGenerator[Piece]:
+        reply = self._responder.reply(request)
+        self.replies.append(reply)
+        pieces = reply if len(self._passages) == 1 else _faded(reply, self._responder.sample_rate)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
     def _next(self) -> ReplyRequest | None:
         """Return the next passage's request, limited to the remaining budgets; None if nothing remains."""

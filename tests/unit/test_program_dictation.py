@@ -9,9 +9,10 @@ import pytest
 
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.program import dictation as module
+from sglang_speechlm.program import queueing
 from sglang_speechlm.program.dictation import Dictation, HeardWindow, separator
 from sglang_speechlm.program.engine import Engine, StageOutput, StageRefused
+from sglang_speechlm.program.recital import Recital
 from sglang_speechlm.program.reply import Responder, TextDelta
 from sglang_speechlm.program.request import ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
@@ -144,7 +145,7 @@ def refused(
 def test_later_windows_wait_for_a_place_in_a_full_queue(
     config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WAIT_SECONDS", 0)
+    monkeypatch.setattr(queueing, "_WAIT_SECONDS", 0)
     dictation, text = refused({1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer)
     assert text == "One. Two."
     assert [segment.text for segment in dictation.segments] == ["One.", "Two."]
@@ -162,6 +163,39 @@ def test_a_window_that_fails_later_on_gives_no_advice_to_retry(
     with pytest.raises(StageRefused, match="wrong") as raised:
         refused({1: [StageRefused(400, "wrong")]}, config, tokenizer)
     assert raised.value.begun
+
+
+def recited(
+    refusals: dict[int, list[StageRefused]], config: SpeechLMConfig, tokenizer: TextTokenizer
+) -> tuple[Recital, str]:
+    """Two passages of which some are refused before they are begun."""
+    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
+    engine.refusals = refusals
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
+    passages = [ReplyRequest(f"{i}", Prompt([i]), TextSettings(0.0, -1), None, 1000, 0) for i in range(2)]
+    recital = Recital(responder, passages, None, None)
+
+    async def collect() -> str:
+        return "".join([piece.text async for piece in recital if isinstance(piece, TextDelta)])
+
+    return recital, asyncio.run(collect())
+
+
+def test_later_passages_wait_for_a_place_in_a_full_queue(
+    config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queueing, "_WAIT_SECONDS", 0)
+    recital, text = recited({1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer)
+    assert text == "One.Two."
+    assert recital.has_ended
+    assert len(recital.replies) == 2
+
+
+def test_a_full_queue_refuses_the_first_passage_alone(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    for passage, status in ((0, 503), (1, 400)):
+        with pytest.raises(StageRefused) as raised:
+            recited({passage: [StageRefused(status, "full or wrong")]}, config, tokenizer)
+        assert raised.value.begun == (passage > 0)  # whether another try would generate anything twice
 
 
 def test_closing_ends_the_running_window_and_takes_no_further_one(
