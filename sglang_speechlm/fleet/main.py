@@ -118,7 +118,7 @@ async def _serve(options: FleetOptions, listener: socket.socket, heartbeat: Hear
         try:
             config.load()
         except OSError as error:
-            logger.error("--ssl-certfile, --ssl-keyfile: %s", error)
+            logger.error("%s%s", "--ssl-certfile, --ssl-keyfile: " if options.tls else "", error)
             return ExitStatus.BAD_OPTIONS
         server = _Server(config)
 

@@ -60,6 +60,14 @@ def keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: s
     Returns:
         The exit status of this process.
     """
+    try:
+        return _keep(serve, stop_seconds, stop_at_once)
+    except OSError as error:  # what is running has been ended
+        _say(f"the system lacks a resource: {error}")
+        return ExitStatus.FAILED
+
+
+def _keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: signal.Signals) -> int:
     _open_standard_streams()
     # Orphans are reparented to this process instead of init.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import resource
 import signal
 import socket
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from subprocess import STDOUT, Popen, run
 from typing import Any
@@ -467,3 +469,12 @@ def test_exit_statuses_tell_why_it_did_not_start(options: list[str], status: int
     ended = run(command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path)
     assert ended.returncode == status, ended.stderr
     assert said in ended.stderr.lower()
+
+
+def test_a_launcher_without_file_handles_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sglang_speechlm.launch", "--worker-urls", "http://127.0.0.1:9"]
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (8, 8))
+    ended = run(command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path, preexec_fn=few)
+    assert ended.returncode == ExitStatus.FAILED
+    assert ended.stderr.startswith("speechlm keeper: the system lacks a resource: [Errno 24] Too many open files")
+    assert "Traceback" not in ended.stderr
