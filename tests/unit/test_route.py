@@ -22,16 +22,19 @@ def answer_after(error: Exception) -> Response:
 
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
     app = SimpleNamespace(state=SimpleNamespace(speechlm=None))
-    return asyncio.run(
-        route(handler)(Request({**scope, "app": app, "speechlm.deadline": time.monotonic() + 60, "state": {}}))
-    )
+    http = Request({**scope, "app": app, "speechlm.deadline": time.monotonic() + 60, "state": {}})
+
+    async def answer() -> Response:
+        return await route(handler)(http)
+
+    return asyncio.run(answer())
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC])
 def test_a_server_that_lacks_a_resource_says_so(number: int, caplog: pytest.LogCaptureFixture) -> None:
     response = answer_after(OSError(number, "no more of it"))
     assert response.status_code == 503
-    assert json.loads(response.body)["error"]["message"].startswith("the server lacks a resource: ")
+    assert json.loads(bytes(response.body))["error"]["message"].startswith("the server lacks a resource: ")
     assert "retry-after" not in response.headers  # the answer may have been generated already
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
