@@ -290,6 +290,13 @@ def test_a_part_may_say_that_it_is_plain(header: bytes) -> None:
     assert ask(BodyLimit(upload, ROOM), [part, HEAD, b"a\r\n--x--\r\n", b""], FORM).status == 200
 
 
+@pytest.mark.parametrize(("text", "status"), [(b"whisper-1", 200), (b"caf\xe9", 400)])
+def test_ascii_may_have_the_charset_of_older_clients(text: bytes, status: int) -> None:
+    headers = b"Content-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit"
+    part = b'--x\r\nContent-Disposition: form-data; name="model"\r\n' + headers + b"\r\n\r\n" + text + b"\r\n"
+    assert ask(BodyLimit(upload, ROOM), [part, HEAD, b"a\r\n--x--\r\n", b""], FORM).status == status
+
+
 def test_an_upload_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     pieces = [HEAD, *[b"\0" * (1 << 20)] * 5, b"\r\n--x--\r\n", b""]

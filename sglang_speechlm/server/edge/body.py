@@ -32,6 +32,8 @@ _PARSING = asyncio.Semaphore(2)
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 _PLAIN = (b"binary", b"8bit", b"7bit", b"identity")
 """Encodings of a form's part that leave its bytes as they are."""
+_PART_CHARSETS = (*_CHARSETS, "iso-8859-1", "windows-1252")
+"""Charsets of a form's part that agree about ASCII; some clients name one of the last two, whatever they send."""
 _MAX_FIELDS = 100
 _MAX_FIELD_BYTES = 1 << 20
 
@@ -87,7 +89,7 @@ class _InMemory(MultiPartParser):
             if name in (b"content-transfer-encoding", b"content-encoding") and value.strip().lower() not in _PLAIN:
                 raise _odd_part(part.field_name, f"{name.decode().title()} must be left out", value)
             charset = parse_options_header(value)[1].get(b"charset", b"utf-8") if name == b"content-type" else b"utf-8"
-            if part.file is None and charset.decode("latin-1").lower() not in _CHARSETS:
+            if part.file is None and charset.decode("latin-1").lower() not in _PART_CHARSETS:
                 raise _odd_part(part.field_name, "charset must be utf-8", charset)
 
     def on_part_end(self) -> None:
