@@ -48,6 +48,12 @@ class Encoder:
         return self._bytes.taken()
 
 
+    def __del__(self) -> None:
+        """Close the file: PyAV frees an open one of which samples were encoded in a way that corrupts the heap."""
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
 class _Bytes:
     """A file that can only be written to."""
 

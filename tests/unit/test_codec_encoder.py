@@ -1,6 +1,9 @@
 """Files that are encoded in pieces are the same however the sound is cut, and hold the sound."""
 
 import io
+import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -44,3 +47,16 @@ def test_a_file_holds_the_sound_and_does_not_depend_on_its_pieces(name: str, rat
     assert len(samples) / found_rate == pytest.approx(SECONDS, abs=0.2)
     spectrum = np.abs(np.fft.rfft(samples))
     assert spectrum.argmax() * found_rate / len(samples) == pytest.approx(TONE_HZ, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ENCODED_IN_PIECES)
+def test_an_encoder_whose_client_has_left_leaves_the_memory_whole(name: str) -> None:
+    # In a process of its own, which glibc ends when it finds its heap corrupted.
+    program = f"""
+import numpy as np
+from sglang_speechlm.codec.encoder import Encoder
+
+for _ in range(30):
+    Encoder({name!r}, 24_000).push(np.zeros(24_000, np.float32))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "MALLOC_CHECK_": "3"})
