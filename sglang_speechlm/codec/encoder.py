@@ -47,7 +47,6 @@ class Encoder:
         self._file.close()
         return self._bytes.taken()
 
-
     def __del__(self) -> None:
         """Close the file: PyAV frees an open one of which samples were encoded in a way that corrupts the heap."""
         if hasattr(self, "_file"):

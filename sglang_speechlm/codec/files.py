@@ -11,7 +11,7 @@ import numpy.typing as npt
 import soundfile
 
 from sglang_speechlm.codec import encode_wav, to_pcm16
-from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
+from sglang_speechlm.codec.encoder import Encoder
 from sglang_speechlm.server.edge.errors import bad_field
 
 LOWEST_RATE = 8_000
@@ -27,6 +27,8 @@ MEDIA_TYPES = {
 }  # fmt: skip
 
 
+_BY_LIBSNDFILE = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
+"""Containers and subtypes. An MP3 file that is written as a whole states its exact length; one in pieces cannot."""
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
 """Allowed rates in Hz, for formats that do not support every rate."""
@@ -67,11 +69,12 @@ def encode(samples: npt.NDArray[np.float32], output: SoundFormat) -> bytes:
         return pcm16_bytes(samples)
     if output.name == "wav":
         return encode_wav(samples, output.rate)
-    if output.name in ENCODED_IN_PIECES:
+    if output.name not in _BY_LIBSNDFILE:
         encoder = Encoder(output.name, output.rate)
         return encoder.push(samples) + encoder.flush()
+    container, subtype = _BY_LIBSNDFILE[output.name]
     file = io.BytesIO()
-    soundfile.write(file, to_pcm16(samples), output.rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(file, to_pcm16(samples), output.rate, format=container, subtype=subtype)
     return file.getvalue()
 
 
