@@ -31,6 +31,8 @@ from .scale import Scale
 _SCRIPT = Path(__file__).parents[2] / "launch" / "serve_cfg_1.sh"
 _ANSWER_SECONDS = 240.0
 _TRACE_SECONDS = 60.0
+_TRAFFIC_STEPS = 400
+"""Of every answer during a profile, which begins half a second after them."""
 
 
 class Released:
@@ -109,9 +111,8 @@ class Released:
         self._remember_memory(figures)
 
     def _profile(self, figures: Figures) -> None:
-        rows, steps = max(self._scale.rows), 8 * self._scale.profiled_steps
-        kinds = ("text", "audio", "guided")
-        bodies = [step_cost.body(kinds[row % len(kinds)], steps, row) for row in range(rows)]
+        rows, kinds = max(self._scale.rows), ("text", "audio", "guided")
+        bodies = [step_cost.body(kinds[row % len(kinds)], _TRAFFIC_STEPS, row) for row in range(rows)]
         traffic = threading.Thread(target=self._seconds_for, args=(bodies,), daemon=True)
         traffic.start()
         time.sleep(0.5)
