@@ -36,6 +36,8 @@ class Encoder:
 
     def push(self, samples: npt.NDArray[np.float32]) -> bytes:
         """Take float samples [n]; return the bytes that are complete by now."""
+        if not len(samples):
+            return b""  # FFmpeg has no empty frames
         frame = self._frame(to_pcm16(samples)[None], "s16", "mono")
         frame.sample_rate = self._rate
         self._file.mux(self._stream.encode(frame))

@@ -60,3 +60,7 @@ for _ in range(30):
     Encoder({name!r}, 24_000).push(np.zeros(24_000, np.float32))
 """
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "MALLOC_CHECK_": "3"})
+
+
+def test_no_samples_are_no_bytes() -> None:
+    assert Encoder("mp3", 24_000).push(np.empty(0, np.float32)) == b""
