@@ -18,6 +18,7 @@ from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.options.fleet import checked_url
 from sglang_speechlm.server.edge.body import check_media_type
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, method_not_allowed
+from sglang_speechlm.server.edge.names import parse
 
 _MAX_BYTES = 1 << 16
 _FOR_OTHERS = ("forwarded", "via", "x-forwarded-for", "x-real-ip", "origin", "referer", "sec-fetch-site")
@@ -64,7 +65,7 @@ class Control:
         if len(raw) > _MAX_BYTES:
             raise ApiError(413, f"the body must not exceed {_MAX_BYTES} bytes")
         try:
-            fields = orjson.loads(raw)
+            fields = parse(raw)
         except orjson.JSONDecodeError as error:
             raise ApiError(400, f"the body is not JSON: {error}") from error
         url = fields.get("url") if isinstance(fields, dict) else None

@@ -74,6 +74,7 @@ class Dictation(Pieces):
         await self._windows.aclose()
 
     async def _run(self) -> AsyncGenerator[Piece]:
+        aborts = self._responder.engine.aborts
         async with aclosing(self._windows):
             async for window in self._windows:
                 request = window.request
@@ -82,7 +83,7 @@ class Dictation(Pieces):
                 if request.max_tokens < 1:
                     self.is_cut = True
                     return
-                async with aclosing(self._transcribe(window, request)) as pieces:
+                async with aclosing(self._transcribe(window, request, aborts)) as pieces:
                     async for piece in pieces:
                         yield piece
                 reply = self.segments[-1].reply
@@ -90,7 +91,7 @@ class Dictation(Pieces):
                     self.is_cut = True
                     return
 
-    def _transcribe(self, window: HeardWindow, request: ReplyRequest) -> AsyncGenerator[Piece]:
+    def _transcribe(self, window: HeardWindow, request: ReplyRequest, aborts: int) -> AsyncGenerator[Piece]:
         """Return the pieces of one window's text."""
 
         def begin() -> AsyncGenerator[Piece]:
@@ -98,7 +99,8 @@ class Dictation(Pieces):
             self.segments.append(Segment(window.start, window.end, reply))
             return self._joined(reply)
 
-        return later_part(begin, self.segments.pop) if self.segments else begin()
+        engine = self._responder.engine
+        return later_part(engine, aborts, begin, self.segments.pop) if self.segments else begin()
 
     async def _joined(self, reply: Reply) -> AsyncGenerator[Piece]:
         """Yield a reply's pieces, with a separator between its text and the text so far.

@@ -25,12 +25,19 @@ class StageRefused(Exception):
     Attributes:
         status: HTTP status: 400 if the request is at fault, 503 if the server cannot run it now.
         begun: whether a part of the answer had been generated, which a retry would generate again.
+        aborted: whether somebody aborted it.
     """
 
-    def __init__(self, status: int, message: str, *, begun: bool = False) -> None:
+    def __init__(self, status: int, message: str, *, begun: bool = False, aborted: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.begun = begun
+        self.aborted = aborted
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether a retry may succeed, repeats no work, and is in nobody's way."""
+        return self.status != 400 and not self.begun and not self.aborted
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,13 @@ class StageOutput:
 
 
 class Engine:
-    """Runs stages on SGLang's TokenizerManager."""
+    """Runs stages on SGLang's TokenizerManager.
+
+    Attributes:
+        aborts: how often everything was aborted.
+    """
+
+    aborts = 0
 
     def __init__(self, manager: TokenizerManager, memory_positions: int, num_stream: int) -> None:
         """Take SGLang's TokenizerManager, the positions that its memory pool holds, and the ids of a frame."""
@@ -79,6 +92,7 @@ class Engine:
 
     def abort_all(self) -> None:
         """Abort all running and waiting requests."""
+        self.aborts += 1
         self._manager.abort_request(abort_all=True)
 
     async def outputs(self, request: GenerateReqInput, *, begun: bool = False) -> AsyncGenerator[Any]:
@@ -137,9 +151,11 @@ class Engine:
                     meta = output["meta_info"]
                     reason = meta.get("finish_reason")
                     if reason is not None and reason["type"] == "abort":
-                        status = int(reason.get("status_code") or 503)
+                        # SGLang's own refusals have a status.
+                        status = reason.get("status_code")
                         message = str(reason.get("message", "aborted"))
-                        raise StageRefused(400 if status == 400 else 503, message, begun=begun or seen > 0)
+                        begun = begun or seen > 0
+                        raise StageRefused(400 if status == 400 else 503, message, begun=begun, aborted=status is None)
                     ids = output["output_ids"][seen:]
                     chunks = meta.get(FRAMES, [])[seen_chunks:]
                     seen += len(ids)

@@ -60,9 +60,12 @@ class Recital(Pieces):
         return sum(reply.finish.audio_tokens for reply in self.replies)
 
     async def _run(self) -> AsyncGenerator[Piece]:
+        engine = self._responder.engine
+        aborts = engine.aborts
         while (request := self._next()) is not None:
             begin = partial(self._speak, request)
-            async with aclosing(later_part(begin, self.replies.pop) if self.replies else begin()) as pieces:
+            passage = later_part(engine, aborts, begin, self.replies.pop) if self.replies else begin()
+            async with aclosing(passage) as pieces:
                 async for piece in pieces:
                     yield piece
 

@@ -187,7 +187,7 @@ def _whole(raw: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def _raw(file: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_named_once)
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -195,6 +195,16 @@ def _raw(file: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ValueError(f"{file}: must hold a JSON object")
     return raw
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; the parser would keep the last of two values with the same name, and drop the first."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} must be given only once in an object")
+    return named
 
 
 def _checked(kind: type[Model], raw: Any, file: Path) -> Model:

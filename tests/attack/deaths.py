@@ -38,7 +38,10 @@ def deaths(target: Target, ledger: Ledger, number: signal.Signals, parts: Sequen
             return
         with _traffic(target) as traffic:
             time.sleep(2)
-            part = target.parts()[name]
+            part = target.parts().get(name)
+            if part is None:
+                ledger.check(area, False, f"{what}: not there in a whole family; {target.server.output()[-150:]!r}")
+                continue
             began = time.monotonic()
             _signal(part, number)
             if target.is_fleet and name in ("http process", "scheduler", "detokenizer", "keeper"):

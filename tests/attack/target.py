@@ -87,12 +87,18 @@ class Target:
         return total
 
     def parts(self) -> dict[str, psutil.Process]:
-        """The processes that may be killed or stopped, by what they are; those of a fleet's first worker."""
+        """The processes that may be killed or stopped, by what they are; those of a fleet's first worker.
+
+        What does not run at the moment, as in a worker that is just being restarted, is left out.
+        """
         if not self.is_fleet:
             return _parts_of(psutil.Process(self.server.process.pid))
         routers = [process for process in self.family() if "router_process" in command_of(process)]
         pids = re.findall(r"Worker 0: process (\d+) at ", self.server.output())
-        return {"router": routers[-1], **_parts_of(psutil.Process(int(pids[-1])))}
+        parts = {"router": routers[-1]} if routers else {}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parts |= _parts_of(psutil.Process(int(pids[-1])))
+        return parts
 
     def send(self, raw: bytes, seconds: float = 5.0) -> bytes:
         """What comes back for raw bytes, until the connection is closed or nothing comes for ``seconds``."""
@@ -107,7 +113,9 @@ class Target:
 def _parts_of(keeper: psutil.Process) -> dict[str, psutil.Process]:
     names = {"scheduler": "sglang::scheduler", "detokenizer": "sglang::detokenizer", "codec": "codec"}
     family = keeper.children(recursive=True)
-    parts = {"keeper": keeper, "http process": keeper.children()[0]}
+    parts = {"keeper": keeper}
+    if children := keeper.children():
+        parts["http process"] = children[0]
     for name, word in names.items():
         for process in family:
             if word in command_of(process) and process not in parts.values():

@@ -378,3 +378,12 @@ def test_a_choice_that_is_refused_ends_the_others(http_client: httpx.Client) -> 
     error = http_client.post(CHAT, json=many)
     refused(error, 503)
     assert wait_for(lambda: running(http_client) == 0)
+
+
+def test_prompts_of_which_one_is_refused_are_not_to_be_sent_again(http_client: httpx.Client) -> None:
+    """Two run and two wait."""
+    endless = {"text": ["On and on."] * 8, "sampling_params": {"max_new_tokens": 1000, "ignore_eos": True}}
+    error = http_client.post("/generate", json=endless)
+    refused(error, 503)
+    assert "retry-after" not in error.headers
+    assert wait_for(lambda: running(http_client) == 0)

@@ -337,6 +337,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("top_k", {"top_k": "-2"}),
     ("logit_bias", {"logit_bias": "much"}),
     ("speechlm", {"speechlm": "{"}),
+    ("seed: must be given only once", {"speechlm": '{"seed": 1, "seed": 2}'}),
     ("speechlm", {"speechlm": "loud", "speechlm[seed]": "1"}),
     ("speechlm.volume", {"speechlm[volume]": "3"}),
     ("speechlm.mode", {"speechlm[mode]": "text_audio"}),
@@ -371,6 +372,11 @@ BAD_FORMS: list[tuple[str, str, bytes]] = [
         "a field twice",
         "multipart/form-data; boundary=b",
         PART % (b"language", b"", b"en") * 2 + PART % (b"file", b'; filename="a.wav"', file()) + b"--b--\r\n",
+    ),
+    (
+        "a text beside the file",
+        "multipart/form-data; boundary=b",
+        PART % (b"file", b"", b"a.wav") + PART % (b"file", b'; filename="a.wav"', file()) + b"--b--\r\n",
     ),
     (
         "a list and a text",

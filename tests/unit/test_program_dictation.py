@@ -29,6 +29,8 @@ class Scripted(Engine):
         self.texts = texts
         self.running: list[int] = []
         self.refusals: dict[int, list[StageRefused]] = {}
+        self.tries: list[int] = []
+        self.is_aborted_at_a_refusal = False
 
     def capacity(self, *, guided: bool = False) -> int:
         return 1000
@@ -37,7 +39,9 @@ class Scripted(Engine):
         self, _id: str, prompt: Prompt, params: dict[str, Any], *, begun: bool = False, dp_rank: int | None = None
     ) -> AsyncGenerator[StageOutput]:
         number = prompt.ids[0]
+        self.tries.append(number)
         if refusals := self.refusals.get(number):
+            self.aborts += self.is_aborted_at_a_refusal
             raise refusals.pop()
         self.running.append(number)
         try:
@@ -155,6 +159,30 @@ def test_a_full_queue_refuses_the_first_window(config: SpeechLMConfig, tokenizer
     with pytest.raises(StageRefused, match="full") as raised:
         refused({0: [StageRefused(503, "The request queue is full.")]}, config, tokenizer)
     assert not raised.value.begun
+
+
+@pytest.mark.parametrize("kind", ["window", "passage"])
+@pytest.mark.parametrize("when", ["while it is in the queue", "while it waits for a place"])
+def test_a_later_part_that_is_aborted_is_not_queued_again(
+    kind: str, when: str, config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queueing, "_WAIT_SECONDS", 0)
+    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
+    is_queued = when == "while it is in the queue"
+    engine.refusals = {1: [StageRefused(503, "aborted" if is_queued else "full", aborted=is_queued)]}
+    engine.is_aborted_at_a_refusal = not is_queued
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
+    passages = [ReplyRequest(f"{i}", Prompt([i]), TextSettings(0.0, -1), None, 1000, 0) for i in range(2)]
+    pieces = Dictation(responder, Windows(2).items()) if kind == "window" else Recital(responder, passages, None, None)
+
+    async def collect() -> None:
+        async for _ in pieces:
+            pass
+
+    with pytest.raises(StageRefused, match="aborted") as raised:
+        asyncio.run(collect())
+    assert engine.tries == [0, 1]
+    assert not raised.value.is_temporary
 
 
 def test_a_window_that_fails_later_on_gives_no_advice_to_retry(

@@ -175,6 +175,12 @@ def test_a_file_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
         load_preset(None, tmp_path)
 
 
+def test_a_name_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "preset.json").write_text('{"reasoning": "none", "tools": "hermes", "reasoning": "think"}')
+    with pytest.raises(ValueError, match=r"preset\.json: .*'reasoning' must be given only once"):
+        load_preset(None, tmp_path)
+
+
 def test_an_unknown_name_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bagpiper-tts"):
         load_preset("bagpiper", tmp_path)

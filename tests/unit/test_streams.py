@@ -1,6 +1,8 @@
 """Streams: several at once, deadlines, and the end of everything when one ends."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -82,6 +84,29 @@ def test_an_error_of_one_source_ends_all() -> None:
         assert all(source.closed for source in sources)
 
     run(work())
+
+
+def test_a_refusal_leaves_neither_a_timer_nor_what_it_was_about() -> None:
+    """At a request's deadline, up to an hour later, nothing of it is left to be ended."""
+
+    async def work() -> None:
+        source = Source(0, error=ApiError(503, "full"))
+        alive = weakref.ref(source)
+        loop = asyncio.get_running_loop()
+        timers = _timers(loop)
+        items = merged([source.items()], loop.time() + 3600)
+        with pytest.raises(ApiError, match="full"):
+            await anext(items)
+        del source, items
+        gc.collect()
+        assert _timers(loop) == timers
+        assert alive() is None
+
+    run(work())
+
+
+def _timers(loop: Any) -> int:
+    return sum(not timer.cancelled() for timer in loop._scheduled)
 
 
 def test_at_the_deadline_a_stuck_source_is_closed_and_the_status_is_504() -> None:

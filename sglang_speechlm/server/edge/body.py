@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
 import sys
 from typing import TypeVar
@@ -17,6 +16,7 @@ from starlette.requests import Request
 
 from sglang_speechlm.server.edge.errors import ApiError, from_validation, shown
 from sglang_speechlm.server.edge.limits import hold
+from sglang_speechlm.server.edge.names import parse
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -132,7 +132,7 @@ def _parse(raw: bytes | bytearray, kind: type[Body]) -> Body:
     if not (encoding := json.detect_encoding(raw)).startswith("utf-8"):
         raise ApiError(400, f"the body must be JSON in UTF-8; it looks like {encoding.upper()}")
     try:
-        fields = orjson.loads(memoryview(raw)[len(codecs.BOM_UTF8) :] if raw.startswith(codecs.BOM_UTF8) else raw)
+        fields = parse(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"the body is not JSON: {_not_utf8(raw) or error}") from error
     if not isinstance(fields, dict):

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from sglang_speechlm.server.edge.body import read_form, weigh
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, from_validation
+from sglang_speechlm.server.edge.names import parse
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -44,6 +45,8 @@ async def read_upload(http: Request, kind: type[Body]) -> tuple[Body, Upload]:
     form = await read_form(http)
     items = form.multi_items()
     file = form.get("file")
+    if len(form.getlist("file")) > 1:
+        raise _given_twice("file")
     if not isinstance(file, UploadFile):
         raise bad_field("file", f"must be an uploaded file; got {'nothing' if file is None else 'text'}")
     upload = Upload(await file.read(), (file.filename or "").rpartition(".")[2].lower() or None)
@@ -61,7 +64,7 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     A form has no null: clients leave a field without a value empty.
 
     Raises:
-        ApiError: 413, or 400 for a field that is given twice.
+        ApiError: 413, or 400 for a field or a member that is given twice.
     """
     fields: dict[str, Any] = {}
     for name, value in items:
@@ -79,9 +82,10 @@ def _unfolded(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         elif name in fields:
             raise _given_twice(name)
         elif name in _OBJECTS:
-            weigh(value.encode())
+            raw = value.encode()
+            weigh(raw)
             try:
-                fields[name] = orjson.loads(value)
+                fields[name] = parse(raw)
             except orjson.JSONDecodeError:
                 fields[name] = value
         else:

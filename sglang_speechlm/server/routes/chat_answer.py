@@ -58,8 +58,8 @@ class ChatAnswer:
                     if isinstance(piece, AudioDelta):
                         self._choices[index].samples.append(piece.samples)
         except StageRefused as error:
-            begun = error.begun or any(choice.reply.has_begun for choice in self._choices)
-            raise StageRefused(error.status, str(error), begun=begun) from error
+            error.begun = error.begun or any(choice.reply.has_begun for choice in self._choices)
+            raise
         choices = []
         for index, choice in enumerate(self._choices):
             message = await choice.message()

@@ -115,12 +115,12 @@ class GenerateBody(Strict):
 async def generate(http: Request, service: Service, deadline: float) -> Response:
     """Return SGLang's answer to a valid body, complete or as server-sent events."""
     body = await read_json(http, GenerateBody)
-    await asyncio.to_thread(_check, body, service)
+    answers = await asyncio.to_thread(_check, body, service)
     if body.text is not None:  # SGLang would encode it while every other request waits
         body.input_ids = await asyncio.to_thread(_encode, body.text, service)
     request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid", "text"}))
     names = _name(request, body.rid, body.count)
-    outputs = await begin(http, merged([_outputs(service, request, names)], deadline))
+    outputs = await begin(http, merged([_outputs(service, request, names, begun=answers > 1)], deadline))
     if body.stream:
         return ClosingStream(_events(outputs), outputs, "text/event-stream")
     async with aclosing(outputs):
@@ -141,8 +141,12 @@ def _name(request: GenerateReqInput, rid: str | None, count: int | None) -> dict
     return {own: own if rid is None else f"{rid}_{i}" for i, own in enumerate(request.rid)}
 
 
-async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[str, str]) -> AsyncGenerator[Any]:
+async def _outputs(
+    service: Service, request: GenerateReqInput, names: Mapping[str, str], *, begun: bool
+) -> AsyncGenerator[Any]:
     """Yield SGLang's outputs under the client's ids. Closing the iterator aborts the request.
+
+    ``begun`` states that a refusal may throw away work: SGLang tells nothing of the other answers if one is refused.
 
     Raises:
         ApiError: 400 if one of these ids is in use.
@@ -152,7 +156,7 @@ async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[s
         raise bad_field("rid", f"is already the id of a running request; got {shown(min(taken))}")
     service.generating |= {name: rid for rid, name in names.items()}
     try:
-        async with aclosing(service.responder.engine.outputs(request)) as outputs:
+        async with aclosing(service.responder.engine.outputs(request, begun=begun)) as outputs:
             async for output in outputs:
                 for answer in output if isinstance(output, list) else [output]:
                     meta = answer["meta_info"]
@@ -196,7 +200,12 @@ async def abort_request(http: Request, service: Service, deadline: float) -> Res
     return Response()
 
 
-def _check(body: GenerateBody, service: Service) -> None:
+def _check(body: GenerateBody, service: Service) -> int:
+    """Return the number of answers.
+
+    Raises:
+        ApiError: 400 if fields contradict each other, or ask for too much.
+    """
     if (body.text is None) == (body.input_ids is None):
         raise bad_field("text", "exactly one of text and input_ids must be given")
     count = body.count
@@ -206,7 +215,8 @@ def _check(body: GenerateBody, service: Service) -> None:
     choices = max(
         (sampling.n or 1 for sampling in (params if isinstance(params, list) else [params]) if sampling), default=1
     )
-    if (count or 1) * choices > _MAX_ANSWERS:
+    answers = (count or 1) * choices
+    if answers > _MAX_ANSWERS:
         raise bad_field(
             "sampling_params.n",
             f"prompts times n must not exceed {_MAX_ANSWERS}; got {count or 1} times {choices}",
@@ -216,6 +226,7 @@ def _check(body: GenerateBody, service: Service) -> None:
         largest = max((max(part) if isinstance(part, list) else part for part in ids or ()), default=0)
         if largest >= vocab_size:
             raise bad_field(name, f"token ids must be below {vocab_size}; got {largest}")
+    return answers
 
 
 def _encode(text: str | list[str], service: Service) -> list[int] | list[list[int]]:

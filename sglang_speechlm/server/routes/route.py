@@ -65,7 +65,7 @@ def refusal(error: Refused) -> ApiError:
     match error:
         case ApiError():
             return error
-        case StageRefused(status=status, begun=begun):
-            return ApiError(status, str(error), retry_after=None if status == 400 or begun else 1)
+        case StageRefused(status=status, is_temporary=is_temporary):
+            return ApiError(status, str(error), retry_after=1 if is_temporary else None)
         case _:
             return ApiError(503, str(error))

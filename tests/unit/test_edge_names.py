@@ -1,0 +1,48 @@
+"""JSON objects that give a name twice: none of the values is dropped in silence."""
+
+import contextlib
+
+import orjson
+import pytest
+
+from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.names import parse
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (b'{"max_tokens":1,"seed":2,"max_tokens":1}', "max_tokens"),
+        (b'{"messages":[{"role":"user","content":"Hi.","content":"Ho."}]}', "content"),
+        (b'{"a":{"b":1},"a":[{"c":"d:e"}]}', "a"),
+        (b'{"seed":1,"\\u0073eed":2}', "seed"),
+        (b'{"a":1,"a":2,"x":"\\u003a"}', "a"),
+        (b'{"a":1,"a":2,"x":"\\u003A"}', "a"),
+        (b'\xef\xbb\xbf{"a":1,"a":2}', "a"),
+        (b'{"\xc3\xa4":1,"\\u00e4":2}', "\u00e4"),
+        (b'{"":1,"":2}', ""),
+    ],
+)
+def test_a_name_that_an_object_gives_twice_is_refused(raw: bytes, name: str) -> None:
+    with pytest.raises(ApiError, match="must be given only once") as refused:
+        parse(raw)
+    assert (refused.value.status, refused.value.field) == (400, name)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"url":"data:audio/wav;base64,","a:b":{"c":":::"}}',
+        b'[{"a":1},{"a":2,"b":{"a":3}}]',
+        b'{"a":"\\u003a","b":"\\\\u003a"}',
+        b'"a:b"', b"[]", b"1",
+    ],
+)  # fmt: skip
+def test_any_other_json_is_read_as_it_is(raw: bytes) -> None:
+    assert parse(bytearray(raw)) == orjson.loads(raw)
+
+
+def test_deep_nesting_is_no_internal_error() -> None:
+    deep = '{"a":' * 1000 + '"\\u003a"' + "}" * 1000
+    with contextlib.suppress(ApiError):  # Python 3.11 cannot read it, so it is refused; later versions can
+        assert parse(deep.encode()) == orjson.loads(deep)
