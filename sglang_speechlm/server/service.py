@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from sglang_speechlm.program.bounds import Bound
 from sglang_speechlm.program.engine import Engine
 from sglang_speechlm.program.reply import Reply, Responder
 from sglang_speechlm.program.request import ReplyRequest
-from sglang_speechlm.prompt.layout import Prompt
-from sglang_speechlm.server.edge.errors import ApiError, shown
+from sglang_speechlm.prompt.layout import Heard, Message, Prompt
+from sglang_speechlm.prompt.templates import Template
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
 from sglang_speechlm.server.reading.messages import MessageReader
 from sglang_speechlm.server.reading.resolve import resolve
 from sglang_speechlm.server.reading.schema import CommonRequest
@@ -26,6 +29,11 @@ from sglang_speechlm.tokenizer import TextTokenizer
 
 _ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "bagpiper", "default")
 """Model names that every server accepts: the usage guide's, ESPnet's clients', and one for clients of one server."""
+
+
+def longest(values: Mapping[str, str | None]) -> str:
+    """Return the name of the longest value, which is at fault if all of them together are too long."""
+    return max(values, key=lambda name: len(values[name] or ""))
 
 
 class Service:
@@ -118,8 +126,8 @@ class Service:
         rate = sample_rate or (self.options.output_sample_rate if own.is_raw else own.rate)
         return SoundFormat(name, rate)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a template's text.
+    def encode(self, text: str, field: str | None = None) -> list[int]:
+        """Return the ids of a template's text; ``field`` is the one that it is from.
 
         Raises:
             ApiError: 400 if it is not valid text, or could never fit.
@@ -127,7 +135,15 @@ class Service:
         try:
             return self.tokenizer.encode(text, self.messages.capacity)
         except ValueError as error:
-            raise ApiError(400, str(error)) from error
+            raise (bad_field(field, str(error)) if field else ApiError(400, str(error))) from error
+
+    def fill(self, template: Template, values: dict[str, str | None], clip: Heard | None = None) -> list[Message]:
+        """Return the messages of a template with a request's fields in it.
+
+        Raises:
+            ApiError: 400 with the longest field if they could never fit.
+        """
+        return template.fill(values, partial(self.encode, field=longest(values)), clip)
 
     def resolve(
         self,

@@ -106,6 +106,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("stop_token_ids[0]", ask(stop_token_ids=[-1])),
     ("stop_token_ids[0]", ask(stop_token_ids=["3"])),
     ("stop_token_ids", ask(stop_token_ids=3)),
+    ("stop_token_ids", ask(stop_token_ids=[2, 2**31 - 1], min_tokens=1)),
     ("stop_token_ids[0]", ask(stop_token_ids=[HUGE])),
     ("stream", ask(stream="yes")),
     ("stream_options", ask(stream=True, stream_options=[])),
@@ -311,6 +312,18 @@ def test_a_bad_field_is_named(field: str, body: dict[str, Any], client: Client) 
 def test_a_bad_body_is_refused(body: bytes, client: Client) -> None:
     headers = {"Content-Type": "application/json"}
     refused(client.http.post(CHAT, content=body, headers=headers, timeout=SECONDS))
+    assert answers(client)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_stop_id_beyond_the_vocabulary_does_not_reach_the_scheduler(several: bool, client: Client) -> None:
+    """Together with a minimum length, even that of another request, it would be an index out of bounds."""
+    params = {"max_new_tokens": 2, "min_new_tokens": 1, "stop_token_ids": [2**31 - 1]}
+    body: dict[str, Any] = {"text": "Hello.", "sampling_params": params}
+    if several:
+        body = {"text": ["Hello."] * 2, "sampling_params": [{"max_new_tokens": 2}, params]}
+    error = refused(client.http.post("/generate", json=body, timeout=SECONDS))
+    assert error["param"] == "sampling_params.stop_token_ids"
     assert answers(client)
 
 

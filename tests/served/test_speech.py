@@ -391,6 +391,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("input", ask(input="word " * 90_000)),
     ("model", ask(model=5)),
     ("instructions", ask(instructions=["slowly"])),
+    ("instructions", ask(instructions="slowly " * 20_000)),
     ("response_format", ask(response_format="midi")),
     ("response_format", ask(response_format="pcm16")),
     ("response_format", ask(response_format=5)),

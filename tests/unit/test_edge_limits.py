@@ -107,6 +107,18 @@ def test_a_body_may_be_as_large_as_its_route_needs(path: str, limit: int) -> Non
     assert ask(app, [], declared, path).status == 413
 
 
+def test_a_response_that_has_begun_is_not_interrupted_by_what_is_wrong_with_a_body() -> None:
+    """A response may wait for its client's disconnection while it sends."""
+
+    async def page(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        assert (await receive())["type"] == "http.request"
+        await send({"type": "http.response.body", "body": b"page"})
+
+    answer = ask(BodyLimit(page, MAX), [b"x" * 2 * MAX, b""], [*JSON, (b"content-encoding", b"br")])
+    assert (answer.status, answer.text) == (200, "page")
+
+
 def test_a_body_that_does_not_arrive_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_FIRST_SECONDS", 0.05)
     answer = ask(BodyLimit(swallow, MAX), [b"half"])

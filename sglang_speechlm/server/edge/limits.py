@@ -55,7 +55,7 @@ class BodyLimit:
         refused = _refusal(Headers(scope=scope), limit)
         begun = asyncio.get_running_loop().time()
         received = held = 0
-        is_complete = False
+        is_complete = has_begun = False
         refusal: ApiError | None = None
 
         def hold(size: int) -> None:
@@ -69,11 +69,11 @@ class BodyLimit:
 
         async def bounded() -> Message:
             nonlocal received, is_complete, refusal
+            if is_complete or has_begun:
+                return await receive()  # the client's disconnection: who answers does not read on
             if refused is not None:
                 refusal = refused
                 raise refused
-            if is_complete:
-                return await receive()
             try:
                 async with asyncio.timeout_at(begun + _FIRST_SECONDS + received / _SLOWEST_BYTES):
                     message = await receive()
@@ -90,7 +90,8 @@ class BodyLimit:
             return message
 
         async def refusing(message: Message) -> None:
-            nonlocal held
+            nonlocal held, has_begun
+            has_begun = True
             if message["type"] == "http.response.start" and route_of(scope) not in _WITH_RECORDINGS:
                 self._held -= held
                 held = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sglang_speechlm.config import SpeechLMConfig
@@ -60,6 +60,16 @@ def unused(body: CommonRequest, *, is_spoken: bool, is_given: bool) -> Iterator[
                     yield f"{place}.{name}: not used; it affects sound only, and the answer is text"
 
 
+def check_ids(field: str, ids: Iterable[int], config: SpeechLMConfig) -> None:
+    """Check token ids: any others would end the scheduler, for example as stop ids together with a minimum length.
+
+    Raises:
+        ApiError: 400 if one is beyond the vocabulary.
+    """
+    if (largest := max(ids, default=0)) >= config.vocab_size:
+        raise bad_field(field, f"token ids must be below {config.vocab_size}; got {largest}")
+
+
 def resolve(
     body: CommonRequest,
     request_id: str,
@@ -86,6 +96,7 @@ def resolve(
         # Python refuses to parse numbers of thousands of digits.
         if not (name.isascii() and name.isdecimal() and len(name) < 20 and int(name) < config.vocab_size):
             raise bad_field("logit_bias", f"keys must be ids from 0 to {config.vocab_size - 1}; got {shown(name)}")
+    check_ids("stop_token_ids", body.stop_token_ids or (), config)
     spoken = wants_audio(body)
     if body.ignore_eos and spoken:
         raise bad_field(

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import bad_field, shown
+from sglang_speechlm.server.reading.resolve import check_ids
 from sglang_speechlm.server.reading.schema import (
     Count,
     Penalty,
@@ -212,20 +213,20 @@ def _check(body: GenerateBody, service: Service) -> int:
     params = body.sampling_params
     if isinstance(params, list) and len(params) != count:
         raise bad_field("sampling_params", f"must be one object, or one for each prompt; got {len(params)}")
-    choices = max(
-        (sampling.n or 1 for sampling in (params if isinstance(params, list) else [params]) if sampling), default=1
-    )
+    settings = [sampling for sampling in (params if isinstance(params, list) else [params]) if sampling is not None]
+    choices = max((sampling.n or 1 for sampling in settings), default=1)
     answers = (count or 1) * choices
     if answers > _MAX_ANSWERS:
         raise bad_field(
             "sampling_params.n",
             f"prompts times n must not exceed {_MAX_ANSWERS}; got {count or 1} times {choices}",
         )
-    vocab_size = service.config.vocab_size
-    for name, ids in (("input_ids", body.input_ids), ("token_ids_logprob", body.token_ids_logprob)):
-        largest = max((max(part) if isinstance(part, list) else part for part in ids or ()), default=0)
-        if largest >= vocab_size:
-            raise bad_field(name, f"token ids must be below {vocab_size}; got {largest}")
+    prompts: Any = body.input_ids or ()
+    for ids in prompts if count is not None else (prompts,):
+        check_ids("input_ids", ids, service.config)
+    check_ids("token_ids_logprob", body.token_ids_logprob or (), service.config)
+    for sampling in settings:
+        check_ids("sampling_params.stop_token_ids", sampling.stop_token_ids or (), service.config)
     return answers
 
 

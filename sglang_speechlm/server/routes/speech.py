@@ -39,7 +39,7 @@ from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.sound import at_rate, at_speed
 from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
-from sglang_speechlm.server.service import Service
+from sglang_speechlm.server.service import Service, longest
 
 _SILENCE_SECONDS = 0.25
 _MOST_PASSAGES = 512
@@ -142,7 +142,7 @@ def _passage(
     """
     preset = service.options.preset
     is_given = preset.speech_text == "given"
-    messages = preset.speech.fill(values, service.encode)
+    messages = service.fill(preset.speech, values)
     prompt = lay_out(preset.with_system(messages, service.encode, speaks=True), service.config)
     own = body.speechlm or SpeechLM()
     asking = body.model_copy(
@@ -163,7 +163,8 @@ def _passage(
     # <text>, the input, <assistant> <audio>, and the frames that the first sound needs.
     needed = _input_tokens(request) + 2 + service.config.num_stream
     if needed > capacity:
-        raise bad_field("input", f"is too long: {needed} tokens including the first audio frames, limit {capacity}")
+        what = f"is too long: {needed} tokens including the first audio frames, limit {capacity}"
+        raise bad_field(longest(values), what)
     return request
 
 

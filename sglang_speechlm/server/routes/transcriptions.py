@@ -147,7 +147,7 @@ def _heard(
     """
     preset = service.options.preset
     heard = service.messages.hear_samples(window.samples, "file")
-    messages = template.fill(body.template_values, service.encode, heard)
+    messages = service.fill(template, body.template_values, heard)
     prompt = lay_out(preset.with_system(messages, service.encode, speaks=False), service.config)
     capacity = service.responder.engine.capacity()
     if len(prompt.ids) + 1 >= capacity:
