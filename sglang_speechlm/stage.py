@@ -7,6 +7,7 @@ and keeps it with the request (``sglang_hooks/req.py``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, repeat
 from typing import Annotated, Any
 
 import numpy as np
@@ -55,9 +56,21 @@ class Stage(StageParams):
 
     Attributes:
         continues: whether an earlier stage of the same answer has run; a full queue must then still accept this one.
+        pieces: how many more frames complete each piece of sound; the last number repeats. Frames are sent only when
+            they complete a piece, and at the beginning and the end; without numbers, as SGLang's stream_interval says.
     """
 
     continues: bool = False
+    pieces: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
+
+    def next_output(self, frames: int) -> int:
+        """Return how many frames complete the next piece after the first ``frames``. Only with ``pieces``."""
+        end = 0
+        for more in chain(self.pieces, repeat(self.pieces[-1])):
+            end += more
+            if end > frames:
+                return end
+        raise AssertionError("the last number repeats")
 
     @classmethod
     def parse(cls, custom_params: Any) -> Stage:

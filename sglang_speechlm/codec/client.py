@@ -109,6 +109,7 @@ class CodecService:
         self._restart_seconds = restart_seconds
         self._spawned = spawned
         self._process: CodecProcess | None = None
+        self._pieces: tuple[int, ...] | None = None
         self._changed = asyncio.Condition()
         self._supervisor: asyncio.Task[None] | None = None
         self._backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
@@ -124,6 +125,8 @@ class CodecService:
         """
         spawned, self._spawned = self._spawned, None
         self._process = await CodecProcess.launch(self._options, spawned)
+        lag = self._process.context.right + self._options.config.num_stream - 1
+        self._pieces = self._options.policy.completed_by(lag)
         self._supervisor = asyncio.create_task(repeat(self._live, self._backoff, expected=CodecError))
 
     async def stop(self) -> None:
@@ -138,6 +141,12 @@ class CodecService:
         if process is not None:
             process.fail_all(_STOPPED)  # the supervisor may never have run
             await process.stop()
+
+    @property
+    def piece_frames(self) -> tuple[int, ...]:
+        """How many more frames complete each piece of a stream; the last number repeats. Only after ``start``."""
+        assert self._pieces is not None, "the codec has not been started"
+        return self._pieces
 
     def trouble(self) -> str | None:
         """Return why no sound is decoded at present; None if all is well, or was a few seconds ago."""

@@ -31,7 +31,7 @@ from sglang_speechlm.codec.protocol import (
     encode,
 )
 from sglang_speechlm.codec.stream import CodecError, CodecStream
-from sglang_speechlm.codec.windows import Context, PiecePolicy, WindowPlanner
+from sglang_speechlm.codec.windows import Context
 from sglang_speechlm.process.heartbeat import HUNG_SECONDS, INTERVAL_SECONDS, START_SECONDS, Heartbeat, Silence
 
 logger = logging.getLogger(__name__)
@@ -90,19 +90,23 @@ def _run(connection: socket.socket, heartbeat: Heartbeat, *inherited: socket.soc
 
 
 class CodecProcess:
-    """A codec process that is ready, and its streams. Use ``launch`` to create one."""
+    """A codec process that is ready, and its streams. Use ``launch`` to create one.
 
-    _context: Context
+    Attributes:
+        context: of the codec's decoder.
+        streams: the open streams, by their numbers.
+        slots: streams in the codec process, as last reported.
+        has_answered: whether it has replied to a stream.
+    """
 
-    def __init__(
-        self, spawned: Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, policy: PiecePolicy
-    ) -> None:
+    context: Context
+
+    def __init__(self, spawned: Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process = spawned.process
         self._heartbeat = spawned.heartbeat
         self._silence = Silence(spawned.heartbeat)
         self._reader = reader
         self._writer = writer
-        self._policy = policy
         self._messages = MessageReader()
         self._numbers = itertools.count()
         self.streams: dict[int, CodecStream] = {}
@@ -124,12 +128,12 @@ class CodecProcess:
             undo.callback(spawned.connection.close)
             reader, writer = await asyncio.open_unix_connection(sock=spawned.connection)
             undo.callback(writer.transport.abort)
-            process = cls(spawned, reader, writer, options.policy)
+            process = cls(spawned, reader, writer)
             process.send(options)
             async with process._watched(START_SECONDS):
                 match await process._receive():
                     case [Ready(context)]:
-                        process._context = context
+                        process.context = context
                         undo.pop_all()
                         return process
                     case [StartFailed(reason)]:
@@ -145,8 +149,7 @@ class CodecProcess:
     def open(self, undelivered_limit: int | None) -> CodecStream:
         """Open a stream, of which at most ``undelivered_limit`` pieces (None: any number) wait for the reader."""
         number = next(self._numbers)
-        planner = WindowPlanner(self._context, self._policy)
-        stream = self.streams[number] = CodecStream(number, self, planner)
+        stream = self.streams[number] = CodecStream(number, self)
         self.send(Open(number, undelivered_limit))
         return stream
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm.codec.protocol import Close, Delivered, End, Finish, Piece, Push, Refused, Request
-from sglang_speechlm.codec.windows import WindowPlanner
 
 
 class CodecError(RuntimeError):
@@ -37,10 +36,9 @@ class CodecStream:
     reader; beyond that, nothing more is decoded for it.
     """
 
-    def __init__(self, number: int, channel: Channel, planner: WindowPlanner) -> None:
+    def __init__(self, number: int, channel: Channel) -> None:
         self._number = number
         self._channel = channel
-        self._planner = planner
         self._pieces: deque[npt.NDArray[np.float32]] = deque()
         self._changed = asyncio.Event()
         self._over = False
@@ -50,18 +48,6 @@ class CodecStream:
     def undelivered(self) -> int:
         """Number of pieces that have been received but not read."""
         return len(self._pieces)
-
-    def completes_piece(self, count: int) -> bool:
-        """Count codes that will be pushed; return whether the codec process can decode another piece with them.
-
-        Codes that complete no piece can wait here for later ones, at no cost to the listener.
-        """
-        self._planner.push(count)
-        completes = False
-        while (window := self._planner.peek()) is not None:
-            self._planner.advance(window)
-            completes = True
-        return completes
 
     async def push(self, codes: npt.NDArray[np.integer]) -> None:
         """Append ``[n, S]`` codes (delay removed); wait only until the codec process accepts messages.

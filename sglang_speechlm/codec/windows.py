@@ -27,8 +27,7 @@ class PiecePolicy:
     first, so that the first sound leaves early, then larger, because each piece also costs a decode of its context.
     If more can be emitted by the time the decoder is free, a piece grows to the next size of ``sizes``, so that a
     decoder that falls behind automatically gets cheaper pieces. With the default ramp, a client that starts to play
-    at the first piece never waits if codes arrive at 1.5 times real time or faster, or at 1.25 times eight at a
-    time, plus the decoding time.
+    at the first piece never waits if codes arrive at 1.25 times real time or faster, plus the decoding time.
 
     There are few sizes, so that windows of several streams have equal lengths and share a decode.
 
@@ -36,7 +35,7 @@ class PiecePolicy:
         ValueError: if the ramp is empty or a size is below 1 or above ``largest``.
     """
 
-    ramp: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16, 16, 32)
+    ramp: tuple[int, ...] = (8, 8, 8, 8, 16, 16, 16, 16, 32)
     largest: int = 128
 
     def __post_init__(self) -> None:
@@ -51,6 +50,10 @@ class PiecePolicy:
     def smallest(self, piece: int) -> int:
         """Return the minimum number of codes for emitting piece number ``piece`` before the end of the stream."""
         return self.ramp[min(piece, len(self.ramp) - 1)]
+
+    def completed_by(self, lag: int) -> tuple[int, ...]:
+        """Return how many more frames complete each piece, if codes lag by ``lag`` frames; the last number repeats."""
+        return (lag + self.ramp[0], *self.ramp[1:], self.ramp[-1])
 
 
 @dataclass(frozen=True)

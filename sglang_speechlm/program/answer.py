@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,9 +19,6 @@ from sglang_speechlm.program.request import ReplyRequest
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.tools import call_grammar
 from sglang_speechlm.stage import Stage
-
-AUDIO_INTERVAL = 8
-"""Frames between two outputs of the audio stage: 0.16 s of sound."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -89,10 +86,12 @@ class TextEnd:
 Event = TextPiece | TextEnd | AudioPiece | AudioEnd | Finish
 
 
-async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenerator[Event]:
+async def answer(
+    engine: Engine, ids: Ids, request: ReplyRequest, pieces: Sequence[int] = ()
+) -> AsyncGenerator[Event]:
     """Yield the events of one answer, in order: the last is the end of its text, or ``Finish`` if it is spoken.
 
-    Closing the iterator aborts the running stage.
+    ``pieces`` are those of ``Stage``: frames arrive when they complete a piece of sound. Closing the iterator aborts the running stage.
 
     Raises:
         StageRefused: if the prompt leaves no room for an answer, or SGLang refuses or aborts a stage.
@@ -134,7 +133,7 @@ async def answer(engine: Engine, ids: Ids, request: ReplyRequest) -> AsyncGenera
         bound = bound or written_bound(len(text_ids), request.audio.min_frames)
     limit = _least(room, request.audio.max_frames, bound)
     frames = 0
-    params = _audio_params(request, limit)
+    params = _audio_params(request, limit, pieces)
     # On the rank that wrote the text, the cache holds it.
     stage = engine.run(f"{request.id}-audio", prompt, params, begun=spent > 0, dp_rank=written.dp_rank)
     async with aclosing(stage) as outputs:
@@ -223,15 +222,21 @@ def _text_params(request: ReplyRequest, ids: Ids, limit: int) -> dict[str, Any]:
     }
 
 
-def _audio_params(request: ReplyRequest, limit: int) -> dict[str, Any]:
+def _audio_params(request: ReplyRequest, limit: int, pieces: Sequence[int]) -> dict[str, Any]:
     audio = request.audio
     assert audio is not None
-    stage = Stage(audio=True, min_frames=audio.min_frames, cfg=audio.cfg, continues=request.given_text is None)
+    stage = Stage(
+        audio=True,
+        min_frames=audio.min_frames,
+        cfg=audio.cfg,
+        continues=request.given_text is None,
+        pieces=tuple(pieces),
+    )
     return {
         "temperature": audio.temperature,
         "top_k": audio.top_k,
         "max_new_tokens": limit,
-        "stream_interval": AUDIO_INTERVAL,
+        "stream_interval": 1,
         "sampling_seed": request.seed,
         "custom_params": stage.model_dump(),
     }

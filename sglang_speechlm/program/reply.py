@@ -149,7 +149,8 @@ class Reply(Pieces):
         with _logged(self, watch), watch:
             if request.audio is not None:
                 responder.codec.check()
-            async with aclosing(answer(responder.engine, responder.ids, request)) as events:
+            pieces = () if request.audio is None else responder.codec.piece_frames
+            async with aclosing(answer(responder.engine, responder.ids, request, pieces)) as events:
                 async for delta in self._write(events):
                     if request.given_text is None:
                         watch.wrote()
@@ -230,7 +231,6 @@ class Reply(Pieces):
                         watch.decoded(len(frames))
                         await feed.push(frames)
                     case AudioEnd(cached_tokens, unconditional):
-                        await feed.flush()
                         self.codes = feed.codes()
                         self.cached_tokens["audio"] = cached_tokens
                         if unconditional is not None:

@@ -219,16 +219,5 @@ def finish_together(_scheduler: Scheduler, batch: ScheduleBatch, _result: Any) -
             leader.to_finish = shadow.to_finish = leader.to_finish or shadow.to_finish
 
 
-def hide_shadows(
-    streamer: Any, reqs: list[Req], return_logprob: bool, skip_req: Req | None = None, **kwargs: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """BEFORE _stream_output_generation: send clients the leaders only.
-
-    SGLang skips one request whose prefill is unfinished: of two branches the last, which is the shadow.
-    """
-    leaders = [req for req in reqs if leader_of(req) is None]
-    return (streamer, leaders, return_logprob, skip_req and (leader_of(skip_req) or skip_req)), kwargs
-
-
 def _partner(req: Req) -> Req | None:
     return shadow_of(req) or leader_of(req)

@@ -19,7 +19,7 @@ from sglang.srt.server_args import GRAMMAR_BACKEND_CHOICES, add_grammar_backend_
 from transformers import AutoConfig
 
 from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
-from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND, chunks, ends, pairs, processes, results, steps
+from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND, chunks, ends, outputs, pairs, processes, results, steps
 from sglang_speechlm.sglang_hooks.radix import PromptRadixCache, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
 
@@ -95,7 +95,7 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
     ("sglang.srt.managers.scheduler.Scheduler.process_batch_result", pairs.finish_together, HookType.BEFORE),
     (
         "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer._stream_output_generation",
-        pairs.hide_shadows,
+        outputs.send_due,
         HookType.BEFORE,
     ),
 ]

@@ -53,6 +53,7 @@ class Req(Protocol):
     speechlm_shadow: Req
     speechlm_leader: Req
     speechlm_deferred: bool
+    speechlm_due: int
 
     def set_finish_with_abort(self, error_msg: str) -> None: ...
 

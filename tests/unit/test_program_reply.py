@@ -44,6 +44,8 @@ class Scripted(Engine):
 class Silent:
     """A codec that is ready and makes no sound."""
 
+    piece_frames = (1,)
+
     def check(self) -> None:
         pass
 

@@ -18,7 +18,7 @@ def queued(custom_params: Any, seed: int | None = None) -> Any:
 
 
 def test_a_stage_arrives_as_it_was_sent() -> None:
-    stage = Stage(audio=True, min_frames=8, cfg=3, continues=True)
+    stage = Stage(audio=True, min_frames=8, cfg=3, continues=True, pieces=(25, 8))
     req = queued({**stage.model_dump(), "__req__": object()})
     assert read_stage(req) is None
     assert stage_of(req) == stage
