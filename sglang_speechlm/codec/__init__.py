@@ -5,7 +5,7 @@ from sglang_speechlm.codec.delay import Deinterleaver, deinterleave, interleave
 from sglang_speechlm.codec.feed import FrameFeed
 from sglang_speechlm.codec.process import Spawned, spawn
 from sglang_speechlm.codec.stream import CodecError, CodecStream
-from sglang_speechlm.codec.wav import encode_wav, to_pcm16
+from sglang_speechlm.codec.wav import Samples, encode_wav, to_pcm16
 from sglang_speechlm.codec.windows import PiecePolicy
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Deinterleaver",
     "FrameFeed",
     "PiecePolicy",
+    "Samples",
     "Spawned",
     "deinterleave",
     "encode_wav",

@@ -172,19 +172,22 @@ class CodecService:
         Raises:
             CodecError: if the codes are invalid, or the process died while it decoded them.
         """
-        async with self._open(undelivered_limit=None) as stream:
+        async with self._open(undelivered_limit=None, rate=None) as stream:
             await stream.push(codes)
             stream.finish()
-            pieces = [piece async for piece in stream]
+            pieces = [piece.astype(np.float32, copy=False) async for piece in stream]
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
 
-    def open_stream(self) -> contextlib.AbstractAsyncContextManager[CodecStream]:
+    def open_stream(self, rate: int | None = None) -> contextlib.AbstractAsyncContextManager[CodecStream]:
         """Return a stream for one answer, for use in ``async with``, which always frees it.
+
+        Args:
+            rate: in Hz; its pieces are 16-bit PCM at this rate. None for float samples at the codec's rate.
 
         Raises:
             CodecError: on entering, if the process is down and does not come back in time.
         """
-        return self._open(self._undelivered_pieces)
+        return self._open(self._undelivered_pieces, rate)
 
     async def stats(self) -> CodecStats:
         """Return what is open here and in the codec process.
@@ -197,9 +200,9 @@ class CodecService:
         return CodecStats(len(process.streams), undelivered, process.slots, process.pid, self._restarts)
 
     @contextlib.asynccontextmanager
-    async def _open(self, undelivered_limit: int | None) -> AsyncIterator[CodecStream]:
+    async def _open(self, undelivered_limit: int | None, rate: int | None) -> AsyncIterator[CodecStream]:
         process = await self._running()
-        stream = process.open(undelivered_limit)
+        stream = process.open(undelivered_limit, rate)
         metrics.CODEC_STREAMS.add(1)
         try:
             yield stream

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from sglang_speechlm.codec.wav import to_pcm16
+from sglang_speechlm.codec.wav import Samples, to_pcm16
 
 _ENCODERS = {
     # Neither has anything that is known only at the end, such as a length in its first frame.
@@ -34,8 +31,8 @@ class Encoder:
         self._frame = av.AudioFrame.from_ndarray
         self._rate = rate
 
-    def push(self, samples: npt.NDArray[np.float32]) -> bytes:
-        """Take float samples [n]; return the bytes that are complete by now."""
+    def push(self, samples: Samples) -> bytes:
+        """Take samples [n]; return the bytes that are complete by now."""
         if not len(samples):
             return b""  # FFmpeg has no empty frames
         frame = self._frame(to_pcm16(samples)[None], "s16", "mono")

@@ -6,11 +6,9 @@ import io
 import struct
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
 
-from sglang_speechlm.codec import encode_wav, to_pcm16
+from sglang_speechlm.codec import Samples, encode_wav, to_pcm16
 from sglang_speechlm.codec.encoder import Encoder
 from sglang_speechlm.server.edge.errors import bad_field
 
@@ -63,8 +61,8 @@ def check_rate(output: SoundFormat) -> None:
         raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
 
 
-def encode(samples: npt.NDArray[np.float32], output: SoundFormat) -> bytes:
-    """Return ``[n]`` float samples as a file; raw PCM is 16 bits wide and little-endian."""
+def encode(samples: Samples, output: SoundFormat) -> bytes:
+    """Return ``[n]`` samples as a file; raw PCM is 16 bits wide and little-endian."""
     if output.is_raw:
         return pcm16_bytes(samples)
     if output.name == "wav":
@@ -78,9 +76,9 @@ def encode(samples: npt.NDArray[np.float32], output: SoundFormat) -> bytes:
     return file.getvalue()
 
 
-def pcm16_bytes(samples: npt.NDArray[np.float32]) -> bytes:
-    """Return ``[n]`` float samples as raw little-endian 16-bit PCM."""
-    return to_pcm16(samples).astype("<i2").tobytes()
+def pcm16_bytes(samples: Samples) -> bytes:
+    """Return ``[n]`` samples as raw little-endian 16-bit PCM."""
+    return to_pcm16(samples).astype("<i2", copy=False).tobytes()
 
 
 def endless_wav_header(sample_rate: int) -> bytes:

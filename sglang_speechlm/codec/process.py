@@ -146,11 +146,11 @@ class CodecProcess:
         assert self._process.pid is not None
         return self._process.pid
 
-    def open(self, undelivered_limit: int | None) -> CodecStream:
-        """Open a stream, of which at most ``undelivered_limit`` pieces (None: any number) wait for the reader."""
+    def open(self, undelivered_limit: int | None, rate: int | None) -> CodecStream:
+        """Open a stream, with the values of ``Open``."""
         number = next(self._numbers)
         stream = self.streams[number] = CodecStream(number, self)
-        self.send(Open(number, undelivered_limit))
+        self.send(Open(number, undelivered_limit, rate))
         return stream
 
     def send(self, message: Request) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sglang_speechlm.codec.wav import Samples
 from sglang_speechlm.codec.windows import Context, PiecePolicy
 from sglang_speechlm.config import SpeechLMConfig
 
@@ -43,10 +44,17 @@ class CodecOptions:
 
 @dataclass(frozen=True)
 class Open:
-    """To the codec process: open a stream; at most ``undelivered_limit`` pieces (None: any number) may be unread."""
+    """To the codec process: open a stream.
+
+    Args:
+        stream: its number.
+        undelivered_limit: how many pieces may be unread; None for any number.
+        rate: in Hz; its sound is sent as 16-bit PCM at this rate. None for float samples at the codec's rate.
+    """
 
     stream: int
     undelivered_limit: int | None
+    rate: int | None
 
 
 @dataclass(frozen=True)
@@ -94,10 +102,10 @@ class StartFailed:
 
 @dataclass(frozen=True)
 class Piece:
-    """From the codec process: the next samples of a stream, float32 ``[n]``."""
+    """From the codec process: the next samples of a stream, ``[n]``."""
 
     stream: int
-    samples: npt.NDArray[np.float32]
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,8 @@ Reply = Ready | StartFailed | Piece | End | Refused | Slots
 
 _HEADER = struct.Struct("<IBIH")
 """Size of the body, kind, and for kinds with plain bodies stream and codes per row."""
-_PICKLED, _PUSH, _PIECE, _DELIVERED = range(4)
-_CODE, _SAMPLE = np.dtype("<i4"), np.dtype("<f4")
+_PICKLED, _PUSH, _FLOATS, _PCM, _DELIVERED = range(5)
+_CODE, _FLOAT, _INT16 = np.dtype("<i4"), np.dtype("<f4"), np.dtype("<i2")
 
 
 def encode(message: Request | Reply) -> bytes:
@@ -144,8 +152,9 @@ def encode(message: Request | Reply) -> bytes:
             body = codes.astype(_CODE, casting="same_kind").tobytes()
             return _HEADER.pack(len(body), _PUSH, stream, width) + body
         case Piece(stream, samples):
-            body = samples.astype(_SAMPLE, casting="same_kind").tobytes()
-            return _HEADER.pack(len(body), _PIECE, stream, 1) + body
+            kind, number = (_PCM, _INT16) if samples.dtype == np.int16 else (_FLOATS, _FLOAT)
+            body = samples.astype(number, casting="same_kind", copy=False).tobytes()
+            return _HEADER.pack(len(body), kind, stream, 1) + body
         case Delivered(stream):
             return _HEADER.pack(0, _DELIVERED, stream, 0)
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
@@ -177,8 +186,10 @@ class MessageReader:
 def _decoded(kind: int, stream: int, width: int, body: bytes) -> Request | Reply:
     if kind == _PUSH:
         return Push(stream, np.frombuffer(body, _CODE).reshape(-1, width))
-    if kind == _PIECE:
-        return Piece(stream, np.frombuffer(body, _SAMPLE))
+    if kind == _FLOATS:
+        return Piece(stream, np.frombuffer(body, _FLOAT))
+    if kind == _PCM:
+        return Piece(stream, np.frombuffer(body, _INT16))
     if kind == _DELIVERED:
         return Delivered(stream)
     message: Request | Reply = pickle.loads(body)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm.codec.protocol import Close, Delivered, End, Finish, Piece, Push, Refused, Request
+from sglang_speechlm.codec.wav import Samples
 
 
 class CodecError(RuntimeError):
@@ -30,16 +31,16 @@ class Channel(Protocol):
 
 
 class CodecStream:
-    """One answer being decoded: an asynchronous iterator over pieces of float32 samples.
+    """One answer being decoded: an asynchronous iterator over pieces of sound.
 
-    The concatenated pieces equal a decode of all pushed codes at once. Only a bounded number of pieces wait for a slow
-    reader; beyond that, nothing more is decoded for it.
+    The concatenated pieces equal a decode of all pushed codes at once, at the stream's rate. Only a bounded number of
+    pieces wait for a slow reader; beyond that, nothing more is decoded for it.
     """
 
     def __init__(self, number: int, channel: Channel) -> None:
         self._number = number
         self._channel = channel
-        self._pieces: deque[npt.NDArray[np.float32]] = deque()
+        self._pieces: deque[Samples] = deque()
         self._changed = asyncio.Event()
         self._over = False
         self._error: str | None = None
@@ -75,7 +76,7 @@ class CodecStream:
     def __aiter__(self) -> CodecStream:
         return self
 
-    async def __anext__(self) -> npt.NDArray[np.float32]:
+    async def __anext__(self) -> Samples:
         """Return the next piece.
 
         Raises:

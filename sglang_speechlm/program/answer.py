@@ -86,12 +86,11 @@ class TextEnd:
 Event = TextPiece | TextEnd | AudioPiece | AudioEnd | Finish
 
 
-async def answer(
-    engine: Engine, ids: Ids, request: ReplyRequest, pieces: Sequence[int] = ()
-) -> AsyncGenerator[Event]:
+async def answer(engine: Engine, ids: Ids, request: ReplyRequest, pieces: Sequence[int] = ()) -> AsyncGenerator[Event]:
     """Yield the events of one answer, in order: the last is the end of its text, or ``Finish`` if it is spoken.
 
-    ``pieces`` are those of ``Stage``: frames arrive when they complete a piece of sound. Closing the iterator aborts the running stage.
+    ``pieces`` are those of ``Stage``: frames arrive when they complete a piece of sound. Closing the iterator aborts
+    the running stage.
 
     Raises:
         StageRefused: if the prompt leaves no room for an answer, or SGLang refuses or aborts a stage.

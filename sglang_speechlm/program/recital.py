@@ -29,13 +29,26 @@ class Recital(Pieces):
     """
 
     def __init__(
-        self, responder: Responder, passages: Sequence[ReplyRequest], max_tokens: int | None, max_frames: int | None
+        self,
+        responder: Responder,
+        passages: Sequence[ReplyRequest],
+        max_tokens: int | None,
+        max_frames: int | None,
+        rate: int | None = None,
     ) -> None:
-        """Take the requests of the passages, and the budgets of all of them together; None means no limit."""
+        """Take the requests of the passages, and the budgets of all of them together; None means no limit.
+
+        Args:
+            responder: makes the replies.
+            passages: their requests.
+            max_tokens, max_frames: the budgets.
+            rate: as for ``Responder.reply``; only for a single passage.
+        """
         super().__init__()
         self.replies: list[Reply] = []
         self._responder = responder
         self._passages = passages
+        self._rate = rate
         self.max_tokens = max_tokens
         self.max_frames = max_frames
 
@@ -70,7 +83,7 @@ class Recital(Pieces):
                     yield piece
 
     async def _speak(self, request: ReplyRequest) -> AsyncGenerator[Piece]:
-        reply = self._responder.reply(request)
+        reply = self._responder.reply(request, self._rate)
         self.replies.append(reply)
         pieces = reply if len(self._passages) == 1 else _faded(reply, self._responder.sample_rate)
         async with aclosing(pieces):
@@ -102,7 +115,8 @@ async def _faded(reply: Reply, sample_rate: int) -> AsyncGenerator[Piece]:
             if not isinstance(piece, AudioDelta):
                 yield piece
                 continue
-            samples = piece.samples if held is None else np.concatenate((held, piece.samples))
+            samples = piece.samples.astype(np.float32, copy=False)
+            samples = samples if held is None else np.concatenate((held, samples))
             if held is None:
                 begin = min(length, len(samples))
                 samples = np.concatenate((samples[:begin] * rise[:begin], samples[begin:]))

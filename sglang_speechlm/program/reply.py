@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm import logs, metrics
-from sglang_speechlm.codec import CodecService, CodecStream, FrameFeed
+from sglang_speechlm.codec import CodecService, CodecStream, FrameFeed, Samples
 from sglang_speechlm.config import Ids
 from sglang_speechlm.metrics import Mode, ReplyWatch
 from sglang_speechlm.program.answer import AudioEnd, AudioPiece, Event, Finish, TextEnd, TextPiece, answer
@@ -41,9 +41,9 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class AudioDelta:
-    """More of the sound: float32 samples [n]."""
+    """More of the sound: samples [n]."""
 
-    samples: npt.NDArray[np.float32]
+    samples: Samples
 
 
 Piece = ReasoningDelta | TextDelta | CallDelta | AudioDelta
@@ -66,7 +66,7 @@ class Responder:
         ids: the id space.
         tokenizer: decodes the text.
         codec: turns codes into sound.
-        sample_rate: of the sound, in Hz.
+        sample_rate: of the codec, in Hz.
     """
 
     engine: Engine
@@ -75,9 +75,14 @@ class Responder:
     codec: CodecService
     sample_rate: int
 
-    def reply(self, request: ReplyRequest) -> Reply:
-        """Return the reply to a request. Nothing runs before its first piece is awaited."""
-        return Reply(self, request)
+    def reply(self, request: ReplyRequest, rate: int | None = None) -> Reply:
+        """Return the reply to a request. Nothing runs before its first piece is awaited.
+
+        Args:
+            request: the request.
+            rate: in Hz; its sound is 16-bit PCM at this rate. None for float samples at the codec's rate.
+        """
+        return Reply(self, request, rate)
 
 
 class Pieces(ABC):
@@ -118,7 +123,7 @@ class Reply(Pieces):
         has_begun: whether an id or a frame has been generated, which a retry would generate again.
     """
 
-    def __init__(self, responder: Responder, request: ReplyRequest) -> None:
+    def __init__(self, responder: Responder, request: ReplyRequest, rate: int | None) -> None:
         super().__init__()
         self.request = request
         self.text = ""
@@ -130,6 +135,7 @@ class Reply(Pieces):
         self.has_begun = False
         self._finish: Finish | None = None
         self._responder = responder
+        self._rate = rate
 
     @property
     def has_ended(self) -> bool:
@@ -158,7 +164,7 @@ class Reply(Pieces):
                 watch.text_ended()
                 if request.audio is not None and not self.calls:
                     async for samples in self._speak(events, watch):
-                        watch.sounded(len(samples) / responder.sample_rate)
+                        watch.sounded(len(samples) / (self._rate or responder.sample_rate))
                         yield AudioDelta(samples)
             watch.finish_reason = None if self._finish is None else self._finish.reason
 
@@ -208,9 +214,9 @@ class Reply(Pieces):
             self.calls.append(Call(delta.name))
         self.calls[delta.index].arguments += delta.arguments
 
-    async def _speak(self, events: AsyncGenerator[Event], watch: ReplyWatch) -> AsyncGenerator[npt.NDArray[np.float32]]:
+    async def _speak(self, events: AsyncGenerator[Event], watch: ReplyWatch) -> AsyncGenerator[Samples]:
         """Yield the sound's pieces, up to the reply's end. Frames are fed to the codec even if nobody reads them."""
-        async with self._responder.codec.open_stream() as stream:
+        async with self._responder.codec.open_stream(self._rate) as stream:
             feeding = asyncio.create_task(self._feed(events, watch, stream))
             try:
                 async for samples in stream:

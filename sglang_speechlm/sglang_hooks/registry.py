@@ -19,7 +19,17 @@ from sglang.srt.server_args import GRAMMAR_BACKEND_CHOICES, add_grammar_backend_
 from transformers import AutoConfig
 
 from sglang_speechlm.config import BagpiperConfig, SpeechLMConfig
-from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND, chunks, ends, outputs, pairs, processes, results, steps
+from sglang_speechlm.sglang_hooks import (
+    GRAMMAR_BACKEND,
+    RADIX_BACKEND,
+    chunks,
+    ends,
+    outputs,
+    pairs,
+    processes,
+    results,
+    steps,
+)
 from sglang_speechlm.sglang_hooks.radix import PromptRadixCache, prompt_radix_cache
 from sglang_speechlm.sglang_hooks.served import serves_speechlm
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import soxr
 from codec_tiny import HOP, random_codes, tiny_codec, tiny_config, whole_decode, write_checkpoint
 
 from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStream, PiecePolicy, Spawned, spawn
@@ -148,10 +149,30 @@ def test_the_pieces_of_streams_join_to_the_whole(service: CodecService, run: Run
     run(all_at_once())
 
 
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_a_stream_with_a_rate_has_16_bit_samples_of_the_whole(
+    service: CodecService, run: Run, codec: Any, rate: int
+) -> None:
+    codes = random_codes(151)
+
+    async def scenario() -> np.ndarray:
+        async with service.open_stream(rate) as stream:
+            await stream.push(codes)
+            stream.finish()
+            return await read(stream)
+
+    samples = run(scenario())
+    expected = soxr.resample(whole_decode(codec, codes), 16_000, rate) if rate != 16_000 else whole_decode(codec, codes)
+    assert samples.dtype == np.int16
+    assert samples.shape == expected.shape
+    assert np.abs(samples - np.clip(expected * 32768, -32768, 32767)).max() <= 1
+    run(assert_idle(service))
+
+
 def test_the_first_piece_comes_before_the_last_code_is_there(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
         async with service.open_stream() as stream:
-            await stream.push(random_codes(20))
+            await stream.push(random_codes(30))
             assert (await anext(stream)).size > 0
 
     run(scenario())

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+import soxr
 
+from sglang_speechlm.codec import to_pcm16
+from sglang_speechlm.codec.pcm import PcmStream
 from sglang_speechlm.codec.windows import Context, PiecePolicy
 from sglang_speechlm.codec.worker.batching import SlotTable
 
@@ -63,7 +66,7 @@ def test_a_stream_is_done_when_its_last_window_was_taken() -> None:
     table = make_table(a=4, b=50)
     assert table.pop_done() == []
     table.next_batch(1)
-    assert table.pop_done() == [0]
+    assert [stream for stream, _ in table.pop_done()] == [0]
     assert len(table) == 1
 
 
@@ -81,3 +84,32 @@ def test_wrong_codes_are_refused(codes: np.ndarray, message: str) -> None:
     table.open(0, None)
     with pytest.raises(ValueError, match=message):
         table.push(0, codes)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100])
+@pytest.mark.parametrize("size", [1, 7, 320])
+def test_the_pieces_of_a_stream_with_a_rate_join_to_the_whole_at_that_rate(rate: int, size: int) -> None:
+    """A window's samples may be too few for a piece, which then does not count as unread."""
+    samples = np.random.default_rng(rate).uniform(-1, 1, 40 * size).astype(np.float32)
+    table = SlotTable(Context(1, 1), POLICY, num_stream=2, codebook_size=1000)
+    table.open(3, 40, PcmStream(16_000, rate))
+    table.push(3, np.zeros((40, 2), np.int64))
+    table.finish(3)
+    pieces = []
+    while batch := table.next_batch(1):
+        ((_, window, _),) = batch
+        pieces.append(table.sound(3, samples[size * window.emit_start : size * window.emit_stop]))
+    ((stream, rest),) = table.pop_done()
+    assert stream == 3
+    joined = np.concatenate([*pieces, rest])
+    assert np.array_equal(joined, to_pcm16(soxr.resample(samples, 16_000, rate)))
+    assert len(table) == 0
+
+
+def test_a_piece_without_samples_is_not_waited_for() -> None:
+    table = SlotTable(Context(1, 1), POLICY, num_stream=2, codebook_size=1000)
+    table.open(3, 1, PcmStream(16_000, 24_000))
+    table.push(3, np.zeros((50, 2), np.int64))
+    assert [len(table.next_batch(1)), len(table.next_batch(1))] == [1, 0]
+    assert len(table.sound(3, np.zeros(1, np.float32))) == 0
+    assert len(table.next_batch(1)) == 1

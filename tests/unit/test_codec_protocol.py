@@ -9,11 +9,12 @@ import pytest
 from sglang_speechlm.codec.protocol import Close, Delivered, End, MessageReader, Open, Piece, Push, Refused, encode
 
 MESSAGES: list[Any] = [
-    Open(3, None),
+    Open(3, None, 24000),
     Push(3, np.arange(24).reshape(3, 8)),
     Push(4, np.array([[0, -1, 2**31 - 1]])),
     Push(2**32 - 1, np.empty((0, 8), np.int32)),
     Piece(3, np.linspace(-1, 1, 640, dtype=np.float32)),
+    Piece(3, np.arange(-320, 320, dtype=np.int16)),
     Delivered(3),
     Refused(4, "code 9 is outside"),
     End(3),
@@ -26,7 +27,9 @@ def same(received: Any, sent: Any) -> bool:
         return False
     for name in ("codes", "samples"):
         if hasattr(sent, name):
-            return np.array_equal(getattr(received, name), getattr(sent, name))
+            values = getattr(received, name)
+            is_same_kind = np.can_cast(getattr(sent, name).dtype, values.dtype, "same_kind")
+            return is_same_kind and np.array_equal(values, getattr(sent, name))
     return bool(received == sent)
 
 

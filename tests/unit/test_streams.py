@@ -51,6 +51,17 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
+@pytest.mark.parametrize("count", [0, 4])
+def test_items_of_a_single_source_come_in_their_order_and_its_end_is_told(count: int) -> None:
+    async def work() -> None:
+        source = Source(count)
+        arrivals = [each async for each in merged([source.items()], FOREVER)]
+        assert arrivals == [*((0, item) for item in range(1, count + 1)), (0, None)]
+        assert source.closed
+
+    run(work())
+
+
 def test_items_of_all_sources_come_in_their_order_and_each_end_is_told() -> None:
     async def work() -> None:
         sources = [Source(3), Source(0), Source(5)]
@@ -63,21 +74,23 @@ def test_items_of_all_sources_come_in_their_order_and_each_end_is_told() -> None
     run(work())
 
 
-def test_a_source_waits_for_its_reader() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_source_waits_for_its_reader(count: int) -> None:
     async def work() -> None:
-        source = Source(1000)
-        async with aclosing(merged([source.items()], FOREVER)) as arrivals:
+        sources = [Source(1000) for _ in range(count)]
+        async with aclosing(merged([source.items() for source in sources], FOREVER)) as arrivals:
             await anext(arrivals)
             await asyncio.sleep(0.05)
-            assert source.made <= 4
-        assert source.closed
+            assert all(source.made <= 4 for source in sources)
+        assert all(source.closed for source in sources)
 
     run(work())
 
 
-def test_an_error_of_one_source_ends_all() -> None:
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_error_of_one_source_ends_all(others: int) -> None:
     async def work() -> None:
-        sources = [Source(2, stuck=True), Source(1, error=ApiError(503, "no more"))]
+        sources = [Source(2, stuck=True) for _ in range(others)] + [Source(1, error=ApiError(503, "no more"))]
         with pytest.raises(ApiError, match="no more"):
             async for _ in merged([source.items() for source in sources], FOREVER):
                 pass
@@ -109,14 +122,24 @@ def _timers(loop: Any) -> int:
     return sum(not timer.cancelled() for timer in loop._scheduled)
 
 
-def test_at_the_deadline_a_stuck_source_is_closed_and_the_status_is_504() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_at_the_deadline_stuck_sources_are_closed_and_the_status_is_504(count: int) -> None:
     async def work() -> None:
-        source = Source(1, stuck=True)
+        sources = [Source(1, stuck=True) for _ in range(count)]
         with pytest.raises(ApiError) as raised:
-            async for _ in merged([source.items()], asyncio.get_running_loop().time() + 0.05):
+            async for _ in merged([each.items() for each in sources], asyncio.get_running_loop().time() + 0.05):
                 pass
         assert raised.value.status == 504
-        assert source.closed
+        assert all(source.closed for source in sources)
+
+
+def test_a_timeout_of_a_source_is_no_deadline() -> None:
+    async def work() -> None:
+        with pytest.raises(TimeoutError, match="its own"):
+            async for _ in merged([Source(1, error=TimeoutError("its own")).items()], FOREVER):
+                pass
+
+    run(work())
 
     run(work())
 

@@ -7,14 +7,19 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
+from sglang_speechlm.codec.pcm import PcmStream
+from sglang_speechlm.codec.wav import Samples
 from sglang_speechlm.codec.windows import Context, PiecePolicy, Window, WindowPlanner
 
 
 class Slot:
     """One stream in the codec process: its codes so far, and its number of unread pieces."""
 
-    def __init__(self, planner: WindowPlanner, undelivered_limit: int | None, num_stream: int) -> None:
+    def __init__(
+        self, planner: WindowPlanner, undelivered_limit: int | None, pcm: PcmStream | None, num_stream: int
+    ) -> None:
         self._planner = planner
+        self._pcm = pcm
         self._undelivered_limit = undelivered_limit
         self._undelivered = 0
         self._codes = np.empty((0, num_stream), dtype=np.int64)
@@ -52,6 +57,15 @@ class Slot:
         self._undelivered += 1
         return self._codes[window.start - self._first : window.stop - self._first]
 
+    def sound(self, samples: npt.NDArray[np.float32]) -> Samples:
+        """Return the next piece of the stream's sound, after the next decoded samples."""
+        return samples if self._pcm is None else self._pcm.push(samples)
+
+    def rest(self) -> Samples:
+        """Return the last piece of the stream's sound, which may be empty."""
+        nothing = np.empty(0, np.float32)
+        return nothing if self._pcm is None else self._pcm.push(nothing, is_last=True)
+
 
 class SlotTable:
     """All streams of the codec process.
@@ -77,10 +91,13 @@ class SlotTable:
     def __contains__(self, stream: int) -> bool:
         return stream in self._slots
 
-    def open(self, stream: int, undelivered_limit: int | None) -> None:
-        """Add a stream, of which at most ``undelivered_limit`` pieces (None: any number) may be unread."""
+    def open(self, stream: int, undelivered_limit: int | None, pcm: PcmStream | None = None) -> None:
+        """Add a stream, of which at most ``undelivered_limit`` pieces (None: any number) may be unread.
+
+        Its sound passes ``pcm``, if given.
+        """
         planner = WindowPlanner(self._context, self._policy)
-        self._slots[stream] = Slot(planner, undelivered_limit, self._num_stream)
+        self._slots[stream] = Slot(planner, undelivered_limit, pcm, self._num_stream)
         self._turns.append(stream)
 
     def push(self, stream: int, codes: npt.NDArray[np.integer]) -> None:
@@ -107,15 +124,22 @@ class SlotTable:
         """Count a piece that the reader of a stream took."""
         self._slots[stream].delivered()
 
+    def sound(self, stream: int, samples: npt.NDArray[np.float32]) -> Samples:
+        """Return the next piece of a stream's sound, after its next decoded samples; an empty one is not delivered."""
+        sound = self._slots[stream].sound(samples)
+        if not len(sound):
+            self.delivered(stream)
+        return sound
+
     def close(self, stream: int) -> None:
         """Drop a stream."""
         del self._slots[stream]
         self._turns.remove(stream)
 
-    def pop_done(self) -> list[int]:
-        """Drop the streams that are done, and return them."""
-        done = [stream for stream, slot in self._slots.items() if slot.done]
-        for stream in done:
+    def pop_done(self) -> list[tuple[int, Samples]]:
+        """Drop the streams that are done, and return them, each with the rest of its sound."""
+        done = [(stream, slot.rest()) for stream, slot in self._slots.items() if slot.done]
+        for stream, _ in done:
             self.close(stream)
         return done
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from setproctitle import setproctitle
 
+from sglang_speechlm.codec.pcm import PcmStream
 from sglang_speechlm.codec.protocol import (
     Close,
     CodecOptions,
@@ -33,6 +34,7 @@ from sglang_speechlm.codec.protocol import (
     StartFailed,
     encode,
 )
+from sglang_speechlm.codec.wav import Samples
 from sglang_speechlm.codec.worker.batching import SlotTable
 from sglang_speechlm.codec.worker.xcodec import decoder_context, load_xcodec
 from sglang_speechlm.process.gc import collect_garbage
@@ -62,7 +64,7 @@ class Worker:
             self._send(StartFailed(f"{type(error).__name__}: {error}"))
             return 1
         os.nice(options.nice)  # not earlier: spoken answers wait while the codec is being restarted
-        self._hop = options.config.xcodec_hop_length
+        self._hop, self._rate = options.config.xcodec_hop_length, options.config.xcodec_sample_rate
         context = decoder_context(self._model)
         self._table = SlotTable(
             context,
@@ -81,7 +83,8 @@ class Worker:
                 for message in self._reader.feed(data):
                     self._handle(message)
             busy = self._decode_batch(options.batch_codes)
-            for stream in self._table.pop_done():
+            for stream, rest in self._table.pop_done():
+                self._send_sound(stream, rest)
                 self._send(End(stream))
             if len(self._table) != slots:
                 slots = len(self._table)
@@ -96,8 +99,9 @@ class Worker:
 
     def _handle(self, message: Request | Reply) -> None:
         match message:
-            case Open(stream, undelivered_limit):
-                self._table.open(stream, undelivered_limit)
+            case Open(stream, undelivered_limit, rate):
+                pcm = None if rate is None else PcmStream(self._rate, rate)
+                self._table.open(stream, undelivered_limit, pcm)
             case Push(stream) | Finish(stream) | Delivered(stream) | Close(stream) if stream not in self._table:
                 pass  # the message was in transit when the stream ended
             case Push(stream, codes):
@@ -123,8 +127,12 @@ class Worker:
         audio = self._model.decode(codes.transpose(1, 2), return_dict=False)[:, 0].cpu().numpy()
         for (stream, window, _), samples in zip(batch, audio, strict=True):
             first, last = (self._hop * (edge - window.start) for edge in (window.emit_start, window.emit_stop))
-            self._send(Piece(stream, samples[first:last]))
+            self._send_sound(stream, self._table.sound(stream, samples[first:last]))
         return True
+
+    def _send_sound(self, stream: int, samples: Samples) -> None:
+        if len(samples):
+            self._send(Piece(stream, samples))
 
     def _send(self, message: Reply) -> None:
         self._connection.sendall(encode(message))

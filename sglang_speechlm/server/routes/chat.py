@@ -22,7 +22,6 @@ from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.reading.tools import call_rules
 from sglang_speechlm.server.routes.chat_answer import ChatAnswer
 from sglang_speechlm.server.routes.route import route
-from sglang_speechlm.server.routes.sound import at_rate
 from sglang_speechlm.server.routes.streams import ClosingStream, begin, merged
 from sglang_speechlm.server.service import Service
 
@@ -35,9 +34,9 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
     output = _check(service, body, warnings)
     calls = _call_rules(service, body, warnings)
     requests = await unless_gone(http, _prepare(service, body, calls, warnings))
-    replies = [service.responder.reply(request) for request in requests]
+    replies = [service.responder.reply(request, output.rate) for request in requests]
     answer = ChatAnswer(service, body, output, replies, warnings)
-    pieces = merged([at_rate(reply, service.sample_rate, output.rate) for reply in replies], deadline)
+    pieces = merged(replies, deadline)
     if not body.stream:
         return Response(await unless_gone(http, answer.whole(pieces)), media_type="application/json")
     begun = await begin(http, pieces)

@@ -10,9 +10,9 @@ from contextlib import aclosing
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from sglang_speechlm.codec import Samples
 from sglang_speechlm.codec.files import SoundFormat, encode, pcm16_bytes
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
@@ -133,7 +133,7 @@ class _Choice:
 
     Attributes:
         reply: must be complete before ``message``, ``keep`` and ``extras`` are called.
-        samples: pieces of a complete answer's sound, float32 [n].
+        samples: pieces of a complete answer's sound, [n].
         has_sounded: whether it has had sound.
     """
 
@@ -141,7 +141,7 @@ class _Choice:
         self, service: Service, body: ChatRequest, output: SoundFormat, reply: Reply, warnings: tuple[str, ...]
     ) -> None:
         self.reply = reply
-        self.samples: list[npt.NDArray[np.float32]] = []
+        self.samples: list[Samples] = []
         self.has_sounded = False
         self._service = service
         self._body = body

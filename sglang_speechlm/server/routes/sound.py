@@ -1,4 +1,4 @@
-"""A reply's sound at the sample rate of the response."""
+"""A sound that is not what the codec process sends: changed in speed, or joined from several replies."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
+from sglang_speechlm.codec import Samples
+from sglang_speechlm.codec.pcm import PcmStream
 from sglang_speechlm.codec.tempo import Tempo
 from sglang_speechlm.program.reply import AudioDelta, Piece
 from sglang_speechlm.server.routes.streams import Items
 
-Samples = npt.NDArray[np.float32]
-
 
 def at_rate(reply: Items[Piece], source_rate: int, target_rate: int) -> Items[Piece]:
-    """Return a reply's pieces with their sound at another rate, in Hz.
+    """Return a reply's pieces with their sound as 16-bit PCM at another rate, in Hz.
 
     The concatenated pieces equal the whole sound resampled, wherever they end. They arrive some tens of milliseconds
     later.
     """
-    if source_rate == target_rate:
-        return reply
-    stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
-    return _changed(reply, stream.resample_chunk, partial(stream.resample_chunk, np.empty(0, np.float32), True))
+    pcm = PcmStream(source_rate, target_rate)
+    return _changed(reply, pcm.push, partial(pcm.push, np.empty(0, np.float32), is_last=True))
 
 
 def at_speed(reply: Items[Piece], sample_rate: int, speed: float) -> Items[Piece]:
@@ -42,14 +39,17 @@ def at_speed(reply: Items[Piece], sample_rate: int, speed: float) -> Items[Piece
 
 
 async def _changed(
-    reply: Items[Piece], change: Callable[[Samples], Samples], rest: Callable[[], Samples]
+    reply: Items[Piece], change: Callable[[npt.NDArray[np.float32]], Samples], rest: Callable[[], Samples]
 ) -> AsyncGenerator[Piece]:
-    """Yield a reply's pieces, sound passed through ``change``, then the sound of ``rest``, both run in threads."""
+    """Yield a reply's pieces, sound passed through ``change``, then the sound of ``rest``, both run in threads.
+
+    The reply's sound must have float samples.
+    """
     async with aclosing(reply):
         async for piece in reply:
             if not isinstance(piece, AudioDelta):
                 yield piece
-            elif len(samples := await asyncio.to_thread(change, piece.samples)):
+            elif len(samples := await asyncio.to_thread(change, piece.samples.astype(np.float32, copy=False))):
                 yield AudioDelta(samples)
     if len(samples := await asyncio.to_thread(rest)):
         yield AudioDelta(samples)

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import numpy as np
-import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sglang_speechlm.codec import Samples
 from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
 from sglang_speechlm.codec.files import (
     MEDIA_TYPES,
@@ -60,9 +60,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
     requests = await asyncio.to_thread(_prepare, service, body, warnings)
-    recital = Recital(service.responder, requests, body.max_completion_tokens or body.max_tokens, _max_frames(body))
-    pieces = at_speed(recital, service.sample_rate, 1.0 if body.speed is None else body.speed)
-    pieces = at_rate(pieces, service.sample_rate, output.rate)
+    recital, pieces = _recite(service, body, output, requests)
     sound = _sound(pieces, deadline) if requests else _silence(output.rate)
     content = _in_pieces(sound, output) if _is_streamed(body, output, requests) else _whole(sound, output)
     begun = await begin(http, content)
@@ -72,6 +70,20 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     if body.stream_format == "sse":
         return ClosingStream(_events(begun, recital, warnings), begun, "text/event-stream", headers)
     return ClosingStream(begun, begun, MEDIA_TYPES[output.name], headers)
+
+
+def _recite(
+    service: Service, body: SpeechRequest, output: SoundFormat, requests: list[ReplyRequest]
+) -> tuple[Recital, Items[Piece]]:
+    """Return the recital of the passages, and its pieces with their sound as ``output`` needs it."""
+    budgets = body.max_completion_tokens or body.max_tokens, _max_frames(body)
+    speed = 1.0 if body.speed is None else body.speed
+    if len(requests) == 1 and speed == 1:
+        recital = Recital(service.responder, requests, *budgets, output.rate)
+        return recital, recital
+    recital = Recital(service.responder, requests, *budgets)
+    pieces = at_speed(recital, service.sample_rate, speed)
+    return recital, at_rate(pieces, service.sample_rate, output.rate)
 
 
 def _is_streamed(body: SpeechRequest, output: SoundFormat, requests: list[ReplyRequest]) -> bool:
@@ -173,11 +185,11 @@ def _input_tokens(request: ReplyRequest) -> int:
     return len(request.prompt.ids) + 1 + (0 if request.given_text is None else len(request.given_text.ids))
 
 
-async def _silence(sample_rate: int) -> AsyncGenerator[npt.NDArray[np.float32]]:
+async def _silence(sample_rate: int) -> AsyncGenerator[Samples]:
     yield np.zeros(round(_SILENCE_SECONDS * sample_rate), np.float32)
 
 
-async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[npt.NDArray[np.float32]]:
+async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[Samples]:
     """Yield the samples as they arrive, in at least one piece.
 
     Raises:
@@ -194,7 +206,7 @@ async def _sound(speech: Items[Piece], deadline: float) -> AsyncGenerator[npt.ND
         raise ApiError(400, "no audio: too few frames (max_tokens, speechlm.audio_max_frames) to make a sound")
 
 
-async def _in_pieces(sound: AsyncGenerator[npt.NDArray[np.float32]], output: SoundFormat) -> AsyncGenerator[bytes]:
+async def _in_pieces(sound: AsyncGenerator[Samples], output: SoundFormat) -> AsyncGenerator[bytes]:
     """Yield a file in pieces, as they are generated."""
     async with aclosing(sound):
         if output.name not in ENCODED_IN_PIECES:
@@ -210,7 +222,7 @@ async def _in_pieces(sound: AsyncGenerator[npt.NDArray[np.float32]], output: Sou
         yield await asyncio.to_thread(encoder.flush)
 
 
-async def _whole(sound: AsyncGenerator[npt.NDArray[np.float32]], output: SoundFormat) -> AsyncGenerator[bytes]:
+async def _whole(sound: AsyncGenerator[Samples], output: SoundFormat) -> AsyncGenerator[bytes]:
     """Yield a complete file in one piece."""
     async with aclosing(sound):
         samples = np.concatenate([samples async for samples in sound])

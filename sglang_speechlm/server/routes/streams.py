@@ -74,6 +74,13 @@ async def merged(sources: Sequence[Items[Item]], deadline: float) -> AsyncGenera
         ApiError: 504 at the deadline.
         Exception: whatever one of them raises.
     """
+    if len(sources) == 1:  # needs no tasks, each of which costs a long stream as much as its pieces' encoding
+        async with aclosing(sources[0]) as source:
+            while True:
+                item = await _in_time(anext(source, None), deadline)
+                yield 0, item
+                if item is None:
+                    return
     arrivals: asyncio.Queue[tuple[int, Item | None] | Exception] = asyncio.Queue()
     # Room for one item per source; a shared queue of size one would let a fast source overtake the others.
     places = [asyncio.Semaphore(1) for _ in sources]
@@ -92,11 +99,7 @@ async def merged(sources: Sequence[Items[Item]], deadline: float) -> AsyncGenera
     running = len(pumps)
     try:
         while running:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    arrival = await arrivals.get()
-            except TimeoutError:
-                raise too_late() from None
+            arrival = await _in_time(arrivals.get(), deadline)
             if isinstance(arrival, Exception):
                 raise arrival
             places[arrival[0]].release()
@@ -106,6 +109,21 @@ async def merged(sources: Sequence[Items[Item]], deadline: float) -> AsyncGenera
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _in_time(item: Awaitable[Item], deadline: float) -> Item:
+    """Wait for an item.
+
+    Raises:
+        ApiError: 504 at the deadline.
+    """
+    try:
+        async with asyncio.timeout_at(deadline) as timeout:
+            return await item
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise too_late() from None
 
 
 class Begun(Generic[Item]):
