@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import xgrammar
+from drawing import END, compiler_of, drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,10 +94,7 @@ def test_the_model_is_told_each_function_on_a_line_and_the_form_of_a_call() -> N
 
 
 VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"", b"<tool_call>", b'{"', b'": ', b"}\n", b".\n\n"]
-END = 256
-COMPILER = xgrammar.GrammarCompiler(
-    xgrammar.TokenizerInfo(VOCABULARY, vocab_size=len(VOCABULARY), stop_token_ids=[END]), cache_enabled=False
-)
+COMPILER = compiler_of(VOCABULARY)
 
 
 def compiled(**rules: bool) -> xgrammar.CompiledGrammar:
@@ -110,30 +107,10 @@ def accepted(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
     return bool(matcher.accept_string(text) and matcher.accept_token(END))
 
 
-def drawn(grammar: xgrammar.CompiledGrammar, number: int) -> str | None:
-    """A text by ids that are drawn from the allowed ones, closing ones first; None if it does not end soon."""
-    matcher, draws = xgrammar.GrammarMatcher(grammar), random.Random(number)
-    allowed = xgrammar.allocate_token_bitmask(1, len(VOCABULARY))
-    text = b""
-    for step in range(600):
-        matcher.fill_next_token_bitmask(allowed)
-        mask = allowed[0].tolist()
-        ids = [index for index in range(len(VOCABULARY)) if mask[index // 32] >> (index % 32) & 1]
-        closing = [index for index in ids if index in (*b'"]}', END)]
-        index = draws.choice(
-            closing if closing and draws.random() < 0.2 + step / 200 else [i for i in ids if i < 128] or ids
-        )
-        assert matcher.accept_token(index)
-        if matcher.is_terminated():
-            return text.decode()
-        text += VOCABULARY[index]
-    return None
-
-
 @pytest.mark.parametrize("is_parallel", [True, False])
 def test_a_text_that_must_call_is_calls_that_keep_to_their_schemas(is_parallel: bool) -> None:
     grammar = compiled(is_required=True, is_parallel=is_parallel)
-    texts = [text for number in range(20) if (text := drawn(grammar, number)) is not None]
+    texts = [text for number in range(20) if (text := drawn(grammar, VOCABULARY, number)) is not None]
     names = set()
     for text in texts:
         content, calls = streamed([text])

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-import xgrammar
+from drawing import compiler_of, drawn
 
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema
 from sglang_speechlm.sglang_hooks.grammar import compiled_schema
 
-END = 256
 VOCABULARY = [bytes([byte]) if byte >= 32 else b"" for byte in range(256)] + [
     b"",
     b'{"',
@@ -23,8 +21,7 @@ VOCABULARY = [bytes([byte]) if byte >= 32 else b"" for byte in range(256)] + [
     b"null",
     b"12",
 ]
-INFO = xgrammar.TokenizerInfo(VOCABULARY, vocab_size=len(VOCABULARY), stop_token_ids=[END])
-COMPILER = xgrammar.GrammarCompiler(INFO, cache_enabled=False)
+COMPILER = compiler_of(VOCABULARY)
 
 
 def closed(**properties: Any) -> dict[str, Any]:
@@ -84,32 +81,11 @@ TAKEN: dict[str, Any] = {
 }
 
 
-def written(compiled: xgrammar.CompiledGrammar, number: int) -> str | None:
-    """A text by ids that are drawn from the allowed ones; None if it does not end soon."""
-    matcher, draws = xgrammar.GrammarMatcher(compiled), random.Random(number)
-    allowed = xgrammar.allocate_token_bitmask(1, len(VOCABULARY))
-    text = b""
-    for step in range(400):
-        matcher.fill_next_token_bitmask(allowed)
-        mask = allowed[0].tolist()
-        ids = [index for index in range(len(VOCABULARY)) if mask[index // 32] >> (index % 32) & 1]
-        closing = [index for index in ids if index in (*b'"]}', END)]
-        # Bytes that are no ASCII may make up no UTF-8, which a text shows as U+FFFD.
-        index = draws.choice(
-            closing if closing and draws.random() < 0.2 + step / 200 else [i for i in ids if i < 128] or ids
-        )
-        assert matcher.accept_token(index)
-        if matcher.is_terminated():
-            return text.decode()
-        text += VOCABULARY[index]
-    return None
-
-
 @pytest.mark.parametrize("name", TAKEN)
 def test_what_is_taken_is_kept_to(name: str) -> None:
     check_schema(TAKEN[name], "schema")
     compiled = compiled_schema(COMPILER, json.dumps(TAKEN[name]))
-    texts = [text for number in range(12) if (text := written(compiled, number)) is not None]
+    texts = [text for number in range(12) if (text := drawn(compiled, VOCABULARY, number)) is not None]
     assert texts
     for text in texts:
         jsonschema.validate(json.loads(text), TAKEN[name])
