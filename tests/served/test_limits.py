@@ -93,7 +93,7 @@ def limited(
     template.write_text('{"messages": [{"role": "user", "content": "{input}"}]}')
     hosts = f"127.0.0.1:{files.port},localhost:{files.port}"
     options = (
-        "--max-total-tokens", "8192", "--max-running-requests", "2", "--max-queued-requests", "2",
+        "--max-total-tokens", "16384", "--max-running-requests", "6", "--max-queued-requests", "2",
         "--api-key", KEY, "--max-body-mib", str(MAX_BODY >> 20), "--max-clips", "2",
         "--request-timeout-secs", str(TIME_LIMIT), "--max-kept-answers", "1", "--enable-metrics",
         "--allowed-media-domains", hosts, "--allowed-media-path", str(folder), "--speech-template", str(template),
@@ -102,10 +102,15 @@ def limited(
         yield running
 
 
+def client_of(server: Server) -> httpx.Client:
+    """A client with the key."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.Client(base_url=server.url, headers=headers, timeout=SECONDS, trust_env=False)
+
+
 @pytest.fixture
 def http_client(limited: Server) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=limited.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+    with client_of(limited) as client:
         yield client
 
 
@@ -324,57 +329,81 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_again(http_client: httpx.C
     assert http_client.post(CHAT, json=ask()).status_code == 200
 
 
-def test_a_request_that_takes_too_long_is_a_504_and_frees_everything(http_client: httpx.Client) -> None:
-    endless = ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_min_frames": 3500}, max_tokens=3600)
-    bodies = [endless, {**endless, "stream": True}]
-    with ThreadPoolExecutor(2) as threads:
-        whole, streamed = threads.map(lambda body: http_client.post(CHAT, json=body), bodies)
+RIDS = ("mine", "HEALTH_CHECK_mine")
+UNARRIVED = (CHAT, "/v1/audio/transcriptions", "/generate", "/abort_request")
+
+
+@pytest.fixture(scope="module")
+def overdue(limited: Server) -> dict[str, Any]:
+    """What is answered at the deadline to requests of every kind, all of which wait for it at the same time.
+
+    A whole answer and a streamed one by "chat" and by the ids of stages; by the routes of bodies that do not arrive,
+    the first bytes of the answer.
+    """
+    params = {"max_new_tokens": 3600, "ignore_eos": True}
+    endless: dict[str, tuple[str, dict[str, Any]]] = {
+        "chat": (CHAT, ask(speechlm={"mode": "text_audio", "text": "Hi.", "audio_min_frames": 3500}, max_tokens=3600)),
+        **{rid: ("/generate", {"text": "On", "sampling_params": params, "rid": rid}) for rid in RIDS},
+    }
+
+    def post(name: str, stream: bool) -> httpx.Response:
+        path, body = endless[name]
+        own_id = {"rid": f"{name}{stream}"} if "rid" in body else {}
+        with client_of(limited) as client:
+            return client.post(path, json={**body, **own_id, "stream": stream})
+
+    with ThreadPoolExecutor(2 * len(endless) + len(UNARRIVED)) as threads:
+        asked = {name: [threads.submit(post, name, stream) for stream in (False, True)] for name in endless}
+        unarrived = {path: threads.submit(unfinished, limited, path) for path in UNARRIVED}
+        answers: dict[str, Any] = {name: [answer.result() for answer in both] for name, both in asked.items()}
+        return answers | {path: answer.result() for path, answer in unarrived.items()}
+
+
+def unfinished(server: Server, path: str) -> bytes:
+    """The first bytes of what is answered to a body that ends too early, on a connection that stays open."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    is_form = path.endswith("transcriptions")
+    media_type, begun = ("multipart/form-data; boundary=x", "--x") if is_form else ("application/json", "{")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {media_type}\r\n"
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{begun}".encode())
+        return connection.recv(1000)
+
+
+def test_a_request_that_takes_too_long_is_a_504(overdue: dict[str, Any]) -> None:
+    whole, streamed = overdue["chat"]
     refused(whole, 504)
     assert streamed.status_code == 200
     *chunks, error, done = [line for line in streamed.text.split("\n\n") if line]
     assert "audio" in chunks[-1]
     assert "time" in json.loads(error.removeprefix("data: "))["error"]["message"]
     assert done == "data: [DONE]"
-    assert wait_for(lambda: running(http_client) == 0)
-    assert http_client.post(CHAT, json=ask()).status_code == 200
 
 
-@pytest.mark.parametrize("rid", ["mine", "HEALTH_CHECK_mine"])
-def test_a_stage_that_takes_too_long_is_a_504_and_frees_everything(rid: str, http_client: httpx.Client) -> None:
-    params = {"max_new_tokens": 3600, "ignore_eos": True}
-    bodies = [
-        {"text": "On", "sampling_params": params, "stream": stream, "rid": f"{rid}{stream}"} for stream in (False, True)
-    ]
-    with ThreadPoolExecutor(2) as threads:
-        whole, streamed = threads.map(lambda body: http_client.post("/generate", json=body), bodies)
+@pytest.mark.parametrize("rid", RIDS)
+def test_a_stage_that_takes_too_long_is_a_504(rid: str, overdue: dict[str, Any]) -> None:
+    whole, streamed = overdue[rid]
     refused(whole, 504)
     *chunks, error, done = [line for line in streamed.text.split("\n\n") if line]
     assert json.loads(chunks[-1].removeprefix("data: "))["meta_info"]["id"] == f"{rid}True"
     assert "time" in json.loads(error.removeprefix("data: "))["error"]["message"]
     assert done == "data: [DONE]"
+
+
+@pytest.mark.parametrize("path", UNARRIVED)
+def test_a_body_that_does_not_arrive_is_given_up_at_the_deadline(path: str, overdue: dict[str, Any]) -> None:
+    assert overdue[path].startswith(b"HTTP/1.1 504")
+
+
+def test_what_takes_too_long_frees_everything(overdue: dict[str, Any], http_client: httpx.Client) -> None:
+    assert overdue
     assert wait_for(lambda: running(http_client) == 0)
-
-
-def test_bodies_that_do_not_arrive_are_given_up_at_the_deadline(limited: Server) -> None:
-    host, _, port = limited.url.removeprefix("http://").partition(":")
-
-    def answer(path: str) -> bytes:
-        is_form = path.endswith("transcriptions")
-        media_type, begun = ("multipart/form-data; boundary=x", "--x") if is_form else ("application/json", "{")
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {media_type}\r\n"
-        with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
-            connection.sendall(f"{head}Content-Length: 100\r\n\r\n{begun}".encode())
-            return connection.recv(1000)
-
-    paths = [CHAT, "/v1/audio/transcriptions", "/generate", "/abort_request"]
-    with ThreadPoolExecutor(len(paths)) as threads:  # they wait together
-        answers = dict(zip(paths, threads.map(answer, paths), strict=True))
-    assert {path for path in paths if not answers[path].startswith(b"HTTP/1.1 504")} == set()
+    assert http_client.post(CHAT, json=ask()).status_code == 200
 
 
 def test_a_choice_that_is_refused_ends_the_others(http_client: httpx.Client) -> None:
-    """Two run and two wait; what had been generated is not to be asked for again."""
-    many = ask(n=8, max_tokens=1000, logit_bias={"2": -100, "3": -100})
+    """Six run and two wait; what had been generated is not to be asked for again."""
+    many = ask(n=12, max_tokens=1000, logit_bias={"2": -100, "3": -100})
     error = http_client.post(CHAT, json=many)
     refused(error, 503)
     assert wait_for(lambda: running(http_client) == 0)

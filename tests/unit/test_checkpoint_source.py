@@ -31,6 +31,7 @@ from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan
 from sglang_speechlm.checkpoint.served import check_served, checkpoint_config
 from sglang_speechlm.checkpoint.source import find_source
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.config.decoding import TABLE_10
 from sglang_speechlm.config.files import CheckpointError
 from sglang_speechlm.options.command_line import served_tokenizer
 
@@ -54,6 +55,12 @@ def settings(served: Path) -> ConversionSettings:
     return ConversionSettings(audio_heads=SPEC.audio_heads, xcodec=served / "xcodec")
 
 
+def architecture(directory: Path) -> dict[str, Any]:
+    """The config but for decoding defaults, which only a release brings along."""
+    fields = SpeechLMConfig.from_pretrained(directory).to_dict()
+    return {name: value for name, value in fields.items() if name not in {*TABLE_10, "decoding_source"}}
+
+
 # Converted
 
 
@@ -68,7 +75,9 @@ def test_every_form_gives_the_same_directory(
     expected = load_file(served / "model.safetensors")
     assert converted.keys() == expected.keys()
     assert all(torch.equal(converted[name], tensor) for name, tensor in expected.items())
-    assert (tmp_path / "served" / "tokenizer.json").read_text() == (served / "tokenizer.json").read_text()
+    for file in ("tokenizer.json", "tokenizer_config.json", "xcodec/config.json"):
+        assert (tmp_path / "served" / file).read_text() == (served / file).read_text()
+    assert architecture(tmp_path / "served") == architecture(served)
     assert any("vocab_weight is left out" in note for note in conversion.notes)
     assert not (tmp_path / "source" / "pwned").exists()
 
