@@ -46,9 +46,9 @@ def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> di
 
 def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> list[int]:
     """Streams that run at once against the files of the same requests; how many samples each has."""
-    streams = client.stream_at_once(bodies)
-    for body, chunks in zip(bodies, streams, strict=True):
-        message = message_of(client.chat(body))
+    streams, files = client.stream_at_once(bodies), client.chat_at_once(bodies)
+    for chunks, file in zip(streams, files, strict=True):
+        message = message_of(file)
         deltas = deltas_of(chunks)
         assert deltas[-1]["speechlm"]["codes"] == message["speechlm"]["codes"]
         assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
@@ -109,30 +109,31 @@ def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
 ) -> None:
     """``metered`` takes rows back every twenty steps."""
     bodies = [spoken(number, frames=60, cfg=cfg) for number in range(5)]
-    alone = [message_of(client.chat(body)) for body in bodies]
+    expected = [message_of(answer) for answer in client.chat_at_once(bodies)]
     with Client(metered.url) as retracting:
         whole = [message_of(answer) for answer in retracting.chat_at_once(bodies)]
         streamed = retracting.stream_at_once(bodies)
-    for expected, message, chunks in zip(alone, whole, streamed, strict=True):
-        assert message["speechlm"]["codes"] == expected["speechlm"]["codes"]
-        assert_same_sound(pcm_of(chunks), samples_of(expected))
+    for plain, message, chunks in zip(expected, whole, streamed, strict=True):
+        assert message["speechlm"]["codes"] == plain["speechlm"]["codes"]
+        assert_same_sound(pcm_of(chunks), samples_of(plain))
 
 
 def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, client: Client) -> None:
     """Its frames are all made, its sound waits in the codec, others are served, and nothing of it is lost."""
     body = {**spoken(frames=UNREAD["frames"]), "sample_rate": UNREAD["rate"]}
     with slow_reader(server, {**body, "n": UNREAD["n"], "stream": True}) as reader:
+        audio = message_of(client.chat(body))["audio"]  # while the others are made
         assert wait_for(lambda: made_and_waiting(client))
         compare(client, [spoken(7, cfg=2.0)])
         assert made_and_waiting(client)
         received = read_slowly(reader)
     head, _, content = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
-    *chunks, done = events_of(unchunked(content).decode())
+    *events, done = events_of(unchunked(content).decode())
     assert done == "[DONE]"
-    choices = [pcm_of([json.loads(chunk) for chunk in chunks], index) for index in range(UNREAD["n"])]
+    chunks = [json.loads(event) for event in events]
+    choices = [pcm_of(chunks, index) for index in range(UNREAD["n"])]
     assert [len(samples) for samples in choices] == [UNREAD["frames"] * UNREAD["rate"] // 50] * UNREAD["n"]
-    audio = message_of(client.chat(body))["audio"]
     first, rate = soundfile.read(io.BytesIO(base64.b64decode(audio["data"])), dtype="int16")
     assert rate == UNREAD["rate"]
     assert_same_sound(choices[0], first, within=4)
@@ -161,20 +162,16 @@ def made_and_waiting(client: Client) -> bool:
 
 
 def read_slowly(connection: socket.socket) -> bytes:
-    received = b""
-    while data := connection.recv(65536):
-        received += data
-    return received
+    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def unchunked(content: bytes) -> bytes:
     """A body without HTTP/1.1's chunked coding (RFC 9112, 7.1)."""
-    whole = b""
-    while content:
-        size, _, content = content.partition(b"\r\n")
-        length = int(size, 16)
-        whole, content = whole + content[:length], content[length + 2 :]
-    return whole
+    coded, pieces = io.BytesIO(content), []
+    while size := coded.readline():
+        pieces.append(coded.read(int(size, 16)))
+        coded.readline()
+    return b"".join(pieces)
 
 
 def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Client) -> None:
