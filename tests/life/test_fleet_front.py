@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from subprocess import STDOUT, Popen, run
+from subprocess import run
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from server import SECONDS, Client, Server, command_of, leave_open, raw_answer, raw_status, wait_for
+from server import SECONDS, Client, Server, command_of, launched, leave_open, raw_answer, raw_status, wait_for
 
 from sglang_speechlm.process import ExitStatus, free_port
 
@@ -34,9 +34,8 @@ class Front:
     def __init__(self, *options: str) -> None:
         self.port = free_port()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS, trust_env=False)
-        command = [sys.executable, "-m", "sglang_speechlm.launch", "--port", f"{self.port}", *options]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe would be full some time)
-        self.process = Popen(command, stdout=self._log, stderr=STDOUT)
+        self.process = launched(["--port", f"{self.port}", *options], self._log)
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.output()
@@ -464,11 +463,13 @@ def test_a_killed_launcher_leaves_nothing(server: Server) -> None:
         ),
     ],
 )
-def test_exit_statuses_tell_why_it_did_not_start(options: list[str], status: int, said: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sglang_speechlm.launch", "--port", f"{free_port()}", *options]
-    ended = run(command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path)
-    assert ended.returncode == status, ended.stderr
-    assert said in ended.stderr.lower()
+def test_exit_statuses_tell_why_it_did_not_start(
+    options: list[str], status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    front = Front(*options)
+    assert front.process.wait(SECONDS) == status, front.output()
+    assert said in front.output().lower()
 
 
 def test_a_launcher_without_file_handles_says_so(tmp_path: Path) -> None:

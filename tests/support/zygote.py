@@ -100,10 +100,14 @@ class Launched:
 
 
 class Zygote:
-    """The process, seen by the tests; started when it is first needed."""
+    """The process, seen by the tests; started when it is first needed.
 
-    def __init__(self) -> None:
-        self._connection: socket.socket | None = None
+    Args:
+        connection: to a process that is there already.
+    """
+
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        self._connection = connection
         self._environment: dict[str, str] = {}
 
     def can_run_with(self, environment: Mapping[str, str]) -> bool:
@@ -129,7 +133,7 @@ class Zygote:
 
     def _start(self) -> socket.socket:
         self._environment = {**os.environ, **_THREADS}
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection, theirs = connected()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
@@ -142,9 +146,19 @@ class Zygote:
 
 
 def main() -> None:
-    """Fork launchers until the tests end. Returns in the copies only, where it has run one."""
+    """Import, and fork launchers until the tests end. Returns in the copies only, where it has run one."""
     control = socket.socket(fileno=int(sys.argv[1]))
     _import_what_servers_need()
+    fork_launchers(control)
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """The ends of a new connection to a zygote: the tests' and its own."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def fork_launchers(control: socket.socket) -> None:
+    """Fork launchers until the connection is closed. Returns in the copies only, where it has run one."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies' parents
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 3)

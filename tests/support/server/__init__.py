@@ -16,7 +16,7 @@ from .client import (
     samples_of,
 )
 from .judge import Judge
-from .process import SECONDS, Server, command_of, launching, listening, serving, wait_for
+from .process import SECONDS, Server, command_of, launched, launching, listening, serving, wait_for
 
 __all__ = [
     "BY_NAME",
@@ -31,6 +31,7 @@ __all__ = [
     "command_of",
     "deltas_of",
     "events_of",
+    "launched",
     "launching",
     "leave_open",
     "listening",

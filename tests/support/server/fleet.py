@@ -10,10 +10,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
 
 from .client import Client
-from .process import Server, command_of, serving, wait_for
+from .process import LAUNCHER, Server, command_of, serving, wait_for
 
+COPYING = "tests.support.copying_fleet"
 OPTIONS = ("--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
 
 
@@ -62,24 +64,29 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet_of(size: int, model: Path, log: Path) -> Iterator[Fleet]:
+def fleet_of(size: int, model: Path, log: Path, launcher: str = LAUNCHER) -> Iterator[Fleet]:
     """A ready fleet, stopped at the end."""
-    with serving(model, log, f"--dp={size}", *OPTIONS) as server, Client(server.url) as client:
+    with serving(model, log, f"--dp={size}", *OPTIONS, launcher=launcher) as server, Client(server.url) as client:
         yield Fleet(server, client, size)
 
 
 class Fleets(contextlib.ExitStack):
-    """Start a fleet for tests to share, and another one after a test has ended it."""
+    """Start a fleet for tests to share, and another one after a test has ended it.
 
-    def __init__(self, size: int, model: Path, folders: pytest.TempPathFactory) -> None:
+    Args:
+        is_copying: whether workers begin as copies, where that is possible, and not by their command line.
+    """
+
+    def __init__(self, size: int, model: Path, folders: pytest.TempPathFactory, *, is_copying: bool = False) -> None:
         super().__init__()
         self._size, self._model, self._folders = size, model, folders
+        self._launcher = COPYING if is_copying and not torch.cuda.is_available() else LAUNCHER
         self._fleet: Fleet | None = None
 
     def running(self) -> Fleet:
         """Return a fleet that runs, with all of its workers behind its port."""
         if self._fleet is None or self._fleet.server.process.poll() is not None:
             log = self._folders.mktemp("fleet") / "log"
-            self._fleet = self.enter_context(fleet_of(self._size, self._model, log))
+            self._fleet = self.enter_context(fleet_of(self._size, self._model, log, self._launcher))
         assert wait_for(self._fleet.is_whole)
         return self._fleet

@@ -28,10 +28,10 @@ class Judge:
         """A judge with the reference of a served directory."""
         return cls(Reference.load(checkpoint), margin)
 
-    def answer(self, case: Case) -> Answer:
-        """The reference's answer."""
+    def answer(self, case: Case, text_ids: Sequence[int] = (), codes: np.ndarray | None = None) -> Answer:
+        """The reference's answer, which is there sooner if the ids of it are guessed rightly."""
         if case.name not in self._answers:
-            self._answers[case.name] = self.reference.answer(case.request)
+            self._answers[case.name] = self.reference.answer(case.request, text_ids, codes)
         return self._answers[case.name]
 
     def compare(self, cases: Sequence[Case], responses: Sequence[Any]) -> int:
@@ -39,17 +39,17 @@ class Judge:
         return sum(self._compare(case, response) for case, response in zip(cases, responses, strict=True))
 
     def _compare(self, case: Case, response: Any) -> int:
-        answer = self.answer(case)
         (choice,) = response["choices"]
         message, usage = choice["message"], response["usage"]
         said = message["speechlm"]
+        codes = np.array(said["codes"] or [], dtype=np.int64).reshape(-1, self.reference.ids.num_stream)
+        answer = self.answer(case, said["text_ids"], codes)
         place = f"in {case.name!r}"
         assert answer.margin > self._margin, place
 
         assert said["text_ids"] == answer.text_ids, f"text {place}"
         content = case.request.text or self.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True)
         assert message["content"] == content, place
-        codes = np.array(said["codes"] or [], dtype=np.int64).reshape(-1, self.reference.ids.num_stream)
         expected = answer.codes if answer.codes is not None else codes[:0]
         same = min(len(codes), len(expected))
         different = np.argwhere(codes[:same] != expected[:same])

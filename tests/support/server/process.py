@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 import torch
+from zygote import Zygote
 
 from sglang_speechlm.process import ServerProcess, free_port
 from sglang_speechlm.process.child import Process
 
-from .zygote import Zygote
-
-__all__ = ["SECONDS", "Server", "command_of", "free_port", "launching", "listening", "serving", "wait_for"]
+__all__ = ["SECONDS", "Server", "command_of", "free_port", "launched", "launching", "listening", "serving", "wait_for"]
 
 SECONDS = 300
 """That a test waits at most for what takes a moment on a machine that does nothing else."""
-_LAUNCHER = "sglang_speechlm.launch"
+LAUNCHER = "sglang_speechlm.launch"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -33,16 +35,29 @@ class Server(ServerProcess):
     Another ``launcher`` is a module that becomes the product's after it has changed what it needs.
     """
 
-    def __init__(self, *args: Any, launcher: str = _LAUNCHER, **options: Any) -> None:
+    def __init__(self, *args: Any, launcher: str = LAUNCHER, **options: Any) -> None:
         self._launcher = launcher
         super().__init__(*args, **options)
 
     def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
-        command = [self._launcher if word == _LAUNCHER else word for word in command]
-        if torch.cuda.is_available() or not _zygote.can_run_with(environment):
+        command = [self._launcher if word == LAUNCHER else word for word in command]
+        if not _is_copied_with(environment):
             return super()._begin(command, output, environment)
         outputs = (output.fileno(), output.fileno()) if output is not None else (1, 2)
         return _zygote.launch(command, environment, outputs)
+
+
+def launched(arguments: Sequence[str], output: IO[bytes]) -> Process:
+    """A launcher with these arguments alone, begun as a copy where it can; ``output`` gets all that it prints."""
+    command = [sys.executable, "-m", LAUNCHER, *arguments]
+    environment = {**os.environ, **_ONE_THREAD}
+    if not _is_copied_with(environment):
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    return _zygote.launch(command, environment, (output.fileno(), output.fileno()))
+
+
+def _is_copied_with(environment: Mapping[str, str]) -> bool:
+    return not torch.cuda.is_available() and _zygote.can_run_with(environment)
 
 
 @contextlib.contextmanager
@@ -57,7 +72,7 @@ def launching(model: Path, log: Path, *options: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def serving(
-    model: Path, log: Path, *options: str, environment: Mapping[str, str] | None = None, launcher: str = _LAUNCHER
+    model: Path, log: Path, *options: str, environment: Mapping[str, str] | None = None, launcher: str = LAUNCHER
 ) -> Iterator[Server]:
     """A ready server, stopped at the end."""
     server = Server(model, log, options, environment={**_ONE_THREAD, **(environment or {})}, launcher=launcher)

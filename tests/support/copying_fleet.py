@@ -1,0 +1,42 @@
+"""The launcher of a fleet whose workers begin as copies, like servers of tests: without the seconds of imports."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from sglang_speechlm.fleet import supervisor
+from sglang_speechlm.process import ServerProcess
+from sglang_speechlm.process.child import Process
+from sglang_speechlm.process.parent import end_with_parent
+
+sys.path.append(str(Path(__file__).parent))  # behind all others: modules of tests have names that others have too
+from zygote import Zygote, connected, fork_launchers
+
+
+def main() -> None:
+    """Be the launcher, or a worker in a copy of it."""
+    here, there = connected()
+    if os.fork() == 0:
+        end_with_parent(signal.SIGKILL)
+        here.close()
+        fork_launchers(there)
+        return
+    there.close()
+    zygote = Zygote(here)
+
+    class Worker(ServerProcess):
+        def _begin(self, command: list[str], _output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
+            return zygote.launch(command, environment, (1, 2))
+
+    supervisor.ServerProcess = Worker  # type: ignore[misc]
+    runpy.run_module("sglang_speechlm.launch", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
