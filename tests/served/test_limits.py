@@ -93,7 +93,7 @@ def limited(
     template.write_text('{"messages": [{"role": "user", "content": "{input}"}]}')
     hosts = f"127.0.0.1:{files.port},localhost:{files.port}"
     options = (
-        "--max-total-tokens", "16384", "--max-running-requests", "6", "--max-queued-requests", "2",
+        "--max-total-tokens", "32768", "--max-running-requests", "6", "--max-queued-requests", "2",
         "--api-key", KEY, "--max-body-mib", str(MAX_BODY >> 20), "--max-clips", "2",
         "--request-timeout-secs", str(TIME_LIMIT), "--max-kept-answers", "1", "--enable-metrics",
         "--allowed-media-domains", hosts, "--allowed-media-path", str(folder), "--speech-template", str(template),
