@@ -17,7 +17,7 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3Omni
 
 from sglang_speechlm.config import SpeechLMConfig
 
-from .frames import undelay
+from .frames import delay, undelay
 from .hearing import encode_clip, mel_frames
 from .prompt import Row, control, prompt_rows
 from .request import Answer, Message, Request, TeacherForced
@@ -27,14 +27,36 @@ CODEC = "multimodal_io_dict.discrete_audio.codec_model."
 
 
 class Context:
-    """One sequence and its KV cache."""
+    """One sequence and its KV cache.
 
-    def __init__(self, reference: Reference) -> None:
+    Args:
+        guesses: rows that may follow the first ones. They are computed together with those, in a fraction of the time
+            that they would take one by one, and used up to the first that is not what is fed.
+    """
+
+    def __init__(self, reference: Reference, guesses: Sequence[Row] = ()) -> None:
         self._reference = reference
         self._cache = DynamicCache(config=reference.backbone.config)
+        self._length = 0
+        self._guesses = list(guesses)
+        self._ahead: list[Tensor] = []
 
     def feed(self, rows: Sequence[Row]) -> Tensor:
         """Appends rows and returns their hidden states [len(rows), hidden], after the last norm."""
+        begin, self._length = self._length, self._length + len(rows)
+        if begin == 0:
+            hidden = self._compute([*rows, *self._guesses])
+            self._ahead = list(hidden[len(rows) :])
+            return hidden[: len(rows)]
+        if self._ahead and list(rows) == self._guesses[:1]:
+            self._guesses.pop(0)
+            return self._ahead.pop(0)[None]
+        if self._ahead:
+            self._ahead = []
+            self._cache.crop(begin)
+        return self._compute(rows)
+
+    def _compute(self, rows: Sequence[Row]) -> Tensor:
         embeddings = self._reference.embed(rows)[None]
         output = self._reference.backbone(inputs_embeds=embeddings, past_key_values=self._cache, use_cache=True)
         return output.last_hidden_state[0]
@@ -167,9 +189,15 @@ class Reference:
     # Generation
 
     @torch.inference_mode()
-    def generate_text(self, rows: Sequence[Row], limit: int, stop_ids: Sequence[int] = ()) -> TextPhase:
-        """Generates at most ``limit`` ids after ``rows``, which end in <assistant> <text>."""
-        context = Context(self)
+    def generate_text(
+        self, rows: Sequence[Row], limit: int, stop_ids: Sequence[int] = (), guesses: Sequence[int] = ()
+    ) -> TextPhase:
+        """Generates at most ``limit`` ids after ``rows``, which end in <assistant> <text>.
+
+        Args:
+            guesses: ids that may come; see ``Context``.
+        """
+        context = Context(self, [control(token, self.ids) for token in guesses])
         hidden = context.feed(rows)[-1]
         tokens: list[int] = []
         margin = float("inf")
@@ -185,7 +213,12 @@ class Reference:
 
     @torch.inference_mode()
     def generate_audio(
-        self, rows: Sequence[Row], limit: int, min_frames: int | None = None, cfg: float = 1.0
+        self,
+        rows: Sequence[Row],
+        limit: int,
+        min_frames: int | None = None,
+        cfg: float = 1.0,
+        guesses: Sequence[Row] = (),
     ) -> AudioPhase:
         """Generates at most ``limit`` frames, the one of eos among them, after ``rows`` and <audio>.
 
@@ -194,14 +227,15 @@ class Reference:
         Args:
             rows: all positions before <audio>, so they end in <assistant>.
             min_frames: no eos before this many frames; num_stream if None.
+            guesses: frames that may come; see ``Context``.
         """
         if min_frames is None:
             min_frames = self.ids.num_stream
         audio = control(self.ids.audio, self.ids)
-        conditional = Context(self)
+        conditional = Context(self, guesses)
         hidden = conditional.feed([*rows, audio])[-1]
         if cfg > 1:
-            unconditional = Context(self)
+            unconditional = Context(self, guesses)
             unconditional_hidden = unconditional.feed([*self.pads(len(rows)), audio])[-1]
         frames: list[list[int]] = []
         margin = float("inf")
@@ -222,13 +256,18 @@ class Reference:
                 unconditional_hidden = unconditional.feed([frame])[-1]
         return AudioPhase(frames, False, margin)
 
-    def answer(self, request: Request) -> Answer:
-        """Answers a request greedily; see ``Request`` for how its limits count."""
+    def answer(self, request: Request, text_ids: Sequence[int] = (), codes: np.ndarray | None = None) -> Answer:
+        """Answers a request greedily; see ``Request`` for how its limits count.
+
+        Args:
+            text_ids: guesses at the answer's, which change nothing but how long it takes.
+            codes: likewise [T, num_stream].
+        """
         ids = self.ids
         rows = [*self.prompt(request.messages), control(ids.text, ids)]
         if request.text is None:
             limit = _lower(request.max_tokens, request.text_max_tokens)
-            text = self.generate_text(rows, limit, request.stop_token_ids)
+            text = self.generate_text(rows, limit, request.stop_token_ids, text_ids)
             frames_left = request.max_tokens - len(text.ids)
         else:
             text = TextPhase([*self.encode(request.text), ids.eot], ids.eot, float("inf"))
@@ -242,6 +281,7 @@ class Reference:
             _lower(frames_left, request.audio_max_frames),
             request.audio_min_frames,
             request.cfg,
+            [] if codes is None else delay(codes, ids),
         )
         return Answer(
             text.ids,

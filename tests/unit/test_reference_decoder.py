@@ -89,6 +89,23 @@ def test_frames_equal_a_recomputation_at_every_step(references: list[Reference],
         after.append(frame)
 
 
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("right", [0, 1, 9, 10**6])
+def test_guesses_change_nothing(references: list[Reference], right: int, cfg: float) -> None:
+    """As many of them as are right, and wrong ones after them."""
+    for reference in references:
+        request = Request(question(0), speak=True, max_tokens=60, cfg=cfg)
+        answer = reference.answer(request)
+        assert answer.codes is not None
+        other = reference.ids.text_begin + 7
+        codes = np.concatenate([answer.codes[:right], (answer.codes[right:] + 1) % 3])
+        guessed = reference.answer(request, [*answer.text_ids[:right], *[other] * 5], codes)
+        assert guessed.text_ids == answer.text_ids
+        np.testing.assert_array_equal(guessed.frames, answer.frames)
+        assert guessed.end == answer.end
+        assert guessed.margin == pytest.approx(answer.margin, abs=ROUNDING)
+
+
 def test_guidance_of_strength_one_is_no_guidance() -> None:
     conditional, unconditional = torch.randn(8, 20), torch.randn(8, 20)
     assert torch.equal(guide(conditional, unconditional, 1.0), conditional)
