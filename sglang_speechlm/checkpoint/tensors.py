@@ -19,6 +19,17 @@ _NAMES_IN_A_MESSAGE = 8
 
 def expected_tensors(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors but the codec's, by ESPnet's names, in the order of the modules."""
+    content = config.to_json_string(use_diff=False)
+    if content not in _known:
+        _known[content] = _shapes_in_modules(config)
+    return dict(_known[content])
+
+
+_known: dict[str, dict[str, tuple[int, ...]]] = {}
+"""Shapes by the content of a config, because it takes seconds to make the modules of a large one."""
+
+
+def _shapes_in_modules(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
     # These take seconds to import: an option that is refused, or help, need not wait for them.
     from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
     from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder

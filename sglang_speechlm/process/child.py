@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO, Protocol
 
-import httpx
 import psutil
 
 from sglang_speechlm.process.parent import end_with_parent
@@ -115,8 +115,11 @@ class ServerProcess:
         """
         if self.process.poll() is not None:
             raise ServerFailed(f"the server ended with status {self.process.returncode}:\n{self._end_of_log()}")
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == 200
+        # Not by httpx, which reads all certificates for every client: a start is asked many times.
+        connection = HTTPConnection(self.url.removeprefix("http://"), timeout=5)
+        with contextlib.closing(connection), contextlib.suppress(OSError, HTTPException):
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
         return False
 
     def wait_until_ready(self, seconds: float = START_SECONDS) -> None:

@@ -26,6 +26,13 @@ def test_the_released_layout_is_expected() -> None:
     assert len(shapes) == 399 + 3 + 525
 
 
+def test_a_config_that_has_been_changed_expects_other_tensors() -> None:
+    config = SPEC.config()
+    assert expected_tensors(config) == expected_tensors(CONFIG)
+    config.text_config.intermediate_size = 40
+    assert expected_tensors(config)["model.layers.0.mlp.up_proj.weight"] == (40, 96)
+
+
 def test_tied_embeddings_leave_out_lm_head() -> None:
     tied = CheckpointSpec(tie_word_embeddings=True).config()
     assert expected_tensors(CONFIG).keys() - expected_tensors(tied).keys() == {"lm_head.weight"}
