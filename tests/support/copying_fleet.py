@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sglang_speechlm.fleet import supervisor
 from sglang_speechlm.process import ServerProcess
@@ -34,7 +34,8 @@ def main() -> None:
         def _begin(self, command: list[str], _output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
             return zygote.launch(command, environment, (1, 2))
 
-    supervisor.ServerProcess = Worker  # type: ignore[misc]
+    patched: Any = supervisor
+    patched.ServerProcess = Worker
     runpy.run_module("sglang_speechlm.launch", run_name="__main__", alter_sys=True)
 
 
