@@ -10,6 +10,7 @@ import json
 import pickle
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,15 +75,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, is_named_once: bool = False) -> dict[str, Any]:
     """Return the object in a JSON file.
+
+    Args:
+        path: the file.
+        is_named_once: refuse objects that give a name twice, as in a file that somebody wrote by hand: the parser keeps
+            the last value.
 
     Raises:
         CheckpointError: if the file cannot be read, is larger than 64 MiB, or contains anything else.
     """
     with naming(path):
         try:
-            content = json.loads(_text(path, _JSON_BYTES))
+            content = json.loads(_text(path, _JSON_BYTES), object_pairs_hook=_named_once if is_named_once else None)
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{path}: not JSON: {error}") from error
         if not isinstance(content, dict):
@@ -107,6 +113,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: holds {shown(content)}; expected a YAML mapping")
         return content
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} must be given only once in an object")
+    return named
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:

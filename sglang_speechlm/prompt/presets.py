@@ -5,13 +5,13 @@ preset_files/README.md describes the files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
+from sglang_speechlm.config.files import read_json
 from sglang_speechlm.prompt.layout import Message, Spoken, Text
 from sglang_speechlm.prompt.templates import SpeechTemplate, Strict, TranscriptionTemplate, TranslationTemplate
 from sglang_speechlm.prompt.thinking import Reasoning
@@ -157,7 +157,7 @@ def load_voices(file: Path) -> dict[str, str]:
     Raises:
         ValueError: if the file cannot be read or is invalid.
     """
-    return _checked(_Voices, _raw(file), file).root
+    return _checked(_Voices, read_json(file, is_named_once=True), file).root
 
 
 def load_template(kind: type[Model], file: Path) -> Model:
@@ -166,11 +166,11 @@ def load_template(kind: type[Model], file: Path) -> Model:
     Raises:
         ValueError: if the file cannot be read or is invalid.
     """
-    return _checked(kind, _raw(file), file)
+    return _checked(kind, read_json(file, is_named_once=True), file)
 
 
 def _load(file: Path) -> Preset:
-    return _checked(Preset, _whole(_raw(file), file), file)
+    return _checked(Preset, _whole(read_json(file, is_named_once=True), file), file)
 
 
 def _whole(raw: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -182,29 +182,7 @@ def _whole(raw: dict[str, Any], file: Path) -> dict[str, Any]:
     if base not in BUILT_IN:
         raise ValueError(f"{file}: extends: must be one of {', '.join(BUILT_IN)}; got {base!r}")
     extended = _FOLDER / f"{base}.json"
-    return {**_whole(_raw(extended), extended), **own}
-
-
-def _raw(file: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_named_once)
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: Invalid JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{file}: must hold a JSON object")
-    return raw
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; the parser would keep the last of two values with the same name, and drop the first."""
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} must be given only once in an object")
-    return named
+    return {**_whole(read_json(extended), extended), **own}
 
 
 def _checked(kind: type[Model], raw: Any, file: Path) -> Model:

@@ -80,6 +80,9 @@ class SpeechLMSampler(Sampler):
                 group = replace(draws.of(rows), smallest_top_k=text.smallest_top_k, largest_top_k=text.largest_top_k)
                 tokens[rows] = draw_text(logits[rows].float(), self._ids, group)
         if return_logprob:
+            if any(ids is not None for ids in token_ids_logprobs):
+                # SGLang would return a list for a row without ids, and fail when it copies the rows to the host.
+                token_ids_logprobs = [ids or [] for ids in token_ids_logprobs]
             self.output_logprob_processor.compute_logprobs(
                 torch.log_softmax(logits.float(), dim=-1), top_logprobs_nums, token_ids_logprobs, tokens
             ).write_output_to(logits_output)

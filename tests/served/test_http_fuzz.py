@@ -231,6 +231,18 @@ def test_a_good_stage_runs(body: Any, client: Client) -> None:
     assert "output_ids" in response.text
 
 
+def test_one_may_ask_for_the_probabilities_of_ids_beside_others_who_do_not(client: Client) -> None:
+    """SGLang's own sampler ends the scheduler where both are in one batch."""
+    endless = {"text": "On", "sampling_params": {"max_new_tokens": 3000, "ignore_eos": True}, "stream": True}
+    with client.http.stream("POST", "/generate", json=endless, timeout=SECONDS) as other:
+        lines = other.iter_lines()
+        next(lines)
+        body = {**stage(max_new_tokens=3), "return_logprob": True, "token_ids_logprob": [3, 300]}
+        meta = generate(client, body).json()["meta_info"]
+        assert [[index for _, index, _ in each] for each in meta["output_token_ids_logprobs"]] == [[3, 300]] * 3
+        assert next(line for line in lines if line)
+
+
 SHAPED: list[dict[str, Any]] = [
     {"logit_bias": {"300": 5}},
     {"frequency_penalty": 1.5},

@@ -12,7 +12,8 @@ from sglang_speechlm.demo.recipe.requests import preset as recipe_preset
 from sglang_speechlm.options.command_line import build_parser
 from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.prompt.layout import Heard, Message, Spoken, Text
-from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset
+from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template
+from sglang_speechlm.prompt.templates import SpeechTemplate
 
 SPEECH = {"messages": [{"role": "user", "content": "{input}"}]}
 
@@ -173,6 +174,11 @@ def test_a_file_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "preset.json").write_text(text)
     with pytest.raises(ValueError, match=r"preset\.json"):
         load_preset(None, tmp_path)
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="larger than 64 MiB"):
+        load_template(SpeechTemplate, Path("/dev/zero"))
 
 
 def test_a_name_that_is_given_twice_is_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_clip_stands_where_the_template_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "Invalid JSON"),
+        ("", "not JSON"),
         ("[]", "object"),
         ("{}", "messages"),
         ('{"messages": []}', "messages"),

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until stopped; return the exit status, one of ``ExitStatus``."""
     try:
         command_line = read(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return _refused(error)
     return keep(partial(_serve, command_line), command_line.own.drain_seconds + _STOP_SECONDS)
 
