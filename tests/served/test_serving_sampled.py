@@ -113,7 +113,7 @@ def test_answers_without_a_seed_differ(client: Client) -> None:
 def test_every_id_is_among_its_top_k(
     cfg: float, text_top_k: int, audio_top_k: int, client: Client, flat: Reference
 ) -> None:
-    answers = [judged_answer(client, flat, cfg, text_top_k, audio_top_k, seed) for seed in range(3)]
+    answers = judged_answers(client, flat, cfg, text_top_k, audio_top_k)
     text_ranks = torch.cat([judged.text_ranks for judged in answers])
     audio_ranks = torch.cat([judged.audio_ranks for judged in answers if judged.audio_ranks is not None])
     assert len(audio_ranks) >= 3 * 8
@@ -125,26 +125,34 @@ def test_every_id_is_among_its_top_k(
         assert (int(stream.max()) > 0) == (audio_top_k > 1)
 
 
-def judged_answer(
-    client: Client, flat: Reference, cfg: float, text_top_k: int, audio_top_k: int, seed: int
-) -> TeacherForced:
-    """A spoken answer's ids in the reference's logits; its raw frames come from the audio stage by itself."""
+def judged_answers(
+    client: Client, flat: Reference, cfg: float, text_top_k: int, audio_top_k: int
+) -> list[TeacherForced]:
+    """Spoken answers' ids in the reference's logits; their raw frames come from the audio stage by itself."""
     request = replace(SPOKEN_QUESTION, cfg=cfg)
     temperatures = {"text_temperature": 1.5, "audio_temperature": 1.5}
-    body = body_of(request, seed=seed, text_top_k=text_top_k, audio_topk=audio_top_k, **temperatures)
-    said = message_of(client.chat(body))["speechlm"]
-    stage = stage_of(
-        before_audio(flat, request, said["text_ids"]),
-        seed,
-        temperature=1.5,
-        top_k=audio_top_k,
-        custom_params={"audio": True, "min_frames": 8, "cfg": cfg},
-    )
-    frames = client.generate(stage)["meta_info"]["frames"]
-    if frames[-1][0] == flat.ids.eos:
-        frames.pop()
-    np.testing.assert_array_equal(said["codes"], undelay(frames, flat.ids))
-    return flat.teacher_forced_logits(request, said["text_ids"], np.array(frames))
+    bodies = [
+        body_of(request, seed=seed, text_top_k=text_top_k, audio_topk=audio_top_k, **temperatures) for seed in range(3)
+    ]
+    answers = [message_of(response)["speechlm"] for response in client.chat_at_once(bodies)]
+    stages = [
+        stage_of(
+            before_audio(flat, request, answer["text_ids"]),
+            seed,
+            temperature=1.5,
+            top_k=audio_top_k,
+            custom_params={"audio": True, "min_frames": 8, "cfg": cfg},
+        )
+        for seed, answer in enumerate(answers)
+    ]
+    judged = []
+    for answer, stage in zip(answers, client.generate_at_once(stages), strict=True):
+        frames = stage["meta_info"]["frames"]
+        if frames[-1][0] == flat.ids.eos:
+            frames.pop()
+        np.testing.assert_array_equal(answer["codes"], undelay(frames, flat.ids))
+        judged.append(flat.teacher_forced_logits(request, answer["text_ids"], np.array(frames)))
+    return judged
 
 
 # Distributions

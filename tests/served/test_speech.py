@@ -60,10 +60,22 @@ def stock(server: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-@pytest.fixture
-def whole(client: Client) -> np.ndarray:
+@pytest.fixture(scope="module")
+def whole(server: Server) -> np.ndarray:
     """The samples of the WAV file."""
-    return samples(spoken(client, response_format="wav").content)
+    with Client(server.url) as client:
+        return samples(spoken(client, response_format="wav").content)
+
+
+LONG = {**GREEDY, "audio_min_frames": 160, "audio_max_frames": 160}
+"""So long that more than one piece holds it, however late the decoder is."""
+
+
+@pytest.fixture(scope="module")
+def long(server: Server) -> bytes:
+    """The WAV file of it."""
+    with Client(server.url) as client:
+        return spoken(client, response_format="wav", speechlm=LONG).content
 
 
 def test_the_speech_is_what_a_chat_says_that_is_told_the_same(client: Client, whole: np.ndarray) -> None:
@@ -132,15 +144,12 @@ def test_a_wav_file_as_it_comes_has_the_same_samples(client: Client, whole: np.n
 
 
 @pytest.mark.parametrize("name", ["pcm", "wav"])
-def test_events_carry_the_file_in_pieces(name: str, client: Client) -> None:
-    # More than one piece holds, however late the decoder is.
-    long = {**GREEDY, "audio_min_frames": 160, "audio_max_frames": 160}
-    whole = samples(spoken(client, response_format="wav", speechlm=long).content)
-    *deltas, done = events(spoken(client, response_format=name, stream_format="sse", speechlm=long))
+def test_events_carry_the_file_in_pieces(name: str, client: Client, long: bytes) -> None:
+    *deltas, done = events(spoken(client, response_format=name, stream_format="sse", speechlm=LONG))
     assert len(deltas) > 1
     assert {each["type"] for each in deltas} == {"speech.audio.delta"}
     data = b"".join(base64.b64decode(each["audio"]) for each in deltas)
-    assert_same_sound(pcm(data) if name == "pcm" else samples(data), whole)
+    assert_same_sound(pcm(data) if name == "pcm" else samples(data), samples(long))
     assert done["type"] == "speech.audio.done"
     usage = done["usage"]
     assert usage["output_tokens"] == 160
@@ -154,16 +163,15 @@ def test_events_carry_a_flac_file_in_one_piece(client: Client, whole: np.ndarray
 
 
 @pytest.mark.parametrize("name", ["mp3", "opus", "aac"])
-def test_compressed_files_come_in_pieces_that_hold_the_sound(name: str, client: Client) -> None:
-    long = {**GREEDY, "audio_min_frames": 160, "audio_max_frames": 160}
-    expected = seconds_of(spoken(client, response_format="wav", speechlm=long).content)
-    *deltas, done = events(spoken(client, response_format=name, stream_format="sse", speechlm=long))
+def test_compressed_files_come_in_pieces_that_hold_the_sound(name: str, client: Client, long: bytes) -> None:
+    expected = seconds_of(long)
+    *deltas, done = events(spoken(client, response_format=name, stream_format="sse", speechlm=LONG))
     assert len(deltas) > 1
     pieces = b"".join(base64.b64decode(each["audio"]) for each in deltas)
     # The delay of an encoder, which a file that is not written as a whole cannot state, is heard as silence.
     assert seconds_of(pieces) == pytest.approx(expected, abs=0.2)
     assert done["usage"]["output_tokens"] == 160
-    direct = spoken(client, response_format=name, stream_format="audio", speechlm=long)
+    direct = spoken(client, response_format=name, stream_format="audio", speechlm=LONG)
     assert seconds_of(direct.content) == pytest.approx(expected, abs=0.2)
 
 
