@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sglang_speechlm.config import SpeechLMConfig
 
@@ -34,7 +36,7 @@ def _shapes_in_modules(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
     from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
     from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
 
-    with torch.device("meta"):
+    with _shapes_alone():
         backbone = Qwen3ForCausalLM(config.text_config)
         audio_tower = Qwen3OmniMoeAudioEncoder(config.audio_config)
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
@@ -47,6 +49,26 @@ def _shapes_in_modules(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
     for name, tensor in audio_tower.state_dict().items():
         shapes[AUDIO_TOWER_PREFIX + name] = tuple(tensor.shape)
     return shapes
+
+
+@contextmanager
+def _shapes_alone() -> Iterator[None]:
+    """Let the parameters of modules that are made in this context have no values.
+
+    Not ``torch.device("meta")``, on which other computations of a module, such as of its rotations, import torch's
+    compiler.
+    """
+    from transformers.initialization import no_init_weights
+
+    def without_values(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        return None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    hook = register_module_parameter_registration_hook(without_values)
+    try:
+        with no_init_weights():
+            yield
+    finally:
+        hook.remove()
 
 
 def check_tensors(found: Mapping[str, Sequence[int]], config: SpeechLMConfig) -> None:

@@ -18,6 +18,8 @@ compile_nothing()
 import sglang_speechlm.server.lifetime.start, sglang_speechlm.sglang_hooks.registry
 import sglang.srt.entrypoints.http_server, sglang.srt.managers.scheduler
 import transformers.models.xcodec.modeling_xcodec
+from sglang_speechlm.checkpoint import CheckpointSpec, expected_tensors
+expected_tensors(CheckpointSpec().config())
 print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys()))
 import torch._dynamo.utils
 print(torch._dynamo.utils.is_compile_supported("cpu"), torch._dynamo.config.suppress_errors)
