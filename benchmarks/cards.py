@@ -71,19 +71,18 @@ def _import_as_on_a_gpu() -> Any:
     from sglang_speechlm.sglang_hooks import announce
 
     announce(override=True)
-    with mock.patch.object(torch.cuda, "is_available", return_value=True):
+    with mock.patch.multiple(torch.cuda, is_available=lambda: True, get_device_name=lambda *_: "NVIDIA"):
         from sglang.srt.utils import common
 
         assert common.current_platform.is_cuda()
     _forget(common)
-    from sglang.srt import server_args
     from sglang.srt.plugins import load_plugins
 
     from sglang_speechlm.sglang_hooks.registry import import_own_model_alone
 
     import_own_model_alone()
     load_plugins()
-    return common, server_args
+    return common
 
 
 def _forget(common: Any) -> None:
@@ -96,7 +95,7 @@ def _forget(common: Any) -> None:
 @contextmanager
 def played(card: Card) -> Iterator[None]:
     """Make torch and SGLang see eight of this card."""
-    common, server_args = _import_as_on_a_gpu()
+    common = _import_as_on_a_gpu()
     with (
         mock.patch.object(torch.version, "cuda", "13.0"),
         mock.patch.multiple(
@@ -107,7 +106,7 @@ def played(card: Card) -> Iterator[None]:
             get_device_capability=lambda *_: card.capability,
         ),
         mock.patch.object(common, "get_nvgpu_memory_capacity", return_value=card.mebibytes),
-        mock.patch.object(server_args, "is_flashinfer_available", return_value=True),
+        mock.patch.object(common, "is_flashinfer_available", return_value=True),
     ):
         _forget(common)
         try:
@@ -147,13 +146,15 @@ def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, li
 def row(name: str, ranks: int, folder: Path) -> dict[str, Any]:
     """Return a card's row of the table, with the script for ``ranks`` GPUs: its options, or why it fails."""
     from sglang_speechlm.options.gpu_memory import plan_memory
+    from sglang_speechlm.sglang_hooks.options import resolved
 
     card = CARDS[name]
     shown: dict[str, Any] = {"card": name, "GPUs": ranks, "memory": round(card.mebibytes / 1024, 2)}
     try:
-        options, _ = resolve(card, folder, script_defaults(SCRIPTS[ranks]))
+        server_args, _ = resolve(card, folder, script_defaults(SCRIPTS[ranks]))
     except (ValueError, AssertionError) as error:
         return shown | {"comes up": f"no: {error}"}
+    options = resolved(server_args)
     plan = plan_memory(SpeechLMConfig.from_pretrained(folder), options, card.mebibytes * MEBIBYTE, codec=True)
     return shown | {
         "comes up": "yes" if plan.fits else "no: weights and cache do not fit",

@@ -90,7 +90,10 @@ def _allow_open_files() -> None:
 
 def _configure_logs(options: FleetOptions) -> None:
     logging.basicConfig(
-        level=options.log_level.upper(), format="[%(asctime)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+        level=options.log_level.upper(),
+        format="[%(asctime)s] %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        force=True,  # SGLang has configured it where it was imported before
     )
     before = set(os.environ)
     logs.configure(options.log_format, options.log_level)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from sglang.srt.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+from sglang.srt.distributed import tensor_model_parallel_all_reduce
 from sglang.srt.layers.logits_processor import LogitsProcessor, LogitsProcessorOutput
 from sglang.srt.managers.mm_utils import embed_mm_inputs
 from sglang.srt.managers.schedule_batch import MultimodalDataItem, MultimodalInputs
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.qwen3 import Qwen3ForCausalLM
+from sglang.srt.runtime_context import get_parallel
 from torch import nn
 from typing_extensions import override
 
@@ -98,7 +100,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         self.requests = requests
         ids, head = self.ids, self.lm_head
         rows = codec_rows(head.weight.data, head.shard_indices.org_vocab_start_index, ids)
-        if get_tensor_model_parallel_world_size() > 1:
+        if get_parallel().tp_size > 1:
             rows = tensor_model_parallel_all_reduce(rows)
         self.codec_head = CodecHead(rows)
         # Codec rows only: the whole head in float32 takes gibibytes, and by now the KV cache has been allocated.
@@ -194,7 +196,7 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
         frames = torch.cat([stream0.unsqueeze(1), streams], dim=1)
         table = self.model.embed_tokens
         sums = frame_sums(frames, table.weight, table.shard_indices.org_vocab_start_index)
-        if get_tensor_model_parallel_world_size() > 1:
+        if get_parallel().tp_size > 1:
             sums = tensor_model_parallel_all_reduce(sums)
         return sums.to(table.weight.dtype)
 
@@ -239,12 +241,12 @@ class SpeechLMForConditionalGeneration(Qwen3ForCausalLM):
             return self._embed_frames(frames[:, 0], frames[:, 1:])
         return self.adaptor(self.audio_encoder(feature.to(device=device, dtype=self.adaptor.weight.dtype)))
 
-    def pad_input_ids(self, input_ids: list[int], mm_inputs: MultimodalInputs) -> list[int]:
+    def pad_input_ids(self, input_ids: Sequence[int], mm_inputs: MultimodalInputs) -> array[int]:
         """Put each clip's hash at its positions, so that the radix cache keys a prompt by the content of its clips."""
-        padded = list(input_ids)
+        padded = array("q", input_ids)
         for item in mm_inputs.mm_items:
             for first, last in item.offsets:
-                padded[first : last + 1] = [item.pad_value] * (last + 1 - first)
+                padded[first : last + 1] = array("q", item.padding_sequence(last + 1 - first))
         return padded
 
     @override

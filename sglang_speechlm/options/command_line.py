@@ -40,11 +40,13 @@ from sglang_speechlm.options.vllm_names import (
 )
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND
-from sglang_speechlm.sglang_hooks.options import add_options, with_config_file
+from sglang_speechlm.sglang_hooks.options import add_options, resolved, with_config_file
 from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 
 MAX_QUEUED = 1024
 """Default of --max-queued-requests: maximum waiting stages of requests; more are refused with a 503."""
+
+_SMALL_CARD_BYTES = 35 << 30
 
 _WHAT_TO_DO = (
     "Name a checkpoint: --model-path DIR, or MODEL=DIR for the scripts; python -m sglang_speechlm.convert --help says "
@@ -199,12 +201,13 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
     changed = {name: (value, usual[name]) for name, value in given.items() if value != usual[name]}
     refuse_untested(changed, machine.environment)
     server_args = server_args_of(arguments)
-    refuse_unsupported(server_args)
+    refuse_unsupported(resolved(server_args))
     refuse_missing_gpus(server_args, machine.gpus)
-    if machine.gpu_bytes and server_args.device == "cuda":
+    if machine.gpu_bytes and resolved(server_args).device == "cuda":
         if (share := command_line.choices.get(MEMORY)) is None or share.by_guide:
             ceiling = 1.0 if share is None else share.value
-            fraction = static_share(_plan(command_line, server_args, machine), server_args.mem_fraction_static, ceiling)
+            plan = _plan(command_line, server_args, machine)
+            fraction = static_share(plan, resolved(server_args).mem_fraction_static, ceiling)
             # ServerArgs cannot be changed after they have been resolved.
             server_args = server_args_of([*arguments, MEMORY.sglang[0], str(fraction)])
             if share is not None:
@@ -223,6 +226,8 @@ def gpu_defaults(command_line: CommandLine, machine: Machine) -> dict[str, Any]:
     """Return SGLang's options that depend on the GPU, unless the command line sets them."""
     # Otherwise SGLang would open a CUDA context and a GiB of buffers for clips in the HTTP process.
     settled: dict[str, Any] = {"mm_feature_transport": "cpu"}
+    if 0 < machine.gpu_bytes < _SMALL_CARD_BYTES:
+        settled["chunked_prefill_size"] = 2048  # SGLang's own 4096 would take the memory of the KV cache
     if machine.capability[0] == 10:
         settled["attention_backend"] = "flashinfer"  # SGLang's own choice there does not support a page size of 1
     if SEQUENCES not in command_line.choices:
@@ -238,7 +243,7 @@ def gpu_defaults(command_line: CommandLine, machine: Machine) -> dict[str, Any]:
 
 def _plan(command_line: CommandLine, server_args: Any, machine: Machine) -> MemoryPlan:
     codec = command_line.own.codec_device != "cpu"
-    return plan_memory(command_line.config, server_args, machine.gpu_bytes, codec=codec)
+    return plan_memory(command_line.config, resolved(server_args), machine.gpu_bytes, codec=codec)
 
 
 def served_tokenizer(model_path: Path, config: SpeechLMConfig) -> Path:

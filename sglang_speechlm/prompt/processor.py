@@ -23,6 +23,10 @@ class PlacedAudioProcessor(BaseMultimodalProcessor):
         pass
 
     @override
+    def clear_preprocess_cache(self) -> None:
+        """Do nothing: there is no such cache."""
+
+    @override
     async def process_mm_data_async(
         self, image_data: Any, audio_data: list[Any], input_text: list[int], request_obj: Any, **_kwargs: Any
     ) -> MultimodalProcessorOutput:

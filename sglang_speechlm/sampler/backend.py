@@ -14,7 +14,7 @@ from sglang_speechlm.config import Ids
 from sglang_speechlm.model.slots import BatchView, RequestTable
 from sglang_speechlm.sampler.frames import draw_frames
 from sglang_speechlm.sampler.phases import batch_draws, draw_text
-from sglang_speechlm.stage import FRAMES
+from sglang_speechlm.sglang_hooks.results import StepFrames
 
 
 class SpeechLMSampler(Sampler):
@@ -51,7 +51,7 @@ class SpeechLMSampler(Sampler):
             positions: int64 [N], the newest position of each row.
 
         Returns:
-            int64 [N]: text ids, and stream 0 of frames. ``customized_info[FRAMES]`` gets all streams:
+            int64 [N]: text ids, and stream 0 of frames. ``auxiliary_device_output`` gets all streams:
             int64 [N, num_stream], zeros for text rows.
         """
         view: BatchView = sampling_info.speechlm_view
@@ -65,7 +65,7 @@ class SpeechLMSampler(Sampler):
         if view.has_audio:
             frames = self._draw_frames(logits, view, how)
             self._requests.streams[view.slots] = frames[:, 1:]
-            logits_output.customized_info = {FRAMES: frames}
+            logits_output.auxiliary_device_output = StepFrames(frames)
             tokens.copy_(frames[:, 0])
         if view.has_text:
             draws = batch_draws(

@@ -32,7 +32,7 @@ from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks import http
 
 _KEPT = (
-    "/health_generate", "/model_info", "/get_model_info", "/flush_cache", "/get_load", "/openapi.json",
+    "/health_generate", "/model_info", "/get_model_info", "/flush_cache", "/openapi.json",
 )  # fmt: skip
 """SGLang's routes that suit this model; the others are about chat templates, embeddings or images. ``/docs`` loads
 scripts from elsewhere."""

@@ -73,7 +73,7 @@ class Service:
         if manager.server_args.enable_metrics:
             metrics.enable()
         self.options = options
-        self.generating: dict[str, str] = {}
+        self.generating: dict[str, list[str]] = {}
         self.answers = AnswerStore(options.max_kept_answers, options.max_kept_bytes)
         self.messages = MessageReader(
             self.config,

@@ -1,4 +1,4 @@
-"""The one place that touches SGLang's internals (0.5.17): ``HOOKS`` lists every hook.
+"""The one place that touches SGLang's internals (0.5.23): ``HOOKS`` lists every hook.
 
 A new SGLang version affects this folder and the classes that SGLang calls through its extension points
 (``platform/``, ``model/speechlm.py``, ``sampler/backend.py``, ``prompt/processor.py``). Nothing else imports
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-SGLANG_VERSION = "0.5.17"
+SGLANG_VERSION = "0.5.23"
 
 RADIX_BACKEND = "speechlm"
 """Value of SGLang's --radix-cache-backend for this package's radix cache."""

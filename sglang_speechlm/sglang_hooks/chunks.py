@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+from sglang.srt.mem_cache.common import checkpoint_kv_cache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
 from sglang_speechlm.sglang_hooks.req import shadow_of
@@ -18,13 +19,12 @@ from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req, ScheduleBatch,
 
 def begin_alike(tree_cache: Any, leader: Req, shadow: Req) -> None:
     """Let both branches begin where the radix cache has both; what it has of one alone is computed again."""
-    begin = min(len(branch.prefix_indices) for branch in (leader, shadow))
+    begin = min(branch.prefix_len for branch in (leader, shadow))
     for branch in (leader, shadow):
-        if len(branch.prefix_indices) > begin:
+        if branch.prefix_len > begin:
             key = RadixKey(branch.full_untruncated_fill_ids, branch.extra_key, limit=begin)
-            match = tree_cache.match_prefix(MatchPrefixParams(key=key))
-            branch.prefix_indices, branch.last_node = match.device_indices, match.last_device_node
-            branch.cache_protected_len = begin
+            branch.last_node = tree_cache.match_prefix(MatchPrefixParams(key=key)).last_device_node
+            branch.prefix_len = branch.kv.cache_protected_len = begin
 
 
 def continue_pair(add: Callable[..., Req | None], adder: PrefillAdder, req: Req) -> Req | None:
@@ -33,18 +33,19 @@ def continue_pair(add: Callable[..., Req | None], adder: PrefillAdder, req: Req)
     if shadow is None:
         return add(adder, req)
     # The scheduler has done this for the leader.
-    adder.tree_cache.cache_unfinished_req(shadow, chunked=True)
+    checkpoint_kv_cache(shadow, adder.tree_cache)
     shadow.init_next_round_input()
-    chunk, reserved = adder.rem_chunk_tokens, adder.rem_total_token_offset
+    budget = adder.memory_budget
+    chunk, reserved = adder.rem_chunk_tokens, budget.total_offset
     assert chunk is not None
     unfinished = None
     for branch in (req, shadow):
         adder.rem_chunk_tokens = chunk // 2
-        adder.rem_total_token_offset = 0  # the room for both was there when the pair was admitted
+        budget.total_offset = 0  # the room for both was there when the pair was admitted
         unfinished = add(adder, branch)
-        reserved += adder.rem_total_token_offset
-    adder.rem_chunk_tokens = chunk - 2 * req.extend_range.length
-    adder.rem_total_token_offset = reserved
+        reserved += budget.total_offset
+    adder.rem_chunk_tokens = chunk - 2 * req.extend_len
+    budget.total_offset = reserved
     if unfinished is None:
         return None
     shadow.inflight_middle_chunks += 1  # the scheduler does it for the leader
@@ -52,10 +53,10 @@ def continue_pair(add: Callable[..., Req | None], adder: PrefillAdder, req: Req)
 
 
 def leave_out_shadows(
-    batch: ScheduleBatch, chunked_req_to_exclude: list[Req] | None = None, **kwargs: Any
+    batch: ScheduleBatch, reqs_to_exclude: list[Req] | None = None, **kwargs: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """BEFORE ScheduleBatch.filter_batch: a shadow does not join the running batch before its leader does."""
-    leaders = chunked_req_to_exclude or []
+    leaders = reqs_to_exclude or []
     shadows = [shadow for req in leaders if (shadow := shadow_of(req)) is not None]
     return (batch, [*leaders, *shadows]), kwargs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sglang.srt.arg_groups.overrides import model_config_of
 from sglang.srt.constrained.base_grammar_backend import BaseGrammarBackend, BaseGrammarObject, InvalidGrammarObject
 from sglang.srt.constrained.xgrammar_backend import MAX_ROLLBACK_TOKENS, XGrammarGrammar, XGrammarGrammarBackend
 from typing_extensions import override
@@ -184,4 +185,4 @@ def json_vocabulary(words: list[bytes]) -> list[bytes]:
 
 def text_grammars(server_args: Any, _tokenizer: Any, vocab_size: int, _eos: Any) -> TextGrammarBackend:
     """Factory for SGLang's registry."""
-    return TextGrammarBackend(server_args.get_model_config().hf_config, server_args.tokenizer_path, vocab_size)
+    return TextGrammarBackend(model_config_of(server_args).hf_config, server_args.tokenizer_path, vocab_size)

@@ -5,6 +5,7 @@ Import this module only where a server starts: SGLang's module imports all of SG
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,7 @@ def keep_routes(kept: Collection[str]) -> None:
             route.methods = {"POST"}
     app.include_router(loads)  # FastAPI may keep an included router whole, so the loop above would not find its paths
     app.router.redirect_slashes = False
-    http_server.add_prometheus_middleware = _add_metrics
+    _put_in_place(add_prometheus_middleware=_add_metrics)
 
 
 def surround(edge: Callable[[ASGIApp], ASGIApp]) -> None:
@@ -82,6 +83,7 @@ def launch(server_args: Any, protocol: str, **functions: Any) -> None:
     """
     uvicorn.Server.capture_signals = _leave_signals  # type: ignore[method-assign, assignment]
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol
+    _put_in_place(_freeze_gc_after_server_warmup=_freeze_objects)
     http_server.launch_server(server_args, **functions)
 
 
@@ -99,6 +101,27 @@ def _leave_signals(server: uvicorn.Server) -> Iterator[None]:
     """
     _listening.append(server)
     yield
+
+
+def _put_in_place(**functions: Callable[..., Any]) -> None:
+    """Replace functions of SGLang's module.
+
+    Raises:
+        RuntimeError: if it has no such function.
+    """
+    for name, function in functions.items():
+        if not hasattr(http_server, name):
+            raise RuntimeError(f"SGLang's {http_server.__name__}.{name} was not found (wrong SGLang version?)")
+        setattr(http_server, name, function)
+
+
+def _freeze_objects(_server_args: Any) -> None:
+    """IN PLACE OF ``_freeze_gc_after_server_warmup``, which asks its own server over a route that all clients have.
+
+    After the warm-up, all processes exclude their objects from garbage collection: these stay alive anyway.
+    """
+    manager = state().tokenizer_manager
+    asyncio.run_coroutine_threadsafe(manager.freeze_gc(), manager.event_loop).result()
 
 
 def _add_metrics(application: FastAPI) -> None:

@@ -32,14 +32,14 @@ def with_config_file(parser: argparse.ArgumentParser, arguments: Sequence[str]) 
     """
     if "--config" not in arguments:
         return list(arguments)
-    from sglang.srt.server_args_config_parser import ConfigArgumentMerger
+    from sglang.srt.utils.server_args_config_parser import ConfigArgumentMerger
 
     merged: list[str] = ConfigArgumentMerger(parser).merge_config_with_args(list(arguments))
     return merged
 
 
 def server_args(arguments: Sequence[str]) -> Any:
-    """Return SGLang's ServerArgs for a command line. Load its plugins first.
+    """Return SGLang's ServerArgs for a command line, checked and resolved. Load its plugins first.
 
     Raises:
         ValueError, AssertionError: from SGLang's checks.
@@ -47,7 +47,17 @@ def server_args(arguments: Sequence[str]) -> Any:
     """
     from sglang.srt.server_args import prepare_server_args
 
-    return prepare_server_args(list(arguments))
+    parsed = prepare_server_args(list(arguments))
+    parsed._launch_command = None  # it has the keys, and SGLang shows it to clients
+    parsed.resolve_once()
+    return parsed
+
+
+def resolved(server_args: Any) -> Any:
+    """Return a view of SGLang's options with the values it uses; its ServerArgs keep those of the command line."""
+    from sglang.srt.arg_groups.overrides import resolved_view
+
+    return resolved_view(server_args)
 
 
 def numa_nodes() -> int:

@@ -28,10 +28,14 @@ No other id begins with a leader's: the program and /generate build all ids arou
 """
 
 _BUDGETS = (
-    "rem_total_token_offset", "cur_rem_token_offset", "rem_input_tokens", "rem_chunk_tokens", "new_chunked_req",
-    "log_hit_tokens", "log_input_tokens", "reprocessed_log_hit_tokens", "reprocessed_log_input_tokens",
+    "rem_input_tokens", "rem_chunk_tokens", "new_chunked_req", "log_hit_tokens", "log_device_hit_tokens",
+    "log_host_hit_tokens", "log_storage_hit_tokens", "log_input_tokens", "log_replay_tokens",
+    "reprocessed_log_hit_tokens", "reprocessed_log_input_tokens",
 )  # fmt: skip
 """The attributes that PrefillAdder changes when it adds a request."""
+
+_MEMORY_BUDGETS = ("total_offset", "current_offset")
+"""The same of its memory budget."""
 
 
 def queue_request(queue: Callable[..., None], scheduler: Scheduler, req: Req, is_retracted: bool = False) -> None:
@@ -115,6 +119,7 @@ def admit_pair(
         return AddReqResult.OTHER
     shadow.init_next_round_input(adder.tree_cache)
     before = {name: getattr(adder, name) for name in _BUDGETS}
+    memory_before = {name: getattr(adder.memory_budget, name) for name in _MEMORY_BUDGETS}
     chunk = adder.rem_chunk_tokens
     needed = _positions_left(req) + _positions_left(shadow)
     half = chunk // 2 if chunk is not None and needed > chunk else None
@@ -129,9 +134,9 @@ def admit_pair(
         return _only_for_now(adder, result)
     if half is not None:
         adder.rem_chunk_tokens = half
-        adder.rem_total_token_offset += _positions_left(req) - req.extend_range.length + _ids_left(req)
+        adder.memory_budget.total_offset += _positions_left(req) - req.extend_len + _ids_left(req)
     else:
-        adder.rem_total_token_offset -= _reserved_twice(req)
+        adder.memory_budget.total_offset -= _reserved_twice(req)
         # The leader's locks may have changed which prefix the tree can lend.
         shadow.init_next_round_input(adder.tree_cache)
     result = add(adder, shadow, has_chunked_req, truncation_align_size)
@@ -145,16 +150,19 @@ def admit_pair(
     for branch in (shadow, req):
         if _was_added(adder, branch):
             adder.can_run_list.pop()
-            adder.tree_cache.dec_lock_ref(branch.last_node)
+            adder.tree_cache.unlock(branch.lock)
+            branch.lock = None
     for name, value in before.items():
         setattr(adder, name, value)
+    for name, value in memory_before.items():
+        setattr(adder.memory_budget, name, value)
     _count_deferred(req)
     return _only_for_now(adder, AddReqResult.NO_TOKEN)
 
 
 def _positions_left(req: Req) -> int:
     """Return how many positions of a request are not in the KV cache."""
-    return len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
+    return len(req.full_untruncated_fill_ids) - req.prefix_len
 
 
 def _ids_left(req: Req) -> int:
@@ -186,18 +194,16 @@ def _count_deferred(leader: Req) -> None:
         metrics.PAIRS_DEFERRED.add()
 
 
-def retract_pairs(
-    retract: Callable[..., Any], batch: ScheduleBatch, server_args: Any
-) -> tuple[list[Req], float, list[Req]]:
+def retract_pairs(retract: Callable[..., Any], batch: ScheduleBatch) -> tuple[list[Req], float, list[Req]]:
     """AROUND ScheduleBatch.retract_decode: if one branch is retracted, so is the other."""
-    retracted, ratio, aborted = retract(batch, server_args)
+    retracted, ratio, aborted = retract(batch)
     gone = {id(req) for req in (*retracted, *aborted)}
     left_behind = [i for i, req in enumerate(batch.reqs) if id(_partner(req)) in gone]
     if left_behind:
         retracted.extend(batch.reqs[i] for i in left_behind)
         kept = [i for i in range(len(batch.reqs)) if i not in left_behind]
         for i in left_behind:
-            batch.release_req(i, len(kept), server_args)
+            batch.release_req(i, len(kept))
         batch.filter_batch(keep_indices=kept)
     for i, req in enumerate(aborted):
         partner = _partner(req)

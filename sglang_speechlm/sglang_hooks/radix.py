@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
@@ -23,19 +22,14 @@ class PromptRadixCache(RadixCache):
     """SGLang's radix cache, into which an audio request inserts its prompt only."""
 
     @override
-    def cache_finished_req(self, req: Req, is_insert: bool = True, **kwargs: Any) -> None:
-        """Free the frames; the prompt was inserted when its prefill ended."""
-        super().cache_finished_req(req, is_insert=is_insert and not is_audio(req), **kwargs)
+    def checkpoint(self, req: Req, *, up_to: int, **kwargs: Any) -> None:
+        """Insert the first ``up_to`` positions of a request, unless there are frames among them.
 
-    @override
-    def cache_unfinished_req(self, req: Req, chunked: bool = False) -> None:
-        """Keep a prefill with frames (of a retracted request) private to the request."""
-        length = len(req.get_fill_ids())
-        if not self.disable and is_audio(req) and length > len(req.origin_input_ids):
-            indices = self.req_to_token_pool.req_to_token[req.req_pool_idx, :length]
-            req.prefix_indices = indices.to(dtype=torch.int64, copy=True)
-            return
-        super().cache_unfinished_req(req, chunked=chunked)
+        Frames then stay private to the request: those that it has drawn, and those that it recomputes after a
+        retraction. Its prompt was inserted when it was prefilled.
+        """
+        if not is_audio(req) or up_to <= len(req.origin_input_ids):
+            super().checkpoint(req, up_to=up_to, **kwargs)
 
 
 def prompt_radix_cache(context: TreeCacheBuildContext) -> BasePrefixCache:

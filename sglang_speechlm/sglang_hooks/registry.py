@@ -83,14 +83,7 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
         steps.apply_head,
         HookType.AFTER,
     ),
-    ("sglang.srt.managers.mm_utils._move_items_to_device", steps.leave_on_host, HookType.AROUND),
-    ("sglang.srt.managers.utils.GenerationBatchResult.copy_to_cpu", results.copy_frames, HookType.BEFORE),
-    (
-        "sglang.srt.managers.scheduler_components.batch_result_processor."
-        "SchedulerBatchResultProcessor._maybe_collect_customized_info",
-        results.collect_frames,
-        HookType.AROUND,
-    ),
+    ("sglang.srt.managers.mm_schedule._move_items_to_device", steps.leave_on_host, HookType.AROUND),
     (
         "sglang.srt.managers.schedule_batch.Req.init_incremental_detokenize",
         results.skip_detokenizing_frames,

@@ -72,12 +72,12 @@ def entry(req: Req) -> RequestEntry:
     stage = stage_of(req)
     leader = leader_of(req)
     return RequestEntry(
-        slot=req.req_pool_idx,
+        slot=req.kv.req_pool_idx,
         audio=stage.audio,
         prompt_length=len(req.origin_input_ids),
         min_frames=stage.min_frames,
         top_k=params.top_k,
         seed=zlib.crc32(req.rid.encode()) if params.sampling_seed is None else params.sampling_seed,
         cfg=stage.cfg if stage.is_guided else 1.0,
-        leader=None if leader is None else leader.req_pool_idx,
+        leader=None if leader is None else leader.kv.req_pool_idx,
     )

@@ -1,38 +1,39 @@
-"""Hooks after a step: copy the frames to the host with the tokens, and pass them on with the request."""
+"""What a step has drawn: frames for SGLang to copy with the tokens, and what the detokenizer sees of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sglang.srt.managers.utils import _async_d2h
+import torch
 
 from sglang_speechlm.sglang_hooks.frames import FrameLog, FrameRows
 from sglang_speechlm.sglang_hooks.req import is_audio, shadow_of
-from sglang_speechlm.sglang_hooks.types import Req
+from sglang_speechlm.sglang_hooks.types import Req, ScheduleBatch
 from sglang_speechlm.stage import FRAMES, UNCONDITIONAL_CACHED
 
 
-def copy_frames(result: Any, *_args: Any, **_kwargs: Any) -> None:
-    """BEFORE GenerationBatchResult.copy_to_cpu: copy the frames under the same event as the tokens."""
-    info = getattr(result.logits_output, "customized_info", None)
-    if info is not None:
-        info[FRAMES] = _async_d2h(info[FRAMES])
+@dataclass(frozen=True)
+class StepFrames:
+    """The frames of a step, int64 [N, num_stream]: SGLang's auxiliary output, first on the device, then on the host."""
 
+    frames: torch.Tensor
 
-def collect_frames(_collect: Any, _processor: Any, i: int, req: Req, logits_output: Any) -> None:
-    """IN PLACE OF _maybe_collect_customized_info: convert the frames once per batch, and skip text requests."""
-    info = getattr(logits_output, "customized_info", None)
-    if info is None or not is_audio(req):
-        return
-    rows = info[FRAMES]
-    if not isinstance(rows, FrameRows):
-        rows = info[FRAMES] = FrameRows(rows)
-    if req.customized_info is None:
-        req.customized_info = {FRAMES: FrameLog(rows.num_stream)}
-    req.customized_info[FRAMES].append(rows[i])
-    if (shadow := shadow_of(req)) is not None:
-        req.customized_info.setdefault(UNCONDITIONAL_CACHED, []).append(shadow.cached_tokens)
+    def copy_to_host(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> StepFrames:
+        """Copy the frames under the same event as the tokens."""
+        return StepFrames(copy(self.frames))
+
+    def consume(self, batch: ScheduleBatch, commits: Sequence[Any | None]) -> None:
+        """Give each audio request its frame, if SGLang has taken its token: it drops those of retracted requests."""
+        rows = FrameRows(self.frames)
+        for i, (req, commit) in enumerate(zip(batch.reqs, commits, strict=True)):
+            if commit is not None and is_audio(req):
+                if req.customized_info is None:
+                    req.customized_info = {FRAMES: FrameLog(rows.num_stream)}
+                req.customized_info[FRAMES].append(rows[i])
+                if (shadow := shadow_of(req)) is not None:
+                    req.customized_info.setdefault(UNCONDITIONAL_CACHED, []).append(shadow.cached_tokens)
 
 
 def skip_detokenizing_frames(detokenize: Callable[[Req], Any], req: Req) -> Any:

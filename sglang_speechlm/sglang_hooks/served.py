@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang.srt.arg_groups.overrides import model_config_of
 from sglang.srt.runtime_context import get_server_args
 
 from sglang_speechlm.config import MODEL_TYPES
@@ -13,4 +14,4 @@ def serves_speechlm() -> bool:
         server_args = get_server_args()
     except ValueError:  # a process without a server, which uses SGLang's classes directly
         return False
-    return bool(server_args.get_model_config().hf_config.model_type in MODEL_TYPES)
+    return bool(model_config_of(server_args).hf_config.model_type in MODEL_TYPES)

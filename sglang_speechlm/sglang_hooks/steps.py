@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sglang.srt.runtime_context import get_observability, get_parallel
 
 from sglang_speechlm import metrics
 from sglang_speechlm.model.slots import BatchView, Replay, RequestTable
@@ -21,7 +22,7 @@ def attach_requests(_result: Any, runner: Any, *_args: Any, **_kwargs: Any) -> N
     slots = runner.req_to_token_pool.req_to_token.shape[0]
     requests = RequestTable(slots, model.ids.num_stream, runner.device)
     runner.sampler = SpeechLMSampler(model.ids, requests, codec_bias=model.attach(requests))
-    if runner.server_args.enable_metrics and runner.ps.tp_rank == 0:
+    if get_observability().enable_metrics and get_parallel().tp_rank == 0:
         metrics.enable()
 
 
@@ -57,7 +58,7 @@ def apply_head(output: Any, runner: Any, forward_batch: Any, *_args: Any, **_kwa
     return runner.model_runner.model.logits(forward_batch.input_ids, output.hidden_states, forward_batch)
 
 
-def leave_on_host(_move: Any, _items: Any, _device: Any) -> None:
+def leave_on_host(_move: Any, _items: Any, _device: Any, _embed: Any) -> None:
     """AROUND _move_items_to_device: leave clips on the host; the model moves each to its device itself.
 
     A clip that SGLang moved would stay on the GPU for the lifetime of its request.

@@ -23,6 +23,13 @@ class SamplingParams(Protocol):
     no_stop_trim: bool
 
 
+class KV(Protocol):
+    """sglang.srt.managers.schedule_batch.ReqKvInfo"""
+
+    req_pool_idx: int
+    cache_protected_len: int
+
+
 class Req(Protocol):
     """sglang.srt.managers.schedule_batch.Req
 
@@ -30,14 +37,14 @@ class Req(Protocol):
     """
 
     rid: str
-    req_pool_idx: int
+    kv: KV
     origin_input_ids: Sequence[int]
     output_ids: Sequence[int]
     full_untruncated_fill_ids: Sequence[int]
-    prefix_indices: torch.Tensor
-    cache_protected_len: int
+    prefix_len: int
+    extend_end: int
+    extend_len: int
     extra_key: str | None
-    extend_range: Any
     inflight_middle_chunks: int
     sampling_params: SamplingParams
     customized_info: dict[str, Any] | None
@@ -47,6 +54,7 @@ class Req(Protocol):
     vocab_size: int
     priority: Any
     last_node: Any
+    lock: Any
     to_finish: Any
     finished_reason: Any
     speechlm_stage: Stage
@@ -58,8 +66,6 @@ class Req(Protocol):
     def set_finish_with_abort(self, error_msg: str) -> None: ...
 
     def init_next_round_input(self, tree_cache: Any = None) -> None: ...
-
-    def get_fill_ids(self) -> Sequence[int]: ...
 
 
 class Scheduler(Protocol):
@@ -82,9 +88,16 @@ class ScheduleBatch(Protocol):
     req_pool_indices_cpu: torch.Tensor
     return_logprob: bool
 
-    def release_req(self, idx: int, remaing_req_count: int, server_args: Any) -> None: ...
+    def release_req(self, idx: int, remaing_req_count: int) -> bool: ...
 
     def filter_batch(self, *, keep_indices: list[int]) -> None: ...
+
+
+class PrefillBudget(Protocol):
+    """sglang.srt.mem_cache.prefill_budget.PrefillBudget; ``pairs._MEMORY_BUDGETS`` lists the attributes that change."""
+
+    total_offset: int
+    current_offset: int
 
 
 class PrefillAdder(Protocol):
@@ -95,7 +108,7 @@ class PrefillAdder(Protocol):
     tree_cache: Any
     can_run_list: list[Req]
     rem_chunk_tokens: int | None
-    rem_total_token_offset: int
+    memory_budget: PrefillBudget
     new_chunked_req: Req | None
 
 

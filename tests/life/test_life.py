@@ -135,7 +135,7 @@ def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -
 
 def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
     with living(served_checkpoint, tmp_path / "log") as life:
-        assert wait_for(lambda: "Init torch distributed begin" in life.server.output())
+        assert wait_for(lambda: "Memory baseline taken" in life.server.output())
         life.look()
         life.part("sglang::scheduler").kill()
         assert life.ended() == ExitStatus.NOT_STARTED

@@ -166,7 +166,7 @@ def test_nothing_that_was_said_is_in_the_log(operated: Server, http_client: http
 
 
 def test_the_key_is_not_in_the_log(operated: Server) -> None:
-    assert "api_key='***'" in operated.output()
+    assert "'api_key': '***'" in operated.output()
     assert KEY not in operated.output()
 
 

@@ -115,23 +115,25 @@ def test_a_codec_that_dies_fails_the_answers_in_it_and_no_other(server: Server, 
     assert successor.pid != worker.pid
 
 
-@pytest.mark.parametrize("rid", ["mine", "HEALTH_CHECK_mine", "a_1"])
+@pytest.mark.parametrize("rid", ["mine", "HEALTH_CHECK_mine", "a_1", "both"])
 def test_a_stage_ends_by_the_id_that_its_client_gave_it(rid: str, client: Client) -> None:
-    params = {"max_new_tokens": 3000, "ignore_eos": True}
+    params: dict[str, Any] = {"max_new_tokens": 3000, "ignore_eos": True}
     endless: dict[str, Any] = {"text": "On and on.", "rid": rid, "sampling_params": params}
     if rid == "a_1":  # the second of several
         endless |= {"text": ["Once.", "On and on."], "rid": "a", "sampling_params": [{"max_new_tokens": 1}, params]}
+    if rid == "both":
+        params["n"] = 2
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(client.http.post, "/generate", json=endless)
-        assert wait_for(lambda: client.load()["num_running_reqs"] == 1)
+        assert wait_for(lambda: client.load()["num_running_reqs"] == params.get("n", 1))
         again = client.http.post("/generate", json=endless)
         client.http.post("/abort_request", json={"rid": rid}).raise_for_status()
         answers = ending.result().json()
     assert again.status_code == 400
     assert again.json()["error"]["param"] == "rid"
-    meta = (answers[1] if isinstance(answers, list) else answers)["meta_info"]
-    assert meta["id"] == rid
-    assert meta["finish_reason"]["type"] == "abort"
+    for answer in answers[-params.get("n", 1) :] if isinstance(answers, list) else [answers]:
+        assert answer["meta_info"]["id"] == rid
+        assert answer["meta_info"]["finish_reason"]["type"] == "abort"
 
 
 def test_choices_have_the_id_that_their_client_gave(client: Client) -> None:

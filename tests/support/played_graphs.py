@@ -18,6 +18,7 @@ from sglang.srt.model_executor.graph_shared_output import GraphSharedOutput
 from sglang.srt.model_executor.runner import decode_cuda_graph_runner as runners
 from sglang.srt.model_executor.runner_backend.base_cuda_graph_backend import BaseCudaGraphBackend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from typing_extensions import override
 
 from sglang_speechlm.platform.attention import CpuAttention
 
@@ -53,18 +54,20 @@ class Replays(BaseCudaGraphBackend):
 
 
 @contextlib.contextmanager
-def _no_stream() -> Iterator[Any]:
+def _no_stream(**_: Any) -> Iterator[Any]:
     yield SimpleNamespace(stream=None)
 
 
 class PlayedRunner(runners.DecodeCudaGraphRunner):
     """SGLang's runner, with events that have always happened."""
 
-    def __init__(self, runner: Any) -> None:
-        super().__init__(runner)
+    @override
+    def capture(self) -> None:
         self.device_module = SimpleNamespace(
-            Event=lambda: SimpleNamespace(record=lambda *_: None, wait=lambda *_: None)
+            Event=lambda: SimpleNamespace(record=lambda *_: None, wait=lambda *_: None),
+            is_current_stream_capturing=lambda: False,
         )
+        super().capture()
 
 
 def _capture(_result: Any, runner: Any, *_: Any, **__: Any) -> None:
@@ -85,7 +88,7 @@ def main() -> None:
     attention.init_forward_metadata_out_graph = lambda self, batch, **_: self.init_forward_metadata(batch)
     attention.init_forward_metadata_in_graph = lambda *_: None
     played: Any = runners
-    played.get_batch_sizes_to_capture = lambda *_: (SIZES, [])
+    played.get_batch_sizes_to_capture = lambda *_, **__: (SIZES, [])
     played.graph_capture = _no_stream
     played.resolve_decode_backend = lambda _runner: Replays()
     HookRegistry.register(

@@ -20,7 +20,7 @@ import sglang.srt.entrypoints.http_server, sglang.srt.managers.scheduler
 import transformers.models.xcodec.modeling_xcodec
 from sglang_speechlm.checkpoint import CheckpointSpec, expected_tensors
 expected_tensors(CheckpointSpec().config())
-print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys()))
+print(sorted({"torch._dynamo", "torch._inductor"} & sys.modules.keys()))
 import torch._dynamo.utils
 print(torch._dynamo.utils.is_compile_supported("cpu"), torch._dynamo.config.suppress_errors)
 """
@@ -29,10 +29,8 @@ print(torch._dynamo.utils.is_compile_supported("cpu"), torch._dynamo.config.supp
 
 def test_a_program_that_imports_the_config_can_compile() -> None:
     script = """
-import sys
 import sglang_speechlm.config, torch
 from transformers import masking_utils
-print("torch._dynamo" in sys.modules)
 compiled = []
 def backend(graph, _):
     compiled.append(graph)
@@ -41,4 +39,4 @@ print(torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2)).tolist(), l
 from torch._dynamo import _trace_wrapped_higher_order_op as module
 print(module.TransformGetItemToIndex is masking_utils.TransformGetItemToIndex)
 """
-    assert printed(script) == "False\n[2.0, 2.0] 1\nTrue\n"
+    assert printed(script) == "[2.0, 2.0] 1\nTrue\n"

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sglang.srt.managers.auxiliary_output import CommittedTokens
 
 from sglang_speechlm.sglang_hooks.req import spoken_frames
-from sglang_speechlm.sglang_hooks.results import collect_frames
+from sglang_speechlm.sglang_hooks.results import StepFrames
 from sglang_speechlm.stage import FRAMES, TEXT_STAGE, UNCONDITIONAL_CACHED, Stage, frames_of
 
 STEPS, ROWS, STREAMS = 12, 3, 8
@@ -20,12 +21,12 @@ def request(stage: Stage) -> Any:
     return SimpleNamespace(speechlm_stage=stage, customized_info=None)
 
 
-def collected(reqs: Sequence[Any]) -> None:
-    """Collect the frames of all steps, as SGLang does: row by row, from one output of a step."""
-    for frames in DRAWN:
-        output = SimpleNamespace(customized_info={FRAMES: frames.clone()})
-        for i, req in enumerate(reqs):
-            collect_frames(None, None, i, req, output)
+def collected(reqs: Sequence[Any], steps: torch.Tensor = DRAWN, taken: bool = True) -> None:
+    """Collect the frames of all steps, as SGLang does: from one output of a step, with the tokens that it has taken."""
+    batch: Any = SimpleNamespace(reqs=reqs)
+    for step, frames in enumerate(steps):
+        commits = [CommittedTokens(step, (int(row[0]),)) if taken else None for row in frames[: len(reqs)]]
+        StepFrames(frames[: len(reqs)]).copy_to_host(torch.clone).consume(batch, commits)
 
 
 @pytest.mark.parametrize("interval", [1, 5, 8, 100])
@@ -62,7 +63,10 @@ def test_a_guided_row_tells_what_its_other_branch_had_cached() -> None:
     assert leader.customized_info[UNCONDITIONAL_CACHED] == [40] * STEPS
 
 
-def test_a_batch_of_texts_collects_nothing() -> None:
+def test_a_row_whose_token_is_dropped_gets_no_frame() -> None:
     req = request(Stage(audio=True))
-    collect_frames(None, None, 0, req, SimpleNamespace(customized_info=None))
+    collected([req], taken=False)
     assert req.customized_info is None
+    collected([req], DRAWN[:2])
+    collected([req], DRAWN[2:4], taken=False)
+    assert np.array_equal(spoken_frames(req), DRAWN[:2, 0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sglang.srt.managers import mm_utils
+from sglang.srt.managers import mm_schedule
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_context
 from typing_extensions import override
@@ -47,9 +47,16 @@ def test_all_hooks_are_enough() -> None:
     registry.refuse_missing_hooks(object())
 
 
+def test_a_lost_function_of_the_http_server_is_named() -> None:
+    from sglang_speechlm.sglang_hooks import http  # imports all of SGLang's server
+
+    with pytest.raises(RuntimeError, match="function_of_another_version"):
+        http._put_in_place(function_of_another_version=print)
+
+
 def _served(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
-    server_args = SimpleNamespace(get_model_config=lambda: config)
+    server_args = SimpleNamespace(_model_config=config)
     monkeypatch.setattr(get_context(), "_server_args", server_args)
 
 
@@ -85,5 +92,7 @@ def test_a_clip_stays_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> No
     _served("speechlm", monkeypatch)
     hook = next(hook for target, hook, _ in registry.HOOKS if target.endswith("_move_items_to_device"))
     item = SimpleNamespace(feature=torch.zeros(128, 100))
-    registry.only_for_speechlm(hook, HookType.AROUND)(mm_utils._move_items_to_device, [item], torch.device("meta"))
+    registry.only_for_speechlm(hook, HookType.AROUND)(
+        mm_schedule._move_items_to_device, [item], torch.device("meta"), None
+    )
     assert item.feature.device.type == "cpu"

@@ -13,7 +13,11 @@ def queued(custom_params: Any, seed: int | None = None) -> Any:
     """A request as SGLang's Req is, as far as a stage goes."""
     params = SimpleNamespace(custom_params=custom_params, sampling_seed=seed, top_k=20)
     return SimpleNamespace(
-        rid="a", sampling_params=params, req_pool_idx=3, origin_input_ids=[1, 2], set_finish_with_abort=lambda _: None
+        rid="a",
+        sampling_params=params,
+        kv=SimpleNamespace(req_pool_idx=3),
+        origin_input_ids=[1, 2],
+        set_finish_with_abort=lambda _: None,
     )
 
 

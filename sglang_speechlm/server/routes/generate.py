@@ -116,12 +116,11 @@ class GenerateBody(Strict):
 async def generate(http: Request, service: Service, deadline: float) -> Response:
     """Return SGLang's answer to a valid body, complete or as server-sent events."""
     body = await read_json(http, GenerateBody)
-    answers = await asyncio.to_thread(_check, body, service)
+    await asyncio.to_thread(_check, body, service)
     if body.text is not None:  # SGLang would encode it while every other request waits
         body.input_ids = await asyncio.to_thread(_encode, body.text, service)
-    request = GenerateReqInput(**body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid", "text"}))
-    names = _name(request, body.rid, body.count)
-    outputs = await begin(http, merged([_outputs(service, request, names, begun=answers > 1)], deadline))
+    request, names = _request(body)
+    outputs = await begin(http, merged([_outputs(service, request, names)], deadline))
     if body.stream:
         return ClosingStream(_events(outputs), outputs, "text/event-stream")
     async with aclosing(outputs):
@@ -129,25 +128,41 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
     return Response(orjson.dumps(output), media_type="application/json")
 
 
-def _name(request: GenerateReqInput, rid: str | None, count: int | None) -> dict[str, str]:
-    """Assign a request internal ids of equal length, because SGLang aborts by prefix and gives some ids a meaning.
+def _request(body: GenerateBody) -> tuple[GenerateReqInput, dict[str, str]]:
+    """Return SGLang's request, with a prompt for each answer.
+
+    SGLang itself would give the ``n`` answers to a prompt ids that nobody knows, and so could not abort them.
 
     Returns:
-        The client's name of each internal id.
+        The request, and the client's id of each of SGLang's. The latter are of equal length, because SGLang aborts by
+        prefix and gives some ids a meaning.
     """
-    if count is None:
-        request.rid = uuid.uuid4().hex
-        return {request.rid: rid or request.rid}
-    request.rid = [uuid.uuid4().hex for _ in range(count)]
-    return {own: own if rid is None else f"{rid}_{i}" for i, own in enumerate(request.rid)}
+    fields = body.model_dump(exclude_none=True, exclude_unset=True, exclude={"rid", "text"})
+    several = body.count is not None
+    prompts = fields.pop("input_ids") if several else [fields.pop("input_ids")]
+    params = fields.pop("sampling_params", {})
+    answers: list[tuple[str, list[int], dict[str, Any]]] = []
+    for i, prompt in enumerate(prompts):
+        sampling = dict(params[i] if isinstance(params, list) else params)
+        name = uuid.uuid4().hex if body.rid is None else f"{body.rid}_{i}" if several else body.rid
+        answers += [(name, prompt, sampling)] * sampling.pop("n", 1)
+    ids = [uuid.uuid4().hex for _ in answers]
+    names = {rid: name for rid, (name, _, _) in zip(ids, answers, strict=True)}
+    if not several and len(answers) == 1:
+        return GenerateReqInput(rid=ids[0], input_ids=prompts[0], sampling_params=answers[0][2], **fields), names
+    return (
+        GenerateReqInput(
+            rid=ids,
+            input_ids=[prompt for _, prompt, _ in answers],
+            sampling_params=[sampling for _, _, sampling in answers],
+            **fields,
+        ),
+        names,
+    )
 
 
-async def _outputs(
-    service: Service, request: GenerateReqInput, names: Mapping[str, str], *, begun: bool
-) -> AsyncGenerator[Any]:
+async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[str, str]) -> AsyncGenerator[Any]:
     """Yield SGLang's outputs under the client's ids. Closing the iterator aborts the request.
-
-    ``begun`` states that a refusal may throw away work: SGLang tells nothing of the other answers if one is refused.
 
     Raises:
         ApiError: 400 if one of these ids is in use.
@@ -155,7 +170,10 @@ async def _outputs(
     """
     if taken := service.generating.keys() & names.values():
         raise bad_field("rid", f"is already the id of a running request; got {shown(min(taken))}")
-    service.generating |= {name: rid for rid, name in names.items()}
+    for rid, name in names.items():
+        service.generating.setdefault(name, []).append(rid)
+    # SGLang tells nothing of the other answers if one is refused: a retry could generate them again.
+    begun = len(names) > 1
     try:
         async with aclosing(service.responder.engine.outputs(request, begun=begun)) as outputs:
             async for output in outputs:
@@ -163,11 +181,10 @@ async def _outputs(
                     meta = answer["meta_info"]
                     if FRAMES in meta:
                         meta[FRAMES] = frames_of(meta[FRAMES], service.config.num_stream).tolist()
-                    own = meta["id"].partition("_")[0]  # SGLang appends a suffix for each of several choices
-                    meta["id"] = names.get(own, own)
+                    meta["id"] = names[meta["id"]]
                 yield output
     finally:
-        for name in names.values():
+        for name in set(names.values()):
             del service.generating[name]
 
 
@@ -196,17 +213,12 @@ async def abort_request(http: Request, service: Service, deadline: float) -> Res
     body = await read_json(http, AbortBody)
     if body.abort_all:
         service.responder.engine.abort_all()
-    elif body.rid in service.generating:
-        service.responder.engine.abort(service.generating[body.rid])
+    for rid in service.generating.get(body.rid or "", ()):
+        service.responder.engine.abort(rid)
     return Response()
 
 
-def _check(body: GenerateBody, service: Service) -> int:
-    """Return the number of answers.
-
-    Raises:
-        ApiError: 400 if fields contradict each other, or ask for too much.
-    """
+def _check(body: GenerateBody, service: Service) -> None:
     if (body.text is None) == (body.input_ids is None):
         raise bad_field("text", "exactly one of text and input_ids must be given")
     count = body.count
@@ -215,8 +227,7 @@ def _check(body: GenerateBody, service: Service) -> int:
         raise bad_field("sampling_params", f"must be one object, or one for each prompt; got {len(params)}")
     settings = [sampling for sampling in (params if isinstance(params, list) else [params]) if sampling is not None]
     choices = max((sampling.n or 1 for sampling in settings), default=1)
-    answers = (count or 1) * choices
-    if answers > _MAX_ANSWERS:
+    if (count or 1) * choices > _MAX_ANSWERS:
         raise bad_field(
             "sampling_params.n",
             f"prompts times n must not exceed {_MAX_ANSWERS}; got {count or 1} times {choices}",
@@ -227,7 +238,6 @@ def _check(body: GenerateBody, service: Service) -> int:
     check_ids("token_ids_logprob", body.token_ids_logprob or (), service.config)
     for sampling in settings:
         check_ids("sampling_params.stop_token_ids", sampling.stop_token_ids or (), service.config)
-    return answers
 
 
 def _encode(text: str | list[str], service: Service) -> list[int] | list[list[int]]:

@@ -1,0 +1,61 @@
+"""``sglang serve`` starts this package's server too: by name, or because it recognises a served directory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sglang.cli.serve_backends import ServeBackendDetection, ServeBackendRegistry, ServeRequest
+
+from sglang_speechlm.config import MODEL_TYPES
+from sglang_speechlm.sglang_hooks.serve import serve_backend
+
+SGLANG = Path(sys.executable).with_name("sglang")
+
+
+def directory_of(model_type: object, folder: Path) -> str:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return str(folder)
+
+
+def detected(model_path: str | None) -> ServeBackendDetection:
+    detect = serve_backend().detect
+    assert detect is not None
+    return detect(ServeRequest(argv=(), model_path=model_path))
+
+
+def test_sglang_knows_the_name() -> None:
+    registered = ServeBackendRegistry({}).get("speechlm")
+    assert registered.distribution == "sglang-speechlm"
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_served_directory_is_recognised(model_type: str, tmp_path: Path) -> None:
+    model_path = directory_of(model_type, tmp_path)
+    request = ServeRequest(argv=("--model-path", model_path), model_path=model_path)
+    assert ServeBackendRegistry({}).auto_detect(request).name == "speechlm"
+
+
+def test_another_model_is_left_to_sglang(tmp_path: Path) -> None:
+    assert detected(directory_of("qwen3", tmp_path)) is ServeBackendDetection.NO_MATCH
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{}", None])
+def test_what_cannot_be_read_is_unknown(config: str | None, tmp_path: Path) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert detected(str(tmp_path)) is ServeBackendDetection.UNKNOWN
+
+
+def test_a_tag_is_unknown() -> None:
+    assert detected("espnet/a-model") is ServeBackendDetection.UNKNOWN
+    assert detected(None) is ServeBackendDetection.UNKNOWN
+
+
+def test_the_launcher_takes_the_options_and_its_status_is_sglangs(tmp_path: Path) -> None:
+    command = [str(SGLANG), "serve", str(tmp_path), "--model-type", "speechlm", "--port", "9000"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"--model-path {tmp_path}" in done.stderr.splitlines()[-1]
