@@ -78,6 +78,43 @@ GUIDES: dict[str, dict[str, Any]] = {
     },
 }
 
+_LAMP: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "switch_lamp",
+        "parameters": {
+            "type": "object",
+            "properties": {"on": {"type": "boolean"}, "room": {"enum": ["hall", "attic"]}},
+            "required": ["on", "room"],
+            "additionalProperties": False,
+        },
+    },
+}
+_CALL = {"id": "call_1", "type": "function", "function": {"name": "switch_lamp", "arguments": '{"on": true}'}}
+_FUNCTIONS: dict[str, Any] = {"tools": [_LAMP], "max_tokens": 60, "seed": 8}
+REQUESTS: dict[str, dict[str, Any]] = {
+    **GUIDES,
+    "call": {**_FUNCTIONS, "messages": HELLO, "tool_choice": "required", "parallel_tool_calls": False},
+    "result of a call": {
+        **_FUNCTIONS,
+        "messages": [
+            *HELLO,
+            {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "It is on."},
+        ],
+        "tool_choice": "none",
+    },
+    "JSON by a schema": {
+        "messages": HELLO,
+        "max_tokens": 60,
+        "seed": 8,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "lamp", "strict": True, "schema": _LAMP["function"]["parameters"]},
+        },
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
@@ -96,7 +133,7 @@ def fleet(fleets: Fleets) -> Fleet:
 def masked(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
     """Status, headers and body without sound and what is random or tells the time: ids and when they were made."""
     body = "" if is_sound(answer) else answer.text
-    text = re.sub(r"(chatcmpl|speech|transcription)-[0-9a-f]{32}", r"\1-ID", body)
+    text = re.sub(r"(chatcmpl|speech|transcription|call)[-_][0-9a-f]{24,32}", r"\1-ID", body)
     text = re.sub(r'audio-[0-9a-f]{8}-|"(created|expires_at)":\d+|"data":"[^"]*"', "", text)
     headers = {
         name: value
@@ -122,9 +159,9 @@ def post_to(url: str, path: str, **request: Any) -> httpx.Response:
     return httpx.post(f"{url}{path}", timeout=SECONDS, trust_env=False, **request)
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_an_answer_is_byte_for_byte_a_workers_own_but_for_how_samples_round(name: str, fleet: Fleet) -> None:
-    body = {**GUIDES[name], "speechlm": {"return_ids": True}}
+    body = {**REQUESTS[name], "speechlm": {"return_ids": True}}
     for url in fleet.workers:  # so that their caches say the same
         post_to(url, CHAT, json=body)
     own = [post_to(url, CHAT, json=body) for url in fleet.workers]
@@ -135,22 +172,27 @@ def test_an_answer_is_byte_for_byte_a_workers_own_but_for_how_samples_round(name
         assert_same_sound(sound_of(one), sound_of(other))
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_a_stream_says_what_a_workers_own_says(name: str, fleet: Fleet) -> None:
-    body = {**GUIDES[name], "sample_rate": 16_000}
+    body = {**REQUESTS[name], "sample_rate": 16_000}
     with Client(fleet.workers[0]) as direct:
         own = direct.stream(body)
     for _ in range(2):
         through = fleet.client.stream(body)
         assert [said(chunks) for chunks in (own, through)] == [said(own)] * 2
         assert_same_sound(pcm_of(through), pcm_of(own))
+    assert (name == "call") == (said(own)[1] != "")
     assert ("audio" in name or name == "guided") == (len(pcm_of(own)) > 0 or name == "audio question")
 
 
-def said(chunks: list[Any]) -> tuple[str, str]:
-    """Text and end of a stream; how many chunks they are in is a matter of time."""
-    text = "".join(delta.get("content", "") for delta in deltas_of(chunks))
-    return text, chunks[-1]["choices"][0]["finish_reason"]
+def said(chunks: list[Any]) -> tuple[str, str, str]:
+    """Text, a call's arguments and the end of a stream; how many chunks they are in is a matter of time."""
+    deltas = deltas_of(chunks)
+    text = "".join(delta.get("content") or "" for delta in deltas)
+    arguments = "".join(
+        call["function"].get("arguments", "") for delta in deltas for call in delta.get("tool_calls", ())
+    )
+    return text, arguments, chunks[-1]["choices"][0]["finish_reason"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from .client import Client
 from .process import LAUNCHER, Server, command_of, serving, wait_for
 
 COPYING = "tests.support.copying_fleet"
-OPTIONS = ("--tp", "1", "--max-total-tokens", "8192", "--enable-metrics")
+OPTIONS = ("--tp", "1", "--max-total-tokens", "8192", "--enable-metrics", "--tool-call-parser", "hermes")
 
 
 class Fleet:
