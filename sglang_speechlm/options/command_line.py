@@ -24,6 +24,7 @@ from sglang_speechlm.options.sglang_args import (
     refuse_unsupported,
     refuse_untested,
 )
+from sglang_speechlm.options.shared import named
 from sglang_speechlm.options.vllm_names import (
     MEMORY,
     OVERRIDDEN_BY,
@@ -130,14 +131,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_conversion_options(parser: argparse._ArgumentGroup) -> None:
     add = parser.add_argument
     text = "Qwen3's tokenizer: a directory or a hub tag (default: the training config's tokenizer_name)"
-    add("--tokenizer-path", "--tokenizer", metavar="DIR|TAG", help=text)
+    add("--tokenizer-path", "--tokenizer", type=named, metavar="DIR|TAG", help=text)
     text = "training config, YAML (default: the one near the weights)"
-    add("--train-config", type=Path, metavar="FILE", help=text)
-    add("--revision", metavar="NAME", help="branch, tag or commit of the hub tag")
+    add("--train-config", type=_path, metavar="FILE", help=text)
+    add("--revision", type=named, metavar="NAME", help="branch, tag or commit of the hub tag")
     text = "where conversions are kept (default: sglang-speechlm in XDG_CACHE_HOME or ~/.cache)"
-    add("--convert-dir", type=Path, metavar="DIR", help=text)
+    add("--convert-dir", type=_path, metavar="DIR", help=text)
     text = "report what the checkpoint is, becomes and needs, and every problem; write and serve nothing"
     add("--check", action="store_true", help=text)
+
+
+def _path(text: str) -> Path:
+    return Path(named(text))
 
 
 def read(arguments: Sequence[str]) -> CommandLine:

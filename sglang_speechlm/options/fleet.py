@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sglang_speechlm.options.shared import add_shared_options, address_complaints, key_complaints
+from sglang_speechlm.options.shared import TLS, add_shared_options, address_complaints, key_complaints, tls_complaints
 from sglang_speechlm.server.edge.keys import Keys
 
 ROUTINGS = ("round_robin", "cache_aware")
@@ -115,11 +115,12 @@ def read(arguments: Sequence[str]) -> FleetOptions:
     if others and not workers:
         names = [word.partition("=")[0] for word in others if word.startswith("-")] or others  # values may be secret
         raise ValueError(f"{', '.join(names)}: not known, or of a worker, and none is started here")
-    if complaints := key_complaints(shared) + address_complaints(parsed.host, parsed.port):
+    complaints = key_complaints(shared) + address_complaints(parsed.host, parsed.port) + tls_complaints(parsed)
+    if complaints:
         raise ValueError("; ".join(complaints))
     if bool(parsed.ssl_keyfile) != bool(parsed.ssl_certfile):
         raise ValueError("--ssl-keyfile, --ssl-certfile: must be given together")
-    tls = {name: value for name in _TLS if (value := getattr(parsed, name)) is not None}
+    tls = {name: value for name in TLS if (value := getattr(parsed, name)) is not None}
     return FleetOptions(
         workers=workers,
         urls=tuple(dict.fromkeys(parsed.worker_urls)),
@@ -142,7 +143,6 @@ def read(arguments: Sequence[str]) -> FleetOptions:
 
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-_TLS = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_keyfile_password")
 
 
 def _fleet_parser() -> argparse.ArgumentParser:
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=30000)
     parser.add_argument("--base-gpu-id", type=int, default=0)
-    for name in _TLS:
+    for name in TLS:
         parser.add_argument(f"--{name.replace('_', '-')}")
     return parser
 

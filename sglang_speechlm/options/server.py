@@ -18,6 +18,7 @@ from sglang_speechlm.options.shared import (
     REQUEST_SECONDS,
     add_shared_options,
     complaining,
+    named,
     positive,
 )
 from sglang_speechlm.prompt import thinking, tools
@@ -114,9 +115,9 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         parser.add_argument(name, type=kind, default=default, help=said, **more)
 
     said = "names that requests may use for the model; answers use the first (default: from --model-path)"
-    add("--served-model-name", str, own.served_names, said, nargs="+", metavar="NAME")
+    add("--served-model-name", named, own.served_names, said, nargs="+", metavar="NAME")
     said = "further names that requests may use for the model, such as tts-1 or gpt-4o-audio-preview; all are listed"
-    add("--model-alias", str, own.aliases, said, nargs="+", metavar="NAME")
+    add("--model-alias", named, own.aliases, said, nargs="+", metavar="NAME")
     said = "accept any model name in requests, for applications whose names cannot be changed"
     parser.add_argument("--any-model", action="store_true", help=said)
     said = "torch device of the codec process (default: %(default)s: a GPU if there is one)"
@@ -157,12 +158,7 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 
 
 def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
-    def from_text(text: str) -> Value:
-        if not text:  # as from an unset variable; as a path, it would be the current directory
-            raise ValueError("must not be empty")
-        return read(Path(text))
-
-    return complaining(from_text)
+    return complaining(lambda text: read(Path(named(text))))
 
 
 def _directory(path: Path) -> Path:

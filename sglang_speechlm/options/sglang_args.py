@@ -10,7 +10,7 @@ import psutil
 
 from sglang_speechlm.checkpoint.shards import stored_dtype
 from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.options.shared import key_complaints
+from sglang_speechlm.options.shared import key_complaints, tls_complaints
 from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND
 
 _CPU_CACHE_SHARE = 0.25
@@ -117,7 +117,7 @@ def refuse_unsupported(server_args: Any) -> None:
             complaints.append(_complaint(name, value, allowed, reason))
     if server_args.chunked_prefill_size == 1:
         complaints.append(_complaint("chunked_prefill_size", 1, 2, "a step must hold both branches of a guided answer"))
-    _refuse(complaints + key_complaints(server_args))
+    _refuse(complaints + key_complaints(server_args) + tls_complaints(server_args))
 
 
 def _complaint(name: str, value: Any, allowed: Any, reason: str) -> str:

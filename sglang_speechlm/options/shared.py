@@ -70,6 +70,19 @@ def key_complaints(options: Any) -> list[str]:
     ]
 
 
+TLS = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_keyfile_password")
+"""Uvicorn's options for encryption."""
+
+
+def tls_complaints(options: Any) -> list[str]:
+    """Return what is wrong with the options for encryption.
+
+    Empty files, as from unset variables, would mean a server without encryption.
+    """
+    files = [name for name in TLS if name != "ssl_keyfile_password"]
+    return [f"--{name.replace('_', '-')}: must not be empty" for name in files if getattr(options, name, None) == ""]
+
+
 def address_complaints(host: str, port: int) -> list[str]:
     """Return what is wrong with the address to listen on.
 
@@ -93,6 +106,14 @@ def complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return reading
+
+
+@complaining
+def named(text: str) -> str:
+    """Take a name or a path; an empty one, as from an unset variable, would be the current directory."""
+    if not text.strip():
+        raise ValueError(f"must not be empty; got {text!r}")
+    return text
 
 
 @complaining

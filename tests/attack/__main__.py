@@ -22,6 +22,7 @@ from .clips import clip_urls, damaged_over_http, decode_damaged
 from .deaths import SERVED_WITHOUT, deaths, front_hangs
 from .doors import doors, framing, request_targets
 from .ledger import Ledger
+from .mixed import mixed_bodies
 from .stalls import listening_sockets, stalled_connections
 from .target import Target, target
 
@@ -43,6 +44,7 @@ class Scale:
         sounds, sound_seconds: damaged files to decode in this process, and the time for it.
         sent_sounds: damaged files to send.
         bodies: odd bodies.
+        mixed: bodies from the ends of what is allowed, which share batches.
         megabytes: of a heavy body.
         health_seconds: that ``/health`` may wait for one.
         connections: that stall.
@@ -54,6 +56,7 @@ class Scale:
     sound_seconds: float = 30.0
     sent_sounds: int = 300
     bodies: int = 2500
+    mixed: int = 250
     megabytes: int = 60
     health_seconds: float = 1.0
     connections: int = 200
@@ -66,6 +69,7 @@ SHORT = Scale(
     sound_seconds=20,
     sent_sounds=40,
     bodies=150,
+    mixed=40,
     megabytes=4,
     health_seconds=30,
     connections=20,
@@ -102,6 +106,7 @@ def _attack_target(attacked: Target, ledger: Ledger, scale: Scale, seed: int, *,
         clip_urls(attacked, ledger)
         damaged_over_http(attacked, ledger, scale.sent_sounds, seed)
         odd_bodies(attacked, ledger, scale.bodies, seed)
+        mixed_bodies(attacked, ledger, scale.mixed, seed)
         heavy_bodies(attacked, ledger, scale.megabytes, scale.health_seconds)
         slow_bodies(attacked, ledger, scale.health_seconds)
     grown = attacked.memory() - before

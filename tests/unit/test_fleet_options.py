@@ -58,6 +58,7 @@ def test_urls_beside_a_model_join_its_workers() -> None:
         (["--worker-urls", "http://a:1", "--ssl-keyfile", "k"], "--ssl-certfile"),
         (["--worker-urls", "http://a:1", "--api-kye", "k"], "--api-kye: "),
         (["--worker-urls", "http://a:1", "--host", ""], "--host: must not be empty"),
+        (["--worker-urls", "http://a:1", "--ssl-keyfile=", "--ssl-certfile="], "--ssl-certfile: must not be empty"),
         (["--worker-urls", "http://a:1", "--port=0"], "--port: must be from 1 to 65535; got 0"),
         (["--worker-urls", "http://a:1", "--port", "70000"], "--port: must be from 1 to 65535; got 70000"),
         (["--worker-urls", "http://a:1", "--max-running-requests", "4"], "--max-running-requests: "),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sglang_speechlm.options.command_line import build_parser
 from sglang_speechlm.options.server import add_own_options
 from sglang_speechlm.options.sglang_args import _REFUSED, refuse_unsupported
 
@@ -21,6 +22,7 @@ KEY = "sesame"
         ("--allowed-media-path", "/nowhere/at/all"), ("--allowed-media-path", ""), ("--speech-template", ""),
         ("--speech-template", "/nowhere.json"),
         ("--transcription-template", "/nowhere.json"), ("--codec-threads", "0"),
+        ("--served-model-name", ""), ("--model-alias", " "),
     ],
 )  # fmt: skip
 def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +42,20 @@ def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
     refuse_unsupported(SimpleNamespace(**settings))
     with pytest.raises(ValueError, match="--api-key"):
         refuse_unsupported(SimpleNamespace(**settings | {"api_key": key}))
+
+
+def test_files_for_encryption_whose_names_are_empty_do_not_mean_none() -> None:
+    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
+    settings |= {"api_key": None, "admin_api_key": None, "chunked_prefill_size": None}
+    with pytest.raises(ValueError, match="--ssl-keyfile: must not be empty"):
+        refuse_unsupported(SimpleNamespace(**settings | {"ssl_keyfile": "", "ssl_certfile": ""}))
+
+
+@pytest.mark.parametrize("option", ["--tokenizer-path", "--train-config", "--convert-dir", "--revision"])
+def test_an_empty_name_is_not_the_current_directory(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--model-path", "m", option, ""])
+    assert option in capsys.readouterr().err
 
 
 def test_prefills_too_small_for_a_pair_are_refused() -> None:
