@@ -3,8 +3,9 @@
     python -m benchmarks.cards
 
 A card's name, capability and memory replace the answers of torch and nvidia-smi; the launcher does everything else,
-with the defaults of `launch/serve_cfg_1.sh` and `launch/serve_cfg.sh` at the released model's sizes. The table shows
-the options for each card, or why a server would not start; no memory is measured.
+with the defaults of `launch/serve_cfg_1.sh` and `launch/serve_cfg.sh` at the released model's sizes, in bfloat16 and
+with `--quantization fp8`. The table shows the options for each card, or why a server would not start; no memory is
+measured.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ CARDS = {
 }
 SCRIPTS = {1: "serve_cfg_1.sh", 4: "serve_cfg.sh"}
 """Scripts by the number of GPUs that they use."""
+WEIGHTS = {"bfloat16": (), "fp8": ("--quantization", "fp8")}
+"""Options by what the weights are served in."""
+ROWS = [("bfloat16", 1), ("bfloat16", 4), ("fp8", 1)]
+"""What the weights are served in, and the number of GPUs, for each of the cards."""
 
 
 @functools.cache
@@ -143,21 +148,22 @@ def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, li
         return settle(command_line, Machine.here())
 
 
-def row(name: str, ranks: int, folder: Path) -> dict[str, Any]:
+def row(name: str, ranks: int, served_in: str, folder: Path) -> dict[str, Any]:
     """Return a card's row of the table, with the script for ``ranks`` GPUs: its options, or why it fails."""
     from sglang_speechlm.options.gpu_memory import plan_memory
     from sglang_speechlm.sglang_hooks.options import resolved
 
     card = CARDS[name]
-    shown: dict[str, Any] = {"card": name, "GPUs": ranks, "memory": round(card.mebibytes / 1024, 2)}
+    shown: dict[str, Any] = {"card": name, "GPUs": ranks, "served in": served_in}
+    shown["memory"] = round(card.mebibytes / 1024, 2)
     try:
-        server_args, _ = resolve(card, folder, script_defaults(SCRIPTS[ranks]))
+        server_args, _ = resolve(card, folder, [*script_defaults(SCRIPTS[ranks]), *WEIGHTS[served_in]])
     except (ValueError, AssertionError) as error:
         return shown | {"comes up": f"no: {error}"}
     options = resolved(server_args)
     plan = plan_memory(SpeechLMConfig.from_pretrained(folder), options, card.mebibytes * MEBIBYTE, codec=True)
     return shown | {
-        "comes up": "yes" if plan.fits else "no: weights and cache do not fit",
+        "comes up": "yes" if plan.fits else f"no: {plan.problem or 'the rest does not fit'}",
         "attention": options.attention_backend,
         "mem-fraction": options.mem_fraction_static,
         "chunk": options.chunked_prefill_size,
@@ -175,7 +181,7 @@ def main() -> int:
     as_json = parser.parse_args().json
     with tempfile.TemporaryDirectory() as scratch:
         folder = released_sizes(Path(scratch))
-        rows = [row(name, ranks, folder) for ranks in SCRIPTS for name in CARDS]
+        rows = [row(name, ranks, served_in, folder) for served_in, ranks in ROWS for name in CARDS]
     if as_json:
         print(json.dumps(rows))
     else:

@@ -14,28 +14,31 @@ _GIGABYTE = 1e9
 _GIBIBYTE = 1 << 30
 _CARDS = (("24 GB", 24), ("40 GB", 40), ("48 GB", 48), ("80 GB", 80), ("96 GB", 96), ("141 GB", 141))
 _ON_EACH_RANK = (AUDIO_TOWER_PREFIX, "adaptor.", "stream_emb.")
-_FP8 = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "gate_proj.weight",
-        "down_proj.weight")  # fmt: skip
-"""Name suffixes of the backbone's matrices, whose size --quantization fp8 halves."""
+
+
+def is_quantized(name: str) -> bool:
+    """Whether --quantization fp8 quantizes a tensor: the matrices of the backbone's layers, and nothing else."""
+    return name.startswith("model.layers.") and name.endswith("_proj.weight")
 
 
 def weight_bytes(config: SpeechLMConfig, ranks: int = 1, *, fp8: bool = False) -> int:
-    """Return the size of one tensor-parallel rank's weights in bfloat16, or in fp8 where that is possible.
+    """Return the size of one tensor-parallel rank's weights in bfloat16, or with the backbone's matrices in fp8.
 
-    The codec's weights, which another process has, do not count.
+    A matrix in fp8 has a float32 scale for each row. The codec's weights, which another process has, do not count.
     """
     total = 0
     for name, shape in expected_tensors(config).items():
         if not name.startswith(CODEC_PREFIX):
-            width = 1 if fp8 and name.startswith("model.layers.") and name.endswith(_FP8) else 2
-            total += width * math.prod(shape) // (ranks if len(shape) > 1 and not name.startswith(_ON_EACH_RANK) else 1)
+            size = math.prod(shape) + 4 * shape[0] if fp8 and is_quantized(name) else 2 * math.prod(shape)
+            total += size // (ranks if len(shape) > 1 and not name.startswith(_ON_EACH_RANK) else 1)
     return total
 
 
-def position_bytes(config: SpeechLMConfig, ranks: int = 1) -> int:
-    """Return the size of one position's KV cache on one rank in bfloat16; a rank has at least one head."""
+def position_bytes(config: SpeechLMConfig, ranks: int = 1, *, item_bytes: int = 2) -> int:
+    """Return the size of one position's KV cache on one rank, by default in bfloat16; a rank has at least one head."""
     text = config.text_config
-    return int(4 * text.num_hidden_layers * math.ceil(text.num_key_value_heads / ranks) * text.head_dim)
+    heads = math.ceil(text.num_key_value_heads / ranks)
+    return int(2 * item_bytes * text.num_hidden_layers * heads * text.head_dim)
 
 
 def cached_positions(config: SpeechLMConfig, total: float, ranks: int = 1, *, fp8: bool = False) -> int:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sglang_speechlm.checkpoint.shards import INDEX_FILE
 from sglang_speechlm.checkpoint.tensors import check_tensors
 from sglang_speechlm.config import MODEL_TYPES, BagpiperConfig, SpeechLMConfig
 from sglang_speechlm.config.files import CheckpointError, naming, read_json, safetensors_shapes, shown
 from sglang_speechlm.tokenizer import TextTokenizer, offset_tokenizer
+
+QUANTIZATION_FIELDS = ("quantization_config", "compression_config")
+"""Fields of a config.json that say how its tensors are quantized."""
+
+_QUANTIZATION_FILES = ("hf_quant_config.json", "quant_model_description.json")
+"""Files beside a config.json that say so in its place."""
+
+_ALLOWED_INSTEAD = (
+    "allowed: a checkpoint that is not quantized, such as the one that this was made of; --quantization fp8 quantizes "
+    "it when it is loaded"
+)
 
 
 def checkpoint_config(directory: Path) -> SpeechLMConfig:
@@ -22,9 +35,21 @@ def checkpoint_config(directory: Path) -> SpeechLMConfig:
     model_type = fields.get("model_type")
     if model_type not in MODEL_TYPES:
         raise CheckpointError(f"{file}: model_type is {shown(model_type)}; allowed: {', '.join(MODEL_TYPES)}")
+    _refuse_quantized(directory, fields)
     with naming(file):
         config: SpeechLMConfig = (BagpiperConfig if model_type == "bagpiper" else SpeechLMConfig)(**fields)
         return config
+
+
+def _refuse_quantized(directory: Path, fields: Mapping[str, Any]) -> None:
+    file, text = directory / "config.json", fields.get("text_config")
+    for place, values in (("", fields), ("text_config.", text if isinstance(text, Mapping) else {})):
+        for name in QUANTIZATION_FIELDS:
+            if values.get(name) is not None:
+                raise CheckpointError(f"{file}: {place}{name} is {shown(values[name])}; {_ALLOWED_INSTEAD}")
+    for name in _QUANTIZATION_FILES:
+        if (directory / name).exists():
+            raise CheckpointError(f"{directory / name}: {_ALLOWED_INSTEAD}")
 
 
 def served_shapes(directory: Path) -> dict[str, tuple[int, ...]]:

@@ -21,6 +21,7 @@ from sglang_speechlm.options.server import OwnOptions, add_own_options
 from sglang_speechlm.options.sglang_args import (
     defaults_from,
     refuse_missing_gpus,
+    refuse_quantization,
     refuse_unsupported,
     refuse_untested,
 )
@@ -96,10 +97,18 @@ class CommandLine:
     @property
     def device(self) -> str | None:
         """The value of SGLang's --device, if it is given."""
+        return self._given("--device")
+
+    @property
+    def quantization(self) -> str | None:
+        """The value of SGLang's --quantization, if it is given."""
+        return self._given("--quantization")
+
+    def _given(self, option: str) -> str | None:
         parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, add_help=False, allow_abbrev=False)
-        parser.add_argument("--device")
-        device: str | None = parser.parse_known_args(self.others)[0].device
-        return device
+        parser.add_argument(option, dest="value")
+        value: str | None = parser.parse_known_args(self.others)[0].value
+        return value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -207,6 +216,7 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
     refuse_untested(changed, machine.environment)
     server_args = server_args_of(arguments)
     refuse_unsupported(resolved(server_args))
+    refuse_quantization(resolved(server_args), machine.capability)
     refuse_missing_gpus(server_args, machine.gpus)
     if machine.gpu_bytes and resolved(server_args).device == "cuda":
         if (share := command_line.choices.get(MEMORY)) is None or share.by_guide:
@@ -219,9 +229,9 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
                 why = "SGLang's option bounds weights and KV cache only, and everything else must fit too"
                 notes.append(f"{share.written} becomes {MEMORY.sglang[0]} {fraction}: {why}")
         notes.append(str(plan := _plan(command_line, server_args, machine)))
-        if plan.positions <= 0 and server_args.quantization in (None, "fp8"):
+        if plan.problem:
             raise ValueError(
-                f"--model-path {command_line.model}: no room for a KV cache on this GPU. {plan}. "
+                f"--model-path {command_line.model}: {plan.problem}. {plan}. "
                 f"Split the model with {RANKS.guide} (now {server_args.tp_size}), or use a larger card"
             )
     return server_args, notes
@@ -242,7 +252,9 @@ def gpu_defaults(command_line: CommandLine, machine: Machine) -> dict[str, Any]:
             command_line.choices[option].value if option in command_line.choices else default
             for option, default in ((RANKS, 1), (SEQUENCES, MOST_ROWS))
         )
-        settled["cuda_graph_max_bs_decode"] = graph_rows(command_line.config, ranks, machine.gpu_bytes, rows)
+        settled["cuda_graph_max_bs_decode"] = graph_rows(
+            command_line.config, ranks, machine.gpu_bytes, rows, fp8=command_line.quantization == "fp8"
+        )
     return settled
 
 

@@ -16,6 +16,9 @@ from sglang_speechlm.config import SpeechLMConfig
 
 GIBIBYTE = 1 << 30
 
+FP8_CACHES = ("fp8_e4m3", "fp8_e5m2")
+"""Values of --kv-cache-dtype with a byte for each number."""
+
 MOST_ROWS = 1024
 """Default of --max-running-requests on a GPU: maximum rows of a batch."""
 
@@ -43,17 +46,29 @@ class MemoryPlan:
         parts: sizes by name, which add up to ``total``; the rest is ``free``.
         positions: positions of the KV cache.
         graph_rows: rows of the largest captured graph.
+        loading: memory while the weights are loaded.
     """
 
     total: float
     parts: Mapping[str, float]
     positions: int
     graph_rows: int
+    loading: float
+
+    @property
+    def problem(self) -> str:
+        """Why a server cannot start; empty if it can."""
+        if self.loading > self.total:
+            return (
+                f"no room on this GPU to load the weights: {self.loading / GIBIBYTE:.2f} GiB, because they are "
+                "quantized after they have been loaded"
+            )
+        return "" if self.positions > 0 else "no room for a KV cache on this GPU"
 
     @property
     def fits(self) -> bool:
-        """Whether there is a KV cache, and room for everything else."""
-        return self.positions > 0 and self.parts["free"] >= 0
+        """Whether a server can start, with room for everything else."""
+        return not self.problem and self.parts["free"] >= 0
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {size / GIBIBYTE:.2f}" for name, size in self.parts.items())
@@ -63,14 +78,15 @@ class MemoryPlan:
         )
 
 
-def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int) -> int:
+def graph_rows(config: SpeechLMConfig, ranks: int, total: float, running: int, *, fp8: bool = False) -> int:
     """Return the rows of the largest CUDA graph: all that may run, if the KV cache could hold that many short answers.
 
     Args:
         total: the card's memory in bytes.
         running: --max-running-requests.
+        fp8: whether the weights are quantized.
     """
-    rows = min(running, cached_positions(config, total, ranks) // _POSITIONS_A_ROW)
+    rows = min(running, cached_positions(config, total, ranks, fp8=fp8) // _POSITIONS_A_ROW)
     return max(rows // 8 * 8 if rows > 8 else rows, 1)
 
 
@@ -88,10 +104,13 @@ def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec
     rows = decode.max_bs if graphs else 0
     own = _CONTEXT_BYTES + (_NCCL_BYTES if ranks > 1 else 0)
     wide = 2 if server_args.dtype == "float32" else 1
-    weights = wide * weight_bytes(config, ranks, fp8=server_args.quantization == "fp8")
+    fp8 = server_args.quantization == "fp8"
+    weights = wide * weight_bytes(config, ranks, fp8=fp8)
+    loading = own + (weight_bytes(config, ranks) if fp8 else weights)
     at_load = total - own
     cache = at_load * server_args.mem_fraction_static - weights
-    a_position = wide * position_bytes(config, ranks)
+    cache_item = 1 if server_args.kv_cache_dtype in FP8_CACHES else 2 * wide
+    a_position = position_bytes(config, ranks, item_bytes=cache_item)
     positions = int(cache // a_position)
     longest = min(2 * (server_args.context_length or config.text_config.max_position_embeddings), max(positions, 0))
     step = server_args.chunked_prefill_size if server_args.chunked_prefill_size > 0 else longest
@@ -107,7 +126,7 @@ def plan_memory(config: SpeechLMConfig, server_args: Any, total: float, *, codec
         "codec": (_CODEC_BYTES if codec else 0)
         + 2.0 * (config.ids.codec_end - config.ids.codec_begin + 1) * config.hidden_size,
     }
-    return MemoryPlan(total, parts | {"free": total - sum(parts.values())}, positions, rows)
+    return MemoryPlan(total, parts | {"free": total - sum(parts.values())}, positions, rows, loading)
 
 
 def static_share(plan: MemoryPlan, resolved: float, ceiling: float) -> float:

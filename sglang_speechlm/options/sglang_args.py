@@ -8,11 +8,14 @@ from typing import Any
 
 import psutil
 
+from sglang_speechlm.checkpoint.served import QUANTIZATION_FIELDS
 from sglang_speechlm.checkpoint.shards import stored_dtype
 from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.options.gpu_memory import FP8_CACHES
 from sglang_speechlm.options.shared import key_complaints, tls_complaints
 from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND
 
+_FP8_CAPABILITY = (8, 0)
 _CPU_CACHE_SHARE = 0.25
 _CPU_CACHE_POSITIONS = 131072
 
@@ -81,6 +84,19 @@ _ACCEPTED = frozenset({
 })  # fmt: skip
 """SGLang's options that change neither how steps are composed, nor the model, nor which process does what."""
 
+_ACCEPTED_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
+    "quantization": (
+        ("fp8", "unquant"),
+        "SGLang's other methods need a checkpoint that was quantized beforehand, or leave this model as it is",
+    ),
+    "load_format": (
+        ("auto", "safetensors", "fastsafetensors", "runai_streamer", "dummy"),
+        "a served directory contains safetensors files that are not quantized",
+    ),
+    "kv_cache_dtype": (("auto", "bf16", "bfloat16", *FP8_CACHES), "SGLang's other formats need other attention"),
+}
+"""Values of accepted options whose other values are refused, and why."""
+
 UNTESTED_OPTIONS = "SGLANG_SPEECHLM_UNTESTED_OPTIONS"
 """A variable for those who test SGLang's options: set to 1, it accepts all that are not known to fail."""
 
@@ -97,11 +113,13 @@ def refuse_untested(options: Mapping[str, tuple[Any, Any]], environment: Mapping
     Raises:
         ValueError: if there are any to refuse; the message has each option, its value and the reason.
     """
-    _refuse([
-        _complaint(name, value, default, _REFUSED.get(name, (None, _UNTESTED))[1])
-        for name, (value, default) in options.items()
-        if name not in _ACCEPTED and (name in _REFUSED or environment.get(UNTESTED_OPTIONS) != "1")
-    ])  # fmt: skip
+    complaints = []
+    for name, (value, default) in options.items():
+        if name in _ACCEPTED_VALUES and value not in _ACCEPTED_VALUES[name][0]:
+            complaints.append(_complaint(name, value, *_ACCEPTED_VALUES[name]))
+        elif name not in _ACCEPTED and (name in _REFUSED or environment.get(UNTESTED_OPTIONS) != "1"):
+            complaints.append(_complaint(name, value, default, _REFUSED.get(name, (None, _UNTESTED))[1]))
+    _refuse(complaints)
 
 
 def refuse_unsupported(server_args: Any) -> None:
@@ -115,13 +133,41 @@ def refuse_unsupported(server_args: Any) -> None:
         value = getattr(server_args, name)
         if value and value != allowed:
             complaints.append(_complaint(name, value, allowed, reason))
+    if any(field in server_args.json_model_override_args for field in QUANTIZATION_FIELDS):
+        value, reason = server_args.json_model_override_args, "a quantized checkpoint cannot be served"
+        complaints.append(_complaint("json_model_override_args", value, "{}", reason))
     if server_args.chunked_prefill_size == 1:
         complaints.append(_complaint("chunked_prefill_size", 1, 2, "a step must hold both branches of a guided answer"))
     _refuse(complaints + key_complaints(server_args) + tls_complaints(server_args))
 
 
+def refuse_quantization(server_args: Any, capability: tuple[int, int]) -> None:
+    """Refuse --quantization where SGLang cannot quantize the weights.
+
+    Args:
+        server_args: SGLang's ServerArgs, resolved.
+        capability: CUDA capability of the GPU.
+
+    Raises:
+        ValueError: if they were to be quantized and cannot be; the message has the reason.
+    """
+    if server_args.quantization is None:
+        return
+    if server_args.device != "cuda":
+        reason = "it needs an NVIDIA GPU"
+    elif capability < _FP8_CAPABILITY:
+        needed, own = (".".join(map(str, numbers)) for numbers in (_FP8_CAPABILITY, capability))
+        reason = f"it needs a GPU of compute capability {needed} or newer; this one has {own}"
+    elif server_args.dtype == "float32":
+        reason = "float32 weights cannot be quantized; --dtype bfloat16 converts them first"
+    else:
+        return
+    _refuse([_complaint("quantization", server_args.quantization, None, reason)])
+
+
 def _complaint(name: str, value: Any, allowed: Any, reason: str) -> str:
-    return f"--{name.replace('_', '-')} (set to {value!r}; only {allowed!r}): {reason}"
+    values = " or ".join(map(repr, allowed)) if isinstance(allowed, tuple) else repr(allowed)
+    return f"--{name.replace('_', '-')} (set to {value!r}; only {values}): {reason}"
 
 
 def _refuse(complaints: list[str]) -> None:

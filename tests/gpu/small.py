@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 from reference import Reference
-from server import CASES, Case, Client
+from server import CASES, Client, regrets
 from server.client import CHAT
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
@@ -26,7 +24,6 @@ BFLOAT16 = CheckpointSpec(seed=0, dtype="bfloat16", logit_scale=4.0)
 REGRET = {"float32": 0.02, "bfloat16": 0.3}
 """By how much the logit of a chosen id may be below the best one of the reference, which computes in float32."""
 _CASES = CASES[::2]
-_FRAMES = 40
 _ANSWER_SECONDS = 120.0
 _POOL = ("--max-total-tokens", "65536", "--host", "127.0.0.1")
 _EAGER = ("--disable-cuda-graph",)
@@ -66,7 +63,7 @@ def _judge(figures: Figures, client: Client, reference: Reference, allowed: floa
     figures["same_together"] = sum(_ids(one) == _ids(other) for one, other in zip(alone, together, strict=True))
     worst: dict[str, float] = {}
     for case, answer in zip([*_CASES, *_CASES], [*alone, *together], strict=True):
-        worst[case.name] = max(worst.get(case.name, 0.0), *_regrets(client, reference, case, _ids(answer)[0]))
+        worst[case.name] = max(worst.get(case.name, 0.0), *regrets(client, reference, case, _ids(answer)[0]))
     figures["worst_regrets"] = {name: round(regret, 4) for name, regret in sorted(worst.items(), key=_by_regret)[:8]}
     largest = max(worst.values())
     assert largest <= allowed, f"an id's logit is {largest:.3f} below the reference's best; {allowed} are allowed"
@@ -79,39 +76,6 @@ def _by_regret(item: tuple[str, float]) -> float:
 def _ids(answer: Any) -> tuple[list[int], Any]:
     said = answer["choices"][0]["message"]["speechlm"]
     return said["text_ids"], said["codes"]
-
-
-def _regrets(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> Iterable[float]:
-    """Yield the largest regret of a text and, where no clip precedes it, of raw frames after it.
-
-    Guidance multiplies the branches' errors by ``cfg`` and ``cfg - 1``, so the regret of a guided frame is divided by
-    their sum.
-    """
-    request = case.request
-    hears = any(kind != "text" for _, parts in request.messages for kind, _ in parts)
-    frames = None
-    if request.speak and not hears and text_ids:
-        frames = _frames(client, reference, case, text_ids)
-    forced = reference.teacher_forced_logits(request, text_ids, frames)
-    yield float(forced.text_regrets.max()) if len(forced.text_regrets) else 0.0
-    if forced.audio_regrets is not None and forced.audio_regrets.numel():
-        yield float(forced.audio_regrets.max()) / (2 * request.cfg - 1)
-
-
-def _frames(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> np.ndarray:
-    """Return raw frames [F, num_stream], the one of eos left out, of an audio stage by itself."""
-    request, ids = case.request, reference.ids
-    before = [int(row[0]) for row in reference.prompt(request.messages)]
-    least = ids.num_stream if request.audio_min_frames is None else request.audio_min_frames
-    params = {"audio": True, "min_frames": least, "cfg": request.cfg}
-    body = {
-        "input_ids": [*before, ids.text, *text_ids, ids.assistant, ids.audio],
-        "sampling_params": {"temperature": 0, "max_new_tokens": _FRAMES, "custom_params": params},
-    }
-    frames = client.generate(body)["meta_info"]["frames"]
-    if frames[-1][0] == ids.eos:
-        frames.pop()
-    return np.array(frames, dtype=np.int64).reshape(-1, ids.num_stream)
 
 
 def _crowd(figures: Figures, url: str, size: int) -> None:

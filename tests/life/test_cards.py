@@ -10,51 +10,63 @@ import pytest
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "launch").is_dir())
 NAMES = ("4090", "5090", "L40S", "A100-40", "A100-80", "H100", "H200", "B200")
-ALL = [(name, gpus) for gpus in (1, 4) for name in NAMES]
+ROWS = ((1, "bfloat16"), (4, "bfloat16"), (1, "fp8"))
+ALL = [(name, gpus, served_in) for gpus, served_in in ROWS for name in NAMES]
 PARTS = ("weights", "KV cache", "context", "graphs", "logits", "draws", "activations", "codec", "free")
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[tuple[str, int], dict[str, Any]]:
-    """By card and GPUs. In a process of its own: SGLang has found a CPU in this one."""
+def table() -> dict[tuple[str, int, str], dict[str, Any]]:
+    """By card, GPUs and what the weights are served in. In a process of its own: SGLang has found a CPU in this one."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cards", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
-    return {(row["card"], row["GPUs"]): row for row in json.loads(done.stdout.splitlines()[-1])}
+    return {(row["card"], row["GPUs"], row["served in"]): row for row in json.loads(done.stdout.splitlines()[-1])}
 
 
-@pytest.mark.parametrize(("name", "gpus"), ALL)
-def test_a_scripts_defaults_come_up(table: dict[Any, Any], name: str, gpus: int) -> None:
-    assert table[name, gpus]["comes up"] == "yes"
+@pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
+def test_a_scripts_defaults_come_up(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
+    assert table[name, gpus, served_in]["comes up"] == "yes"
 
 
-@pytest.mark.parametrize(("name", "gpus"), ALL)
-def test_the_memory_adds_up_and_nothing_is_promised_twice(table: dict[Any, Any], name: str, gpus: int) -> None:
-    row = table[name, gpus]
+@pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
+def test_the_memory_adds_up_and_nothing_is_promised_twice(
+    table: dict[Any, Any], name: str, gpus: int, served_in: str
+) -> None:
+    row = table[name, gpus, served_in]
     assert sum(row[part] for part in PARTS) == pytest.approx(row["memory"], abs=0.1)
     assert row["free"] >= 0
 
 
-@pytest.mark.parametrize(("name", "gpus"), ALL)
-def test_the_guides_share_is_a_ceiling_and_not_what_is_taken(table: dict[Any, Any], name: str, gpus: int) -> None:
-    row = table[name, gpus]
+@pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
+def test_the_guides_share_is_a_ceiling_and_not_what_is_taken(
+    table: dict[Any, Any], name: str, gpus: int, served_in: str
+) -> None:
+    row = table[name, gpus, served_in]
     assert row["mem-fraction"] < 0.9
     assert row["weights"] + row["KV cache"] < 0.9 * row["memory"]
 
 
 def test_a_card_whose_own_attention_wants_pages_of_64_is_given_another(table: dict[Any, Any]) -> None:
-    assert table["B200", 1]["attention"] == "flashinfer"
+    assert table["B200", 1, "bfloat16"]["attention"] == "flashinfer"
 
 
 def test_hopper_keeps_sglangs_own_attention(table: dict[Any, Any]) -> None:
-    assert {table[name, 1]["attention"] for name in ("H100", "H200")} == {"fa3"}
+    assert {table[name, 1, "bfloat16"]["attention"] for name in ("H100", "H200")} == {"fa3"}
 
 
 @pytest.mark.parametrize(("name", "gpus", "rows"), [("H100", 1, 1024), ("H100", 4, 2048), ("B200", 4, 2048)])
 def test_graphs_go_as_far_as_requests_may_run(table: dict[Any, Any], name: str, gpus: int, rows: int) -> None:
-    assert table[name, gpus]["graph rows"] == rows
+    assert table[name, gpus, "bfloat16"]["graph rows"] == rows
 
 
 def test_a_small_card_has_no_graphs_for_rows_that_its_cache_cannot_hold(table: dict[Any, Any]) -> None:
-    row = table["4090", 1]
+    row = table["4090", 1, "bfloat16"]
     assert 64 <= row["graph rows"] < row["positions"] / 64
+
+
+def test_what_fp8_saves_is_positions_and_rows(table: dict[Any, Any]) -> None:
+    wide, narrow = table["4090", 1, "bfloat16"], table["4090", 1, "fp8"]
+    assert narrow["weights"] == pytest.approx(10.15, abs=0.05)
+    assert narrow["positions"] > 2 * wide["positions"]
+    assert narrow["graph rows"] > 2 * wide["graph rows"]

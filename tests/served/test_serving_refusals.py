@@ -12,14 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from server import SECONDS, launching
+from sglang.srt.arg_groups.choices import LOAD_FORMAT_CHOICES, QUANTIZATION_CHOICES
 from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX
 from sglang_speechlm.options.sglang_args import (
     _ACCEPTED,
+    _ACCEPTED_VALUES,
     _REFUSED,
     UNTESTED_OPTIONS,
+    refuse_quantization,
     refuse_unsupported,
     refuse_untested,
 )
@@ -47,6 +50,7 @@ REFUSED: dict[str, Any] = {
     "reasoning_parser": "qwen3",
     "tool_call_parser": "hermes",
     "chunked_prefill_size": 1,
+    "json_model_override_args": '{"text_config": {"quantization_config": {"quant_method": "fp8"}}}',
 }
 DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(ServerArgs)}
 
@@ -65,10 +69,16 @@ def test_an_option_that_cannot_be_served_is_refused_by_its_name(name: str) -> No
 
 def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("enable-two-batch-overlap: true\nlog-level: info\n")
-    options = ("--enable-mixed-chunk", "--page-size", "16", "--config", str(tmp_path / "more.yaml"))
+    file = str(tmp_path / "more.yaml")
+    options = ("--enable-mixed-chunk", "--page-size", "16", "--quantization", "w8a8_int8", "--config", file)
     with launching(served_checkpoint, tmp_path / "log", *options) as server:
         assert server.process.wait(SECONDS) == 2
-    for named in ("--enable-mixed-chunk", "--page-size", "--enable-two-batch-overlap"):
+    for named in (
+        "--enable-mixed-chunk",
+        "--page-size",
+        "--enable-two-batch-overlap",
+        "--quantization (set to 'w8a8_int8'",
+    ):
         assert named in server.output()
     assert "--log-level" not in server.output()
     assert "Traceback" not in server.output()
@@ -90,6 +100,58 @@ def test_a_variable_accepts_an_untested_option_but_none_that_is_known_to_fail() 
 def test_every_accepted_option_is_one_of_sglangs() -> None:
     assert DEFAULTS.keys() >= _ACCEPTED
     assert not _ACCEPTED & {*_REFUSED}
+
+
+# Fewer bits
+
+OTHER_VALUES = [("quantization", value) for value in QUANTIZATION_CHOICES if value not in ("fp8", "unquant")]
+OTHER_VALUES += [("load_format", value) for value in ("bitsandbytes", "gguf", "flash_rl", "sharded_state")]
+OTHER_VALUES += [("kv_cache_dtype", "nvfp4")]
+ON_GPU = {"device": "cuda", "quantization": "fp8", "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(("name", "value"), OTHER_VALUES)
+def test_another_kind_of_fewer_bits_is_refused_with_what_is_allowed(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to '{value}'; only '") as refusal:
+        refuse_untested({name: (value, None)}, {UNTESTED_OPTIONS: "1"})
+    assert _ACCEPTED_VALUES[name][0][0] in str(refusal.value)
+
+
+def test_every_accepted_value_is_one_of_sglangs() -> None:
+    assert {*_ACCEPTED_VALUES["quantization"][0]} <= {*QUANTIZATION_CHOICES}
+    assert {*_ACCEPTED_VALUES["load_format"][0]} <= {*LOAD_FORMAT_CHOICES}
+    for name, (values, _) in _ACCEPTED_VALUES.items():
+        refuse_untested({name: (values[-1], None)}, {})
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
+def test_fp8_is_accepted_on_every_gpu_that_has_kernels_for_it(capability: tuple[int, int]) -> None:
+    refuse_quantization(SimpleNamespace(**ON_GPU), capability)
+
+
+@pytest.mark.parametrize(
+    ("changed", "capability", "named"),
+    [
+        ({}, (7, 5), "compute capability 8.0 or newer; this one has 7.5"),
+        ({"dtype": "float32"}, (9, 0), "--dtype bfloat16"),
+        ({"device": "cpu"}, (0, 0), "it needs an NVIDIA GPU"),
+    ],
+)
+def test_fp8_is_refused_where_there_are_no_kernels_for_it(
+    changed: dict[str, Any], capability: tuple[int, int], named: str
+) -> None:
+    with pytest.raises(ValueError, match=r"--quantization .set to 'fp8'; only None.: ") as refusal:
+        refuse_quantization(SimpleNamespace(**{**ON_GPU, **changed}), capability)
+    assert named in str(refusal.value)
+
+
+def test_the_launcher_refuses_fp8_on_a_cpu(served_checkpoint: Path, tmp_path: Path) -> None:
+    with launching(served_checkpoint, tmp_path / "log", "--quantization", "fp8") as server:
+        assert server.process.wait(SECONDS) == 2
+    assert "--quantization (set to 'fp8'; only None): it needs an NVIDIA GPU" in server.output()
+
+
+# Checkpoints
 
 
 def several(tensors: Tensors) -> None:

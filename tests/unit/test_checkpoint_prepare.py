@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -263,6 +264,34 @@ def test_a_check_looks_at_every_part_of_a_served_directory(
     assert any(sentence.startswith("problem: ") and file in sentence for sentence in said)
 
 
+FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "content"),
+    [
+        ("config.json", "quantization_config", {"quantization_config": FP8_BLOCKS}),
+        ("config.json", "text_config.quantization_config", {"text_config": {"quantization_config": COMPRESSED}}),
+        ("config.json", "compression_config", {"compression_config": COMPRESSED}),
+        ("hf_quant_config.json", "", {"quantization": {"quant_algo": "FP8"}}),
+        ("quant_model_description.json", "", {"model_quant_type": "W8A8"}),
+    ],
+)
+def test_a_quantized_checkpoint_is_refused_with_what_is_allowed(
+    tmp_path: Path, built: Path, file: str, place: str, content: dict[str, Any]
+) -> None:
+    folder = write_fork(tmp_path / "fork", built)
+    fields = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    nested = {"text_config": fields.get("text_config", {}) | content["text_config"]} if "text_config" in content else {}
+    (folder / file).write_text(json.dumps(fields | content | nested))
+    said: list[str] = []
+    assert check(Wanted(str(folder)), said.append) == 2
+    (problem,) = [sentence for sentence in said if sentence.startswith("problem: ")]
+    assert f"{file}: {place}" in problem
+    assert "--quantization fp8" in problem
+
+
 def test_a_preset_that_is_none_is_refused_before_anything_is_written(wanted: Wanted) -> None:
     (Path(wanted.model) / "preset.json").write_text('{"speech": 3}')
     with pytest.raises(CheckpointError, match=r"preset\.json"):
@@ -277,6 +306,7 @@ def test_a_preset_that_is_none_is_refused_before_anything_is_written(wanted: Wan
 FETCHING = """
 import sys
 from pathlib import Path
+from typing import Any
 from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
 say = lambda said: print(said, file=sys.stderr)
 try:

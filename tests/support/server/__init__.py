@@ -15,7 +15,7 @@ from .client import (
     raw_status,
     samples_of,
 )
-from .judge import Judge
+from .judge import Judge, regrets
 from .process import SECONDS, Server, command_of, launched, launching, listening, serving, wait_for
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "pcm_of",
     "raw_answer",
     "raw_status",
+    "regrets",
     "samples_of",
     "serving",
     "wait_for",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,14 @@ import numpy as np
 from reference import Answer, Reference
 
 from .cases import Case
+from .client import Client
 
 MARGIN = 1e-3
 """Of the best logit over the second, at every step of every answer. Float32 rounding is 5e-5 here, so that no
 comparison of ids is ever too close to call; a checkpoint that has a smaller one needs another seed."""
+
+_FRAMES = 40
+"""Frames that are judged by their regrets."""
 
 
 class Judge:
@@ -67,3 +71,36 @@ class Judge:
         else:
             assert "audio" not in message, place
         return len(answer.text_ids) + codes.size
+
+
+def regrets(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> Iterable[float]:
+    """Yield the largest regret of a text and, where no clip precedes it, of raw frames after it.
+
+    Guidance multiplies the branches' errors by ``cfg`` and ``cfg - 1``, so the regret of a guided frame is divided by
+    their sum.
+    """
+    request = case.request
+    hears = any(kind != "text" for _, parts in request.messages for kind, _ in parts)
+    frames = None
+    if request.speak and not hears and text_ids:
+        frames = _raw_frames(client, reference, case, text_ids)
+    forced = reference.teacher_forced_logits(request, text_ids, frames)
+    yield float(forced.text_regrets.max()) if len(forced.text_regrets) else 0.0
+    if forced.audio_regrets is not None and forced.audio_regrets.numel():
+        yield float(forced.audio_regrets.max()) / (2 * request.cfg - 1)
+
+
+def _raw_frames(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> np.ndarray:
+    """Return raw frames [F, num_stream], the one of eos left out, of an audio stage by itself."""
+    request, ids = case.request, reference.ids
+    before = [int(row[0]) for row in reference.prompt(request.messages)]
+    least = ids.num_stream if request.audio_min_frames is None else request.audio_min_frames
+    params = {"audio": True, "min_frames": least, "cfg": request.cfg}
+    body = {
+        "input_ids": [*before, ids.text, *text_ids, ids.assistant, ids.audio],
+        "sampling_params": {"temperature": 0, "max_new_tokens": _FRAMES, "custom_params": params},
+    }
+    frames = client.generate(body)["meta_info"]["frames"]
+    if frames[-1][0] == ids.eos:
+        frames.pop()
+    return np.array(frames, dtype=np.int64).reshape(-1, ids.num_stream)
