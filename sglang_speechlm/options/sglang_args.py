@@ -87,7 +87,7 @@ _ACCEPTED = frozenset({
 _ACCEPTED_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "quantization": (
         ("fp8", "unquant"),
-        "SGLang's other methods need a checkpoint that was quantized beforehand, or leave this model as it is",
+        "SGLang's other methods need another checkpoint, leave this one as it is, or are untested with SpeechLM",
     ),
     "load_format": (
         ("auto", "safetensors", "fastsafetensors", "runai_streamer", "dummy"),
