@@ -1,6 +1,7 @@
 """Leave torch's compiler out of a process that compiles nothing: importing it takes longer than importing torch.
 
-transformers imports one class of ``torch._dynamo``, torchvision one function, and each thereby imports the package.
+transformers imports one class of ``torch._dynamo``, torchvision one function, and each thereby imports the package. To
+write the docstring of a config's class, transformers also imports all that generates texts, which needs the package.
 SGLang marks functions for the compiler, which imports the rest of it. Where there is no GPU, none of them is compiled.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sglang_speechlm.platform.imports import before_import
+from sglang_speechlm.platform.imports import after_import, before_import
 
 _PACKAGE = "torch._dynamo"
 _OF_TRANSFORMERS = "_trace_wrapped_higher_order_op"
@@ -25,8 +26,9 @@ _MARKS = ("allow_in_graph", "assume_constant_result", "disable")
 
 
 def spare_transformers() -> None:
-    """Let transformers import its one module of the compiler without the rest. Idempotent; imports nothing itself."""
+    """Let transformers import a config, or one module of the compiler, alone. Idempotent; imports nothing itself."""
     before_import("transformers.masking_utils", _import_alone)
+    after_import("transformers.utils.auto_docstring", _leave_classes_without_docstrings)
 
 
 def compile_nothing() -> None:
@@ -70,6 +72,10 @@ def _import_alone(_folder: Path) -> None:
         return
     module = sys.modules[name] = module_from_spec(spec)
     spec.loader.exec_module(module)
+
+
+def _leave_classes_without_docstrings(module: ModuleType) -> None:
+    module.auto_class_docstring = _as_it_is  # type: ignore[attr-defined]
 
 
 def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Callable[..., Any]:

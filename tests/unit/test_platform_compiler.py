@@ -29,8 +29,10 @@ print(torch._dynamo.utils.is_compile_supported("cpu"), torch._dynamo.config.supp
 
 def test_a_program_that_imports_the_config_can_compile() -> None:
     script = """
+import sys
 import sglang_speechlm.config, torch
-from transformers import masking_utils
+from transformers import XcodecConfig, masking_utils
+print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys()))
 compiled = []
 def backend(graph, _):
     compiled.append(graph)
@@ -39,4 +41,4 @@ print(torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2)).tolist(), l
 from torch._dynamo import _trace_wrapped_higher_order_op as module
 print(module.TransformGetItemToIndex is masking_utils.TransformGetItemToIndex)
 """
-    assert printed(script) == "[2.0, 2.0] 1\nTrue\n"
+    assert printed(script) == "[]\n[2.0, 2.0] 1\nTrue\n"
