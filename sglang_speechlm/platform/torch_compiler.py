@@ -28,7 +28,7 @@ _MARKS = ("allow_in_graph", "assume_constant_result", "disable")
 def spare_transformers() -> None:
     """Let transformers import a config, or one module of the compiler, alone. Idempotent; imports nothing itself."""
     before_import("transformers.masking_utils", _import_alone)
-    after_import("transformers.utils.auto_docstring", _leave_classes_without_docstrings)
+    after_import("transformers.utils.auto_docstring", _write_no_docstrings)
 
 
 def compile_nothing() -> None:
@@ -74,8 +74,8 @@ def _import_alone(_folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def _leave_classes_without_docstrings(module: ModuleType) -> None:
-    module.auto_class_docstring = _as_it_is  # type: ignore[attr-defined]
+def _write_no_docstrings(module: ModuleType) -> None:
+    module.auto_docstring = _as_it_is  # type: ignore[attr-defined]
 
 
 def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Callable[..., Any]:

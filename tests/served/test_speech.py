@@ -186,7 +186,8 @@ def test_a_long_text_is_sent_while_it_is_spoken(client: Client) -> None:
     frames = {"audio_min_frames": 2000, "audio_max_frames": 2000}
     with client.http.stream("POST", ROUTE, json=ask(input=SENTENCE * 20, speechlm=frames)) as response:
         assert response.headers["content-type"] == "audio/mpeg"
-        assert next(response.iter_bytes())
+        pieces = response.iter_bytes()  # closed with its response as soon as nothing refers to it
+        assert next(pieces)
         assert client.metrics()["speechlm_stages_running", ()] == 1
     assert wait_for(lambda: not client.metrics()["speechlm_stages_running", ()])
 
