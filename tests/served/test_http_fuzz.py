@@ -174,7 +174,7 @@ BAD_STAGES: list[Any] = [
     {"text": "word " * 200_000}, {"text": ["a", "word " * 200_000]},
     {"input_embeds": [[0.1] * 96]}, {"text": "a", "sampling_params": 5}, {"text": "a", "sampling_params": ["a"]},
     {"text": "a", "sampling_params": [{}]}, {"text": ["a", "b"], "sampling_params": [{}]},
-    {"text": ["a", "b"], "sampling_params": [{"n": 2}, {"n": 1}]}, {"input_ids": [1, 2], "sampling_params": [{}, {}]},
+    {"input_ids": [1, 2], "sampling_params": [{}, {}]},
     stage(unknown=1), stage(temperature="hot"), stage(temperature=-1), stage(top_k=2**70), stage(top_k=0),
     stage(max_new_tokens=-1), stage(max_new_tokens="9"), stage(min_new_tokens=10), stage(n=0), stage(n=10**6),
     stage(stop=5), stage(stop_token_ids=["a"]), stage(stop_regex="(a+)+$"), stage(regex="a+"), stage(json_schema="{}"),

@@ -4,11 +4,12 @@ import base64
 import contextlib
 import http.server
 import io
+import itertools
 import json
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,14 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
     return error
 
 
+def load(client: httpx.Client) -> dict[str, int]:
+    loads: list[dict[str, int]] = client.get("/v1/loads", params={"include": "core"}).json()["loads"]
+    return loads[0]
+
+
 def running(client: httpx.Client) -> int:
-    load = client.get("/v1/loads", params={"include": "core"}).json()["loads"][0]
-    return int(load["num_running_reqs"] + load["num_waiting_reqs"])
+    now = load(client)
+    return now["num_running_reqs"] + now["num_waiting_reqs"]
 
 
 # Keys
@@ -352,8 +358,12 @@ def overdue(limited: Server) -> dict[str, Any]:
         with client_of(limited) as client:
             return client.post(path, json={**body, **own_id, "stream": stream})
 
-    with ThreadPoolExecutor(2 * len(endless) + len(UNARRIVED)) as threads:
-        asked = {name: [threads.submit(post, name, stream) for stream in (False, True)] for name in endless}
+    asked: dict[str, list[Future[httpx.Response]]] = {name: [] for name in endless}
+    with ThreadPoolExecutor(2 * len(endless) + len(UNARRIVED)) as threads, client_of(limited) as client:
+        for count, (name, stream) in enumerate(itertools.product(endless, (False, True)), 1):
+            asked[name].append(threads.submit(post, name, stream))
+            # Only two may wait, even for the next step.
+            assert wait_for(lambda wanted=count: load(client)["num_running_reqs"] == wanted)
         unarrived = {path: threads.submit(unfinished, limited, path) for path in UNARRIVED}
         answers: dict[str, Any] = {name: [answer.result() for answer in both] for name, both in asked.items()}
         return answers | {path: answer.result() for path, answer in unarrived.items()}

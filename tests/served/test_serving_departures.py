@@ -142,6 +142,13 @@ def test_choices_have_the_id_that_their_client_gave(client: Client) -> None:
     assert [answer["meta_info"]["id"] for answer in answers] == ["mine", "mine"]
 
 
+def test_each_of_several_prompts_has_its_own_number_of_choices(client: Client) -> None:
+    params = [{"max_new_tokens": 1, "n": 2}, {"max_new_tokens": 3, "ignore_eos": True}]
+    body = {"text": ["On.", "Off."], "rid": "mine", "sampling_params": params}
+    metas = [answer["meta_info"] for answer in client.http.post("/generate", json=body).json()]
+    assert [(meta["id"], meta["completion_tokens"]) for meta in metas] == [("mine_0", 1), ("mine_0", 1), ("mine_1", 3)]
+
+
 def test_who_leaves_a_stage_ends_no_other(client: Client, judge: Judge) -> None:
     """SGLang would end all whose ids begin with this one's."""
     case = BY_NAME["audio_min_frames"]

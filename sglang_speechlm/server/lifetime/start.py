@@ -14,6 +14,7 @@ from sglang_speechlm.options.command_line import CommandLine, read, settle
 from sglang_speechlm.options.shared import address_complaints
 from sglang_speechlm.options.vllm_names import Machine
 from sglang_speechlm.platform.cuda import check_machine
+from sglang_speechlm.platform.threads import without_threads
 from sglang_speechlm.platform.torch_compiler import compile_nothing
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.gc import collect_garbage
@@ -33,7 +34,8 @@ _STOP_SECONDS = 20.0
 def main(arguments: Sequence[str]) -> int:
     """Serve until stopped; return the exit status, one of ``ExitStatus``."""
     try:
-        command_line = read(arguments)
+        with without_threads():  # it converts checkpoints, too
+            command_line = read(arguments)
     except (ValueError, OSError) as error:
         return _refused(error)
     return keep(partial(_serve, command_line), command_line.own.drain_seconds + _STOP_SECONDS)
