@@ -11,6 +11,13 @@ from sglang_speechlm.options.server import add_own_options
 from sglang_speechlm.options.sglang_args import _REFUSED, refuse_unsupported
 
 KEY = "sesame"
+ALLOWED: dict[str, Any] = {
+    **{name: allowed for name, (allowed, _) in _REFUSED.items()},
+    "api_key": None,
+    "admin_api_key": None,
+    "chunked_prefill_size": None,
+    "json_model_override_args": "{}",
+}
 
 
 @pytest.mark.parametrize(
@@ -37,18 +44,14 @@ def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("key", ["s\xe9same", "", " sesame", "ses\name"])
 def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
-    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": KEY, "admin_api_key": None, "chunked_prefill_size": None}
-    refuse_unsupported(SimpleNamespace(**settings))
+    refuse_unsupported(SimpleNamespace(**ALLOWED | {"api_key": KEY}))
     with pytest.raises(ValueError, match="--api-key"):
-        refuse_unsupported(SimpleNamespace(**settings | {"api_key": key}))
+        refuse_unsupported(SimpleNamespace(**ALLOWED | {"api_key": key}))
 
 
 def test_files_for_encryption_whose_names_are_empty_do_not_mean_none() -> None:
-    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": None, "admin_api_key": None, "chunked_prefill_size": None}
     with pytest.raises(ValueError, match="--ssl-keyfile: must not be empty"):
-        refuse_unsupported(SimpleNamespace(**settings | {"ssl_keyfile": "", "ssl_certfile": ""}))
+        refuse_unsupported(SimpleNamespace(**ALLOWED | {"ssl_keyfile": "", "ssl_certfile": ""}))
 
 
 @pytest.mark.parametrize("option", ["--tokenizer-path", "--train-config", "--convert-dir", "--revision"])
@@ -59,7 +62,5 @@ def test_an_empty_name_is_not_the_current_directory(option: str, capsys: pytest.
 
 
 def test_prefills_too_small_for_a_pair_are_refused() -> None:
-    settings: dict[str, Any] = {name: allowed for name, (allowed, _) in _REFUSED.items()}
-    settings |= {"api_key": None, "admin_api_key": None, "chunked_prefill_size": None, "prefill_max_requests": 1}
     with pytest.raises(ValueError, match="--prefill-max-requests"):
-        refuse_unsupported(SimpleNamespace(**settings))
+        refuse_unsupported(SimpleNamespace(**ALLOWED | {"prefill_max_requests": 1}))

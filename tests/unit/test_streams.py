@@ -115,7 +115,8 @@ def test_a_refusal_leaves_neither_a_timer_nor_what_it_was_about() -> None:
         assert _timers(loop) == timers
         assert alive() is None
 
-    run(work())
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # others do not show their timers
+        runner.run(work())
 
 
 def _timers(loop: Any) -> int:
