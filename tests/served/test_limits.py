@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,10 @@ def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
 def load(client: httpx.Client) -> dict[str, int]:
     loads: list[dict[str, int]] = client.get("/v1/loads", params={"include": "core"}).json()["loads"]
     return loads[0]
+
+
+def runs(client: httpx.Client, count: int) -> bool:
+    return load(client)["num_running_reqs"] == count
 
 
 def running(client: httpx.Client) -> int:
@@ -363,7 +368,7 @@ def overdue(limited: Server) -> dict[str, Any]:
         for count, (name, stream) in enumerate(itertools.product(endless, (False, True)), 1):
             asked[name].append(threads.submit(post, name, stream))
             # Only two may wait, even for the next step.
-            assert wait_for(lambda wanted=count: load(client)["num_running_reqs"] == wanted)
+            assert wait_for(partial(runs, client, count))
         unarrived = {path: threads.submit(unfinished, limited, path) for path in UNARRIVED}
         answers: dict[str, Any] = {name: [answer.result() for answer in both] for name, both in asked.items()}
         return answers | {path: answer.result() for path, answer in unarrived.items()}
