@@ -176,7 +176,7 @@ def _kill_parts(fleet: Fleet, seconds: float, chosen: random.Random) -> tuple[Co
             print(f"{time.strftime('%H:%M:%S')} killed: {name} ({part.pid})", flush=True)
         began = time.monotonic()
         time.sleep(1.5)  # until the front has noticed
-        if not wait_for(fleet.is_whole, WHOLE_SECONDS):
+        if not wait_for(fleet.is_healthy, WHOLE_SECONDS):
             raise TimeoutError(f"not whole {WHOLE_SECONDS} s after the {name} was killed")
         longest = max(longest, time.monotonic() - began)
     return killed, longest
@@ -202,7 +202,7 @@ def soak(minutes: float, seed: int) -> int:
         last = Tally()
         with httpx.Client(base_url=fleet.server.url, timeout=ANSWER_SECONDS, trust_env=False) as http:
             unanswered = [kind for kind in KINDS if not last.ask(http, kind)]
-        family = fleet.family()
+        family = fleet.processes()
         status = fleet.server.stop()
         _, left = psutil.wait_procs(family, timeout=30)
     print(f"\n{tally.table()}\n\nclear errors:")

@@ -24,14 +24,14 @@ from server import (
     clip,
     command_of,
     deltas_of,
-    listening,
+    listening_addresses,
     message_of,
     pcm_of,
     samples_of,
     wait_for,
     wav,
 )
-from server.fleet import Fleet, Fleets
+from server.fleet import Fleet, SharedFleet
 
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
@@ -117,13 +117,13 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
-    with Fleets(2, served_checkpoint, tmp_path_factory, is_copying=True) as started:
+def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFleet]:
+    with SharedFleet(2, served_checkpoint, tmp_path_factory, is_copying=True) as started:
         yield started
 
 
 @pytest.fixture
-def fleet(fleets: Fleets) -> Fleet:
+def fleet(fleets: SharedFleet) -> Fleet:
     return fleets.running()
 
 
@@ -225,7 +225,7 @@ def test_every_route_answers_as_a_worker_does(path: str, request_of: dict[str, A
 
 
 def test_nothing_of_a_fleet_listens_beyond_its_host(fleet: Fleet) -> None:
-    assert listening(fleet.server.process.pid) == {"127.0.0.1"}
+    assert listening_addresses(fleet.server.process.pid) == {"127.0.0.1"}
 
 
 def test_a_clip_of_ten_megabytes_passes(fleet: Fleet) -> None:
@@ -321,7 +321,7 @@ def test_a_worker_that_dies_or_hangs_fails_its_own_requests_clearly_and_comes_ba
     assert all(answer.status_code in (502, 503) for answer in failed)
     assert all(answer.json()["error"]["type"] == "server_error" for answer in failed)
     assert wait_for(lambda: urls[0] not in fleet.workers)
-    assert wait_for(fleet.is_whole)
+    assert wait_for(fleet.is_healthy)
     assert urls[1] in fleet.workers
     before = [replies(url) for url in fleet.workers]
     for _ in range(4):
@@ -344,11 +344,11 @@ def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) 
     assert wait_for(lambda: "The router ended" in fleet.server.output())
     # Until it is back, the front chooses by itself.
     assert [fleet.client.http.post(CHAT, json={"messages": HELLO}).status_code for _ in range(4)] == [200] * 4
-    assert wait_for(lambda: any("router_process" in command_of(process) for process in fleet.family()))
+    assert wait_for(lambda: any("router_process" in command_of(process) for process in fleet.processes()))
 
 
 def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
-    family = fleet.family()
+    family = fleet.processes()
     segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
     # A copy's environment is that of the process that it is a copy of; Python's resource trackers begin anew.
     trackers = [process for process in family if "multiprocessing.resource_tracker" in command_of(process)]

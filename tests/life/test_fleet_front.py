@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from server import SECONDS, Client, Server, command_of, launched, leave_open, raw_answer, raw_status, wait_for
+from server import SECONDS, Client, Server, command_of, launch, open_request, raw_answer, raw_status, wait_for
 
 from sglang_speechlm.process import ExitStatus, free_port
 
@@ -35,7 +35,7 @@ class Front:
         self.port = free_port()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS, trust_env=False)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe would be full some time)
-        self.process = launched(["--port", f"{self.port}", *options], self._log)
+        self.process = launch(["--port", f"{self.port}", *options], self._log)
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.output()
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_is_noticed_by_the_worker(
 ) -> None:
     with Client(server.url) as direct:
         before = left_in(direct)
-        connection = leave_open(str(front.http.base_url), body, path)
+        connection = open_request(str(front.http.base_url), body, path)
         assert wait_for(lambda: running_in(direct) > 0)
         connection.close()
         assert wait_for(lambda: left_in(direct) == before + 1)

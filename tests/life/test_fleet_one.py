@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from server import SECONDS, wait_for
-from server.fleet import Fleet, Fleets
+from server.fleet import Fleet, SharedFleet
 
 from sglang_speechlm.process import ExitStatus
 
@@ -16,13 +16,13 @@ ENDLESS = {**TEXT, "max_tokens": 3900, "logit_bias": {"2": -100, "3": -100}}
 
 
 @pytest.fixture(scope="module")
-def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleets]:
-    with Fleets(1, served_checkpoint, tmp_path_factory) as started:
+def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFleet]:
+    with SharedFleet(1, served_checkpoint, tmp_path_factory) as started:
         yield started
 
 
 @pytest.fixture
-def fleet(fleets: Fleets) -> Fleet:
+def fleet(fleets: SharedFleet) -> Fleet:
     return fleets.running()
 
 
@@ -33,7 +33,7 @@ def test_a_worker_whose_http_process_hangs_fails_its_requests_and_is_started_aga
     answer = httpx.post(f"{fleet.server.url}{CHAT}", json=ENDLESS, timeout=SECONDS, trust_env=False)
     assert answer.status_code in (502, 503)
     assert wait_for(lambda: fleet.client.http.get("/health").status_code == 503)
-    assert wait_for(fleet.is_whole)
+    assert wait_for(fleet.is_healthy)
     assert fleet.client.http.post(CHAT, json=TEXT).status_code == 200
 
 

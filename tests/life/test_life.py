@@ -15,7 +15,18 @@ import psutil
 import pytest
 from server import SECONDS, wait_for
 from server.client import CHAT
-from server.life import ENDLESS, ENDLESS_SOUND, LONG, TEXT, asking, assert_dies_with, error_of, http_of, living, ready
+from server.life import (
+    ENDLESS,
+    ENDLESS_SOUND,
+    LONG,
+    TEXT,
+    assert_part_failure_ends_server,
+    client_of,
+    error_of,
+    requests_running,
+    started,
+    starting,
+)
 
 from sglang_speechlm.process import ExitStatus
 
@@ -31,7 +42,7 @@ def assert_not_begun(response: httpx.Response, message: str) -> None:
 def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Path, tmp_path: Path) -> None:
     """And then it drains: what runs is finished, what comes is refused."""
     patient = ("--drain-timeout", str(SECONDS))
-    with living(served_checkpoint, tmp_path / "log", *patient) as life, http_of(life) as client:
+    with starting(served_checkpoint, tmp_path / "log", *patient) as watched, client_of(watched) as client:
 
         def early(method: str, path: str, **more: Any) -> httpx.Response | None:
             with contextlib.suppress(httpx.TransportError):
@@ -41,7 +52,7 @@ def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Pa
         assert wait_for(lambda: early("GET", "/health") is not None)
         before = []
         for _ in itertools.count():
-            log = life.server.output()
+            log = watched.server.output()
             health, answer = early("GET", "/health"), early("POST", CHAT, json=TEXT)
             assert health is not None
             assert answer is not None
@@ -53,48 +64,48 @@ def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Pa
         assert set(before) == {503}
         assert client.get("/health").status_code == 200
         # A request's line is written after its answer is sent.
-        assert wait_for(lambda: "kind=guided" in life.server.output())
-        log = life.server.output()
+        assert wait_for(lambda: "kind=guided" in watched.server.output())
+        log = watched.server.output()
         assert log.index("ready to roll") < log.index("Uvicorn running on http://127.0.0.1:")
         kinds = re.findall(r"kind=(\w+) heard=(\w+)", log)
         assert kinds[:3] == [("text", "False"), ("spoken", "False"), ("text", "True")]
         assert ("guided", "False") in kinds
 
-        life.look()
-        with asking(life, LONG, SPOKEN) as asked:
-            life.server.process.send_signal(signal.SIGINT)
+        watched.record_resources()
+        with requests_running(watched, LONG, SPOKEN) as requests:
+            watched.server.process.send_signal(signal.SIGINT)
             assert wait_for(lambda: client.get("/health").status_code == 503)
             assert_not_begun(client.post(CHAT, json=TEXT), "the server is stopping")
             assert client.get("/v1/models").status_code == 200
-            assert [each.result().status_code for each in asked.whole] == [200, 200]
-            assert asked.whole[0].result().json()["usage"]["completion_tokens"] == LONG["max_tokens"]
-        assert asked.stream.is_whole
-        assert asked.stream.received.endswith("data: [DONE]\n\n")
-        assert life.ended() == ExitStatus.STOPPED
+            assert [each.result().status_code for each in requests.responses] == [200, 200]
+            assert requests.responses[0].result().json()["usage"]["completion_tokens"] == LONG["max_tokens"]
+        assert requests.stream.is_complete
+        assert requests.stream.received.endswith("data: [DONE]\n\n")
+        assert watched.wait_until_gone() == ExitStatus.STOPPED
 
 
 def test_answers_that_take_too_long_are_cut_off_with_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
-    with ready(served_checkpoint, tmp_path / "log", "--drain-timeout", "1") as life:
-        with asking(life, ENDLESS, ENDLESS_SOUND) as asked:
-            life.server.process.terminate()
-            for each in asked.whole:
+    with started(served_checkpoint, tmp_path / "log", "--drain-timeout", "1") as watched:
+        with requests_running(watched, ENDLESS, ENDLESS_SOUND) as requests:
+            watched.server.process.terminate()
+            for each in requests.responses:
                 assert "stopped before this answer was complete" in error_of(each.result())["message"]
-        *_, last = asked.stream.received.strip().split("\n\n")
+        *_, last = requests.stream.received.strip().split("\n\n")
         assert "stopped" in json.loads(last.removeprefix("data: "))["error"]["message"]
-        assert life.ended() == ExitStatus.CUT_OFF
+        assert watched.wait_until_gone() == ExitStatus.CUT_OFF
 
 
 def test_a_second_signal_ends_it_at_once(served_checkpoint: Path) -> None:
     """On a full disk, moreover, where no line of the log can be written."""
-    with ready(served_checkpoint, None) as life:
-        with asking(life, ENDLESS) as asked:
-            life.server.process.terminate()
-            with http_of(life) as client:
+    with started(served_checkpoint, None) as watched:
+        with requests_running(watched, ENDLESS) as requests:
+            watched.server.process.terminate()
+            with client_of(watched) as client:
                 assert wait_for(lambda: client.get("/health").status_code == 503)
-            life.server.process.terminate()
-            assert isinstance(asked.whole[0].exception(), httpx.TransportError)
-        assert not asked.stream.is_whole
-        assert life.ended() == ExitStatus.CUT_OFF
+            watched.server.process.terminate()
+            assert isinstance(requests.responses[0].exception(), httpx.TransportError)
+        assert not requests.stream.is_complete
+        assert watched.wait_until_gone() == ExitStatus.CUT_OFF
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -104,50 +115,50 @@ def test_a_part_that_is_killed_or_hangs_takes_all_others_with_it(
 ) -> None:
     # A hanging keeper ends nothing by itself: the answer must outlast the wait for its heartbeat.
     body = ENDLESS if part == "keeper" else LONG
-    with ready(served_checkpoint, tmp_path / "log") as life:
-        with asking(life, body) as asked:
-            life.part(part).send_signal(number)
-            failed = isinstance(asked.whole[0].exception(), httpx.TransportError)
-            assert failed or error_of(asked.whole[0].result())["message"] == "a process of this server died"
-        assert not asked.stream.is_whole or '"error":' in asked.stream.received
-        assert life.ended() == (-signal.SIGKILL if part == "keeper" else ExitStatus.PART_DIED)
+    with started(served_checkpoint, tmp_path / "log") as watched:
+        with requests_running(watched, body) as requests:
+            watched.part(part).send_signal(number)
+            failed = isinstance(requests.responses[0].exception(), httpx.TransportError)
+            assert failed or error_of(requests.responses[0].result())["message"] == "a process of this server died"
+        assert not requests.stream.is_complete or '"error":' in requests.stream.received
+        assert watched.wait_until_gone() == (-signal.SIGKILL if part == "keeper" else ExitStatus.PART_DIED)
 
 
 def test_requests_in_a_server_whose_detokenizer_is_killed_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
-    with ready(served_checkpoint, tmp_path / "log") as life:
-        assert_dies_with(life, "sglang::detokenizer", signal.SIGKILL)
+    with started(served_checkpoint, tmp_path / "log") as watched:
+        assert_part_failure_ends_server(watched, "sglang::detokenizer", signal.SIGKILL)
 
 
 def test_requests_in_a_server_whose_scheduler_hangs_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
-    with ready(served_checkpoint, tmp_path / "log") as life:
-        assert_dies_with(life, "sglang::scheduler", signal.SIGSTOP)
+    with started(served_checkpoint, tmp_path / "log") as watched:
+        assert_part_failure_ends_server(watched, "sglang::scheduler", signal.SIGSTOP)
 
 
 def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
-    with living(served_checkpoint, tmp_path / "log", "--request-timeout-secs", "0.001") as life:
-        assert wait_for(lambda: "Started server process" in life.server.output())
+    with starting(served_checkpoint, tmp_path / "log", "--request-timeout-secs", "0.001") as watched:
+        assert wait_for(lambda: "Started server process" in watched.server.output())
         with contextlib.suppress(psutil.NoSuchProcess):
-            life.look()
-        assert life.ended() == ExitStatus.WARM_UP_FAILED
-        assert "the text answer failed with 504" in life.server.output()
-        assert "Uvicorn running" not in life.server.output()
+            watched.record_resources()
+        assert watched.wait_until_gone() == ExitStatus.WARM_UP_FAILED
+        assert "the text answer failed with 504" in watched.server.output()
+        assert "Uvicorn running" not in watched.server.output()
 
 
 def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
-    with living(served_checkpoint, tmp_path / "log") as life:
-        assert wait_for(lambda: "Memory baseline taken" in life.server.output())
-        life.look()
-        life.part("sglang::scheduler").kill()
-        assert life.ended() == ExitStatus.NOT_STARTED
+    with starting(served_checkpoint, tmp_path / "log") as watched:
+        assert wait_for(lambda: "Memory baseline taken" in watched.server.output())
+        watched.record_resources()
+        watched.part("sglang::scheduler").kill()
+        assert watched.wait_until_gone() == ExitStatus.NOT_STARTED
 
 
 @pytest.mark.parametrize("line", ["server_args=", "Load weight begin", "Application startup complete", "kind=text"])
 def test_it_can_be_told_to_stop_while_it_starts(line: str, served_checkpoint: Path, tmp_path: Path) -> None:
-    with living(served_checkpoint, tmp_path / "log") as life:
-        assert wait_for(lambda: line in life.server.output())
-        life.look()
-        life.server.process.terminate()
-        assert life.ended() == ExitStatus.STOPPED
+    with starting(served_checkpoint, tmp_path / "log") as watched:
+        assert wait_for(lambda: line in watched.server.output())
+        watched.record_resources()
+        watched.server.process.terminate()
+        assert watched.wait_until_gone() == ExitStatus.STOPPED
 
 
 STOPS_ITSELF = """
@@ -168,5 +179,5 @@ logging.Logger.handle = handle_and_stop
 
 def test_it_can_be_told_to_stop_before_the_application_has_the_signals(served_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(STOPS_ITSELF)
-    with living(served_checkpoint, tmp_path / "log", variables={"PYTHONPATH": str(tmp_path)}) as life:
-        assert life.ended() == ExitStatus.STOPPED
+    with starting(served_checkpoint, tmp_path / "log", variables={"PYTHONPATH": str(tmp_path)}) as watched:
+        assert watched.wait_until_gone() == ExitStatus.STOPPED

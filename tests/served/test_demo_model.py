@@ -104,7 +104,7 @@ def test_transformers_own_xcodec_holds_its_codec() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_answer_alone_is_the_references_and_ends_by_itself(case: Case, client: Client, judge: Judge) -> None:
-    client.forget()
+    client.clear_cache()
     judge.compare([case], [client.chat(case.body())])
     assert judge.answer(case).end == "stop"
 

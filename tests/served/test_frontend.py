@@ -114,7 +114,7 @@ def test_one_text_in_three_guidance_scales_is_what_http_gives(backend: frontend.
 
 
 def test_forks_share_the_prefix_that_they_speak_from(backend: frontend.SpeechLM, client: Client) -> None:
-    client.forget()
+    client.clear_cache()
     state = voice_thrice.run(QUESTION, backend=backend, **GREEDY)
     prompt = state.get_meta_info("reply")["prompt_tokens"]
     assert state.get_meta_info("reply")["cached_tokens"] == 0

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from server import SECONDS, Server, clip, listening, raw_status, serving, wait_for, wav
+from server import SECONDS, Server, clip, listening_addresses, raw_status, serving, wait_for, wav
 
 KEY = "sesame"
 TIME_LIMIT = 12
@@ -233,7 +233,7 @@ def test_texts_are_bounded_together_and_one_by_one(http_client: httpx.Client) ->
 
 
 def test_the_server_listens_at_its_host_alone(limited: Server) -> None:
-    assert listening(limited.process.pid) == {"127.0.0.1"}
+    assert listening_addresses(limited.process.pid) == {"127.0.0.1"}
 
 
 def test_a_body_is_not_read_further_than_its_limit(limited: Server) -> None:

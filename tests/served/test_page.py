@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from browser import CHROMIUM, browsing, sent
+from browser import CHROMIUM, browser_page, json_of
 from playwright.sync_api import FilePayload, Locator, Page, expect
 from server import Server
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    with browsing(server.url, asked, failures) as page:
+    with browser_page(server.url, asked, failures) as page:
         yield page
 
 
@@ -113,7 +113,7 @@ def test_a_recording_that_servers_may_not_read_goes_as_a_wav_file(page: Page) ->
     expect(page.locator("#clip")).to_contain_text("memo.webm")
     with page.expect_request("**/v1/chat/completions") as request:
         _ask(page)
-    clip = sent(request.value)["messages"][-1]["content"][0]["input_audio"]
+    clip = json_of(request.value)["messages"][-1]["content"][0]["input_audio"]
     assert clip["format"] == "wav"
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(clip["data"])))
     assert len(samples) > rate // 4
@@ -126,7 +126,7 @@ def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> N
     with page.expect_request("**/v1/chat/completions") as request:
         _ask(page)
     assert page.locator(".turn").count() == turns + 1
-    messages = sent(request.value)["messages"]
+    messages = json_of(request.value)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * turns + ["user"]
     assert messages[1]["audio"]["id"].startswith("audio-")
     assert messages[1]["content"]
@@ -139,8 +139,8 @@ def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
     with page.expect_request("**/v1/chat/completions") as request:
         turn.locator(".editing button[type=submit]").click()
     expect(page.locator(".busy")).to_have_count(0)
-    assert sent(request.value)["speechlm"]["text"] == "A text of mine."
-    assert len(sent(request.value)["messages"]) == 1
+    assert json_of(request.value)["speechlm"]["text"] == "A text of mine."
+    assert len(json_of(request.value)["messages"]) == 1
     assert turn.locator(".answer > .text").inner_text() == "A text of mine."
     assert turn.locator(".player").is_visible()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from browser import CHROMIUM, browsing
+from browser import CHROMIUM, browser_page
 from playwright.sync_api import Page, expect
 from server import Client, Server
 
@@ -45,7 +45,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def page() -> Iterator[Page]:
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(EXAMPLES))) as elsewhere:
         threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
-        with browsing(f"http://127.0.0.1:{elsewhere.server_port}/browser.html", set(), failures) as page:
+        with browser_page(f"http://127.0.0.1:{elsewhere.server_port}/browser.html", set(), failures) as page:
             yield page
         elsewhere.shutdown()
 

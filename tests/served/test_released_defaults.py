@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sglang as sgl
 import soundfile
-from browser import CHROMIUM, browsing, sent
+from browser import CHROMIUM, browser_page, json_of
 from conftest import POOL, SPEC
 from playwright.sync_api import Locator, Page, expect
 from safetensors.torch import load_file, save_file
@@ -188,7 +188,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on thi
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    with browsing(server.url, asked, failures) as page:
+    with browser_page(server.url, asked, failures) as page:
         page.click("summary:text('Settings')")
         page.fill("#text_temperature", "0")
         page.fill("#audio_temperature", "0")
@@ -238,7 +238,7 @@ def test_an_edited_caption_is_rendered_with_its_plan_and_guidance_and_without_pl
     with page.expect_request("**/v1/chat/completions") as request:
         described.locator(".editing button[type=submit]").click()
     expect(page.locator(".busy")).to_have_count(0)
-    body = sent(request.value)
+    body = json_of(request.value)
     assert body["speechlm"]["text"] == "<think>A plan of mine.</think>The sea, and a gull."
     assert (body["speechlm"]["cfg"], body["speechlm"]["mode"]) == (CFG, "text_audio")
     assert "max_tokens" not in body

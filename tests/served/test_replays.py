@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from recorded import recorded
+from recorded import recorded_file
 from server import SECONDS, Server, clip, events_of, wav
 
 REPLAYS = sorted((Path(__file__).parents[1] / "support" / "replays").glob("*.http"))
@@ -22,7 +22,7 @@ MEDIA_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "pcm": "audio/pcm"}
 def answered(replay: Path, url: str) -> tuple[str, bytes, http.client.HTTPResponse, bytes]:
     """The path and the body of a recorded request, and its answer."""
     head, _, body = replay.read_bytes().partition(b"\r\n\r\n")
-    sound = recorded("webm", CLIP) if b'.webm"' in body else base64.b64decode(wav(CLIP))
+    sound = recorded_file("webm", CLIP) if b'.webm"' in body else base64.b64decode(wav(CLIP))
     body = body.replace(b"8\r\n{{clip}}", b"%x\r\n{{clip}}" % len(sound)).replace(b"{{clip}}", sound)
     line, *headers = head.decode().split("\r\n")
     address = urlsplit(url)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import POOL
-from server import BY_NAME, CASES, Case, Client, Judge, Server, leave_open, serving, wait_for
+from server import BY_NAME, CASES, Case, Client, Judge, Server, open_request, serving, wait_for
 
 CHUNK = 64
 LONGER_THAN_A_CHUNK = [
@@ -50,14 +50,14 @@ def long_guided(text: str, length: int) -> Case:
 
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in LONGER_THAN_A_CHUNK], ids=str)
 def test_an_answer_alone_is_the_references(case: Case, client: Client, judge: Judge) -> None:
-    client.forget()
+    client.clear_cache()
     judge.compare([case], [client.chat(case.body())])
 
 
 @pytest.mark.parametrize("case", [guided(name) for name in LONGER_THAN_A_CHUNK], ids=str)
 @pytest.mark.parametrize("cached", ["nothing", "pads", "everything"])
 def test_a_guided_answer_is_the_references(case: Case, cached: str, client: Client, judge: Judge) -> None:
-    client.forget()
+    client.clear_cache()
     if cached == "pads":
         client.chat(long_guided("Other words. ", 900).body())
     elif cached == "everything":
@@ -68,18 +68,18 @@ def test_a_guided_answer_is_the_references(case: Case, cached: str, client: Clie
 def test_a_guided_answer_that_is_left_between_two_chunks_leaves_nothing_behind(
     server: Server, client: Client, judge: Judge
 ) -> None:
-    client.forget()
+    client.clear_cache()
     begin = len(server.output())
-    with leave_open(server.url, long_guided("Once upon a time. ", 3500).body()):
+    with open_request(server.url, long_guided("Once upon a time. ", 3500).body()):
         assert wait_for(lambda: len(prefill_steps(server, begin)) >= 3)
-    client.forget()  # it waits until nothing runs; SGLang ends an idle scheduler that has lost memory
+    client.clear_cache()  # it waits until nothing runs; SGLang ends an idle scheduler that has lost memory
     judge.compare([guided("spoken")], [client.chat(guided("spoken").body())])
 
 
 @pytest.mark.parametrize("first", [0, len(CASES) - 16])
 def test_sixteen_answers_at_once_are_the_references(first: int, client: Client, judge: Judge) -> None:
     cases = CASES[first : first + 16]
-    client.forget()
+    client.clear_cache()
     assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
 
 
@@ -91,6 +91,6 @@ def test_sixteen_answers_at_once_stay_the_references_when_asked_again(client: Cl
 
 
 def test_prompts_were_computed_in_chunks(server: Server, client: Client) -> None:
-    client.forget()
+    client.clear_cache()
     client.chat(BY_NAME["long prompt"].body())
     assert server.output().count(f"#new-token: {CHUNK},") >= 2

@@ -17,8 +17,8 @@ from server import (
     Judge,
     Server,
     command_of,
-    leave_open,
     message_of,
+    open_request,
     samples_of,
     wait_for,
 )
@@ -49,7 +49,7 @@ def still_held(client: Client) -> dict[str, float]:
 def nothing_is_left(client: Client, judge: Judge) -> Iterator[None]:
     """Afterwards nobody has anything to do, no KV cache is taken, and an answer is exact."""
     yield
-    client.forget()  # which waits until the scheduler is idle
+    client.clear_cache()  # which waits until the scheduler is idle
     assert wait_for(lambda: client.load()["num_used_tokens"] == 0)
     assert wait_for(lambda: not still_held(client)), still_held(client)
     case = BY_NAME["spoken answer to audio"]
@@ -60,7 +60,7 @@ def nothing_is_left(client: Client, judge: Judge) -> Iterator[None]:
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_client_that_leaves_while_its_answer_is_made(kind: str, stream: bool, server: Server, client: Client) -> None:
     streamed = {"stream": True, "audio": {"format": "pcm16"}} if stream else {}
-    connections = [leave_open(server.url, {**body_of(kind), **streamed}) for _ in range(3)]
+    connections = [open_request(server.url, {**body_of(kind), **streamed}) for _ in range(3)]
     in_the_codec = "speechlm_codec_slots" if "audio" in kind else "speechlm_stages_running"
     assert wait_for(lambda: client.metrics()[in_the_codec, ()] >= 1)
     for connection in connections:
@@ -74,7 +74,7 @@ def test_clients_that_leave_at_random_moments(server: Server, client: Client) ->
     def come_and_go(number: int) -> None:
         time.sleep(moments.random())
         sent = 1.0 if number % 4 else moments.random()
-        with leave_open(server.url, body_of([*ENDLESS][number % len(ENDLESS)]), sent=sent):
+        with open_request(server.url, body_of([*ENDLESS][number % len(ENDLESS)]), sent=sent):
             time.sleep(moments.random() * 1.5)
 
     with ThreadPoolExecutor(24) as threads:

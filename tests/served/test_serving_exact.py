@@ -13,14 +13,14 @@ REPEATED = ("text", "spoken", "clips in system and user turns", "given text afte
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_an_answer_alone_is_the_references(case: Case, client: Client, judge: Judge) -> None:
-    client.forget()
+    client.clear_cache()
     judge.compare([case], [client.chat(case.body())])
 
 
 @pytest.mark.parametrize("first", [0, len(CASES) - 16])
 def test_sixteen_answers_at_once_are_the_references(first: int, client: Client, judge: Judge) -> None:
     cases = CASES[first : first + 16]
-    client.forget()
+    client.clear_cache()
     assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
 
 
@@ -33,21 +33,21 @@ def test_sixteen_answers_at_once_stay_the_references_when_asked_again(client: Cl
 
 def test_sixteen_times_the_same_question_at_once(client: Client, judge: Judge) -> None:
     case = BY_NAME["spoken answer to audio"]
-    client.forget()
+    client.clear_cache()
     assert judge.compare([case] * 16, client.chat_at_once([case.body()] * 16)) > 2000
 
 
 def test_greedy_answers_are_not_moved_by_sampled_ones_beside_them(client: Client, judge: Judge) -> None:
     greedy, sampled = CASES[:8], CASES[8:16]
     bodies = [case.body() for case in greedy] + [{**case.body(), "temperature": 1.5, "top_k": 50} for case in sampled]
-    client.forget()
+    client.clear_cache()
     assert judge.compare(greedy, client.chat_at_once(bodies)[:8]) > 1000
 
 
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_prompt_asked_again_is_found_in_the_radix_cache(name: str, client: Client, judge: Judge) -> None:
     case = BY_NAME[name]
-    client.forget()
+    client.clear_cache()
     client.chat(case.body())
     response = client.chat(case.body())
     judge.compare([case], [response])
@@ -60,7 +60,7 @@ def test_a_prompt_asked_again_is_found_in_the_radix_cache(name: str, client: Cli
 
 
 def test_the_audio_stage_finds_what_the_text_stage_computed(client: Client) -> None:
-    client.forget()
+    client.clear_cache()
     response = client.chat(BY_NAME["spoken"].body())
     said = message_of(response)["speechlm"]
     assert said["cached_tokens"]["text"] == 0
@@ -72,7 +72,7 @@ def test_a_clip_is_not_taken_for_another_of_the_same_length(client: Client, judg
     messages = [*case.request.messages]
     messages[1] = ("user", [("audio", clip(1, 2.0)[::-1].copy())])
     other = Case("audio question, reversed", replace(case.request, messages=messages))
-    client.forget()
+    client.clear_cache()
     judge.compare([case, other, case], [client.chat(each.body()) for each in (case, other, case)])
     assert judge.answer(case).text_ids != judge.answer(other).text_ids
 
@@ -84,7 +84,7 @@ def test_frames_never_enter_the_radix_cache(client: Client, judge: Judge) -> Non
     rows = [int(row[0]) for row in reference.prompt(BY_NAME["spoken"].request.messages)]
     prompt = [*rows, ids.text, *reference.encode("Hello."), ids.eot, ids.assistant, ids.audio]
     stage = {"temperature": 0, "max_new_tokens": 30, "custom_params": {"audio": True, "min_frames": 30}}
-    client.forget()
+    client.clear_cache()
     spoken = client.generate({"input_ids": prompt, "sampling_params": stage})
     again = client.generate({"input_ids": [*prompt, *spoken["output_ids"]], "sampling_params": stage})
     assert len(spoken["output_ids"]) == 30

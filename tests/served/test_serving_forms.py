@@ -78,7 +78,7 @@ def _body(name: str) -> dict[str, Any]:
 
 
 def test_an_answer_alone_is_the_references(client: Client, judge: Judge) -> None:
-    client.forget()
+    client.clear_cache()
     assert judge.compare([BY_NAME[ALONE]], [client.chat(_body(ALONE))])
 
 

@@ -52,10 +52,10 @@ def test_all_kinds_at_once_share_two_rows(client: Client, judge: Judge) -> None:
 
 
 def test_the_text_of_a_guided_answer_takes_one_row(server: Server, client: Client) -> None:
-    client.forget()
+    client.clear_cache()
     begin = len(server.output())
     said = message_of(client.chat(guided("spoken", 3.0).body()))["speechlm"]
-    client.forget()  # the log's last line is written
+    client.clear_cache()  # the log's last line is written
     rows = rows_of_steps(server.output()[begin:])
     first = rows.index(2)
     # A stage's first id comes out of its prefill; with overlap a step may be launched past its end.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import BY_NAME, CASES, Client, Judge, listening, message_of
-from server.life import Life, assert_dies_with, ready
+from server import BY_NAME, CASES, Client, Judge, listening_addresses, message_of
+from server.life import WatchedServer, assert_part_failure_ends_server, started
 
 TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
 """One core each; SGLang wants a NUMA node for each rank otherwise."""
@@ -14,15 +14,15 @@ SAMPLED = ("text", "spoken", "guided", "spoken answer to audio")
 
 
 @pytest.fixture(scope="module")
-def life(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+def watched(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
     log = tmp_path_factory.mktemp("parallel") / "log"
-    with ready(served_checkpoint, log, "--tp-size", "2", variables=TWO_RANKS) as living:
+    with started(served_checkpoint, log, "--tp-size", "2", variables=TWO_RANKS) as living:
         yield living
 
 
 @pytest.fixture
-def parallel(life: Life) -> Iterator[Client]:
-    with Client(life.server.url) as client:
+def parallel(watched: WatchedServer) -> Iterator[Client]:
+    with Client(watched.server.url) as client:
         yield client
 
 
@@ -41,10 +41,10 @@ def test_sampled_answers_are_those_of_one_rank(parallel: Client, client: Client)
         assert message_of(shared)["speechlm"]["codes"] == message_of(alone)["speechlm"]["codes"]
 
 
-def test_ranks_listen_on_the_loopback_alone(life: Life) -> None:
-    assert listening(life.server.process.pid) == {"127.0.0.1"}
+def test_ranks_listen_on_the_loopback_alone(watched: WatchedServer) -> None:
+    assert listening_addresses(watched.server.process.pid) == {"127.0.0.1"}
 
 
-def test_requests_in_a_server_whose_rank_is_killed_get_an_error(life: Life) -> None:
+def test_requests_in_a_server_whose_rank_is_killed_get_an_error(watched: WatchedServer) -> None:
     """Last, for it ends the server of all tests here."""
-    assert_dies_with(life, "sglang::scheduler", signal.SIGKILL)
+    assert_part_failure_ends_server(watched, "sglang::scheduler", signal.SIGKILL)

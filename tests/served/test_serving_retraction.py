@@ -57,7 +57,7 @@ def test_24_answers_at_once_that_are_retracted_are_the_references(first: int, re
     before = retractions(retracting)
     cases = CASES[first : first + 24]
     with Client(retracting.url) as client:
-        client.forget()
+        client.clear_cache()
         assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
     assert retractions(retracting) > before + 10
 
@@ -67,7 +67,7 @@ def test_24_answers_of_all_kinds_that_do_not_fit_at_once_are_the_references(crow
     short = [case for case in CASES if case.name not in ("long prompt", "clip longer than 30 s")]
     cases = [*GROWING, *short][:24]
     with Client(crowded.url) as client:
-        client.forget()
+        client.clear_cache()
         assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
     assert retractions(crowded) > before
 
@@ -77,6 +77,6 @@ def test_answers_that_do_not_fit_all_at_once_are_the_references(again: bool, cro
     before = retractions(crowded)
     with Client(crowded.url) as client:
         if not again:
-            client.forget()
+            client.clear_cache()
         assert judge.compare(GROWING, client.chat_at_once([case.body() for case in GROWING])) > 5000
     assert retractions(crowded) > before

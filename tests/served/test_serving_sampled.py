@@ -86,7 +86,7 @@ def assert_distributed(drawn: Sequence[int], candidates: Tensor, probabilities: 
 
 def test_a_seed_gives_the_same_answer_alone_and_among_sixteen(client: Client) -> None:
     bodies = [body_of(case.request, seed=100 + number, **SAMPLED) for number, case in enumerate(CASES[:16])]
-    client.forget()
+    client.clear_cache()
     together = [message_of(response)["speechlm"] for response in client.chat_at_once(bodies)]
     for number in (0, 1, 3, 6, 7, 8, 12):
         alone = message_of(client.chat(bodies[number]))["speechlm"]

@@ -54,7 +54,7 @@ def parsed(response: Any) -> Any:
 def test_structured_answers_keep_to_their_schema_and_others_to_their_ids(client: Client, judge: Judge) -> None:
     plain = CASES[:8]
     structured = [asked(seed=seed, temperature=1.5, top_k=-1) for seed in range(4)]
-    client.forget()
+    client.clear_cache()
     bodies = [body for pair in zip([case.body() for case in plain[:4]], structured, strict=True) for body in pair]
     responses = client.chat_at_once([*bodies, *(case.body() for case in plain[4:])])
     assert len({json.dumps(parsed(response)) for response in responses[1:8:2]}) == 4

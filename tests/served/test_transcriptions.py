@@ -13,7 +13,7 @@ import openai
 import pytest
 import soundfile
 from openai.types.audio import TranscriptionSegment
-from recorded import recorded
+from recorded import recorded_file
 from reference import Request
 from server import SECONDS, Case, Client, Judge, Server, clip, message_of, wait_for, wav
 
@@ -151,7 +151,7 @@ def test_other_files_are_heard(name: str, client: Client) -> None:
 
 @pytest.mark.parametrize("name", ["m4a", "webm"])
 def test_what_telephones_and_browsers_record_is_heard(name: str, client: Client) -> None:
-    data = recorded(name, CLIP)
+    data = recorded_file(name, CLIP)
     answer = post(client, data, response_format="verbose_json").json()
     assert answer["duration"] == pytest.approx(1.2, abs=0.15)
     part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": name}}

@@ -28,12 +28,12 @@ expect.set_options(timeout=1000 * SECONDS)
 
 
 @contextmanager
-def browsing(url: str, asked: set[str], failures: list[str]) -> Iterator[Page]:
+def browser_page(url: str, hosts: set[str], failures: list[str]) -> Iterator[Page]:
     """A page of a new browser.
 
     Args:
         url: what it shows.
-        asked: takes the hosts that it asks for something.
+        hosts: takes the hosts that it asks for something.
         failures: takes the errors of its scripts.
     """
     with sync_playwright() as playwright:
@@ -41,13 +41,13 @@ def browsing(url: str, asked: set[str], failures: list[str]) -> Iterator[Page]:
         context = browser.new_context(permissions=["microphone", "clipboard-read", "clipboard-write"])
         page = context.new_page()
         page.set_default_timeout(1000 * SECONDS)
-        page.on("request", lambda request: asked.add(request.url.split("/")[2]))
+        page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(url)
         yield page
         browser.close()
 
 
-def sent(request: Request) -> Any:
+def json_of(request: Request) -> Any:
     """The JSON that a request carries."""
     return json.loads(request.post_data or "")

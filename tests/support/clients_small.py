@@ -47,7 +47,7 @@ Reply = tuple[int, dict[str, str], bytes]
 OK: Reply = (200, {}, ANSWER)
 
 
-class Small:
+class ScriptedServer:
     """A server that answers as it is told; several may follow one another on one port.
 
     Attributes:
@@ -57,10 +57,10 @@ class Small:
 
     def __init__(self, behave: Callable[[int], Reply | None], port: int = 0) -> None:
         """``behave`` is told the number of the request, from 0; None closes the connection without an answer."""
-        self.asked: list[Any] = []
-        self.most = self._now = 0
+        self.bodies: list[Any] = []
+        self.most_at_once = self._now = 0
         self._lock = threading.Lock()
-        self.gone = threading.Event()
+        self.closed = threading.Event()
         small = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,10 +70,10 @@ class Small:
             def do_POST(self) -> None:
                 body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with small._lock:
-                    number = len(small.asked)
-                    small.asked.append(body)
+                    number = len(small.bodies)
+                    small.bodies.append(body)
                     small._now += 1
-                    small.most = max(small.most, small._now)
+                    small.most_at_once = max(small.most_at_once, small._now)
                 reply = behave(number)
                 with small._lock:
                     small._now -= 1
@@ -100,12 +100,12 @@ class Small:
         """Go away; what hangs is let go, when nobody can come any more."""
         self._server.shutdown()
         self._server.server_close()
-        self.gone.set()
+        self.closed.set()
 
 
 @contextlib.contextmanager
-def small(behave: Callable[[int], Reply | None]) -> Iterator[Small]:
-    serving = Small(behave)
+def scripted_server(behave: Callable[[int], Reply | None]) -> Iterator[ScriptedServer]:
+    serving = ScriptedServer(behave)
     try:
         yield serving
     finally:
@@ -115,7 +115,7 @@ def small(behave: Callable[[int], Reply | None]) -> Iterator[Small]:
 _pictures: dict[Any, bytes] = {}
 
 
-def ask(port: int, *options: str) -> int:
+def run_client(port: int, *options: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.command.draw", _draw_once)
         return main(DEFAULTS, ["--port", str(port), "--input", "in.jsonl", *options])
@@ -147,4 +147,4 @@ def texts_of(bodies: list[Any]) -> list[str]:
     return sorted(body["messages"][0]["content"] for body in bodies)
 
 
-ALL = [f"Say {n}." for n in range(1, 7)]
+TEXTS = [f"Say {n}." for n in range(1, 7)]

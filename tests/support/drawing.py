@@ -1,4 +1,4 @@
-"""Texts that a grammar allows, by ids that are drawn at random."""
+"""Texts that a grammar allows, by ids drawn at random."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def compiler_of(vocabulary: list[bytes]) -> xgrammar.GrammarCompiler:
     return xgrammar.GrammarCompiler(info, cache_enabled=False)
 
 
-def drawn(grammar: xgrammar.CompiledGrammar, vocabulary: list[bytes], number: int) -> str | None:
-    """A text by ids that are drawn from the allowed ones, closing ones first; None if it does not end soon."""
+def random_text(grammar: xgrammar.CompiledGrammar, vocabulary: list[bytes], number: int) -> str | None:
+    """A text by ids drawn from the allowed ones, closing ones first; None if it does not end soon."""
     matcher, draws = xgrammar.GrammarMatcher(grammar), random.Random(number)
     allowed = xgrammar.allocate_token_bitmask(1, len(vocabulary))
     text = b""

@@ -17,7 +17,7 @@ FORMATS: dict[str, tuple[str, str, dict[str, str]]] = {
 }  # fmt: skip
 
 
-def recorded(name: str, samples: Any, *, film: bool = False, tracks: int = 1, codec: str | None = None) -> bytes:
+def recorded_file(name: str, samples: Any, *, film: bool = False, tracks: int = 1, codec: str | None = None) -> bytes:
     """A file as FFmpeg writes it, with the same sound on each of its tracks; float32 [n, ...].
 
     An MP4 file has its index at its end, unless its name says otherwise.

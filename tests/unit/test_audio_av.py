@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import FORMATS, recorded
+from recorded import FORMATS, recorded_file
 
 from sglang_speechlm.audio import AudioError, Clip, Recording, decode_clip
 from sglang_speechlm.audio.av_sound import DEMUXERS, AvSound
@@ -40,7 +40,7 @@ def loudest_hertz(clip: Clip) -> float:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_is_read_by_its_content(name: str) -> None:
-    clip = decode_clip(recorded(name, tone(2)), format="wav")
+    clip = decode_clip(recorded_file(name, tone(2)), format="wav")
     assert clip.seconds == pytest.approx(2, abs=0.15)
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)
     assert clip.samples.std() == pytest.approx(0.5 / np.sqrt(2), abs=0.03)
@@ -49,7 +49,7 @@ def test_a_file_is_read_by_its_content(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_joined_files_are_heard_one_after_the_other(name: str) -> None:
-    file, wav = recorded(name, tone(1)), io.BytesIO()
+    file, wav = recorded_file(name, tone(1)), io.BytesIO()
     soundfile.write(wav, tone(1), RATE, format="WAV")
     clip = decode_clip(wav.getvalue() + file + file + wav.getvalue())
     assert clip.seconds == pytest.approx(4, abs=0.3)
@@ -62,12 +62,12 @@ def test_a_file_that_does_not_even_begin_well_is_split_to_its_end(start: bytes) 
 
 
 def test_what_follows_a_file_is_told() -> None:
-    (warning,) = decode_clip(recorded("m4a", tone(1)) + bytes(1000)).warnings
+    (warning,) = decode_clip(recorded_file("m4a", tone(1)) + bytes(1000)).warnings
     assert warning == "1000 bytes after the end of the sound were ignored: they are not an audio file"
 
 
 def test_files_that_take_a_process_each_are_few() -> None:
-    (warning,) = decode_clip(recorded("aac", tone(0.1)) + 20 * recorded("m4a", tone(0.1))).warnings
+    (warning,) = decode_clip(recorded_file("aac", tone(0.1)) + 20 * recorded_file("m4a", tone(0.1))).warnings
     assert warning.startswith("10 joined files were heard; what follows them was not: the limit is 10 files")
 
 
@@ -78,31 +78,31 @@ def test_amr_is_read() -> None:
 
 
 def test_a_film_is_heard_and_not_seen() -> None:
-    clip = decode_clip(recorded("mp4", tone(2), film=True))
+    clip = decode_clip(recorded_file("mp4", tone(2), film=True))
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)
     assert clip.warnings == ()
 
 
 def test_of_several_tracks_the_first_is_heard_and_that_is_told() -> None:
-    clip = decode_clip(recorded("mka", tone(2), tracks=3))
+    clip = decode_clip(recorded_file("mka", tone(2), tracks=3))
     assert clip.seconds == 2
     assert clip.warnings == ("the file has 3 audio tracks: only the first was heard",)
 
 
 def test_the_sound_of_films_is_read_and_other_codecs_are_not_run() -> None:
-    assert decode_clip(recorded("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
+    assert decode_clip(recorded_file("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
     with pytest.raises(AudioError, match="unsupported encoding"):
-        decode_clip(recorded("mka", tone(2), codec="tta"))
+        decode_clip(recorded_file("mka", tone(2), codec="tta"))
 
 
 def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
-    clip = decode_clip(recorded("mka", np.stack([tone(2), -tone(2)], axis=1)))
+    clip = decode_clip(recorded_file("mka", np.stack([tone(2), -tone(2)], axis=1)))
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)
     assert clip.warnings == ("the channels cancel each other out: only channel 1 was heard",)
 
 
 def test_a_long_clip_is_cut_and_a_recording_heard_whole() -> None:
-    data = recorded("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
+    data = recorded_file("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
     clip = decode_clip(data)
     assert clip.seconds == 30
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
@@ -115,7 +115,7 @@ def test_a_long_clip_is_cut_and_a_recording_heard_whole() -> None:
 
 @pytest.mark.parametrize("name", ["webm", "aac", "mp4 in fragments"])
 def test_a_file_that_is_cut_off_is_heard_up_to_there(name: str) -> None:
-    data = recorded(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
+    data = recorded_file(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
     clip = decode_clip(data[: len(data) * 3 // 4])
     assert 1 < clip.seconds < 7
     (warning,) = clip.warnings
@@ -123,13 +123,13 @@ def test_a_file_that_is_cut_off_is_heard_up_to_there(name: str) -> None:
 
 
 def test_an_mp4_without_its_index_is_refused() -> None:
-    data = recorded("m4a", tone(2))
+    data = recorded_file("m4a", tone(2))
     with pytest.raises(AudioError, match="begins as MP4"):
         decode_clip(data[: len(data) // 2])
 
 
 def test_it_ends_when_nobody_reads_on() -> None:
-    data = recorded("m4a", tone(40))
+    data = recorded_file("m4a", tone(40))
     windows = Recording(data, None).windows(30, None)
     next(windows)
     windows.close()
@@ -162,7 +162,7 @@ def test_any_bytes_behind_the_first_ones_give_a_clip_or_an_audio_error(name: str
 def test_damaged_files_give_a_clip_or_an_audio_error() -> None:
     random = np.random.default_rng(3)
     for name in FORMATS:
-        data = np.frombuffer(recorded(name, tone(1)), np.uint8)
+        data = np.frombuffer(recorded_file(name, tone(1)), np.uint8)
         for _ in range(2):
             damaged = data[: random.integers(16, len(data) + 1)].copy()
             damaged[random.integers(12, len(damaged), 8)] = random.integers(0, 256, 8)

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from clients_small import ALL, OK, ask, records, small, texts_of
+from clients_small import OK, TEXTS, records, run_client, scripted_server, texts_of
 from core.audio import AudioFiles
 from core.command import ANSWERED, LACKING, REFUSED
 from core.failure import Failure, Refused
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with a manifest of four of the six dialogues in ``set/``."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set").mkdir()
-    rows = [{"example_id": id, "messages": [["user", "text", text]]} for id, text in zip("fedcba", ALL, strict=True)]
+    rows = [{"example_id": id, "messages": [["user", "text", text]]} for id, text in zip("fedcba", TEXTS, strict=True)]
     (tmp_path / "set" / "dialogues.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     manifest("a", "c", "d", "f")
     return tmp_path
@@ -31,15 +31,15 @@ def manifest(*samples: Any, path: str = STALE, reader: str = "dialogue", **other
 
 
 def manifest_asked(port: int, *options: str) -> int:
-    return ask(port, "--input", "set/dataset.json", *options)
+    return run_client(port, "--input", "set/dataset.json", *options)
 
 
 def test_a_manifest_chooses_dialogues_by_their_ids(folder: Path) -> None:
-    with small(lambda _: OK) as server:
+    with scripted_server(lambda _: OK) as server:
         assert manifest_asked(server.port, "--num-examples", "3") == ANSWERED
         assert {record["line"]: record["example_id"] for record in records()} == {1: "f", 3: "d", 4: "c"}
         assert manifest_asked(server.port) == ANSWERED
-    assert texts_of(server.asked) == [ALL[0], ALL[2], ALL[3], ALL[5]]
+    assert texts_of(server.bodies) == [TEXTS[0], TEXTS[2], TEXTS[3], TEXTS[5]]
 
 
 def test_dialogues_are_read_where_the_manifest_says(folder: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_root_that_is_no_folder_is_refused(folder: Path, capsys: pytest.Captur
 def test_audio_below_the_root_is_sent(folder: Path, audio: Path) -> None:
     rows = [{"messages": [["user", "audio", f"/mnt/{name}"]]} for name in ("test/a/1.wav", "a/1.wav")]
     Path("in.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    with small(lambda _: OK) as server:
-        assert ask(server.port, "--audio-root", str(audio)) == LACKING
-    assert len(server.asked) == 1
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port, "--audio-root", str(audio)) == LACKING
+    assert len(server.bodies) == 1
     (failure,) = records("x.failures.jsonl")
     assert (failure["line"], failure["example_id"], failure["kind"]) == (2, "line-2", "ambiguous_audio")
 
@@ -151,7 +151,7 @@ def test_audio_below_the_root_is_sent(folder: Path, audio: Path) -> None:
 
 
 def test_answers_are_written_as_espnets_inference_writes_them(folder: Path) -> None:
-    with small(lambda _: OK) as server:
+    with scripted_server(lambda _: OK) as server:
         assert manifest_asked(server.port) == ANSWERED
     answers = orjson.loads(Path("x.results.json").read_bytes())
     assert answers.keys() == {"a", "c", "d", "f"}
@@ -163,7 +163,7 @@ def test_answers_are_written_as_espnets_inference_writes_them(folder: Path) -> N
 
 def test_an_id_that_another_line_has_is_told_by_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in.jsonl").write_bytes(b'{"example_id": "a", "messages": [["user", "text", "x"]]}\n' * 3)
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
     assert orjson.loads(Path("x.results.json").read_bytes()).keys() == {"a", "a (line 2)", "a (line 3)"}
     assert "x.results.json: 2 answers have the id of another line" in capsys.readouterr().out

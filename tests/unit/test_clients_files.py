@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from clients_small import CLIENT, DEFAULTS, OK, SECONDS, Reply, ask, lines, records, small
+from clients_small import CLIENT, DEFAULTS, OK, SECONDS, Reply, lines, records, run_client, scripted_server
 from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED, main
 from core.failure import Failure, Refused
 from core.ledger import Ledger, check, write
@@ -54,7 +54,7 @@ def test_a_file_of_somebody_else_is_refused_by_its_name(
     path = first_sound() if name == "sounds" else Path(name)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    assert ask(NOBODY, *options) == REFUSED
+    assert run_client(NOBODY, *options) == REFUSED
     message = capsys.readouterr().err
     assert str(path) in message
     assert "--fresh" not in message
@@ -107,7 +107,7 @@ def test_the_input_is_not_written_whatever_name_leads_to_it(
 ) -> None:
     Path("in.jsonl").write_bytes(content)
     output = way(Path("in.jsonl"))
-    assert ask(NOBODY, "--output", str(output), *options) == REFUSED
+    assert run_client(NOBODY, "--output", str(output), *options) == REFUSED
     message = capsys.readouterr().err
     assert "is the same file as --input in.jsonl" in message
     assert "--fresh" not in message
@@ -124,7 +124,7 @@ def test_an_input_with_the_name_of_another_output_is_not_written(folder: Path, n
 def test_a_clip_that_the_input_names_is_not_written(folder: Path) -> None:
     Path("clip.jsonl").write_bytes(b"RIFF sound")
     Path("in.jsonl").write_bytes(b'{"messages": [["user", "audio", "clip.jsonl"]]}\n')
-    assert ask(NOBODY, "--output", "clip.jsonl", "--fresh") == REFUSED
+    assert run_client(NOBODY, "--output", "clip.jsonl", "--fresh") == REFUSED
     assert Path("clip.jsonl").read_bytes() == b"RIFF sound"
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_file_is_refused_by_its_name(
     folder: Path, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(Path(name))
-    assert ask(NOBODY, "--fresh") == REFUSED
+    assert run_client(NOBODY, "--fresh") == REFUSED
     assert f"{name}: must be a file" in capsys.readouterr().err
 
 
@@ -156,15 +156,15 @@ def test_an_input_that_cannot_be_read_again_is_refused(
 ) -> None:
     Path("in.jsonl").unlink()
     make(Path("in.jsonl"))
-    assert ask(NOBODY) == REFUSED
+    assert run_client(NOBODY) == REFUSED
     assert "--input in.jsonl: must be a file" in capsys.readouterr().err
 
 
 def test_a_dangling_link_is_followed(folder: Path) -> None:
     Path("x.jsonl").symlink_to("elsewhere.jsonl")
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
-        assert ask(server.port, "--fresh") == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
+        assert run_client(server.port, "--fresh") == ANSWERED
     assert Path("x.jsonl").is_symlink()
     assert len(records("elsewhere.jsonl")) == 6
 
@@ -173,8 +173,8 @@ def test_a_dangling_link_is_followed(folder: Path) -> None:
 def test_results_of_another_task_are_refused(
     folder: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
     before = everything(folder)
     client = CLIENT.with_name("client.py")
     command = [sys.executable, str(client), "--port", "1", "--input", "in.jsonl", "--output", "x.jsonl", *options]
@@ -191,23 +191,23 @@ def test_a_file_that_was_changed_by_hand_is_refused_by_its_name(
     folder: Path, name: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = first_sound() if name == "sounds" else Path(name)
-    with small(lambda number: (500, {}, b"") if number == 5 else OK) as server:
-        assert ask(server.port, "--concurrency", "1") == LACKING
+    with scripted_server(lambda number: (500, {}, b"") if number == 5 else OK) as server:
+        assert run_client(server.port, "--concurrency", "1") == LACKING
         capsys.readouterr()
         path.write_bytes(b"[" + path.read_bytes())
         before = everything(folder)
-        assert ask(server.port, *options) == REFUSED
+        assert run_client(server.port, *options) == REFUSED
     assert str(path) in capsys.readouterr().err
     assert everything(folder) == before
 
 
 def test_sounds_of_another_run_in_the_same_folder_are_refused(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
         sounds = everything(folder / "sounds")
-        assert ask(server.port, "--output", "other/x.jsonl") == REFUSED
-        assert ask(server.port, "--output", "y.jsonl") == ANSWERED
-    assert len(server.asked) == 12
+        assert run_client(server.port, "--output", "other/x.jsonl") == REFUSED
+        assert run_client(server.port, "--output", "y.jsonl") == ANSWERED
+    assert len(server.bodies) == 12
     assert everything(folder / "sounds").items() > sounds.items()
 
 
@@ -218,38 +218,38 @@ def test_a_file_that_somebody_writes_during_the_run_is_not_lost(
         Path("x.summary.json").write_bytes(PRECIOUS)
         return OK
 
-    with small(interfere) as server:
-        assert ask(server.port) == REFUSED
+    with scripted_server(interfere) as server:
+        assert run_client(server.port) == REFUSED
     assert "x.summary.json: not written by this run" in capsys.readouterr().err
     assert Path("x.summary.json").read_bytes() == PRECIOUS
     assert len(records()) == 6
 
 
 def test_fresh_begins_anew_over_everything_that_is_the_runs_own(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
         earlier = Path("kept.jsonl")
         earlier.hardlink_to("x.jsonl")
-        assert ask(server.port, "--fresh") == ANSWERED
-    assert len(server.asked) == 12
+        assert run_client(server.port, "--fresh") == ANSWERED
+    assert len(server.bodies) == 12
     assert [len(records()), len(records(str(earlier)))] == [6, 6]
 
 
 def test_nothing_changes_before_the_server_was_found(folder: Path) -> None:
-    with small(lambda number: (500, {}, b"") if number == 0 else OK) as server:
-        assert ask(server.port) == LACKING
+    with scripted_server(lambda number: (500, {}, b"") if number == 0 else OK) as server:
+        assert run_client(server.port) == LACKING
     before = everything(folder)
     for options in ((), ("--fresh",)):
-        assert ask(NOBODY, *options) == REFUSED
+        assert run_client(NOBODY, *options) == REFUSED
         assert everything(folder) == before
 
 
 def test_a_folder_of_sounds_is_tried_before_the_first_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("taken").write_bytes(PRECIOUS)
     for place in ("taken", "taken/below", "/proc/sounds", "nul\0"):
-        with small(lambda _: OK) as server:
-            assert ask(server.port, "--save-dir", place) == REFUSED
-        assert not server.asked
+        with scripted_server(lambda _: OK) as server:
+            assert run_client(server.port, "--save-dir", place) == REFUSED
+        assert not server.bodies
         assert f"--save-dir {place}" in capsys.readouterr().err
 
 
@@ -264,10 +264,10 @@ def test_an_answer_that_is_not_in_the_output_at_the_end_is_told(
             os.truncate("x.jsonl", len(Path("x.jsonl").read_bytes().splitlines(True)[0]))
         return OK
 
-    with small(cut) as server:
-        assert ask(server.port, "--concurrency", "1") == LACKING
+    with scripted_server(cut) as server:
+        assert run_client(server.port, "--concurrency", "1") == LACKING
         assert "no answer in x.jsonl to line 2, 3" in capsys.readouterr().err
-        assert ask(server.port) == ANSWERED
+        assert run_client(server.port) == ANSWERED
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
 
 
@@ -277,8 +277,8 @@ def test_a_sound_that_is_not_there_at_the_end_is_told(folder: Path, capsys: pyte
             path.unlink()
         return OK
 
-    with small(remove) as server:
-        assert ask(server.port, "--concurrency", "1") == LACKING
+    with scripted_server(remove) as server:
+        assert run_client(server.port, "--concurrency", "1") == LACKING
     assert "x.jsonl: the sound of line 1 is missing" in capsys.readouterr().err
 
 
@@ -292,17 +292,17 @@ def test_an_input_that_changes_during_the_run_is_told(
             os.replace("new.jsonl", "in.jsonl")
         return OK
 
-    with small(interfere) as server:
-        assert ask(server.port, "--concurrency", "1") == REFUSED
+    with scripted_server(interfere) as server:
+        assert run_client(server.port, "--concurrency", "1") == REFUSED
         assert "--input in.jsonl: changed while it was read" in capsys.readouterr().err
-        assert ask(server.port) == REFUSED
+        assert run_client(server.port) == REFUSED
     assert "input was" in capsys.readouterr().err
     assert len(records()) == 6
 
 
 def test_an_empty_input_has_all_its_answers(folder: Path) -> None:
     Path("in.jsonl").write_bytes(b"")
-    assert ask(NOBODY) == ANSWERED
+    assert run_client(NOBODY) == ANSWERED
     assert orjson.loads(Path("x.results.json").read_bytes()) == {}
 
 
@@ -310,7 +310,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(folder: Path) -> None:
     Path("in.jsonl").write_bytes(lines(60))
     client = CLIENT.with_name("client.py")
     command = [sys.executable, str(client), "--input", "in.jsonl", "--output", "x.jsonl", "--port"]
-    with small(lambda _: OK) as server:
+    with scripted_server(lambda _: OK) as server:
         limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh", *command, str(server.port)]
         done = subprocess.run(limited, capture_output=True, text=True)
         assert done.returncode == REFUSED, done.stderr
@@ -332,13 +332,13 @@ def test_a_client_that_is_killed_again_and_again_loses_and_doubles_nothing(folde
         time.sleep(0.01)
         return OK
 
-    with small(slowly) as server:
+    with scripted_server(slowly) as server:
         ended = None
         for how in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
-            before = len(server.asked)
+            before = len(server.bodies)
             client = subprocess.Popen([*command, "--port", str(server.port)], stderr=subprocess.DEVNULL)
             wanted = before + random.randrange(1, 15)
-            while client.poll() is None and len(server.asked) < wanted:
+            while client.poll() is None and len(server.bodies) < wanted:
                 time.sleep(0.01)
             time.sleep(random.random() / 20)
             client.send_signal(how)
@@ -353,7 +353,7 @@ def test_a_client_that_is_killed_again_and_again_loses_and_doubles_nothing(folde
 
 
 def test_nobody_reading_the_summary_is_no_failure(folder: Path) -> None:
-    with small(lambda _: OK) as server, open("/dev/full", "w") as full:
+    with scripted_server(lambda _: OK) as server, open("/dev/full", "w") as full:
         command = [sys.executable, str(CLIENT), "--port", str(server.port), "--input", "in.jsonl"]
         done = subprocess.run([*command, "--output", "x.jsonl"], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == ANSWERED, done.stderr
@@ -501,6 +501,6 @@ def test_a_ledger_knows_what_it_wrote_even_if_it_was_killed_while_writing(tmp_pa
 
 
 def test_no_scratch_file_is_left(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
     assert not list(folder.rglob(".*"))

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import xgrammar
-from drawing import END, compiler_of, drawn
+from drawing import END, compiler_of, random_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,7 +110,7 @@ def accepted(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
 @pytest.mark.parametrize("is_parallel", [True, False])
 def test_a_text_that_must_call_is_calls_that_keep_to_their_schemas(is_parallel: bool) -> None:
     grammar = compiled(is_required=True, is_parallel=is_parallel)
-    texts = [text for number in range(20) if (text := drawn(grammar, VOCABULARY, number)) is not None]
+    texts = [text for number in range(20) if (text := random_text(grammar, VOCABULARY, number)) is not None]
     names = set()
     for text in texts:
         content, calls = streamed([text])

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-from drawing import compiler_of, drawn
+from drawing import compiler_of, random_text
 
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema
@@ -85,7 +85,7 @@ TAKEN: dict[str, Any] = {
 def test_what_is_taken_is_kept_to(name: str) -> None:
     check_schema(TAKEN[name], "schema")
     compiled = compiled_schema(COMPILER, json.dumps(TAKEN[name]))
-    texts = [text for number in range(12) if (text := drawn(compiled, VOCABULARY, number)) is not None]
+    texts = [text for number in range(12) if (text := random_text(compiled, VOCABULARY, number)) is not None]
     assert texts
     for text in texts:
         jsonschema.validate(json.loads(text), TAKEN[name])

@@ -8,15 +8,15 @@ from .client import (
     assert_same_sound,
     deltas_of,
     events_of,
-    leave_open,
     message_of,
+    open_request,
     pcm_of,
     raw_answer,
     raw_status,
     samples_of,
 )
 from .judge import Judge, regrets
-from .process import SECONDS, Server, command_of, launched, launching, listening, serving, wait_for
+from .process import SECONDS, Server, command_of, launch, launching, listening_addresses, serving, wait_for
 
 __all__ = [
     "BY_NAME",
@@ -31,11 +31,11 @@ __all__ = [
     "command_of",
     "deltas_of",
     "events_of",
-    "launched",
+    "launch",
     "launching",
-    "leave_open",
-    "listening",
+    "listening_addresses",
     "message_of",
+    "open_request",
     "pcm_of",
     "raw_answer",
     "raw_status",

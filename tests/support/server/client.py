@@ -78,7 +78,7 @@ class Client:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return list(threads.map(lambda body: self.post(path, body), bodies))
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Wait until the scheduler has nothing left to do, then empty its radix cache."""
         assert wait_for(lambda: self.http.post("/flush_cache").status_code == 200), "it never got idle"
 
@@ -100,7 +100,7 @@ class Client:
         }
 
 
-def leave_open(url: str, body: dict[str, Any], path: str = CHAT, sent: float = 1.0) -> socket.socket:
+def open_request(url: str, body: dict[str, Any], path: str = CHAT, sent: float = 1.0) -> socket.socket:
     """A connection on which a request, or the first part of it, was sent."""
     content = json.dumps(body).encode()
     address = urlsplit(url)

@@ -37,13 +37,13 @@ class Fleet:
         """The URLs of those that are behind the port now."""
         return sorted(worker["url"] for worker in self.client.http.get("/workers").json()["workers"])
 
-    def is_whole(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether all workers get requests."""
         with contextlib.suppress(httpx.HTTPError):
             return self.client.http.get("/readiness").json()["healthy_workers"] == self._size
         return False
 
-    def family(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """The launcher and everything below it."""
         launcher = psutil.Process(self.server.process.pid)
         return [launcher, *launcher.children(recursive=True)]
@@ -60,7 +60,7 @@ class Fleet:
 
     def router(self) -> psutil.Process:
         """The router's process."""
-        return next(process for process in self.family() if "router_process" in command_of(process))
+        return next(process for process in self.processes() if "router_process" in command_of(process))
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def fleet_of(size: int, model: Path, log: Path, launcher: str = LAUNCHER) -> Ite
         yield Fleet(server, client, size)
 
 
-class Fleets(contextlib.ExitStack):
+class SharedFleet(contextlib.ExitStack):
     """Start a fleet for tests to share, and another one after a test has ended it.
 
     Args:
@@ -88,5 +88,5 @@ class Fleets(contextlib.ExitStack):
         if self._fleet is None or self._fleet.server.process.poll() is not None:
             log = self._folders.mktemp("fleet") / "log"
             self._fleet = self.enter_context(fleet_of(self._size, self._model, log, self._launcher))
-        assert wait_for(self._fleet.is_whole)
+        assert wait_for(self._fleet.is_healthy)
         return self._fleet

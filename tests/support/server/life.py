@@ -35,7 +35,7 @@ ENDLESS_SOUND = {
 }
 
 
-class Mute(Server):
+class ServerWithFullDisk(Server):
     """Writes its log to a full disk."""
 
     def __init__(self, model: Path, options: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -46,114 +46,120 @@ class Mute(Server):
 
 
 @dataclass
-class Life:
+class WatchedServer:
     """A server, what it has made by now, and what it answered to requests that were under way."""
 
     server: Server
     folder: Path
-    family: list[psutil.Process] = field(default_factory=list)
-    segments: set[str] = field(default_factory=set)
+    processes: list[psutil.Process] = field(default_factory=list)
+    shared_memory: set[str] = field(default_factory=set)
 
-    def look(self) -> None:
+    def record_resources(self) -> None:
         """Take note of its processes and of the shared memory that they use."""
         keeper = psutil.Process(self.server.process.pid)
-        self.family = [keeper, *keeper.children(recursive=True)]
-        for process in self.family:
+        self.processes = [keeper, *keeper.children(recursive=True)]
+        for process in self.processes:
             with contextlib.suppress(OSError):
-                self.segments |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text()))
+                self.shared_memory |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text()))
 
     def part(self, name: str) -> psutil.Process:
         """One of its processes, the last one of that name."""
         if name == "keeper":
-            return self.family[0]
+            return self.processes[0]
         if name == "http":
-            return self.family[1]
-        return [process for process in self.family if name in command_of(process)][-1]
+            return self.processes[1]
+        return [process for process in self.processes if name in command_of(process)][-1]
 
-    def ended(self) -> int:
+    def wait_until_gone(self) -> int:
         """Its exit status; fails if anything is left of it."""
         status = self.server.process.wait(SECONDS)
-        _, alive = psutil.wait_procs(self.family, timeout=SECONDS)
+        _, alive = psutil.wait_procs(self.processes, timeout=SECONDS)
         assert alive == []
         assert wait_for(lambda: not any(self.folder.iterdir())), list(self.folder.iterdir())
-        assert wait_for(lambda: not any(Path(path).exists() for path in self.segments)), self.segments
+        assert wait_for(lambda: not any(Path(path).exists() for path in self.shared_memory)), self.shared_memory
         port = int(self.server.url.rpartition(":")[2])
         socket.create_server(("127.0.0.1", port)).close()
         return status
 
 
 @contextlib.contextmanager
-def living(model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[Life]:
+def starting(
+    model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[WatchedServer]:
     """A server that is being started, with a folder for temporary files of its own. Without a log its disk is full."""
     folder = Path(tempfile.mkdtemp(prefix="life-", dir="/tmp"))  # short: the names of sockets are bounded
     environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), **(variables or {})}
     options = (*_POOL, *options)
-    server = Server(model, log, options, environment=environment) if log else Mute(model, options, environment)
+    server = (
+        Server(model, log, options, environment=environment) if log else ServerWithFullDisk(model, options, environment)
+    )
     try:
-        yield Life(server, folder)
+        yield WatchedServer(server, folder)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)  # of a server that failed its test, something may be left
 
 
 @contextlib.contextmanager
-def ready(model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[Life]:
+def started(
+    model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[WatchedServer]:
     """A server that is ready."""
-    with living(model, log, *options, variables=variables) as life:
-        life.server.wait_until_ready()
-        life.look()
-        assert life.segments
-        assert any(life.folder.iterdir())
-        yield life
+    with starting(model, log, *options, variables=variables) as watched:
+        watched.server.wait_until_ready()
+        watched.record_resources()
+        assert watched.shared_memory
+        assert any(watched.folder.iterdir())
+        yield watched
 
 
-def http_of(life: Life) -> httpx.Client:
-    return httpx.Client(base_url=life.server.url, timeout=SECONDS, trust_env=False)
+def client_of(watched: WatchedServer) -> httpx.Client:
+    return httpx.Client(base_url=watched.server.url, timeout=SECONDS, trust_env=False)
 
 
 @dataclass
-class Streamed:
+class StreamedAnswer:
     """What came of a streamed answer."""
 
-    begun: threading.Event = field(default_factory=threading.Event)
+    started: threading.Event = field(default_factory=threading.Event)
     received: str = ""
-    is_whole: bool = False
+    is_complete: bool = False
 
 
 @dataclass
-class Asked:
+class RunningRequests:
     """Requests that are under way: whole answers (or what was raised), and a stream."""
 
-    whole: list[Future[httpx.Response]]
-    stream: Streamed
+    responses: list[Future[httpx.Response]]
+    stream: StreamedAnswer
 
 
 @contextlib.contextmanager
-def asking(life: Life, *bodies: dict[str, Any]) -> Iterator[Asked]:
+def requests_running(watched: WatchedServer, *bodies: dict[str, Any]) -> Iterator[RunningRequests]:
     """Ask for whole answers and for a stream of the first, all of which are being made when this is entered."""
-    stream = Streamed()
+    stream = StreamedAnswer()
 
     def read() -> None:
         with (
             contextlib.suppress(httpx.HTTPError),
-            http_of(life) as client,
+            client_of(watched) as client,
             client.stream("POST", CHAT, json={**bodies[0], "stream": True}) as response,
         ):
             for text in response.iter_text():
                 stream.received += text
-                stream.begun.set()
-            stream.is_whole = True
+                stream.started.set()
+            stream.is_complete = True
 
     def running() -> int:
-        with http_of(life) as client:
+        with client_of(watched) as client:
             return int(client.get("/v1/loads", params={"include": "core"}).json()["loads"][0]["num_running_reqs"])
 
-    with ThreadPoolExecutor(8) as threads, http_of(life) as client:
-        whole = [threads.submit(client.post, CHAT, json=body) for body in bodies]
+    with ThreadPoolExecutor(8) as threads, client_of(watched) as client:
+        responses = [threads.submit(client.post, CHAT, json=body) for body in bodies]
         threads.submit(read)
-        assert stream.begun.wait(SECONDS)
+        assert stream.started.wait(SECONDS)
         assert wait_for(lambda: running() > len(bodies))
-        yield Asked(whole, stream)
+        yield RunningRequests(responses, stream)
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -163,17 +169,17 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-def assert_dies_with(life: Life, part: str, number: signal.Signals) -> None:
+def assert_part_failure_ends_server(watched: WatchedServer, part: str, number: signal.Signals) -> None:
     """Kill or stop a part while requests are under way: they get an error, and nothing of the server is left."""
-    with asking(life, ENDLESS, ENDLESS_SOUND) as asked:
-        life.part(part).send_signal(number)
+    with requests_running(watched, ENDLESS, ENDLESS_SOUND) as requests:
+        watched.part(part).send_signal(number)
         if number == signal.SIGSTOP:
-            with http_of(life) as client:
+            with client_of(watched) as client:
                 assert wait_for(lambda: client.get("/health").status_code == 503)
                 assert "no heartbeat from the" in error_of(client.get("/health"))["message"]
         message = f"a process of this server {'hung' if number == signal.SIGSTOP else 'died'}"
-        for each in asked.whole:
-            assert error_of(each.result())["message"] == message
-    *_, last = asked.stream.received.strip().split("\n\n")
+        for response in requests.responses:
+            assert error_of(response.result())["message"] == message
+    *_, last = requests.stream.received.strip().split("\n\n")
     assert message in json.loads(last.removeprefix("data: "))["error"]["message"]
-    assert life.ended() == ExitStatus.PART_DIED
+    assert watched.wait_until_gone() == ExitStatus.PART_DIED

@@ -18,7 +18,17 @@ from zygote import Zygote
 from sglang_speechlm.process import ServerProcess, free_port
 from sglang_speechlm.process.child import Process
 
-__all__ = ["SECONDS", "Server", "command_of", "free_port", "launched", "launching", "listening", "serving", "wait_for"]
+__all__ = [
+    "SECONDS",
+    "Server",
+    "command_of",
+    "free_port",
+    "launch",
+    "launching",
+    "listening_addresses",
+    "serving",
+    "wait_for",
+]
 
 SECONDS = 300
 """That a test waits at most for what takes a moment on a machine that does nothing else."""
@@ -47,7 +57,7 @@ class Server(ServerProcess):
         return _zygote.launch(command, environment, outputs)
 
 
-def launched(arguments: Sequence[str], output: IO[bytes]) -> Process:
+def launch(arguments: Sequence[str], output: IO[bytes]) -> Process:
     """A launcher with these arguments alone, begun as a copy where it can; ``output`` gets all that it prints."""
     command = [sys.executable, "-m", LAUNCHER, *arguments]
     environment = {**os.environ, **_ONE_THREAD}
@@ -90,7 +100,7 @@ def command_of(process: psutil.Process) -> str:
     return ""
 
 
-def listening(pid: int) -> set[str]:
+def listening_addresses(pid: int) -> set[str]:
     """The addresses at which a process and everything below it listen for TCP connections, without their ports."""
     keeper = psutil.Process(pid)
     addresses: set[str] = set()
