@@ -1,4 +1,4 @@
-"""A SpeechLM decoder in plain transformers, written only to be compared with: slow, clear, and free of SGLang."""
+"""A SpeechLM decoder in plain transformers, written as a reference for comparison: slow, clear, and free of SGLang."""
 
 import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
 

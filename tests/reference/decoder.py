@@ -1,4 +1,4 @@
-"""The decoder itself: text, then audio, greedily, one position at a time."""
+"""The decoder itself: greedy text, then greedy audio, one position at a time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Context:
     """One sequence and its KV cache.
 
     Args:
-        guesses: rows that may follow the first ones. They are computed together with those, in a fraction of the time
-            that they would take one by one, and used up to the first that is not what is fed.
+        guesses: rows that may follow the first ones. They are computed together with the first ones, which is much
+            faster than one by one, and are used up to the first that differs from what is fed.
     """
 
     def __init__(self, reference: Reference, guesses: Sequence[Row] = ()) -> None:
@@ -42,7 +42,7 @@ class Context:
         self._ahead: list[Tensor] = []
 
     def feed(self, rows: Sequence[Row]) -> Tensor:
-        """Appends rows and returns their hidden states [len(rows), hidden], after the last norm."""
+        """Append rows; return their hidden states [len(rows), hidden] after the last norm."""
         begin, self._length = self._length, self._length + len(rows)
         if begin == 0:
             hidden = self._compute([*rows, *self._guesses])
@@ -64,7 +64,13 @@ class Context:
 
 @dataclass(frozen=True)
 class TextPhase:
-    """ids: what was generated, the ending id included; end: that id, None when cut; margin: see Answer."""
+    """Generated text.
+
+    Attributes:
+        ids: the generated ids, including the one that ended the text.
+        end: that id; None if a limit cut the text.
+        margin: see ``Answer``.
+    """
 
     ids: list[int]
     end: int | None
@@ -73,7 +79,13 @@ class TextPhase:
 
 @dataclass(frozen=True)
 class AudioPhase:
-    """frames: [F][num_stream] ids without the frame of eos; ended: whether eos came; margin: see Answer."""
+    """Generated audio.
+
+    Attributes:
+        frames: [F][num_stream] ids without the frame of eos.
+        ended: whether eos ended the audio.
+        margin: see ``Answer``.
+    """
 
     frames: list[list[int]]
     ended: bool
@@ -84,8 +96,8 @@ class Reference:
     """A SpeechLM checkpoint in float32 on the CPU.
 
     Raises:
-        RuntimeError, KeyError: if a tensor is missing or has another shape than the config says.
-        ValueError: if a tensor is left over.
+        RuntimeError, KeyError: if a tensor is missing, or its shape does not match the config.
+        ValueError: if there is an unexpected tensor.
     """
 
     def __init__(self, config: SpeechLMConfig, tensors: dict[str, Tensor], tokenizer: Any, directory: Path) -> None:
@@ -121,7 +133,7 @@ class Reference:
 
     @classmethod
     def load(cls, directory: str | Path) -> Reference:
-        """Reads config.json, the tokenizer and every safetensors file of a served directory."""
+        """Read config.json, the tokenizer and every safetensors file of a served directory."""
         directory = Path(directory)
         tensors: dict[str, Tensor] = {}
         for file in sorted(directory.glob("*.safetensors")):
@@ -132,7 +144,7 @@ class Reference:
     # Prompt
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text as they stand in a prompt. The directory's tokenizer gives SpeechLM ids already."""
+        """Ids of a text in a prompt. The directory's tokenizer already gives SpeechLM ids."""
         tokens = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         if self.config.text_id_zero_is_pad:
             tokens = [self.ids.pad if token == self.ids.text_begin else token for token in tokens]
@@ -145,7 +157,7 @@ class Reference:
         return F.linear(encode_clip(self.encoder, mel), self.adaptor_weight, self.adaptor_bias)
 
     def prompt(self, messages: Sequence[Message]) -> list[Row]:
-        """Rows of a conversation up to and with the <assistant> that opens the reply."""
+        """Rows of a conversation, up to and including the <assistant> that opens the reply."""
         return prompt_rows(messages, self.ids, self.encode, self.hear)
 
     # Model
@@ -168,7 +180,7 @@ class Reference:
         return torch.stack(embeddings)
 
     def text_logits(self, hidden: Tensor, step: int) -> Tensor:
-        """Masked logits [C] of ``text_candidates`` from a hidden state [hidden], for the text id number ``step``."""
+        """Masked logits [C] of ``text_candidates`` from a hidden state [hidden], for text id ``step``."""
         logits = F.linear(hidden, self.lm_head)[self.text_candidates]
         if step == 0:
             logits[(self.text_candidates == self.ids.eos) | (self.text_candidates == self.ids.eot)] = -torch.inf
@@ -179,7 +191,7 @@ class Reference:
         return F.linear(hidden + self.stream_emb, self.lm_head).gather(-1, self.audio_candidates)
 
     def mask_audio(self, logits: Tensor, step: int, min_frames: int) -> Tensor:
-        """``audio_logits`` for frame number ``step``: only stream 0 may give eos, and only after min_frames frames."""
+        """Mask ``audio_logits`` for frame ``step``: only stream 0 may give eos, and only after min_frames frames."""
         masked = logits.clone()
         masked[1:, 0] = -torch.inf
         if step < min_frames:
@@ -192,10 +204,10 @@ class Reference:
     def generate_text(
         self, rows: Sequence[Row], limit: int, stop_ids: Sequence[int] = (), guesses: Sequence[int] = ()
     ) -> TextPhase:
-        """Generates at most ``limit`` ids after ``rows``, which end in <assistant> <text>.
+        """Generate at most ``limit`` ids after ``rows``, which end in <assistant> <text>.
 
         Args:
-            guesses: ids that may come; see ``Context``.
+            guesses: ids that may be generated; see ``Context``.
         """
         context = Context(self, [control(token, self.ids) for token in guesses])
         hidden = context.feed(rows)[-1]
@@ -220,14 +232,14 @@ class Reference:
         cfg: float = 1.0,
         guesses: Sequence[Row] = (),
     ) -> AudioPhase:
-        """Generates at most ``limit`` frames, the one of eos among them, after ``rows`` and <audio>.
+        """Generate at most ``limit`` frames, including the frame of eos, after ``rows`` and <audio>.
 
-        With cfg > 1 the unconditional context is a pad row for each of ``rows``, then the same <audio> and frames.
+        If cfg > 1, the unconditional context is a pad row for each of ``rows``, then the same <audio> and frames.
 
         Args:
             rows: all positions before <audio>, so they end in <assistant>.
             min_frames: no eos before this many frames; num_stream if None.
-            guesses: frames that may come; see ``Context``.
+            guesses: frames that may be generated; see ``Context``.
         """
         if min_frames is None:
             min_frames = self.ids.num_stream
@@ -257,16 +269,16 @@ class Reference:
         return AudioPhase(frames, False, margin)
 
     def answer(self, request: Request, text_ids: Sequence[int] = (), codes: np.ndarray | None = None) -> Answer:
-        """Answers a request greedily; see ``Request`` for how its limits count.
+        """Answer a request greedily; ``Request`` describes its limits.
 
         Args:
-            text_ids: guesses at the answer's, which change nothing but how long it takes.
-            codes: likewise [T, num_stream].
+            text_ids: guesses at the answer's ids; they affect only how long this takes.
+            codes: guesses at the answer's codes, [T, num_stream].
         """
         ids = self.ids
         rows = [*self.prompt(request.messages), control(ids.text, ids)]
         if request.text is None:
-            limit = _lower(request.max_tokens, request.text_max_tokens)
+            limit = _limit(request.max_tokens, request.text_max_tokens)
             text = self.generate_text(rows, limit, request.stop_token_ids, text_ids)
             frames_left = request.max_tokens - len(text.ids)
         else:
@@ -278,7 +290,7 @@ class Reference:
             return Answer(text.ids, text.end, "length", None, None, text.margin)
         audio = self.generate_audio(
             self._before_audio(rows, text.ids),
-            _lower(frames_left, request.audio_max_frames),
+            _limit(frames_left, request.audio_max_frames),
             request.audio_min_frames,
             request.cfg,
             [] if codes is None else delay(codes, ids),
@@ -301,11 +313,11 @@ class Reference:
         """Logits at every step of an answer to ``request``, from one forward pass for each phase.
 
         Args:
-            text_ids: as in ``Answer``: the id that ended the text included, and eot after a given text.
-            frames: [F, num_stream] ids as in ``Answer``: without the frame of eos.
+            text_ids: as in ``Answer``: including the id that ended the text, and eot after a given text.
+            frames: [F, num_stream] ids as in ``Answer``, without the frame of eos.
 
         Raises:
-            ValueError: if an id is none of the candidates of its stream.
+            ValueError: if an id is not a candidate of its stream.
         """
         ids = self.ids
         rows = [*self.prompt(request.messages), control(ids.text, ids)]
@@ -315,7 +327,9 @@ class Reference:
             hidden = Context(self).feed([*rows, *(control(token, ids) for token in generated[:-1])])
             steps = hidden[len(rows) - 1 :]
             text_logits = torch.stack([self.text_logits(state, step) for step, state in enumerate(steps)])
-        text_ranks, text_regrets = _stand(text_logits, self.text_candidates, torch.tensor(generated, dtype=torch.int64))
+        text_ranks, text_regrets = _ranks_and_regrets(
+            text_logits, self.text_candidates, torch.tensor(generated, dtype=torch.int64)
+        )
         if frames is None:
             return TeacherForced(
                 self.text_candidates, text_logits, text_ranks, text_regrets, self.audio_candidates,
@@ -331,8 +345,8 @@ class Reference:
             logits = guide(logits, torch.stack([self.audio_logits(state) for state in hidden]), request.cfg)
         min_frames = ids.num_stream if request.audio_min_frames is None else request.audio_min_frames
         logits = torch.stack([self.mask_audio(step, index, min_frames) for index, step in enumerate(logits)])
-        audio_ranks, audio_regrets = _stand(logits[:-1], self.audio_candidates, torch.from_numpy(frames))
-        eos_rank, eos_regret = _stand(logits[-1, 0], self.audio_candidates[0], torch.tensor(ids.eos))
+        audio_ranks, audio_regrets = _ranks_and_regrets(logits[:-1], self.audio_candidates, torch.from_numpy(frames))
+        eos_rank, eos_regret = _ranks_and_regrets(logits[-1, 0], self.audio_candidates[0], torch.tensor(ids.eos))
         return TeacherForced(
             self.text_candidates, text_logits, text_ranks, text_regrets, self.audio_candidates,
             logits, audio_ranks, audio_regrets, int(eos_rank), float(eos_regret),
@@ -370,28 +384,28 @@ def guide(conditional: Tensor, unconditional: Tensor, cfg: float) -> Tensor:
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Removes the tensors under a prefix and returns them without it."""
+    """Remove the tensors under a prefix; return them under names without it."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
-def _lower(budget: int, narrower: int | None) -> int:
+def _limit(budget: int, narrower: int | None) -> int:
     return budget if narrower is None else min(budget, narrower)
 
 
 def _margin(logits: Tensor) -> float:
-    """Smallest gap between best and second best over all rows of [..., C]."""
+    """Smallest gap between the best and the second best logit over all rows of [..., C]."""
     best = logits.topk(2, dim=-1).values
     return float((best[..., 0] - best[..., 1]).min())
 
 
-def _stand(logits: Tensor, candidates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def _ranks_and_regrets(logits: Tensor, candidates: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Rank and regret of the ids ``chosen`` [...] in logits [..., C], whose columns are the ids ``candidates``.
 
-    An id that the mask forbids has an infinite regret.
+    A masked id has an infinite regret.
     """
     is_chosen = candidates == chosen[..., None]
     if not bool(is_chosen.any(-1).all()):
-        raise ValueError(f"ids that are no candidates of their stream: {chosen[~is_chosen.any(-1)].tolist()}")
-    own = logits.gather(-1, is_chosen.int().argmax(-1, keepdim=True))
-    return (logits > own).sum(-1), logits.amax(-1) - own[..., 0]
+        raise ValueError(f"ids that are not candidates of their stream: {chosen[~is_chosen.any(-1)].tolist()}")
+    chosen_logits = logits.gather(-1, is_chosen.int().argmax(-1, keepdim=True))
+    return (logits > chosen_logits).sum(-1), logits.amax(-1) - chosen_logits[..., 0]

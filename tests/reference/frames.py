@@ -8,7 +8,7 @@ from sglang_speechlm.config import Ids
 
 
 def delay(codes: np.ndarray, ids: Ids) -> list[list[int]]:
-    """Lays [T, num_stream] code indices out as T + num_stream - 1 frames of ids; the empty cells are codec pads."""
+    """Lay out [T, num_stream] code indices as T + num_stream - 1 frames of ids; empty cells hold codec pads."""
     length = len(codes)
     frames = []
     for position in range(length + ids.num_stream - 1):
@@ -22,9 +22,9 @@ def delay(codes: np.ndarray, ids: Ids) -> list[list[int]]:
 
 
 def undelay(frames: list[list[int]], ids: Ids) -> np.ndarray:
-    """Takes the delay out of F frames: [max(F - num_stream + 1, 0), num_stream] code indices.
+    """Remove the delay from F frames; return [max(F - num_stream + 1, 0), num_stream] code indices.
 
-    The cells before a stream's start and after the last whole step are not looked at; a codec pad elsewhere is code 0.
+    The cells before a stream's start and after the last whole step are ignored; a codec pad elsewhere is code 0.
     """
     steps = max(len(frames) - ids.num_stream + 1, 0)
     codes = np.zeros((steps, ids.num_stream), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A clip as the audio encoder's outputs, computed chunk by chunk."""
+"""The audio encoder's outputs for a clip, computed chunk by chunk."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3Omni
 
 SAMPLE_RATE = 16000
 HOP = 160
-LONGEST = 30 * SAMPLE_RATE
+MAX_SAMPLES = 30 * SAMPLE_RATE
 
 
 def mel_frames(waveform: np.ndarray, num_mel_bins: int, frontend: str) -> Tensor:
-    """Log-mel frames [num_mel_bins, L] of a float32 waveform [n] at 16 kHz; what lies beyond 30 s is cut off first.
+    """Log-mel frames [num_mel_bins, L] of a float32 waveform [n] at 16 kHz, which is first cut to 30 s.
 
     - "bagpiper": zero mean and unit variance, L = floor(n / 160).
-    - "espnet": zero mean and unit variance, then zeros up to 30 s, L = ceil(n / 160).
-    - "fork": as it is, zeros up to whole hops, L = ceil(n / 160).
+    - "espnet": zero mean and unit variance, then zero-padded to 30 s, L = ceil(n / 160).
+    - "fork": not normalised, zero-padded to whole hops, L = ceil(n / 160).
     """
-    waveform = waveform[:LONGEST].astype(np.float32)
-    kept = len(waveform) // HOP if frontend == "bagpiper" else -(-len(waveform) // HOP)
+    waveform = waveform[:MAX_SAMPLES].astype(np.float32)
+    num_frames = len(waveform) // HOP if frontend == "bagpiper" else -(-len(waveform) // HOP)
     if frontend in ("bagpiper", "espnet"):
         waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
     if frontend == "espnet":
-        waveform = np.pad(waveform, (0, LONGEST - len(waveform)))
+        waveform = np.pad(waveform, (0, MAX_SAMPLES - len(waveform)))
     elif frontend == "fork":
-        waveform = np.pad(waveform, (0, kept * HOP - len(waveform)))
+        waveform = np.pad(waveform, (0, num_frames * HOP - len(waveform)))
     extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)
     mel = extractor(waveform, sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="pt").input_features[0]
-    return mel[:, :kept]
+    return mel[:, :num_frames]
 
 
 def encode_clip(encoder: Qwen3OmniMoeAudioEncoder, mel: Tensor) -> Tensor:

@@ -28,14 +28,14 @@ def prompt_rows(
     encode: Callable[[str], list[int]],
     hear: Callable[[np.ndarray], Tensor],
 ) -> list[Row]:
-    """Rows of the prompt, the <assistant> that opens the reply included.
+    """Rows of the prompt, including the <assistant> that opens the reply.
 
-    A segment is closed by <eot> when the next one has the same role, else by <eos>. The last one is closed by <eos>
-    whatever its role: the reply is not a part of the prompt's messages.
+    A segment is closed by <eot> if the next one has the same role, otherwise by <eos>. The last one is always closed by
+    <eos>, because the reply is not one of the prompt's messages.
 
     Args:
-        encode: text to its ids.
-        hear: waveform [n] to features [k, hidden].
+        encode: returns the ids of a text.
+        hear: returns the features [k, hidden] of a waveform [n].
     """
     segments: list[tuple[str, str, Any]] = [
         (role, kind, content) for role, parts in messages for kind, content in parts

@@ -1,4 +1,4 @@
-"""A random model small enough to recompute everything at every step, made without the product's own builder."""
+"""A random model small enough to recompute everything at every step, independent of the product's own builder."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def tiny_config(**changes: Any) -> SpeechLMConfig:
 
 
 def tiny_tensors(config: SpeechLMConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Random tensors under a checkpoint's names, spread widely enough that greedy choices are clear.
+    """Random tensors under a checkpoint's names, with variance high enough for greedy choices to be clear.
 
-    The head's rows of eot and eos are enlarged, so that answers do end.
+    The head's rows for eot and eos are enlarged so that answers end.
     """
     torch.manual_seed(seed)
     tensors = {f"model.{name}": tensor for name, tensor in _random_state(Qwen3Model(config.text_config)).items()}
@@ -87,7 +87,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_reference(seed: int = 0, **changes: Any) -> Reference:
-    """A reference of the tiny model; ``changes`` go to its config."""
+    """A reference for the tiny model; ``changes`` override its config."""
     config = tiny_config(**changes)
     return Reference(config, tiny_tensors(config, seed), tiny_tokenizer(), Path())
 

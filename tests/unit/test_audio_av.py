@@ -1,4 +1,4 @@
-"""What browsers and telephones record."""
+"""Formats that browsers and phones record."""
 
 import contextlib
 import io
@@ -57,17 +57,17 @@ def test_joined_files_are_heard_one_after_the_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("start", [b"\0\0\0\x02ftypM4A ", b"\xff\xf1\0\0\0\0\0\0", b"\x1a\x45\xdf\xa3", b"#!AMR\n"])
-def test_a_file_that_does_not_even_begin_well_is_split_to_its_end(start: bytes) -> None:
+def test_a_file_with_a_bad_header_is_one_file(start: bytes) -> None:
     assert [file.data for file in itertools.islice(split(start + bytes(500)), 3)] == [start + bytes(500)]
 
 
-def test_what_follows_a_file_is_told() -> None:
-    (warning,) = decode_clip(recorded_file("m4a", tone(1)) + bytes(1000)).warnings
+def test_ignored_bytes_after_a_file_give_a_warning() -> None:
+    (warning,) = decode_clip(recorded("m4a", tone(1)) + bytes(1000)).warnings
     assert warning == "1000 bytes after the end of the sound were ignored: they are not an audio file"
 
 
-def test_files_that_take_a_process_each_are_few() -> None:
-    (warning,) = decode_clip(recorded_file("aac", tone(0.1)) + 20 * recorded_file("m4a", tone(0.1))).warnings
+def test_joined_files_that_each_need_a_process_are_limited() -> None:
+    (warning,) = decode_clip(recorded("aac", tone(0.1)) + 20 * recorded("m4a", tone(0.1))).warnings
     assert warning.startswith("10 joined files were heard; what follows them was not: the limit is 10 files")
 
 
@@ -77,20 +77,20 @@ def test_amr_is_read() -> None:
     assert clip.seconds == pytest.approx(2)
 
 
-def test_a_film_is_heard_and_not_seen() -> None:
-    clip = decode_clip(recorded_file("mp4", tone(2), film=True))
+def test_a_video_gives_its_sound() -> None:
+    clip = decode_clip(recorded("mp4", tone(2), film=True))
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)
     assert clip.warnings == ()
 
 
-def test_of_several_tracks_the_first_is_heard_and_that_is_told() -> None:
-    clip = decode_clip(recorded_file("mka", tone(2), tracks=3))
+def test_only_the_first_of_several_tracks_is_heard_with_a_warning() -> None:
+    clip = decode_clip(recorded("mka", tone(2), tracks=3))
     assert clip.seconds == 2
     assert clip.warnings == ("the file has 3 audio tracks: only the first was heard",)
 
 
-def test_the_sound_of_films_is_read_and_other_codecs_are_not_run() -> None:
-    assert decode_clip(recorded_file("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
+def test_codecs_of_video_sound_are_read_and_others_are_refused() -> None:
+    assert decode_clip(recorded("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
     with pytest.raises(AudioError, match="unsupported encoding"):
         decode_clip(recorded_file("mka", tone(2), codec="tta"))
 
@@ -101,21 +101,21 @@ def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
     assert clip.warnings == ("the channels cancel each other out: only channel 1 was heard",)
 
 
-def test_a_long_clip_is_cut_and_a_recording_heard_whole() -> None:
-    data = recorded_file("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
+def test_a_long_clip_is_cut_but_a_long_recording_is_heard_whole() -> None:
+    data = recorded("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
     clip = decode_clip(data)
     assert clip.seconds == 30
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
-    heard = Recording(data, None)
-    first, second = heard.windows(30, None)
+    recording = Recording(data, None)
+    first, second = recording.windows(30, None)
     assert loudest_hertz(Clip(first.samples, RATE)) == pytest.approx(440, abs=2)
     assert loudest_hertz(Clip(second.samples, RATE)) == pytest.approx(880, abs=2)
-    assert heard.seconds == pytest.approx(41, abs=0.2)
+    assert recording.seconds == pytest.approx(41, abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["webm", "aac", "mp4 in fragments"])
-def test_a_file_that_is_cut_off_is_heard_up_to_there(name: str) -> None:
-    data = recorded_file(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
+def test_a_truncated_file_is_heard_up_to_the_cut(name: str) -> None:
+    data = recorded(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
     clip = decode_clip(data[: len(data) * 3 // 4])
     assert 1 < clip.seconds < 7
     (warning,) = clip.warnings
@@ -128,8 +128,8 @@ def test_an_mp4_without_its_index_is_refused() -> None:
         decode_clip(data[: len(data) // 2])
 
 
-def test_it_ends_when_nobody_reads_on() -> None:
-    data = recorded_file("m4a", tone(40))
+def test_the_decoder_process_ends_when_reading_stops() -> None:
+    data = recorded("m4a", tone(40))
     windows = Recording(data, None).windows(30, None)
     next(windows)
     windows.close()
@@ -139,8 +139,8 @@ def test_it_ends_when_nobody_reads_on() -> None:
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_it_opens_no_other_file(tmp_path: Path) -> None:
-    """A playlist behind the first bytes of another kind is no playlist, though an AMR file may hold anything."""
+def test_decoding_opens_no_other_file(tmp_path: Path) -> None:
+    """A playlist after another format's magic number is not read as one, although an AMR file may hold anything."""
     secret = tmp_path / "secret.wav"
     soundfile.write(secret, tone(2), RATE)
     for text in (f"ffconcat version 1.0\nfile {secret}\n", f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n"):
@@ -151,7 +151,7 @@ def test_it_opens_no_other_file(tmp_path: Path) -> None:
 
 @settings(max_examples=25)
 @given(st.sampled_from(sorted(MAGIC)), st.binary(max_size=400))
-def test_any_bytes_behind_the_first_ones_give_a_clip_or_an_audio_error(name: str, rest: bytes) -> None:
+def test_any_bytes_after_a_magic_number_give_a_clip_or_an_audio_error(name: str, rest: bytes) -> None:
     try:
         clip = decode_clip(MAGIC[name] + rest)
     except AudioError:
@@ -172,13 +172,13 @@ def test_damaged_files_give_a_clip_or_an_audio_error() -> None:
                 continue
 
 
-def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_the_package_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(AudioError, match="AMR needs the package av"):
         decode_clip(b"#!AMR\n")
 
 
-def test_kinds_that_it_reads_are_known_by_their_first_bytes() -> None:
+def test_supported_kinds_are_recognised_by_their_first_bytes() -> None:
     assert {kind_of(magic) for magic in MAGIC.values()} == set(DEMUXERS)
     out = io.BytesIO()
     soundfile.write(out, tone(0.1), RATE, format="MP3")

@@ -1,4 +1,4 @@
-"""Files of every kind to mono samples at 16 kHz."""
+"""Decoding of files of every kind to mono samples at 16 kHz."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def patched(data: bytes, at: int, value: bytes) -> bytes:
 
 
 def with_flac_length(data: bytes, frames: int) -> bytes:
-    """Total frames in STREAMINFO: the low 36 bits of the eight bytes at 18."""
+    """Set the total frames in STREAMINFO: the low 36 bits of the eight bytes at offset 18."""
     word = int.from_bytes(data[18:26], "big") >> 36 << 36 | frames
     return patched(data, 18, word.to_bytes(8, "big"))
 
@@ -69,7 +69,7 @@ def test_format_is_read_by_its_content(format: str, subtype: str) -> None:
     clip = decode_clip(encode(tone(1), format=format, subtype=subtype), format="whatever")
     assert clip.samples.dtype == np.float32
     assert clip.samples.ndim == 1
-    # ADPCM fills its last block.
+    # ADPCM pads its last block.
     assert RATE <= len(clip.samples) <= RATE + 2048
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)
     assert clip.samples.std() == pytest.approx(0.5 / np.sqrt(2), abs=0.02)
@@ -77,7 +77,7 @@ def test_format_is_read_by_its_content(format: str, subtype: str) -> None:
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 24000, 32000, 44100, 48000, 96000, 12347])
-def test_rate_is_converted_and_the_tone_kept(rate: int) -> None:
+def test_rate_is_converted_and_the_pitch_kept(rate: int) -> None:
     clip = decode_clip(encode(tone(1, rate, 1000.0), rate))
     assert len(clip.samples) == RATE
     assert clip.seconds == 1
@@ -86,7 +86,7 @@ def test_rate_is_converted_and_the_tone_kept(rate: int) -> None:
     np.testing.assert_allclose(clip.samples[middle], tone(1, RATE, 1000.0)[middle], atol=2e-3)
 
 
-def test_tone_above_the_new_band_is_removed_not_folded() -> None:
+def test_a_tone_above_the_new_band_is_removed_without_aliasing() -> None:
     clip = decode_clip(encode(tone(1, 48000, 11_000.0), 48000))
     assert np.abs(clip.samples[1000:-1000]).max() < 1e-3
 
@@ -104,7 +104,7 @@ def test_channels_are_averaged(channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["pcm", "pcm16", "PCM16"])
-def test_samples_without_a_header_are_taken_at_openais_rate(name: str) -> None:
+def test_samples_without_a_header_have_openais_rate(name: str) -> None:
     samples = (tone(1, 24_000) * 32767).astype("<i2").tobytes()
     clip = decode_clip(samples, format=name)
     assert len(clip.samples) == RATE
@@ -112,14 +112,14 @@ def test_samples_without_a_header_are_taken_at_openais_rate(name: str) -> None:
     assert clip.warnings == ()
 
 
-def test_half_a_sample_at_the_end_is_told() -> None:
+def test_half_a_sample_at_the_end_gives_a_warning() -> None:
     clip = decode_clip(bytes(4801), format="pcm16")
     assert clip.seconds == 0.1
     assert clip.warnings == ("the last byte is half a sample and was ignored",)
 
 
 @pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "AIFF"])
-def test_a_file_that_is_called_pcm16_is_read_as_what_it_is(format: str) -> None:
+def test_a_file_declared_as_pcm16_is_read_by_its_content(format: str) -> None:
     assert decode_clip(encode(tone(1), format=format), format="pcm16").seconds == 1
 
 
@@ -128,7 +128,7 @@ def test_long_clip_is_cut_with_a_warning(rate: int, format: str) -> None:
     clip = decode_clip(encode(tone(41.2, rate), rate, format))
     assert len(clip.samples) == 30 * RATE
     assert clip.warnings == ("audio clip of 41.2 s was cut to 30 s",)
-    # The cut is in the middle of the sound, not a fade at its end.
+    # The sound is cut off, not faded out.
     np.testing.assert_allclose(clip.samples[-100:], tone(30)[-100:], atol=0.02)
 
 
@@ -139,7 +139,7 @@ def test_long_pcm16_is_cut_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
-def test_clip_of_exactly_the_longest_length_is_not_cut(rate: int) -> None:
+def test_a_clip_of_exactly_the_maximum_length_is_not_cut(rate: int) -> None:
     clip = decode_clip(encode(tone(30, rate), rate))
     assert len(clip.samples) == 30 * RATE
     assert clip.warnings == ()
@@ -154,28 +154,28 @@ def test_flac_without_a_stated_length_is_read() -> None:
     assert len(clip.samples) == 2 * RATE
 
 
-def test_unstated_length_shows_in_the_warning() -> None:
+def test_the_warning_mentions_an_unstated_length() -> None:
     clip = decode_clip(with_flac_length(encode(tone(31), format="FLAC"), 0))
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
 
 
-def test_wav_whose_writer_never_knew_its_length_is_read() -> None:
+def test_wav_with_an_unknown_length_is_read() -> None:
     data = patched(encode(tone(2)), 40, b"\xff\xff\xff\xff")
     assert len(decode_clip(data).samples) == 2 * RATE
 
 
-def test_mp3_of_variable_bit_rate_without_xing_header_is_read_to_its_end() -> None:
+def test_mp3_of_variable_bit_rate_without_a_xing_header_is_read_to_its_end() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * RATE) * (np.arange(10 * RATE) > 5 * RATE)
     data = encode(noise[::-1], format="MP3")
     assert b"Xing" in data[:100]
     bare = data[data.index(data[:2], 4) :]
     with soundfile.SoundFile(io.BytesIO(bare)) as sound:
-        assert sound.frames < 8 * RATE, "libsndfile's estimate must be too short for this test to say anything"
+        assert sound.frames < 8 * RATE, "this test needs a file for which libsndfile's estimate is too short"
     clip = decode_clip(bare)
     assert abs(clip.seconds - 10) < 0.2
 
 
-def test_gigantic_stated_length_allocates_nothing() -> None:
+def test_a_gigantic_stated_length_allocates_nothing() -> None:
     data = with_flac_length(encode(tone(1), format="FLAC"), 2**36 - 1)
     tracemalloc.start()
     clip = decode_clip(data)
@@ -208,7 +208,7 @@ def test_rate_that_libsndfile_refuses_is_refused(rate: int) -> None:
 
 
 def test_many_channels_at_a_high_rate_are_refused_for_their_size() -> None:
-    # Seven seconds of eight silent channels: 70 million values in a few kilobytes.
+    # Seven seconds of eight silent channels are 70 million values in a few kilobytes.
     data = encode(np.zeros((8_500_000, 8), np.int16), 655_350, format="FLAC")
     with pytest.raises(AudioError, match="8 channels at 655350 Hz holds too many values"):
         decode_clip(data)
@@ -216,7 +216,7 @@ def test_many_channels_at_a_high_rate_are_refused_for_their_size() -> None:
 
 @pytest.mark.parametrize("position", [0, 9_999])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(value: float, position: int) -> None:
+def test_samples_that_are_not_numbers_are_refused(value: float, position: int) -> None:
     samples = tone(1)[:10_000]
     samples[position] = value
     with pytest.raises(AudioError, match="NaN or infinite"):
@@ -251,7 +251,7 @@ def test_unusable_data_is_refused(data: bytes, format: str | None, message: str)
         decode_clip(data, format=format)
 
 
-def test_header_that_points_before_the_file_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_that_points_before_the_file_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     tracebacks: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", tracebacks.append)
     with pytest.raises(AudioError, match="could not be read"):
@@ -271,7 +271,7 @@ def test_any_bytes_give_a_clip_or_an_audio_error(data: bytes, format: str | None
     check_clip_or_error(data, format)
 
 
-# Files that are not as their headers say
+# Files that contradict their headers
 
 
 WAV_2S = encode(tone(2))
@@ -286,8 +286,8 @@ def with_sizes(data: bytes, riff: int, sound: int) -> bytes:
     return patched(patched(data, 4, struct.pack("<I", riff)), 40, struct.pack("<I", sound))
 
 
-def heard_pitches(clip: Clip, *, seconds: float) -> list[int]:
-    """The loudest frequency of each stretch of ``seconds``, to 10 Hz."""
+def pitches(clip: Clip, *, seconds: float) -> list[int]:
+    """The loudest frequency of each section of ``seconds``, rounded to 10 Hz."""
     length = round(seconds * RATE)
     starts = range(0, len(clip.samples) - length // 2, length)
     return [round(loudest_hertz(Clip(clip.samples[start : start + length], RATE)) / 10) * 10 for start in starts]
@@ -298,22 +298,22 @@ def test_joined_files_are_heard_one_after_the_other(format: str, subtype: str | 
     first, second = (encode(tone(2, hertz=hertz), format=format, subtype=subtype) for hertz in (440, 880))
     clip = decode_clip(first + second + first)
     assert clip.seconds == pytest.approx(6, abs=0.3)
-    assert heard_pitches(clip, seconds=2) == [440, 880, 440]
+    assert pitches(clip, seconds=2) == [440, 880, 440]
     assert clip.warnings == ()
 
 
-def test_files_of_the_big_endian_wav_may_be_joined_and_cut() -> None:
+def test_big_endian_wav_files_may_be_joined_and_truncated() -> None:
     first, second = io.BytesIO(), io.BytesIO()
     for out, hertz in ((first, 440), (second, 880)):
         soundfile.write(out, tone(1, hertz=hertz), RATE, format="WAV", subtype="PCM_16", endian="BIG")
     clip = decode_clip(first.getvalue() + second.getvalue())
-    assert heard_pitches(clip, seconds=1) == [440, 880]
+    assert pitches(clip, seconds=1) == [440, 880]
     assert clip.warnings == ()
     (warning,) = decode_clip(first.getvalue()[:16_000]).warnings
     assert "cut off after 0.50 s" in warning
 
 
-def test_a_file_may_be_cut_off_anywhere_in_its_headers() -> None:
+def test_a_file_may_be_truncated_anywhere_in_its_headers() -> None:
     for format, subtype in CLEAN:
         file = encode(tone(0.05), format=format, subtype=subtype)
         for length in range(1, min(len(file), 200)):
@@ -324,17 +324,17 @@ def test_a_file_may_be_cut_off_anywhere_in_its_headers() -> None:
 def test_joined_files_may_differ_in_rate_and_kind() -> None:
     files = encode(tone(1, 8000), 8000) + encode(tone(1, 44_100, 880.0), 44_100) + encode(tone(1), format="FLAC")
     clip = decode_clip(files)
-    assert heard_pitches(clip, seconds=1) == [440, 880, 440]
+    assert pitches(clip, seconds=1) == [440, 880, 440]
     assert clip.warnings == ()
 
 
-def test_joined_files_are_cut_at_the_longest_length_too() -> None:
+def test_joined_files_are_cut_at_the_maximum_length() -> None:
     clip = decode_clip(encode(tone(12)) * 4)
     assert clip.seconds == 30
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
 
 
-def test_what_follows_a_file_and_cannot_be_heard_is_told() -> None:
+def test_an_unreadable_file_after_another_gives_a_warning() -> None:
     clip = decode_clip(WAV_2S + encode(np.array([np.nan] * 800), subtype="FLOAT"))
     assert clip.seconds == 2
     assert clip.warnings == (
@@ -342,27 +342,27 @@ def test_what_follows_a_file_and_cannot_be_heard_is_told() -> None:
     )
 
 
-def test_a_million_joined_files_are_not_all_read() -> None:
+def test_the_number_of_joined_files_is_limited() -> None:
     clip = decode_clip(encode(tone(0.001)) * 100_000)
     assert clip.seconds == pytest.approx(0.1)
     assert clip.warnings == ("100 joined files were heard; what follows them was not: the limit is 100 files",)
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFDB])
-def test_wav_of_a_writer_that_did_not_know_its_length_is_read_to_its_end(size: int) -> None:
+def test_wav_with_placeholder_sizes_is_read_to_its_end(size: int) -> None:
     clip = decode_clip(with_sizes(WAV_2S, size, size))
     assert clip.seconds == 2
     assert clip.warnings == ()
 
 
 @pytest.mark.parametrize("riff", [32_036, len(WAV_2S) - 8])
-def test_wav_that_states_too_few_samples_is_read_to_its_end_and_that_is_told(riff: int) -> None:
+def test_wav_that_states_too_few_samples_is_read_to_its_end_with_a_warning(riff: int) -> None:
     clip = decode_clip(with_sizes(WAV_2S, riff, 32_000))
     assert clip.seconds == 2
     assert clip.warnings == ("the WAV header states 32000 bytes of samples, but 64000 follow: all were heard",)
 
 
-def test_a_second_chunk_of_samples_is_heard_and_that_is_told() -> None:
+def test_a_second_chunk_of_samples_is_heard_with_a_warning() -> None:
     for between in (b"", CHUNKS):
         data = WAV_2S + between + b"data" + struct.pack("<I", 32_000) + WAV_2S[-32_000:]
         clip = decode_clip(with_sizes(data, len(data) - 8, 64_000))
@@ -372,7 +372,7 @@ def test_a_second_chunk_of_samples_is_heard_and_that_is_told() -> None:
 
 
 @pytest.mark.parametrize(("format", "subtype"), CLEAN)
-def test_a_file_that_is_cut_off_is_heard_up_to_there_and_that_is_told(format: str, subtype: str | None) -> None:
+def test_a_truncated_file_is_heard_up_to_the_cut_with_a_warning(format: str, subtype: str | None) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)
     data = encode(noise, format=format, subtype=subtype)
     clip = decode_clip(data[: len(data) * 3 // 4])
@@ -381,14 +381,14 @@ def test_a_file_that_is_cut_off_is_heard_up_to_there_and_that_is_told(format: st
     assert "damaged or cut off after" in warning
 
 
-def test_a_file_that_is_damaged_in_the_middle_is_heard_up_to_there() -> None:
+def test_a_file_damaged_in_the_middle_is_heard_up_to_the_damage() -> None:
     data = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE), format="FLAC")
     clip = decode_clip(patched(data, len(data) // 2, bytes(4000)))
     assert 1.5 < clip.seconds < 2.2
     assert "damaged or cut off after" in clip.warnings[0]
 
 
-def test_damage_after_the_longest_length_does_not_matter() -> None:
+def test_damage_beyond_the_maximum_length_is_ignored() -> None:
     data = encode(tone(40))
     clip = decode_clip(data[:-3000])
     assert clip.warnings == ("audio clip of 39.9 s was cut to 30 s",)
@@ -405,9 +405,7 @@ CHUNKS = b"LIST\x1a\0\0\0INFOISFT\x0e\0\0\0Lavf60.16.100\0" + b"id3 \x0b\0\0\0he
     "tags", [ID3V1, APE, APE + ID3V1, b"\r\n", bytes(40)], ids=["id3v1", "ape", "both", "line", "zeros"]
 )
 @pytest.mark.parametrize(("format", "subtype"), CLEAN)
-def test_tags_and_line_ends_after_a_file_are_no_sound_and_no_warning(
-    format: str, subtype: str | None, tags: bytes
-) -> None:
+def test_tags_and_line_ends_after_a_file_are_ignored(format: str, subtype: str | None, tags: bytes) -> None:
     data = encode(tone(2), format=format, subtype=subtype)
     clip, tagged = decode_clip(data), decode_clip(data + tags)
     np.testing.assert_array_equal(tagged.samples, clip.samples)
@@ -415,14 +413,14 @@ def test_tags_and_line_ends_after_a_file_are_no_sound_and_no_warning(
 
 
 @pytest.mark.parametrize(("format", "subtype"), [("MP3", None), ("FLAC", None), ("WAV", "PCM_16"), ("AIFF", "PCM_16")])
-def test_tags_before_a_file_are_no_sound_and_no_warning(format: str, subtype: str | None) -> None:
+def test_tags_before_a_file_are_ignored(format: str, subtype: str | None) -> None:
     data = encode(tone(2), format=format, subtype=subtype)
     clip = decode_clip(ID3V2 + data)
     np.testing.assert_array_equal(clip.samples, decode_clip(data).samples)
     assert clip.warnings == ()
 
 
-def test_chunks_after_the_samples_are_no_sound_and_no_warning() -> None:
+def test_chunks_after_the_samples_are_ignored() -> None:
     clip = decode_clip(patched(WAV_2S + CHUNKS, 4, struct.pack("<I", len(WAV_2S + CHUNKS) - 8)))
     assert clip.seconds == 2
     assert clip.warnings == ()
@@ -430,7 +428,7 @@ def test_chunks_after_the_samples_are_no_sound_and_no_warning() -> None:
 
 
 @pytest.mark.parametrize("format", ["FLAC", "OGG", "MP3", "AIFF", "AU"])
-def test_bytes_that_are_no_sound_are_told(format: str) -> None:
+def test_bytes_that_are_not_sound_give_a_warning(format: str) -> None:
     data = encode(tone(2), format=format)
     clip = decode_clip(data + b"This is something else. " * 5000)
     assert clip.seconds == 2
@@ -448,7 +446,7 @@ def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
     assert clip.warnings == ("the channels cancel each other out: only channel 1 was heard",)
 
 
-def test_a_channel_alone_among_silent_ones_is_mixed_as_ever() -> None:
+def test_a_single_channel_among_silent_ones_is_mixed_as_usual() -> None:
     channels = np.zeros((RATE, 6), np.float32)
     channels[:, 2] = tone(1)
     clip = decode_clip(encode(channels, subtype="FLOAT"))
@@ -465,7 +463,7 @@ def test_floating_point_samples_with_the_values_of_integers_are_scaled(bits: int
     assert f"read as {bits}-bit integers" in warning
 
 
-def test_floating_point_samples_a_little_above_full_scale_stay_as_they_are() -> None:
+def test_floating_point_samples_slightly_above_full_scale_are_unchanged() -> None:
     clip = decode_clip(encode(tone(1) * 4, subtype="FLOAT"))
     np.testing.assert_array_equal(clip.samples, tone(1) * 4)
     assert clip.warnings == ()

@@ -34,7 +34,7 @@ def config(n_window: int = 100, n_window_infer: int = 400) -> Qwen3OmniMoeAudioE
 
 
 def encoder(n_window: int = 100, n_window_infer: int = 400) -> AudioEncoder:
-    """A float64 encoder with random biases too, so that padding leaves traces where it should not."""
+    """A float64 encoder whose biases are random too, so that padding that leaks into results shows."""
     torch.manual_seed(0)
     module = AudioEncoder(config(n_window, n_window_infer)).double().eval()
     for parameter in module.parameters():
@@ -47,7 +47,7 @@ def clip(frames: int, seed: int = 0) -> torch.Tensor:
 
 
 def plain_features(module: AudioEncoder, mel: torch.Tensor, n_window: int, n_window_infer: int) -> torch.Tensor:
-    """Chunk by chunk, then one full attention matrix with everything outside the windows masked."""
+    """Compute chunk by chunk, then with one full attention matrix that is masked outside the windows."""
     w: dict[str, Any] = {name.removeprefix("audio_tower."): value for name, value in module.state_dict().items()}
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -86,7 +86,7 @@ def plain_features(module: AudioEncoder, mel: torch.Tensor, n_window: int, n_win
 
 @pytest.mark.parametrize(("n_window", "n_window_infer"), WINDOWS)
 @pytest.mark.parametrize("frames", [1, 7, 50, 99, 100, 101, 200, 201, 350, 399, 400, 1000, 1111])
-def test_features_are_those_of_the_plain_computation(n_window: int, n_window_infer: int, frames: int) -> None:
+def test_features_equal_the_plain_computation(n_window: int, n_window_infer: int, frames: int) -> None:
     module = encoder(n_window, n_window_infer)
     features = module(clip(frames))
     assert features.shape == (encoder_length(frames, n_window), 12) == (module.length(frames), 12)
@@ -96,10 +96,10 @@ def test_features_are_those_of_the_plain_computation(n_window: int, n_window_inf
 
 
 @pytest.mark.parametrize("frames", [7, 100, 950])
-def test_released_windows_give_what_transformers_gives_for_one_clip(frames: int) -> None:
+def test_released_windows_give_the_features_of_transformers(frames: int) -> None:
     module = encoder(50, 800)
-    theirs = module.audio_tower(input_features=clip(frames), feature_lens=torch.tensor([frames])).last_hidden_state
-    torch.testing.assert_close(module(clip(frames)), theirs.detach(), atol=0, rtol=0)
+    expected = module.audio_tower(input_features=clip(frames), feature_lens=torch.tensor([frames])).last_hidden_state
+    torch.testing.assert_close(module(clip(frames)), expected.detach(), atol=0, rtol=0)
 
 
 def test_features_do_not_depend_on_other_clips() -> None:
@@ -113,17 +113,17 @@ def test_features_do_not_depend_on_other_clips() -> None:
 def test_attention_never_looks_beyond_its_window(n_window: int, n_window_infer: int, window: int) -> None:
     seen: list[int] = []
 
-    class Watch(TorchFunctionMode):
+    class AttentionWatch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is functional.scaled_dot_product_attention:
                 seen.append(args[1].shape[2])
             return func(*args, **(kwargs or {}))
 
     module = encoder(n_window, n_window_infer)
-    with Watch():
+    with AttentionWatch():
         length = len(module(clip(3000)))
     assert max(seen) == window
-    assert sum(seen) == 2 * length, "each of the two layers attends once to each feature"
+    assert sum(seen) == 2 * length, "each of the two layers attends to each feature once"
 
 
 def test_tensors_have_transformers_names() -> None:
@@ -138,7 +138,7 @@ def test_loaded_tensors_are_used() -> None:
     assert torch.equal(target(clip(300)), source(clip(300)))
 
 
-def test_mel_is_brought_to_the_towers_type() -> None:
+def test_mel_is_converted_to_the_towers_dtype() -> None:
     module = encoder().to(torch.bfloat16)
     features = module(clip(300).float())
     assert features.dtype == torch.bfloat16

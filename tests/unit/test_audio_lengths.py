@@ -1,4 +1,4 @@
-"""The encoder's length formula against convolutions that are really run."""
+"""The encoder's length formula against real convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mel frames: how many, which, and that they depend on nothing else."""
+"""Mel frames: their number, their values, and their independence of everything else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def noise(n: int, seed: int = 0) -> Any:
 
 
 def plain_mel(samples: Any, frontend: str, num_mel_bins: int) -> Any:
-    """The same by a plain short-time Fourier transform in float64."""
+    """Compute mel frames by a plain short-time Fourier transform in float64."""
     wave = samples.astype(np.float64)
     n = len(wave)
     if frontend != "fork":
@@ -51,14 +51,14 @@ def plain_mel(samples: Any, frontend: str, num_mel_bins: int) -> Any:
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
 @pytest.mark.parametrize("n", [201, 320, 1601, 33_333])
-def test_features_are_those_of_a_plain_transform(frontend: str, n: int) -> None:
+def test_features_equal_a_plain_transform(frontend: str, n: int) -> None:
     samples = noise(n)
     mel = mel_features(samples, CONFIGS[frontend])
     assert mel.dtype == np.float32
     np.testing.assert_allclose(mel, plain_mel(samples, frontend, 128), atol=2e-4)
 
 
-def test_number_of_bins_is_the_checkpoints() -> None:
+def test_the_checkpoint_sets_the_number_of_bins() -> None:
     mel = mel_features(noise(1600), config("bagpiper", num_mel_bins=80))
     np.testing.assert_allclose(mel, plain_mel(noise(1600), "bagpiper", 80), atol=2e-4)
 
@@ -77,7 +77,7 @@ def test_thirty_seconds_are_three_thousand_frames(frontend: str) -> None:
 
 
 @pytest.mark.parametrize(("frontend", "shortest"), [("bagpiper", 201), ("espnet", 1), ("fork", 161)])
-def test_shortest_clip_that_gives_a_frame(frontend: str, shortest: int) -> None:
+def test_the_shortest_clip_that_gives_a_frame(frontend: str, shortest: int) -> None:
     mel = mel_features(noise(shortest), CONFIGS[frontend])
     assert mel.shape[1] >= 1
     assert np.isfinite(mel).all()
@@ -85,7 +85,7 @@ def test_shortest_clip_that_gives_a_frame(frontend: str, shortest: int) -> None:
         mel_features(noise(shortest - 1), CONFIGS[frontend])
 
 
-def test_clip_beyond_thirty_seconds_is_refused() -> None:
+def test_a_clip_beyond_thirty_seconds_is_refused() -> None:
     with pytest.raises(AudioError, match="limit is 30 s"):
         mel_features(noise(30 * RATE + 1), CONFIGS["bagpiper"])
 
@@ -99,7 +99,7 @@ def test_features_do_not_depend_on_earlier_clips(frontend: str) -> None:
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e6])
-def test_silence_and_extremes_stay_finite(frontend: str, scale: float) -> None:
+def test_features_of_silence_and_extremes_are_finite(frontend: str, scale: float) -> None:
     samples = (scale * np.sign(noise(2000))).astype(np.float32)
     assert np.isfinite(mel_features(samples, CONFIGS[frontend])).all()
 
@@ -113,13 +113,13 @@ def test_normalised_features_do_not_depend_on_loudness(frontend: str) -> None:
     )
 
 
-def test_samples_are_left_as_they_were() -> None:
+def test_samples_are_not_modified() -> None:
     samples = noise(5000)
     mel_features(samples, CONFIGS["bagpiper"])
     np.testing.assert_array_equal(samples, noise(5000))
 
 
-def test_hash_is_of_content_and_shape() -> None:
+def test_the_hash_depends_on_content_and_shape() -> None:
     mel = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert content_hash(mel) == content_hash(np.asfortranarray(mel)) == 15472836223332470661
     assert content_hash(mel) != content_hash(mel.reshape(4, 3))

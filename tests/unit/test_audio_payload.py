@@ -19,7 +19,7 @@ def test_base64_round_trip(data: bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300), st.sampled_from(["\n", "\r\n", " ", "\t"]), st.integers(1, 80))
-def test_base64_may_have_line_breaks_another_alphabet_and_no_padding(data: bytes, gap: str, width: int) -> None:
+def test_base64_may_have_line_breaks_the_url_alphabet_and_no_padding(data: bytes, gap: str, width: int) -> None:
     text = base64.urlsafe_b64encode(data).decode()
     lines = gap.join(text[start : start + width] for start in range(0, len(text), width))
     assert decode_base64(lines) == data
@@ -39,7 +39,7 @@ def test_base64_may_have_line_breaks_another_alphabet_and_no_padding(data: bytes
         ("data:audio/wav;base64,UklGRg==", "character ':' at position 4"),
     ],
 )
-def test_base64_that_is_refused(text: str, message: str) -> None:
+def test_bad_base64_is_refused(text: str, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         decode_base64(text)
 
@@ -76,7 +76,7 @@ def test_other_urls_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["%", "%41", "%2", ";", "; ", "-", "A\n", "=", " "])
-def test_a_long_text_takes_little_more_memory_than_it_has_itself(unit: str) -> None:
+def test_decoding_a_long_text_takes_little_additional_memory(unit: str) -> None:
     for head in ("data:audio/wav;base64,", "data:audio/wav", ""):
         text = head + unit * (4_000_000 // len(unit))
         tracemalloc.start()
@@ -94,7 +94,7 @@ def test_any_text_gives_bytes_or_an_audio_error(text: str) -> None:
             decode(text)
 
 
-def test_refusing_a_long_text_keeps_no_copies_of_it() -> None:
+def test_refusing_a_long_text_keeps_no_copies() -> None:
     url = "data:audio/wav;base64," + "; " * 1_000_000
     tracemalloc.start()
     try:
@@ -103,4 +103,4 @@ def test_refusing_a_long_text_keeps_no_copies_of_it() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3.3 * len(url)  # 4 with the copy in the frames of the first refusal
+    assert peak < 3.3 * len(url)  # 4 including the copy in the frames of the first refusal

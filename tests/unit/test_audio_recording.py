@@ -1,4 +1,4 @@
-"""Recordings of any length: decoded as they are taken, at the same samples as clips."""
+"""Recordings of any length are decoded as they are read, to the same samples as clips."""
 
 import io
 import tracemalloc
@@ -23,13 +23,13 @@ def encode(samples: Any, rate: int = RATE, format: str = "WAV", subtype: str | N
     out = io.BytesIO()
     channels = samples.shape[1] if samples.ndim == 2 else 1
     with soundfile.SoundFile(out, "w", rate, channels, subtype, format=format) as file:
-        for start in range(0, len(samples), rate):  # libsndfile overflows its stack where it writes much Vorbis at once
+        for start in range(0, len(samples), rate):  # libsndfile overflows its stack if it writes much Vorbis at once
             file.write(samples[start : start + rate])
     return out.getvalue()
 
 
 def joined(heard: Recording, longest: float = 30) -> Any:
-    """Its windows, in their places."""
+    """The samples of a recording's windows, at their times; float32 [n]."""
     windows = list(heard.windows(longest, None))
     found = np.zeros(round(heard.seconds * RATE) + 2, np.float32)
     for window in windows:
@@ -76,7 +76,7 @@ def test_joined_files_are_heard_whole() -> None:
     assert np.abs(found[81 * RATE : 84 * RATE]).max() == pytest.approx(0.4, abs=0.01)
 
 
-def test_a_recording_that_is_damaged_is_heard_up_to_there() -> None:
+def test_a_damaged_recording_is_heard_up_to_the_damage() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 100 * RATE)
     data = bytearray(encode(noise, format="FLAC"))
     data[len(data) * 7 // 10 : len(data) * 7 // 10 + 4000] = bytes(4000)
@@ -86,7 +86,7 @@ def test_a_recording_that_is_damaged_is_heard_up_to_there() -> None:
     assert "damaged or cut off after" in warning
 
 
-def test_channels_that_cancel_each_other_out_later_on_are_not_mixed() -> None:
+def test_channels_that_cancel_each_other_out_later_are_not_mixed() -> None:
     left, right = speech(100), speech(100)
     right[50 * RATE :] *= -1
     heard = Recording(encode(np.stack([left, right], axis=1), format="FLAC"), None)
@@ -95,7 +95,7 @@ def test_channels_that_cancel_each_other_out_later_on_are_not_mixed() -> None:
     assert heard.warnings == ["the channels cancel each other out: only channel 1 was heard"]
 
 
-def test_what_cannot_be_heard_is_refused_where_it_is_found() -> None:
+def test_bad_samples_are_refused_when_they_are_reached() -> None:
     samples = speech(100)
     samples[80 * RATE] = np.nan
     windows = Recording(encode(samples, subtype="FLOAT"), None).windows(30, None)
@@ -105,12 +105,12 @@ def test_what_cannot_be_heard_is_refused_where_it_is_found() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no sound", encode(np.zeros(0))])
-def test_what_is_no_recording_is_refused(data: bytes) -> None:
+def test_data_that_is_not_a_recording_is_refused(data: bytes) -> None:
     with pytest.raises(AudioError):
         list(Recording(data, None).windows(30, None))
 
 
-def test_hours_of_sound_are_heard_up_to_a_limit_and_hold_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_recording_is_heard_up_to_a_limit_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MAX_SECONDS", 420)
     data = encode(np.tile((speech(60) * 32767).astype(np.int16), 8), format="FLAC")
     heard = Recording(data, None)
@@ -119,5 +119,5 @@ def test_hours_of_sound_are_heard_up_to_a_limit_and_hold_little(monkeypatch: pyt
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count >= 14
-    assert peak < 18e6, "seven minutes are 27 MB"
+    assert peak < 18e6, "all samples of seven minutes take 27 MB"
     assert heard.warnings == ["the recording was heard up to 0.1 h; what follows was not"]

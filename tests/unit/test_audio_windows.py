@@ -1,4 +1,4 @@
-"""Windows of recordings: nothing that is said is lost or heard twice, and little is held."""
+"""Windows of recordings: no speech is lost or heard twice, and little is kept in memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def windows_of(recording: Any, longest: float = 30, pause: float | None = None) 
 
 
 def placed(windows: list[Window], length: int) -> Any:
-    """The recording as its windows have it, each sample counted; what is in none is 0."""
+    """The recording put together from its windows, which must not overlap; samples in no window are 0."""
     found, counts = np.zeros(length, np.float32), np.zeros(length, int)
     for window in windows:
         start, end = round(window.start * RATE), round(window.end * RATE)
@@ -42,7 +42,7 @@ def placed(windows: list[Window], length: int) -> Any:
 
 
 @pytest.mark.parametrize("seconds", [0.01, 3.0, 30.0])
-def test_a_recording_of_one_window_is_left_as_it_is(seconds: float) -> None:
+def test_a_recording_of_one_window_is_unchanged(seconds: float) -> None:
     recording = tone(seconds)
     (window,) = windows_of(recording)
     np.testing.assert_array_equal(window.samples, recording)
@@ -51,7 +51,7 @@ def test_a_recording_of_one_window_is_left_as_it_is(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [30.01, 31.0, 44.0, 95.0])
-def test_sound_without_a_pause_is_cut_and_whole(seconds: float) -> None:
+def test_sound_without_a_pause_is_cut_without_loss(seconds: float) -> None:
     recording = tone(seconds) + tone(seconds, 3.0)
     windows = windows_of(recording)
     assert all(5 <= window.end - window.start <= 30 for window in windows)
@@ -65,7 +65,7 @@ def test_a_window_is_cut_in_the_middle_of_a_short_pause_in_its_second_half() -> 
     assert second.start == pytest.approx(20.4, abs=0.03)
 
 
-def test_a_window_is_cut_where_noise_is_alone() -> None:
+def test_a_window_is_cut_where_there_is_only_noise() -> None:
     noise = np.random.default_rng(1).normal(0, 0.02, 45 * RATE).astype(np.float32)
     speech = np.concatenate([tone(24), silence(0.8), tone(45 - 24.8)])
     first, _ = windows_of(noise + speech)
@@ -86,20 +86,20 @@ def test_silence_alone_has_no_window() -> None:
     assert windows_of(silence(3), longest=5, pause=0.35) == []
 
 
-def test_pauses_end_windows_where_a_model_needs_it() -> None:
+def test_pauses_end_windows_if_the_model_needs_it() -> None:
     recording = np.concatenate([silence(0.5), tone(1), silence(0.5), tone(0.7), silence(0.2), tone(1), silence(1)])
     windows = windows_of(recording, longest=5, pause=0.35)
     spans = [(window.start, window.end) for window in windows]
     assert spans == [pytest.approx(span, abs=0.03) for span in [(0.3, 1.7), (1.8, 4.1)]]
 
 
-def test_a_pause_may_have_noise() -> None:
+def test_a_pause_may_contain_noise() -> None:
     speech = np.concatenate([tone(1), silence(0.5), tone(1), silence(0.5), tone(1)])
     noise = np.random.default_rng(1).normal(0, 1e-3, len(speech)).astype(np.float32)
     assert len(windows_of(speech + noise, longest=5, pause=0.35)) == 3
 
 
-def test_a_short_window_is_filled_up_and_its_times_are_true() -> None:
+def test_a_short_window_is_padded_and_keeps_its_times() -> None:
     first, second = windows_of(np.concatenate([tone(1), silence(1), tone(0.05)]), longest=5, pause=0.35)
     assert second.end - second.start < 0.5
     assert len(second.samples) == RATE // 2
@@ -111,11 +111,11 @@ def test_a_short_window_is_filled_up_and_its_times_are_true() -> None:
     st.sampled_from([(30.0, None), (4.0, None), (4.0, 0.35), (2.0, 0.35)]),
     st.floats(0.1, 9),
 )
-def test_all_that_is_louder_than_silence_is_in_one_window(
+def test_everything_louder_than_silence_is_in_exactly_one_window(
     parts: list[tuple[float, float, float]], rule: tuple[float, float | None], piece: float
 ) -> None:
     recording = np.concatenate(
-        [part for said, still, level in parts for part in (tone(said, 440, level), silence(still))]
+        [part for speech, pause, level in parts for part in (tone(speech, 440, level), silence(pause))]
     )
     windows = list(cut(in_pieces(recording, piece), RATE, *rule))
     assert all(len(window.samples) <= rule[0] * RATE for window in windows)
@@ -123,7 +123,7 @@ def test_all_that_is_louder_than_silence_is_in_one_window(
     np.testing.assert_array_equal(placed(windows, len(recording)), recording)
 
 
-def test_two_hours_hold_no_more_than_a_few_windows() -> None:
+def test_two_hours_never_hold_more_than_a_few_windows() -> None:
     taken, rate = 0, 1000
 
     def pieces() -> Iterator[Any]:

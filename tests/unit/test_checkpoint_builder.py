@@ -1,4 +1,4 @@
-"""Random checkpoints: their layout, and that their answers can tell a right decoder from a wrong one."""
+"""Random checkpoints: their layout, and whether their answers can tell a correct decoder from a wrong one."""
 
 import json
 from dataclasses import replace
@@ -48,7 +48,7 @@ def tensors_of(directory: Path) -> dict[str, Tensor]:
 # Layout
 
 
-def test_the_directory_holds_what_its_config_says(directory: Path) -> None:
+def test_the_directory_matches_its_config(directory: Path) -> None:
     config = SpeechLMConfig.from_pretrained(directory)
     tensors = tensors_of(directory)
     check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
@@ -61,16 +61,16 @@ def test_the_full_vocabulary_is_the_released_one() -> None:
     assert (ids.text_end, ids.codec_begin, ids.vocab_size) == (152192, 152192, 160392)
 
 
-def test_the_same_spec_gives_the_same_tensors_and_another_seed_others(directory: Path, tmp_path: Path) -> None:
-    again = tensors_of(build_checkpoint(tmp_path / "again", spec=SPEC))
-    other = tensors_of(build_checkpoint(tmp_path / "other", spec=replace(SPEC, seed=1)))
+def test_tensors_depend_on_the_spec_and_its_seed_alone(directory: Path, tmp_path: Path) -> None:
+    same_seed = tensors_of(build_checkpoint(tmp_path / "again", spec=SPEC))
+    other_seed = tensors_of(build_checkpoint(tmp_path / "other", spec=replace(SPEC, seed=1)))
     tensors = tensors_of(directory)
-    assert all(torch.equal(tensors[name], again[name]) for name in tensors)
-    own = [name for name in tensors if not name.startswith(CODEC_PREFIX)]
-    assert not any(torch.equal(tensors[name], other[name]) for name in own)
+    assert all(torch.equal(tensors[name], same_seed[name]) for name in tensors)
+    lm_names = [name for name in tensors if not name.startswith(CODEC_PREFIX)]
+    assert not any(torch.equal(tensors[name], other_seed[name]) for name in lm_names)
 
 
-def test_shards_hold_together_what_one_file_holds(directory: Path, tmp_path: Path) -> None:
+def test_shards_together_hold_the_tensors_of_one_file(directory: Path, tmp_path: Path) -> None:
     sharded = build_checkpoint(tmp_path / "sharded", spec=replace(SPEC, shard_bytes=400_000))
     index = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     tensors, expected = tensors_of(sharded), tensors_of(directory)
@@ -79,7 +79,7 @@ def test_shards_hold_together_what_one_file_holds(directory: Path, tmp_path: Pat
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
-def test_bfloat16_is_for_everything_but_the_codec(tmp_path: Path) -> None:
+def test_bfloat16_applies_to_everything_except_the_codec(tmp_path: Path) -> None:
     built = build_checkpoint(tmp_path, spec=replace(SPEC, dtype="bfloat16"))
     dtypes = {name.startswith(CODEC_PREFIX): tensor.dtype for name, tensor in tensors_of(built).items()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
@@ -105,12 +105,12 @@ def test_every_code_is_heard(reference: Reference) -> None:
         assert np.abs(reference.audio(changed) - sound).max() > 1e-3
 
 
-def test_a_directory_in_use_is_left_alone(directory: Path) -> None:
+def test_a_directory_that_is_not_empty_is_left_alone(directory: Path) -> None:
     with pytest.raises(FileExistsError, match="is not empty"):
         build_checkpoint(directory, spec=SPEC)
 
 
-def test_the_command_builds_what_its_flags_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_follows_its_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--output", str(tmp_path / "new"), "--layers", "1", "--n-window", "100", "--tie-word-embeddings"])
     config = SpeechLMConfig.from_pretrained(tmp_path / "new")
     assert (config.text_config.num_hidden_layers, config.audio_config.n_window) == (1, 100)
@@ -127,7 +127,7 @@ def test_the_command_refuses_a_vocabulary_that_is_too_small(tmp_path: Path, caps
 # Answers
 
 
-def test_the_best_logit_stands_clear_of_the_second(answers: list[Answer]) -> None:
+def test_the_best_logit_is_clearly_above_the_second(answers: list[Answer]) -> None:
     assert min(answer.margin for answer in answers) > 1e-3
 
 
@@ -148,7 +148,7 @@ def test_answers_differ_and_do_not_repeat_one_id(answers: list[Answer]) -> None:
 
 
 def audio_logits(reference: Reference, rows: list[list[int]]) -> Tensor:
-    """Logits [len(rows), num_stream, candidates] behind each of ``rows``."""
+    """Logits [len(rows), num_stream, candidates] after each of ``rows``."""
     with torch.inference_mode():
         hidden = reference.backbone(inputs_embeds=reference.embed(rows)[None]).last_hidden_state[0]
         return torch.stack([reference.audio_logits(state) for state in hidden])
@@ -171,7 +171,9 @@ def test_every_stream_depends_on_every_stream_of_earlier_frames(reference: Refer
         assert ((audio_logits(reference, changed)[-1] - before).abs().amax(dim=1) > 0.5).all()
 
 
-def test_stream_embeddings_decide_and_the_first_would_if_it_were_added(directory: Path, reference: Reference) -> None:
+def test_stream_embeddings_matter_and_so_would_the_first_if_it_were_added(
+    directory: Path, reference: Reference
+) -> None:
     stored = tensors_of(directory)
     logits = audio_logits(reference, some_frames(reference))
     for stream in range(8):
@@ -180,7 +182,7 @@ def test_stream_embeddings_decide_and_the_first_would_if_it_were_added(directory
         assert (wrong.argmax(dim=1) != logits[:, stream].argmax(dim=1)).sum() > 4
 
 
-def test_what_is_heard_changes_the_answer(reference: Reference) -> None:
+def test_different_sounds_give_different_features(reference: Reference) -> None:
     time = np.arange(16000) / 16000
     low, high = (reference.hear(np.sin(2 * np.pi * pitch * time).astype(np.float32)) for pitch in (300.0, 1200.0))
     assert low.shape == (13, SPEC.hidden_size)

@@ -1,4 +1,4 @@
-"""Room on the disk is checked before anything is written."""
+"""Free disk space is checked before anything is written."""
 
 import shutil
 from pathlib import Path
@@ -15,11 +15,11 @@ def most(tmp_path: Path) -> int:
     return int(shutil.disk_usage(tmp_path).free * 0.7)
 
 
-def test_what_fits_is_let_through(tmp_path: Path, most: int) -> None:
+def test_a_need_that_fits_is_accepted(tmp_path: Path, most: int) -> None:
     refuse_full_disk(Need(tmp_path / "new" / "folder", most, "to convert"))
 
 
-def test_needs_on_one_disk_are_added_up(tmp_path: Path, most: int) -> None:
+def test_needs_on_one_disk_are_added(tmp_path: Path, most: int) -> None:
     download, conversion = Need(tmp_path / "hub", most, "to download"), Need(tmp_path / "x", most, "to convert")
     refuse_full_disk(download)
     with pytest.raises(CheckpointError, match=r"not enough disk: .* GB to download \(.*hub\) and .* GB to convert"):

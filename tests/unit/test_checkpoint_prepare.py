@@ -1,4 +1,4 @@
-"""What a user names becomes a served directory: converted once, found again, fetched from the hub in parts."""
+"""A checkpoint that a user names becomes a served directory: converted once, found again, downloaded from the hub."""
 
 import fcntl
 import json
@@ -42,33 +42,33 @@ def wanted(tmp_path: Path, built: Path) -> Wanted:
 
 
 def prepared(wanted: Wanted) -> tuple[Path, list[str]]:
-    said: list[str] = []
-    return served_directory(wanted, said.append), said
+    messages: list[str] = []
+    return served_directory(wanted, messages.append), messages
 
 
-def converting(said: list[str]) -> bool:
-    return any(sentence.startswith("converting ") for sentence in said)
+def reports_conversion(messages: list[str]) -> bool:
+    return any(message.startswith("converting ") for message in messages)
 
 
 # The cache
 
 
-def test_a_conversion_is_made_once(wanted: Wanted) -> None:
-    directory, said = prepared(wanted)
-    assert converting(said)
+def test_a_checkpoint_is_converted_once(wanted: Wanted) -> None:
+    directory, messages = prepared(wanted)
+    assert reports_conversion(messages)
     written = {file: file.stat().st_mtime_ns for file in directory.iterdir()}
-    again, said = prepared(wanted)
-    assert again == directory
-    assert not converting(said)
+    second_directory, messages = prepared(wanted)
+    assert second_directory == directory
+    assert not reports_conversion(messages)
     assert {file: file.stat().st_mtime_ns for file in directory.iterdir()} == written
 
 
-def test_another_source_is_another_conversion(wanted: Wanted) -> None:
+def test_a_changed_source_is_converted_separately(wanted: Wanted) -> None:
     first, _ = prepared(wanted)
     (Path(wanted.model) / "inference.yaml").write_text("audio: {cfg: 2}")
-    second, said = prepared(wanted)
+    second, messages = prepared(wanted)
     assert first != second
-    assert converting(said)
+    assert reports_conversion(messages)
     os.utime(Path(wanted.model) / "model.pt", ns=(1, 1))
     third, _ = prepared(wanted)
     assert len({first, second, third}) == 3
@@ -79,7 +79,7 @@ def test_two_launchers_at_once_convert_once(wanted: Wanted) -> None:
         "import sys; from pathlib import Path; "
         "from sglang_speechlm.checkpoint.prepare import Wanted, served_directory; "
         f"print(served_directory(Wanted({wanted.model!r}, tokenizer={wanted.tokenizer!r}, "
-        f"convert_dir=Path({str(wanted.convert_dir)!r})), lambda said: print(said, file=sys.stderr)))"
+        f"convert_dir=Path({str(wanted.convert_dir)!r})), lambda message: print(message, file=sys.stderr)))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -96,19 +96,19 @@ def test_a_held_lock_is_waited_for(wanted: Wanted) -> None:
     (directory / "config.json").unlink()
     lock = directory.with_name(directory.name + ".lock").open("a")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    said: list[str] = []
+    messages: list[str] = []
 
-    def say(sentence: str) -> None:
-        said.append(sentence)
-        if "waiting for it" in sentence:
+    def report(message: str) -> None:
+        messages.append(message)
+        if "waiting for it" in message:
             lock.close()
 
-    assert served_directory(wanted, say) == directory
-    assert any("waiting for it" in sentence for sentence in said)
+    assert served_directory(wanted, report) == directory
+    assert any("waiting for it" in message for message in messages)
     assert (directory / "config.json").is_file()
 
 
-def test_an_unfinished_conversion_of_another_version_is_begun_anew(wanted: Wanted) -> None:
+def test_an_unfinished_conversion_by_another_version_is_restarted(wanted: Wanted) -> None:
     directory, _ = prepared(wanted)
     expected = (directory / "config.json").read_bytes()
     (directory / "config.json").unlink()
@@ -117,19 +117,21 @@ def test_an_unfinished_conversion_of_another_version_is_begun_anew(wanted: Wante
     assert (directory / "config.json").read_bytes() == expected
 
 
-def test_the_cache_is_the_users(wanted: Wanted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_in_the_users_cache_directory(
+    wanted: Wanted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Wanted("x").cache == tmp_path / "cache" / "sglang-speechlm"
 
 
-def test_what_is_served_in_place_is_not_converted(tmp_path: Path, built: Path) -> None:
+def test_directories_served_in_place_are_not_converted(tmp_path: Path, built: Path) -> None:
     fork = write_fork(tmp_path / "fork", built)
     for directory in (built, fork):
         assert prepared(Wanted(str(directory), convert_dir=tmp_path / "converted"))[0] == directory
     assert not (tmp_path / "converted").exists()
 
 
-def test_a_source_that_is_refused_leaves_nothing_behind(wanted: Wanted) -> None:
+def test_a_refused_source_leaves_nothing_behind(wanted: Wanted) -> None:
     write_train_config(Path(wanted.model), "train_bagpiper_tts.yaml", codec_choice="ESPnet")
     with pytest.raises(
         CheckpointError, match=r"train_bagpiper_tts\.yaml: .*codec_choice is 'ESPnet'; allowed: 'Xcodec'"
@@ -139,10 +141,10 @@ def test_a_source_that_is_refused_leaves_nothing_behind(wanted: Wanted) -> None:
     assert not wanted.convert_dir.exists()
 
 
-def test_without_a_tokenizer_it_is_told_how_to_name_one(wanted: Wanted, tmp_path: Path) -> None:
-    nowhere = Wanted(wanted.model, tokenizer=str(tmp_path), convert_dir=wanted.convert_dir)
+def test_the_message_about_a_missing_tokenizer_names_the_option(wanted: Wanted, tmp_path: Path) -> None:
+    without_tokenizer = Wanted(wanted.model, tokenizer=str(tmp_path), convert_dir=wanted.convert_dir)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: no such file; --tokenizer-path"):
-        prepared(nowhere)
+        prepared(without_tokenizer)
 
 
 def test_a_preset_beside_the_weights_belongs_to_the_checkpoint(wanted: Wanted) -> None:
@@ -155,7 +157,7 @@ def test_a_preset_beside_the_weights_belongs_to_the_checkpoint(wanted: Wanted) -
 # Decoding defaults
 
 
-def test_the_releases_decoding_is_the_configs(wanted: Wanted) -> None:
+def test_decoding_defaults_of_the_release_are_in_the_config(wanted: Wanted) -> None:
     config = SpeechLMConfig.from_pretrained(prepared(wanted)[0])
     assert config.decoding == {
         "source": "inference.yaml",
@@ -164,7 +166,7 @@ def test_the_releases_decoding_is_the_configs(wanted: Wanted) -> None:
     }
 
 
-def test_without_a_file_the_papers_table_holds() -> None:
+def test_without_a_file_the_papers_table_applies() -> None:
     found = read_decoding([])
     assert found.pop("decoding_source") == "Table 10 of the Bagpiper paper"
     assert found == TABLE_10
@@ -183,10 +185,10 @@ def test_each_mode_is_decoded_by_its_own_file(tmp_path: Path) -> None:
 
 
 def test_a_decoding_file_that_is_not_used_is_named(wanted: Wanted, capsys: pytest.CaptureFixture[str]) -> None:
-    unused = Path(wanted.model) / "inference_z.yaml"
-    unused.write_text(yaml.safe_dump(INFERENCE))
+    unused_file = Path(wanted.model) / "inference_z.yaml"
+    unused_file.write_text(yaml.safe_dump(INFERENCE))
     check(wanted, print)
-    assert f"{unused} is not used: decoding defaults come from inference.yaml" in capsys.readouterr().out
+    assert f"{unused_file} is not used: decoding defaults come from inference.yaml" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -200,13 +202,13 @@ def test_a_decoding_file_that_is_not_used_is_named(wanted: Wanted, capsys: pytes
         ("audio: {max_step: 0}", r"audio\.max_step is 0; allowed: a whole number from 1 to 1000000"),
     ],
 )
-def test_decoding_that_cannot_be_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+def test_impossible_decoding_defaults_are_refused(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "inference.yaml").write_text(content)
     with pytest.raises(CheckpointError, match=rf"inference\.yaml: {complaint}"):
         read_decoding([tmp_path / "inference.yaml"])
 
 
-def test_a_release_may_ask_for_no_least_frames(tmp_path: Path) -> None:
+def test_a_release_may_set_no_minimum_frames(tmp_path: Path) -> None:
     (tmp_path / "inference.yaml").write_text("audio: {min_step: 0, temperature: 0, cfg: 1}\ntext: {temperature: 0}")
     found = read_decoding([tmp_path / "inference.yaml"])
     assert (found["audio_min_frames"], found["audio_temperature"], found["audio_cfg"]) == (0, 0.0, 1.0)
@@ -215,10 +217,10 @@ def test_a_release_may_ask_for_no_least_frames(tmp_path: Path) -> None:
 # --check
 
 
-def test_a_check_tells_what_a_source_becomes_and_writes_nothing(wanted: Wanted) -> None:
-    said: list[str] = []
-    assert check(wanted, said.append) == 0, said
-    printed = "\n".join(said)
+def test_a_check_describes_the_result_and_writes_nothing(wanted: Wanted) -> None:
+    messages: list[str] = []
+    assert check(wanted, messages.append) == 0, messages
+    printed = "\n".join(messages)
     for part in (
         "a native checkpoint",
         "vocab_weight is left out",
@@ -233,11 +235,11 @@ def test_a_check_tells_what_a_source_becomes_and_writes_nothing(wanted: Wanted) 
     assert not wanted.convert_dir.exists()
 
 
-def test_a_check_tells_every_problem(wanted: Wanted) -> None:
+def test_a_check_reports_a_problem(wanted: Wanted) -> None:
     (Path(wanted.model) / "inference.yaml").write_text("audio: {cfg: 50}")
-    said: list[str] = []
-    assert check(wanted, said.append) == 2
-    assert any(sentence.startswith("problem: ") and "audio.cfg" in sentence for sentence in said)
+    messages: list[str] = []
+    assert check(wanted, messages.append) == 2
+    assert any(message.startswith("problem: ") and "audio.cfg" in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_check_tells_every_problem(wanted: Wanted) -> None:
         ("preset.json", "nonsense"),
     ],
 )
-def test_a_check_looks_at_every_part_of_a_served_directory(
+def test_a_check_covers_every_part_of_a_served_directory(
     tmp_path: Path, built: Path, file: str, content: str | None
 ) -> None:
     folder = write_fork(tmp_path / "fork", built)
@@ -259,9 +261,9 @@ def test_a_check_looks_at_every_part_of_a_served_directory(
         (folder / file).unlink()
     else:
         (folder / file).write_text(content)
-    said: list[str] = []
-    assert check(Wanted(str(folder)), said.append) == 2
-    assert any(sentence.startswith("problem: ") and file in sentence for sentence in said)
+    messages: list[str] = []
+    assert check(Wanted(str(folder)), messages.append) == 2
+    assert any(message.startswith("problem: ") and file in message for message in messages)
 
 
 FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
@@ -278,21 +280,21 @@ COMPRESSED = {"quant_method": "compressed-tensors", "format": "pack-quantized", 
         ("quant_model_description.json", "", {"model_quant_type": "W8A8"}),
     ],
 )
-def test_a_quantized_checkpoint_is_refused_with_what_is_allowed(
+def test_a_quantized_checkpoint_is_refused_with_the_alternative(
     tmp_path: Path, built: Path, file: str, place: str, content: dict[str, Any]
 ) -> None:
     folder = write_fork(tmp_path / "fork", built)
     fields = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
     nested = {"text_config": fields.get("text_config", {}) | content["text_config"]} if "text_config" in content else {}
     (folder / file).write_text(json.dumps(fields | content | nested))
-    said: list[str] = []
-    assert check(Wanted(str(folder)), said.append) == 2
-    (problem,) = [sentence for sentence in said if sentence.startswith("problem: ")]
+    messages: list[str] = []
+    assert check(Wanted(str(folder)), messages.append) == 2
+    (problem,) = [message for message in messages if message.startswith("problem: ")]
     assert f"{file}: {place}" in problem
     assert "--quantization fp8" in problem
 
 
-def test_a_preset_that_is_none_is_refused_before_anything_is_written(wanted: Wanted) -> None:
+def test_a_bad_preset_is_refused_before_anything_is_written(wanted: Wanted) -> None:
     (Path(wanted.model) / "preset.json").write_text('{"speech": 3}')
     with pytest.raises(CheckpointError, match=r"preset\.json"):
         prepared(wanted)
@@ -308,16 +310,16 @@ import sys
 from pathlib import Path
 from typing import Any
 from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
-say = lambda said: print(said, file=sys.stderr)
+report = lambda message: print(message, file=sys.stderr)
 try:
-    print(served_directory(Wanted({model!r}, {revision!r}, {tokenizer!r}, convert_dir=Path({convert_dir!r})), say))
+    print(served_directory(Wanted({model!r}, {revision!r}, {tokenizer!r}, convert_dir=Path({convert_dir!r})), report))
 except ValueError as error:
     sys.exit(str(error))
 """
 
 
 class Fetching:
-    """Serves by a hub tag in processes of their own, since huggingface_hub reads its settings when it is imported."""
+    """Prepare hub checkpoints in processes of their own: huggingface_hub reads its settings when it is imported."""
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.folder = hub, folder
@@ -336,7 +338,7 @@ class Fetching:
 @pytest.fixture
 def fetching(wanted: Wanted, built: Path, tmp_path: Path) -> Iterator[Fetching]:
     assert wanted.tokenizer is not None
-    # huggingface_hub writes pieces of 10 MiB: what is smaller cannot be broken off midway.
+    # huggingface_hub writes pieces of 10 MiB: a smaller download cannot be interrupted midway.
     tensors = {**released_tensors(built), "vocab_weight": torch.ones(8_000_000)}
     torch.save({"module": tensors}, Path(wanted.model) / "model.pt")
     (Path(wanted.model) / "big_unneeded.bin").write_bytes(b"x" * 1000)
@@ -344,7 +346,7 @@ def fetching(wanted: Wanted, built: Path, tmp_path: Path) -> Iterator[Fetching]:
         yield Fetching(hub, tmp_path)
 
 
-def test_a_hub_tag_is_fetched_resumed_converted_and_found_again(fetching: Fetching) -> None:
+def test_a_hub_checkpoint_is_downloaded_resumed_converted_and_found_again(fetching: Fetching) -> None:
     fetching.hub.breaks = {"model.pt"}
     first = fetching("espnet/tiny", "v1")
     assert first.returncode == 0, first.stderr
@@ -352,7 +354,7 @@ def test_a_hub_tag_is_fetched_resumed_converted_and_found_again(fetching: Fetchi
     assert "3 to download" in first.stderr
     assert json.loads((Path(first.stdout.strip()) / "config.json").read_text())["model_type"] == "speechlm"
     paths = fetching.hub.requests
-    assert any("model.pt bytes=" in path for path in paths), paths  # it went on, and did not begin anew
+    assert any("model.pt bytes=" in path for path in paths), paths  # the download resumed instead of starting again
     assert not any("README" in path or "big_unneeded" in path for path in paths)
     before = len(paths)
     offline = fetching("espnet/tiny", "v1", HF_HUB_OFFLINE="1")
@@ -360,13 +362,13 @@ def test_a_hub_tag_is_fetched_resumed_converted_and_found_again(fetching: Fetchi
     assert len(paths) == before
 
 
-def test_a_download_is_refused_where_its_conversion_has_no_room_beside_it(wanted: Wanted, fetching: Fetching) -> None:
+def test_a_download_is_refused_if_there_is_no_room_for_its_conversion(wanted: Wanted, fetching: Fetching) -> None:
     os.truncate(Path(wanted.model) / "model.pt", int(shutil.disk_usage(fetching.folder).free * 0.7))
-    refused = fetching("espnet/tiny")
-    assert refused.returncode == 1
-    assert "not enough disk" in refused.stderr
-    assert "GB to download" in refused.stderr
-    assert f"GB to convert ({fetching.folder / 'converted'})" in refused.stderr
+    result = fetching("espnet/tiny")
+    assert result.returncode == 1
+    assert "not enough disk" in result.stderr
+    assert "GB to download" in result.stderr
+    assert f"GB to convert ({fetching.folder / 'converted'})" in result.stderr
     assert not any("model.pt" in path for path in fetching.hub.requests)
 
 
@@ -374,10 +376,10 @@ def test_a_download_is_refused_where_its_conversion_has_no_room_beside_it(wanted
     ("model", "revision", "complaint"),
     [("espnet/nothing", None, "neither a path here nor a repository"), ("espnet/tiny", "v9", "no revision 'v9'")],
 )
-def test_what_the_hub_does_not_have_is_named(
+def test_a_missing_repository_or_revision_is_named(
     fetching: Fetching, model: str, revision: str | None, complaint: str
 ) -> None:
-    tried = fetching(model, revision)
-    assert tried.returncode == 1
-    assert complaint in tried.stderr
-    assert "Traceback" not in tried.stderr
+    result = fetching(model, revision)
+    assert result.returncode == 1
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""How tensors are spread over files."""
+"""The distribution of tensors over files."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_shard_size_of_zero_is_refused() -> None:
         plan_shards({"a": 1}, 0)
 
 
-def test_the_index_says_which_file_holds_what(tmp_path: Path) -> None:
+def test_the_index_says_which_file_holds_each_tensor(tmp_path: Path) -> None:
     write_index(tmp_path, {"x.safetensors": ["a"], "y.safetensors": ["b", "c"]}, {"a": 1, "b": 2, "c": 3})
     assert json.loads((tmp_path / INDEX_FILE).read_text()) == {
         "metadata": {"total_size": 6},
@@ -41,7 +41,7 @@ def test_the_index_says_which_file_holds_what(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_under_its_name_is_whole(tmp_path: Path) -> None:
+def test_a_file_under_its_final_name_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"rubbish of an earlier run")
     write_shard(path, {"a": torch.arange(6.0).reshape(2, 3).T})
@@ -50,7 +50,7 @@ def test_a_file_under_its_name_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_embeddings_say_in_what_a_checkpoint_is_stored(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_the_embeddings_determine_the_stored_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     assert stored_dtype(tmp_path) == torch.bfloat16
     write_shard(tmp_path / "a.safetensors", {"stream_emb.weight": torch.ones(2, dtype=torch.float64)})
     write_shard(tmp_path / "b.safetensors", {"model.embed_tokens.weight": torch.ones(3, 2, dtype=dtype)})

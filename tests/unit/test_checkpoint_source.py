@@ -1,4 +1,4 @@
-"""Whatever form the weights come in, the served directory is the same; nothing that a file pickles is run."""
+"""Weights in any form give the same served directory, and nothing in a pickle is executed."""
 
 import json
 import pickle
@@ -56,12 +56,12 @@ def settings(served: Path) -> ConversionSettings:
 
 
 def architecture(directory: Path) -> dict[str, Any]:
-    """The config but for decoding defaults, which only a release brings along."""
+    """The config without the decoding defaults, which only a release contains."""
     fields = SpeechLMConfig.from_pretrained(directory).to_dict()
     return {name: value for name, value in fields.items() if name not in {*TABLE_10, "decoding_source"}}
 
 
-# Converted
+# Conversion
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -82,11 +82,11 @@ def test_every_form_gives_the_same_directory(
     assert not (tmp_path / "source" / "pwned").exists()
 
 
-def test_a_step_of_a_trainer_is_found_by_any_of_its_folders(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_trainers_step_is_found_from_any_of_its_folders(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     output = write_distributed(tmp_path, {"stream_emb.weight": tensors["stream_emb.weight"]})
     newest = output / "checkpoints" / "step_10"
-    for named in (output, output / "checkpoints", newest):
-        source = find_source(named)
+    for folder in (output, output / "checkpoints", newest):
+        source = find_source(folder)
         assert (source.path, source.train_config) == (newest, output / "train.yaml")
     assert any("step_12 is skipped: an unfinished save" in note for note in find_source(output).notes)
     assert find_source(output / "checkpoints" / "step_2").path.name == "step_2"
@@ -99,16 +99,16 @@ def test_an_unfinished_save_is_refused_by_name(tmp_path: Path, tensors: dict[str
 
 
 @pytest.mark.parametrize("key", ["model", None])
-def test_what_a_trainer_saves_beside_the_model_is_not_read(tmp_path: Path, key: str | None) -> None:
+def test_a_trainers_other_state_is_not_read(tmp_path: Path, key: str | None) -> None:
     model = {"stream_emb.weight": torch.ones(8, 2), "lm_head.weight": torch.ones(3, 2)}
-    beside = {
+    other_state = {
         "optimizer": {"state": {"model.norm.weight": {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]},
         "lr_scheduler": {"last": torch.tensor(1.0)},
         "train_state": {"step": torch.tensor(3)},
         "dataloader": {"seen": torch.ones(1)},
         "global_step": 3,
     }
-    state = (model if key is None else {key: model}) | beside
+    state = (model if key is None else {key: model}) | other_state
     save_distributed(state, checkpoint_id=tmp_path / "step_3", no_dist=True)
     assert find_source(tmp_path).open().keys() == model.keys()
 
@@ -122,7 +122,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("names", WRAPPED.values(), ids=WRAPPED)
-def test_names_of_wrapped_modules_are_the_plain_ones_in_every_form(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_names_of_wrapped_modules_are_unwrapped_in_every_form(tmp_path: Path, names: tuple[str, str]) -> None:
     state = {name: torch.ones(2, 2) for name in names}
     torch.save({"module": state}, tmp_path / "x.pt")
     save_distributed({"model": state}, checkpoint_id=tmp_path / "step_1", no_dist=True)
@@ -153,7 +153,7 @@ def test_chunks_of_a_sharded_tensor_are_put_together(tmp_path: Path) -> None:
         find_source(tmp_path).open()
 
 
-def test_metadata_of_a_step_is_not_run(tmp_path: Path) -> None:
+def test_metadata_of_a_step_is_not_executed(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Obstacle(tmp_path / "pwned")))
     with pytest.raises(CheckpointError, match=r"not the metadata of a torch\.distributed\.checkpoint"):
         find_source(tmp_path).open()
@@ -168,7 +168,7 @@ def test_broken_metadata_is_refused_by_name(tmp_path: Path, content: bytes) -> N
 
 
 def test_a_pickle_cannot_change_the_classes_that_it_names(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    # GLOBAL torch.distributed...TensorStorageMetadata, then BUILD with (None, {"poison": 1}): sets a class's attribute.
+    # GLOBAL torch.distributed...TensorStorageMetadata, then BUILD with (None, {"poison": 1}): sets a class attribute.
     build = b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata\nN}X\x06\x00\x00\x00poisonK\x01s\x86b."
     (tmp_path / ".metadata").write_bytes(build)
     with pytest.raises(CheckpointError):
@@ -178,7 +178,7 @@ def test_a_pickle_cannot_change_the_classes_that_it_names(tmp_path: Path, tensor
     assert not hasattr(Metadata, "poison")
 
 
-def test_a_tensor_that_is_a_view_is_read_as_it_looks(tmp_path: Path) -> None:
+def test_a_tensor_that_is_a_view_is_read_correctly(tmp_path: Path) -> None:
     base = torch.arange(24, dtype=torch.bfloat16).reshape(4, 6)
     views = {"transposed": base.T, "column": base[:, 2], "tail": base[2:], "empty": base[:0], "scalar": base[1, 1]}
     write_plain(tmp_path, {**views, "parameter": torch.nn.Parameter(base)})
@@ -188,10 +188,10 @@ def test_a_tensor_that_is_a_view_is_read_as_it_looks(tmp_path: Path) -> None:
         assert torch.equal(state[name].read(), view)
 
 
-# Found
+# Finding the checkpoint
 
 
-def test_the_training_config_is_the_yaml_that_is_no_decoding_default(
+def test_the_training_config_is_the_yaml_file_without_decoding_defaults(
     tmp_path: Path, tensors: dict[str, Tensor]
 ) -> None:
     source = find_source(write_release(tmp_path, tensors))
@@ -201,7 +201,7 @@ def test_the_training_config_is_the_yaml_that_is_no_decoding_default(
 
 
 @pytest.mark.parametrize("named", ["", "checkpoints", "checkpoints/step_20", "checkpoints/step_20/global_step20"])
-def test_a_save_in_a_folder_of_deepspeeds_own_is_found(tmp_path: Path, named: str) -> None:
+def test_a_save_in_deepspeeds_own_folder_is_found(tmp_path: Path, named: str) -> None:
     write_train_config(tmp_path)
     step = tmp_path / "checkpoints" / "step_20"
     for name in ("global_step20", "global_step30"):
@@ -214,7 +214,7 @@ def test_a_save_in_a_folder_of_deepspeeds_own_is_found(tmp_path: Path, named: st
     assert source.train_config == tmp_path / "train.yaml"
 
 
-def test_a_training_config_above_is_not_hidden_by_another_yaml(tmp_path: Path) -> None:
+def test_a_training_config_above_is_not_hidden_by_another_yaml_file(tmp_path: Path) -> None:
     weights = write_plain(tmp_path / "run", {"a": torch.zeros(1)})
     weights = weights.rename(tmp_path / "run" / "step.pt")
     (tmp_path / "run" / "train.yaml").rename(tmp_path / "train.yaml")
@@ -242,11 +242,11 @@ def test_several_training_configs_are_refused_by_name(tmp_path: Path, tensors: d
     assert find_source(tmp_path, tmp_path / "other.yaml").train_config == tmp_path / "other.yaml"
 
 
-def test_without_a_training_config_it_is_told_what_is_assumed(tmp_path: Path) -> None:
-    alone = tmp_path / "a" / "b" / "c" / "weights.pt"
-    alone.parent.mkdir(parents=True)
-    torch.save({"a": torch.zeros(1)}, alone)
-    source = find_source(alone)
+def test_a_note_says_what_is_assumed_without_a_training_config(tmp_path: Path) -> None:
+    weights = tmp_path / "a" / "b" / "c" / "weights.pt"
+    weights.parent.mkdir(parents=True)
+    torch.save({"a": torch.zeros(1)}, weights)
+    source = find_source(weights)
     assert source.train_config is None
     assert any("--train-config" in note for note in source.notes)
 
@@ -259,14 +259,16 @@ def test_without_a_training_config_it_is_told_what_is_assumed(tmp_path: Path) ->
         (("mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"), "2 mp_rank files: a model split"),
     ],
 )
-def test_a_folder_without_one_checkpoint_is_refused(tmp_path: Path, names: tuple[str, ...], complaint: str) -> None:
+def test_a_folder_without_exactly_one_checkpoint_is_refused(
+    tmp_path: Path, names: tuple[str, ...], complaint: str
+) -> None:
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match=complaint):
         find_source(tmp_path)
 
 
-# Refused
+# Refusals
 
 
 def saved(tmp_path: Path, content: Any, **options: Any) -> Path:
@@ -280,7 +282,7 @@ def test_torchs_old_format_is_refused_by_name(tmp_path: Path) -> None:
         find_source(file).open()
 
 
-def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     file = saved(tmp_path, {"module": {"a": torch.zeros(1000)}})
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match="truncated"):
@@ -298,7 +300,7 @@ def test_a_tensor_beyond_its_bytes_is_refused(tmp_path: Path) -> None:
         find_source(file).open()
 
 
-def test_a_compressed_pickle_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+def test_a_compressed_pickle_is_refused_before_it_is_decompressed(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\x00" * (1 << 20))
     with pytest.raises(CheckpointError, match="is compressed"):
@@ -325,15 +327,15 @@ def test_a_broken_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.uint16, torch.float8_e4m3fn])
-def test_tensors_of_kinds_that_no_model_has_may_stand_beside_it(tmp_path: Path, dtype: torch.dtype) -> None:
-    odd = torch.zeros(2, dtype=dtype)
-    beside = {"module": {"a": torch.ones(1)}, "odd": odd, "bytes": torch.zeros(2).untyped_storage()}
-    assert find_source(saved(tmp_path, beside)).open().keys() == {"a"}
+def test_tensors_of_unusual_dtypes_may_accompany_the_model(tmp_path: Path, dtype: torch.dtype) -> None:
+    unusual = torch.zeros(2, dtype=dtype)
+    state = {"module": {"a": torch.ones(1)}, "odd": unusual, "bytes": torch.zeros(2).untyped_storage()}
+    assert find_source(saved(tmp_path, state)).open().keys() == {"a"}
     with pytest.raises(CheckpointError, match=r"must hold tensors only; others: b"):
-        find_source(saved(tmp_path, {"module": {"a": torch.ones(1), "b": odd}})).open()
+        find_source(saved(tmp_path, {"module": {"a": torch.ones(1), "b": unusual}})).open()
 
 
-def test_an_expanded_tensor_is_read_if_it_is_small(tmp_path: Path) -> None:
+def test_an_expanded_tensor_is_read_only_if_it_is_small(tmp_path: Path) -> None:
     (stored,) = find_source(saved(tmp_path, {"a": torch.ones(1).expand(1000)})).open().values()
     assert torch.equal(stored.read(), torch.ones(1000))
     with pytest.raises(CheckpointError, match="expanded"):
@@ -349,7 +351,7 @@ def test_an_expanded_tensor_is_read_if_it_is_small(tmp_path: Path) -> None:
         ("model.layers.999999.mlp.up_proj.weight", "missing"),
     ],
 )
-def test_what_is_no_part_of_the_model_is_refused_by_name(
+def test_a_tensor_that_is_not_part_of_the_model_is_refused_by_name(
     tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path, name: str, complaint: str
 ) -> None:
     source = find_source(write_plain(tmp_path, {**tensors, name: torch.zeros(3)}))
@@ -357,7 +359,7 @@ def test_what_is_no_part_of_the_model_is_refused_by_name(
         plan_conversion(source, tokenizer, settings(served))
 
 
-def test_a_semantic_part_of_the_codec_that_is_missing_is_refused(
+def test_a_missing_semantic_part_of_the_codec_is_refused(
     tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path
 ) -> None:
     name = next(name for name in tensors if name.startswith(CODEC_PREFIX + "semantic_model."))
@@ -366,9 +368,7 @@ def test_a_semantic_part_of_the_codec_that_is_missing_is_refused(
         plan_conversion(source, tokenizer, settings(served))
 
 
-def test_whole_numbers_are_no_weights(
-    tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path
-) -> None:
+def test_integer_weights_are_refused(tmp_path: Path, served: Path, tensors: dict[str, Tensor], tokenizer: Path) -> None:
     source = find_source(write_plain(tmp_path, {**tensors, "model.norm.weight": torch.zeros(96, dtype=torch.int64)}))
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight is torch\.int64; allowed: "):
         plan_conversion(source, tokenizer, settings(served))
@@ -397,14 +397,14 @@ def test_a_forks_directory_is_read_in_place(tmp_path: Path, served: Path, name: 
     assert find_source(folder).kind == "served"
     config = checkpoint_config(folder)
     check_served(folder, config)
-    own = SpeechLMConfig.from_pretrained(served)
-    assert config.ids == own.ids
-    assert config.text_config.to_dict() | {"dtype": None} == own.text_config.to_dict() | {"dtype": None}
-    assert config.audio_config.n_window == own.audio_config.n_window
-    assert config.architectures == own.architectures
+    original = SpeechLMConfig.from_pretrained(served)
+    assert config.ids == original.ids
+    assert config.text_config.to_dict() | {"dtype": None} == original.text_config.to_dict() | {"dtype": None}
+    assert config.audio_config.n_window == original.audio_config.n_window
+    assert config.architectures == original.architectures
     assert config.audio_cfg == 3.0
-    found = json.loads((served_tokenizer(folder, config) / "tokenizer.json").read_text())
-    assert found == json.loads((served / "tokenizer.json").read_text())
+    tokenizer = json.loads((served_tokenizer(folder, config) / "tokenizer.json").read_text())
+    assert tokenizer == json.loads((served / "tokenizer.json").read_text())
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
@@ -423,11 +423,11 @@ FORKS_DEFAULTS: dict[str, dict[str, Any]] = {
     "": {"text_token_id": 7, "audio_token_id": 8, "audio_placeholder_token_id": 8, "audio_temperature": 0.8,
          "audio_topk": 20, "text_temperature": 0.6, "text_topk": 20, "eos_token_id": 2, "num_stream": 8},
 }  # fmt: skip
-"""Of the forks' config classes: what has one of these values, transformers does not write."""
+"""Defaults of the forks' config classes: transformers does not write a field that has its default."""
 
 
 @pytest.mark.parametrize("name", ["bagpiper", "speechlm"])
-def test_what_a_forks_config_leaves_out_has_the_forks_defaults(tmp_path: Path, served: Path, name: str) -> None:
+def test_missing_fields_of_a_forks_config_have_the_forks_defaults(tmp_path: Path, served: Path, name: str) -> None:
     folder = write_fork(tmp_path / "fork", served, name)
     whole = checkpoint_config(folder)
     fields = json.loads((folder / "config.json").read_text())
@@ -453,7 +453,7 @@ def test_what_a_forks_config_leaves_out_has_the_forks_defaults(tmp_path: Path, s
         ("audio_max_frames", 0.5, "a whole number from 1 to 1000000"),
     ],
 )
-def test_decoding_of_a_config_that_cannot_be_is_refused(
+def test_impossible_decoding_defaults_of_a_config_are_refused(
     tmp_path: Path, served: Path, field: str, value: Any, allowed: str
 ) -> None:
     folder = write_fork(tmp_path / "fork", served)
@@ -463,13 +463,13 @@ def test_decoding_of_a_config_that_cannot_be_is_refused(
         checkpoint_config(folder)
 
 
-def test_decoding_that_a_forks_config_has_is_kept(tmp_path: Path, served: Path) -> None:
+def test_decoding_defaults_of_a_forks_config_are_kept(tmp_path: Path, served: Path) -> None:
     folder = write_fork(tmp_path / "fork", served)
     fields = json.loads((folder / "config.json").read_text())
-    own = {"audio_cfg": 1.5, "audio_min_frames": 9, "audio_max_frames": 99, "text_max_tokens": 77}
-    (folder / "config.json").write_text(json.dumps(fields | own))
+    defaults = {"audio_cfg": 1.5, "audio_min_frames": 9, "audio_max_frames": 99, "text_max_tokens": 77}
+    (folder / "config.json").write_text(json.dumps(fields | defaults))
     config = checkpoint_config(folder)
-    assert {name: getattr(config, name) for name in own} == own
+    assert {name: getattr(config, name) for name in defaults} == defaults
 
 
 def test_a_forks_directory_may_lack_the_codec(tmp_path: Path, served: Path) -> None:
@@ -477,12 +477,12 @@ def test_a_forks_directory_may_lack_the_codec(tmp_path: Path, served: Path) -> N
     check_served(folder, checkpoint_config(folder))
 
 
-def test_our_own_directory_is_not_taken_for_a_forks(served: Path) -> None:
+def test_a_converted_directory_is_not_taken_for_a_forks(served: Path) -> None:
     assert checkpoint_config(served).audio_cfg == 1.0
     assert checkpoint_config(served).decoding_source == "config.json"
 
 
-def test_deepspeeds_states_may_be_named_by_themselves(tmp_path: Path) -> None:
+def test_a_deepspeed_state_file_may_be_named_directly(tmp_path: Path) -> None:
     step = write_deepspeed(tmp_path, {"a": torch.zeros(1)})
     by_file = find_source(step / "mp_rank_00_model_states.pt")
     assert by_file == find_source(step) == find_source(tmp_path)

@@ -1,4 +1,4 @@
-"""Which tensors a config asks for, and what is said when others are there."""
+"""The tensors that a config requires, and the messages about others."""
 
 import pytest
 
@@ -8,7 +8,7 @@ SPEC = CheckpointSpec()
 CONFIG = SPEC.config()
 
 
-def test_the_released_layout_is_expected() -> None:
+def test_the_released_config_requires_the_released_layout() -> None:
     released = CheckpointSpec(
         hidden_size=4096, intermediate_size=12288, layers=36, heads=32, kv_heads=8, head_dim=128,
         text_vocab_size=151936, codec_layer_size=1025, audio_layers=32, audio_heads=20, audio_d_model=1280,
@@ -26,7 +26,7 @@ def test_the_released_layout_is_expected() -> None:
     assert len(shapes) == 399 + 3 + 525
 
 
-def test_a_config_that_has_been_changed_expects_other_tensors() -> None:
+def test_a_changed_config_requires_other_tensors() -> None:
     config = SPEC.config()
     assert expected_tensors(config) == expected_tensors(CONFIG)
     config.text_config.intermediate_size = 40
@@ -44,7 +44,7 @@ def test_exactly_the_expected_tensors_pass_with_or_without_a_codec() -> None:
     check_tensors({**shapes, CODEC_PREFIX + "fc2.weight": (1, 1)}, CONFIG)
 
 
-def test_a_tied_head_may_be_stored_all_the_same() -> None:
+def test_a_tied_head_may_still_be_stored() -> None:
     tied = CheckpointSpec(tie_word_embeddings=True).config()
     shapes = expected_tensors(tied)
     check_tensors({**shapes, "lm_head.weight": shapes["model.embed_tokens.weight"]}, tied)
@@ -69,6 +69,6 @@ def test_a_misshapen_tensor_is_named_with_both_shapes() -> None:
 
 
 def test_long_lists_of_names_are_cut_and_counted() -> None:
-    with pytest.raises(ValueError, match=rf"{len(expected_tensors(CONFIG))} missing .* and \d+ more\)$") as caught:
+    with pytest.raises(ValueError, match=rf"{len(expected_tensors(CONFIG))} missing .* and \d+ more\)$") as error:
         check_tensors({}, CONFIG)
-    assert len(str(caught.value)) < 1000
+    assert len(str(error.value)) < 1000
