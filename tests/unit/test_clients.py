@@ -1,4 +1,4 @@
-"""The clients' parts: lines, messages, bodies, matching of answers, results on disk, samples."""
+"""Parts of the clients: lines, messages, bodies, matching of answers, result files, samples."""
 
 import json
 import re
@@ -47,7 +47,7 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
-"""Whatever Python's json module writes: NaN and halves of surrogate pairs as well."""
+"""Anything that Python's json module writes, including NaN and lone surrogates."""
 MESSAGE = (Message("user", "text", " x "),)
 BOOKKEEPING = ("example_id", "answer", "choices", *GROUPS, "unknown")
 
@@ -59,7 +59,7 @@ def messages_of(line: dict[str, Any]) -> tuple[Message, ...]:
 # Lines
 
 
-def test_the_guides_line_is_read() -> None:
+def test_the_line_in_the_guide_is_read() -> None:
     line = parse_line(orjson.dumps(GUIDE_LINE))
     assert line.example_id == "unique_id"
     assert [list(message) for message in line.messages] == GUIDE_LINE["messages"]
@@ -72,7 +72,9 @@ def test_a_line_is_read_as_it_was_written(
 ) -> None:
     fields = {"example_id": example_id, "messages": messages, "choices": choices, "answer": answer, "task": "sound"}
     line = parse_line(b"\xef\xbb\xbf" + json.dumps(fields).encode() + b"\r\n")
-    expected = Line(example_id, tuple(Message(*each) for each in messages), answer, tuple(choices), {"task": "sound"})
+    expected = Line(
+        example_id, tuple(Message(*message) for message in messages), answer, tuple(choices), {"task": "sound"}
+    )
     assert line == expected
 
 
@@ -83,7 +85,7 @@ def test_a_line_of_any_json_is_read_or_refused(value: Any) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(BOOKKEEPING), JSON))
-def test_no_field_that_keeps_the_books_fails_a_line(fields: dict[str, Any]) -> None:
+def test_no_bookkeeping_field_fails_a_line(fields: dict[str, Any]) -> None:
     raw = json.dumps({**fields, "messages": GUIDE_LINE["messages"]}).encode()
     line = parse_line(raw, 7)
     assert len(line.messages) == 5
@@ -106,16 +108,16 @@ def test_no_field_that_keeps_the_books_fails_a_line(fields: dict[str, Any]) -> N
         ),
     ],
 )
-def test_books_are_taken_as_they_are_kept(fields: dict[str, Any], expected: Line) -> None:
+def test_bookkeeping_fields_are_read(fields: dict[str, Any], expected: Line) -> None:
     assert parse_line(json.dumps({**fields, "messages": [["user", "text", " x "]]}).encode(), 7) == expected
 
 
-def test_tabs_in_a_text_are_read_as_they_are() -> None:
+def test_tabs_in_a_text_are_kept() -> None:
     line = parse_line(b'{"messages": [["user", "text", "a\tb"]], "task": "a\tb"}')
     assert (line.messages[0].content, line.groups) == ("a\tb", {"task": "a\tb"})
 
 
-def test_choices_that_cannot_be_used_are_noted() -> None:
+def test_unusable_choices_are_noted() -> None:
     line = parse_line(b'{"messages": [["user", "text", "x"]], "choices": "a or b", "answer": ["a"]}')
     assert (line.answer, line.choices) == (None, ())
     assert line.notes == (
@@ -125,7 +127,7 @@ def test_choices_that_cannot_be_used_are_noted() -> None:
 
 
 @given(st.binary(max_size=40))
-def test_a_line_of_any_bytes_is_refused(raw: bytes) -> None:
+def test_a_line_of_arbitrary_bytes_is_refused(raw: bytes) -> None:
     with pytest.raises(Failure):
         parse_line(raw)
 
@@ -147,14 +149,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_line_is_refused_by_the_name_of_what_is_wrong(name: str) -> None:
+def test_a_bad_line_is_refused_with_its_error(name: str) -> None:
     raw, message = BAD[name]
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(Failure) as failure:
         parse_line(raw)
-    assert message in str(refused.value)
+    assert message in str(failure.value)
 
 
-def test_blank_lines_keep_their_numbers_and_count_for_nothing(tmp_path: Path) -> None:
+def test_blank_lines_are_skipped_but_numbered(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(b"\xef\xbb\xbf\nfirst\n \r\nsecond\r\n\nthird\n\n")
     source = Source(path)
@@ -182,14 +184,14 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
 
 
 def test_audio_generation_skips_the_assistant() -> None:
-    kept = to_speak_about(messages_of(GUIDE_LINE))
-    assert [list(message) for message in kept] == GUIDE_LINE["messages"][:3]
+    messages = to_speak_about(messages_of(GUIDE_LINE))
+    assert [list(message) for message in messages] == GUIDE_LINE["messages"][:3]
 
 
-def test_the_assistants_last_turn_is_the_answer_and_not_told() -> None:
-    asked, truth = split_ground_truth(messages_of(GUIDE_LINE))
-    assert [list(message) for message in asked] == GUIDE_LINE["messages"][:3]
-    assert truth == "Ground truth (skipped for audiogen)."
+def test_the_assistants_last_turn_is_the_answer_and_is_not_sent() -> None:
+    question, ground_truth = split_ground_truth(messages_of(GUIDE_LINE))
+    assert [list(message) for message in question] == GUIDE_LINE["messages"][:3]
+    assert ground_truth == "Ground truth (skipped for audiogen)."
 
 
 def test_the_assistants_earlier_turns_are_sent() -> None:
@@ -197,32 +199,32 @@ def test_the_assistants_earlier_turns_are_sent() -> None:
         "example_id": "a",
         "messages": [["user", "text", "1"], ["assistant", "text", "2"], ["user", "text", "3"]],
     }
-    asked, truth = split_ground_truth(messages_of(line))
-    assert len(written_history(asked)[0]) == 3
-    assert truth is None
+    question, ground_truth = split_ground_truth(messages_of(line))
+    assert len(written_history(question)[0]) == 3
+    assert ground_truth is None
 
 
-def test_an_assistants_audio_beside_a_text_is_left_out_and_noted() -> None:
+def test_an_assistants_audio_next_to_a_text_is_left_out_and_noted() -> None:
     messages = [Message("assistant", "text", "a"), Message("assistant", "audio", "b"), Message("user", "audio", "c")]
     written, notes = written_history(messages)
     assert written == [messages[0], messages[2]]
     assert "left out" in notes[0]
 
 
-def test_an_assistants_turn_of_audio_alone_cannot_be_sent() -> None:
-    with pytest.raises(Failure) as refused:
+def test_an_audio_only_turn_of_the_assistant_cannot_be_sent() -> None:
+    with pytest.raises(Failure) as failure:
         written_history([Message("assistant", "audio", "b"), Message("user", "text", "c")])
-    assert refused.value.kind == "spoken_history"
+    assert failure.value.kind == "spoken_history"
 
 
-def test_audio_is_sent_by_its_bytes_whatever_its_format(tmp_path: Path) -> None:
+def test_audio_is_sent_unchanged_in_any_format(tmp_path: Path) -> None:
     (tmp_path / "clip.FLAC").write_bytes(b"sound")
     (message,) = to_chat([Message("user", "audio", "clip.FLAC")], AudioFiles(tmp_path))
     audio = {"data": "c291bmQ=", "format": "flac"}
     assert message == {"role": "user", "content": [{"type": "input_audio", "input_audio": audio}]}
 
 
-def test_audio_that_is_not_beside_the_input_is_looked_for_in_the_current_directory(
+def test_audio_that_is_not_next_to_the_input_is_sought_in_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -242,21 +244,21 @@ def test_audio_that_is_not_beside_the_input_is_looked_for_in_the_current_directo
         ("/dev/zero", "unreadable_audio"),
     ],
 )
-def test_audio_that_cannot_be_read_is_told_by_its_name(tmp_path: Path, name: str, kind: str) -> None:
+def test_unreadable_audio_is_named(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / "empty.wav").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(Failure) as failure:
         to_chat([Message("user", "audio", name)], AudioFiles(tmp_path))
-    assert refused.value.kind == kind
-    assert str(refused.value).startswith(name)
+    assert failure.value.kind == kind
+    assert str(failure.value).startswith(name)
 
 
-def test_a_line_of_the_assistants_alone_is_a_bad_line() -> None:
+def test_a_line_with_only_assistant_turns_is_a_bad_line() -> None:
     with pytest.raises(Failure, match="nothing to send"):
         to_chat(to_speak_about([Message("assistant", "text", "x")]), AudioFiles(Path()))
 
 
-# Bodies: word for word the usage guide's
+# Bodies, exactly as in the usage guide
 
 CHAT: list[dict[str, Any]] = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -286,7 +288,7 @@ WRITE = {"model": "speechlm-qwen3-8b", "max_tokens": 4096, "temperature": 0.6, "
         (Task("audiogen_cfg", True, 1.0), CHAT, {**SPEAK, "vllm_xargs": XARGS}),
     ],
 )
-def test_bodies_are_the_guides(task: Task, messages: list[dict[str, Any]], body: dict[str, Any]) -> None:
+def test_bodies_equal_those_in_the_guide(task: Task, messages: list[dict[str, Any]], body: dict[str, Any]) -> None:
     assert task.body(messages) == {**body, "messages": messages}
 
 
@@ -294,10 +296,10 @@ def test_bodies_are_the_guides(task: Task, messages: list[dict[str, Any]], body:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}'])
-def test_an_answer_of_another_shape_is_a_failure(body: bytes) -> None:
-    with pytest.raises(Failure) as refused:
+def test_an_answer_of_an_unexpected_shape_is_a_failure(body: bytes) -> None:
+    with pytest.raises(Failure) as failure:
         read_answer(body)
-    assert refused.value.kind == "bad_answer"
+    assert failure.value.kind == "bad_answer"
 
 
 # Sounds, summary, command line, samples
@@ -307,7 +309,7 @@ def sounds_of(path: Path, count: int | None = None) -> dict[int, Path]:
     return choose_sounds(Source(path), count, path.parent / "sounds", "x")
 
 
-def test_the_same_few_lines_sound_in_every_run(tmp_path: Path) -> None:
+def test_every_run_keeps_the_sounds_of_the_same_few_lines(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"example_id": "a/b"}\n\n' * 500)
     assert sounds_of(path) == sounds_of(path)
@@ -317,7 +319,7 @@ def test_the_same_few_lines_sound_in_every_run(tmp_path: Path) -> None:
 
 
 @given(few=st.integers(1, 60), more=st.integers(0, 60))
-def test_more_lines_bring_no_sound_of_an_earlier_line(
+def test_more_lines_add_no_sound_of_an_earlier_line(
     tmp_path_factory: pytest.TempPathFactory, few: int, more: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "lines.jsonl"
@@ -327,7 +329,7 @@ def test_more_lines_bring_no_sound_of_an_earlier_line(
 
 
 @given(st.text(max_size=300))
-def test_a_sounds_file_has_a_name_that_any_disk_takes(
+def test_a_sound_file_has_a_name_that_is_valid_on_any_disk(
     tmp_path_factory: pytest.TempPathFactory, example_id: str
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "one.jsonl"
@@ -337,7 +339,7 @@ def test_a_sounds_file_has_a_name_that_any_disk_takes(
     assert re.fullmatch(r"000001_[\w.-]{1,80}\.x\.wav", sound.name, re.ASCII)
 
 
-def test_a_summary_counts_what_was_answered_across_runs(tmp_path: Path) -> None:
+def test_a_summary_counts_answers_across_runs(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(orjson.dumps(GUIDE_LINE) + b"\n")
     path.write_bytes(path.read_bytes() * 5)
@@ -349,7 +351,7 @@ def test_a_summary_counts_what_was_answered_across_runs(tmp_path: Path) -> None:
             work.results.add(record(line, seconds=seconds, finished=finished))
         work.results.add(record(4, audio_seconds=0.0, seconds=3.0, finished=2040.0, warnings=["no audio"]))
         figures = summarize(work)
-        picture = draw([work])
+        chart = draw([work])
     assert (figures["lines"], figures["answered"], figures["left"], figures["runs"]) == (5, 4, 1, 2)
     assert figures["running_seconds"] == 20 + 40
     assert figures["requests_per_second"] == pytest.approx(4 / 60, abs=1e-4)
@@ -358,7 +360,7 @@ def test_a_summary_counts_what_was_answered_across_runs(tmp_path: Path) -> None:
     assert figures["audio"]["answers_without_sound"] == 1
     assert figures["answers_with_warnings"] == 1
     assert "4 of 5 answered; 1 left" in table(figures)
-    assert picture.startswith(b"\x89PNG")
+    assert chart.startswith(b"\x89PNG")
 
 
 def record(line: int, **fields: Any) -> dict[str, Any]:
@@ -381,11 +383,11 @@ def defaults(*tasks: str) -> Defaults:
 
 
 def test_every_task_has_its_own_results_and_sounds() -> None:
-    many = defaults(*TASKS)
-    made = jobs(many, parse(many, ["--cfg", "2.0"]))
-    assert [str(job.output) for job in made] == [f"o/x_cfg2_{name}.jsonl" for name in TASKS]
-    assert [job.task.cfg for job in made] == [1.0, 1.0, 2.0]
-    assert [str(job.sounds) for job in made] == ["None", "hard/audiogen", "hard/audiogen_cfg"]
+    all_tasks = defaults(*TASKS)
+    planned = jobs(all_tasks, parse(all_tasks, ["--cfg", "2.0"]))
+    assert [str(job.output) for job in planned] == [f"o/x_cfg2_{name}.jsonl" for name in TASKS]
+    assert [job.task.cfg for job in planned] == [1.0, 1.0, 2.0]
+    assert [str(job.sounds) for job in planned] == ["None", "hard/audiogen", "hard/audiogen_cfg"]
 
 
 @pytest.mark.parametrize(
@@ -400,9 +402,9 @@ def test_every_task_has_its_own_results_and_sounds() -> None:
     ],
 )
 def test_a_wrong_option_is_refused_by_name(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit:
         parse(defaults(*TASKS), arguments)
-    assert ended.value.code == 2
+    assert exit.value.code == 2
     assert arguments[0] in capsys.readouterr().err
 
 
@@ -416,17 +418,17 @@ def test_a_wrong_option_is_refused_by_name(arguments: list[str], capsys: pytest.
     ],
 )
 def test_scripts_have_the_guides_defaults(script: str, port: str, concurrency: str, tmp_path: Path) -> None:
-    shown = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(ROOT / "clients" / script), "--help"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert shown.returncode == 0, shown.stderr
-    flat = " ".join(shown.stdout.split())
+    assert result.returncode == 0, result.stderr
+    flat = " ".join(result.stdout.split())
     assert f"of the server (default: {port})" in flat
     assert f"({concurrency})" in flat
     assert "(default: 3600)" in flat
 
 
-def test_the_document_has_every_option_failure_and_group(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_document_names_every_option_failure_and_group(capsys: pytest.CaptureFixture[str]) -> None:
     document = (ROOT / "docs" / "clients.md").read_text()
     with pytest.raises(SystemExit):
         parse(defaults(*TASKS), ["--help"])
@@ -435,17 +437,17 @@ def test_the_document_has_every_option_failure_and_group(capsys: pytest.CaptureF
     assert all(f"`{name}`" in document for name in (*Kind, *GROUPS, "http_400"))
 
 
-def test_the_samples_are_what_their_script_makes(tmp_path: Path) -> None:
+def test_the_samples_are_the_output_of_their_script(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SAMPLES / "make.py"), str(tmp_path)], check=True)
-    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(made) > 10
-    assert made == {path: (SAMPLES / path).read_bytes() for path in made}
-    kept = {path.relative_to(SAMPLES) for path in SAMPLES.rglob("*") if path.suffix in (".jsonl", ".wav", ".flac")}
-    assert kept == made.keys()
+    expected = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(expected) > 10
+    assert expected == {path: (SAMPLES / path).read_bytes() for path in expected}
+    committed = {path.relative_to(SAMPLES) for path in SAMPLES.rglob("*") if path.suffix in (".jsonl", ".wav", ".flac")}
+    assert committed == expected.keys()
 
 
 @pytest.mark.parametrize("name", ["listen.jsonl", "speak.jsonl"])
-def test_the_samples_are_in_order(name: str) -> None:
+def test_the_samples_are_valid(name: str) -> None:
     lines = [parse_line(raw) for _, raw in Source(SAMPLES / name).lines()]
     assert len({line.example_id for line in lines}) == len(lines) > 10
     for line in lines:

@@ -1,4 +1,4 @@
-"""ESPnet's manifests, audio that was moved, and answers in the form of ESPnet's inference."""
+"""ESPnet's manifests, moved audio files, and answers in the format of ESPnet's inference."""
 
 from pathlib import Path
 from typing import Any
@@ -21,39 +21,39 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "set").mkdir()
     rows = [{"example_id": id, "messages": [["user", "text", text]]} for id, text in zip("fedcba", TEXTS, strict=True)]
     (tmp_path / "set" / "dialogues.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    manifest("a", "c", "d", "f")
+    write_manifest("a", "c", "d", "f")
     return tmp_path
 
 
-def manifest(*samples: Any, path: str = STALE, reader: str = "dialogue", **others: Any) -> None:
+def write_manifest(*samples: Any, path: str = STALE, reader: str = "dialogue", **others: Any) -> None:
     entry = {"name": "dialogue", "path": path, "reader": reader}
     Path("set/dataset.json").write_bytes(orjson.dumps({"data_entry": [entry], "samples": samples, **others}))
 
 
-def manifest_asked(port: int, *options: str) -> int:
-    return run_client(port, "--input", "set/dataset.json", *options)
+def run_with_manifest(port: int, *options: str) -> int:
+    return ask(port, "--input", "set/dataset.json", *options)
 
 
 def test_a_manifest_chooses_dialogues_by_their_ids(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert manifest_asked(server.port, "--num-examples", "3") == ANSWERED
+    with small(lambda _: OK) as server:
+        assert run_with_manifest(server.port, "--num-examples", "3") == ANSWERED
         assert {record["line"]: record["example_id"] for record in records()} == {1: "f", 3: "d", 4: "c"}
-        assert manifest_asked(server.port) == ANSWERED
-    assert texts_of(server.bodies) == [TEXTS[0], TEXTS[2], TEXTS[3], TEXTS[5]]
+        assert run_with_manifest(server.port) == ANSWERED
+    assert texts_of(server.asked) == [ALL[0], ALL[2], ALL[3], ALL[5]]
 
 
-def test_dialogues_are_read_where_the_manifest_says(folder: Path) -> None:
+def test_dialogues_are_read_from_the_path_in_the_manifest(folder: Path) -> None:
     Path("set/dialogues.jsonl").rename(folder / "moved.jsonl")
-    manifest("a", path=str(folder / "moved.jsonl"))
+    write_manifest("a", path=str(folder / "moved.jsonl"))
     source = open_source(Path("set/dataset.json"))
     assert [number for number, _ in source.lines()] == [6]
 
 
 @pytest.mark.parametrize("name", ["set/dataset.json", "set/dialogues.jsonl"])
-def test_neither_a_manifest_nor_its_dialogues_are_written(folder: Path, name: str) -> None:
+def test_neither_a_manifest_nor_its_dialogues_are_overwritten(folder: Path, name: str) -> None:
     before = Path(name).read_bytes()
     Path("x.jsonl").symlink_to(name)
-    assert manifest_asked(1, "--fresh") == REFUSED
+    assert run_with_manifest(1, "--fresh") == REFUSED
     assert Path(name).read_bytes() == before
 
 
@@ -70,25 +70,25 @@ def test_neither_a_manifest_nor_its_dialogues_are_written(folder: Path, name: st
         ),
     ],
 )
-def test_a_manifest_that_cannot_be_followed_is_refused(folder: Path, fields: dict[str, Any], message: str) -> None:
-    manifest("a", **fields)
+def test_an_unusable_manifest_is_refused(folder: Path, fields: dict[str, Any], message: str) -> None:
+    write_manifest("a", **fields)
     with pytest.raises(Refused, match=message):
         open_source(Path("set/dataset.json"))
 
 
-def test_json_that_is_no_manifest_is_read_as_lines(folder: Path) -> None:
+def test_json_that_is_not_a_manifest_is_read_as_lines(folder: Path) -> None:
     Path("in.json").write_bytes(Path("set/dialogues.jsonl").read_bytes())
     Path("one.json").write_bytes(b'{"messages": [["user", "text", "x"]]}')
     assert open_source(Path("in.json")).survey().lines == 6
     assert open_source(Path("one.json")).survey().lines == 1
 
 
-# Audio that was moved
+# Moved audio
 
 
 @pytest.fixture
 def audio(tmp_path: Path) -> Path:
-    """A root with two sounds of one name, and one of another."""
+    """A root with two sounds of the same name and one of another name."""
     for name in ("here/train/a/1.wav", "here/test/a/1.wav", "here/test/a/2.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -104,26 +104,28 @@ def audio(tmp_path: Path) -> Path:
         ("/2.wav", "test/a/2.wav"),
     ],
 )
-def test_a_stale_path_is_found_by_its_longest_end(audio: Path, stale: str, found: str) -> None:
+def test_a_stale_path_is_resolved_by_its_longest_matching_end(audio: Path, stale: str, found: str) -> None:
     assert AudioFiles(audio, audio).read(stale)[0] == audio / found
 
 
-def test_a_path_that_is_still_true_is_taken(audio: Path, tmp_path: Path) -> None:
+def test_a_valid_path_is_used(audio: Path, tmp_path: Path) -> None:
     (tmp_path / "1.wav").write_bytes(b"x")
     assert AudioFiles(tmp_path, audio).read("1.wav")[0] == tmp_path / "1.wav"
 
 
-def test_a_stale_path_that_two_files_fit_is_told(audio: Path) -> None:
-    with pytest.raises(Failure, match=r"/mnt/a/1.wav: 2 files below --audio-root fit: .*1\.wav and .*1\.wav") as failed:
+def test_an_ambiguous_stale_path_is_reported(audio: Path) -> None:
+    with pytest.raises(
+        Failure, match=r"/mnt/a/1.wav: 2 files below --audio-root fit: .*1\.wav and .*1\.wav"
+    ) as failure:
         AudioFiles(audio, audio).read("/mnt/a/1.wav")
-    assert failed.value.kind == "ambiguous_audio"
+    assert failure.value.kind == "ambiguous_audio"
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_a_stale_path_that_no_file_fits_is_missing(audio: Path, root: bool) -> None:
-    with pytest.raises(Failure, match=r"/mnt/3\.wav: no such file") as failed:
+def test_a_stale_path_that_matches_no_file_is_missing(audio: Path, root: bool) -> None:
+    with pytest.raises(Failure, match=r"/mnt/3\.wav: no such file") as failure:
         AudioFiles(audio, audio if root else None).read("/mnt/3.wav")
-    assert failed.value.kind == "missing_audio"
+    assert failure.value.kind == "missing_audio"
 
 
 def test_links_below_the_root_are_followed_once(audio: Path) -> None:
@@ -132,8 +134,8 @@ def test_links_below_the_root_are_followed_once(audio: Path) -> None:
     assert AudioFiles(audio, audio).read("/mnt/test/a/1.wav")[0].read_bytes() == b"here/test/a/1.wav"
 
 
-def test_a_root_that_is_no_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert manifest_asked(1, "--audio-root", "none") == REFUSED
+def test_a_root_that_is_not_a_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with_manifest(1, "--audio-root", "none") == REFUSED
     assert "--audio-root none: no such directory" in capsys.readouterr().err
 
 
@@ -147,12 +149,12 @@ def test_audio_below_the_root_is_sent(folder: Path, audio: Path) -> None:
     assert (failure["line"], failure["example_id"], failure["kind"]) == (2, "line-2", "ambiguous_audio")
 
 
-# Answers in ESPnet's form
+# Answers in ESPnet's format
 
 
-def test_answers_are_written_as_espnets_inference_writes_them(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert manifest_asked(server.port) == ANSWERED
+def test_answers_are_written_in_the_format_of_espnets_inference(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert run_with_manifest(server.port) == ANSWERED
     answers = orjson.loads(Path("x.results.json").read_bytes())
     assert answers.keys() == {"a", "c", "d", "f"}
     (text, sound) = answers["f"]
@@ -161,7 +163,7 @@ def test_answers_are_written_as_espnets_inference_writes_them(folder: Path) -> N
     assert Path(sound[2]).is_file()
 
 
-def test_an_id_that_another_line_has_is_told_by_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_duplicate_id_is_distinguished_by_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in.jsonl").write_bytes(b'{"example_id": "a", "messages": [["user", "text", "x"]]}\n' * 3)
     with scripted_server(lambda _: OK) as server:
         assert run_client(server.port) == ANSWERED

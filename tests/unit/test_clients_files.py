@@ -1,4 +1,4 @@
-"""No file is lost: what the clients write, what they refuse to write over, and their exit statuses."""
+"""No file is lost: what the clients write, what they refuse to overwrite, and their exit statuses."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ from core.results import Results
 from core.sounds import choose_sounds
 from core.source import Source
 
-NOBODY = 1
-"""A port on which no server is: what is refused is refused before the first request."""
+NO_SERVER = 1
+"""A port without a server, for runs that are refused before the first request."""
 PRECIOUS = b'{"example_id": "mine", "messages": [["user", "text", "keep me"]]}\n'
 OUTPUTS = ("x.jsonl", "x.run.json", "x.failures.jsonl", "x.results.json", "x.summary.json", "x.summary.png")
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def everything(folder: Path) -> dict[str, bytes]:
+def all_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -42,26 +42,26 @@ def first_sound() -> Path:
     return next(iter(choose_sounds(Source(Path("in.jsonl")), None, Path("sounds"), "x").values()))
 
 
-# What is there already
+# Existing files
 
 
 @pytest.mark.parametrize("options", [(), ("--fresh",)])
 @pytest.mark.parametrize("name", [*OUTPUTS, "sounds"])
 @pytest.mark.parametrize("content", [PRECIOUS, b'{"line": 1}\n', b"{", b"RIFF"])
-def test_a_file_of_somebody_else_is_refused_by_its_name(
+def test_a_file_that_is_not_the_runs_own_is_refused_by_name(
     folder: Path, name: str, content: bytes, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = first_sound() if name == "sounds" else Path(name)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    assert run_client(NOBODY, *options) == REFUSED
+    assert ask(NO_SERVER, *options) == REFUSED
     message = capsys.readouterr().err
     assert str(path) in message
     assert "--fresh" not in message
     assert path.read_bytes() == content
 
 
-def by_its_name(path: Path) -> Path:
+def by_name(path: Path) -> Path:
     return path
 
 
@@ -77,12 +77,12 @@ def through_a_hard_link(path: Path) -> Path:
     return link
 
 
-def by_another_way(path: Path) -> Path:
+def by_an_indirect_path(path: Path) -> Path:
     (path.parent / "sub").mkdir()
     return path.parent / "sub" / ".." / path.name
 
 
-def by_its_whole_path(path: Path) -> Path:
+def by_absolute_path(path: Path) -> Path:
     return path.absolute()
 
 
@@ -92,22 +92,22 @@ def through_a_descriptor(path: Path) -> Path:
     return link
 
 
-WAYS = (by_its_name, through_a_link, through_a_hard_link, by_another_way, by_its_whole_path, through_a_descriptor)
+PATHS = (by_name, through_a_link, through_a_hard_link, by_an_indirect_path, by_absolute_path, through_a_descriptor)
 
 
 @pytest.mark.parametrize("options", [(), ("--fresh",)])
 @pytest.mark.parametrize("content", [lines(3), b""])
-@pytest.mark.parametrize("way", WAYS)
-def test_the_input_is_not_written_whatever_name_leads_to_it(
+@pytest.mark.parametrize("path_to", PATHS)
+def test_the_input_is_not_overwritten_under_any_name(
     folder: Path,
-    way: Callable[[Path], Path],
+    path_to: Callable[[Path], Path],
     content: bytes,
     options: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("in.jsonl").write_bytes(content)
-    output = way(Path("in.jsonl"))
-    assert run_client(NOBODY, "--output", str(output), *options) == REFUSED
+    output = path_to(Path("in.jsonl"))
+    assert ask(NO_SERVER, "--output", str(output), *options) == REFUSED
     message = capsys.readouterr().err
     assert "is the same file as --input in.jsonl" in message
     assert "--fresh" not in message
@@ -115,16 +115,16 @@ def test_the_input_is_not_written_whatever_name_leads_to_it(
 
 
 @pytest.mark.parametrize("name", OUTPUTS[1:])
-def test_an_input_with_the_name_of_another_output_is_not_written(folder: Path, name: str) -> None:
+def test_an_input_with_the_name_of_an_output_is_not_overwritten(folder: Path, name: str) -> None:
     Path(name).write_bytes(PRECIOUS)
     assert main(DEFAULTS, ["--port", "1", "--input", name, "--fresh"]) == REFUSED
     assert Path(name).read_bytes() == PRECIOUS
 
 
-def test_a_clip_that_the_input_names_is_not_written(folder: Path) -> None:
+def test_a_clip_that_the_input_names_is_not_overwritten(folder: Path) -> None:
     Path("clip.jsonl").write_bytes(b"RIFF sound")
     Path("in.jsonl").write_bytes(b'{"messages": [["user", "audio", "clip.jsonl"]]}\n')
-    assert run_client(NOBODY, "--output", "clip.jsonl", "--fresh") == REFUSED
+    assert ask(NO_SERVER, "--output", "clip.jsonl", "--fresh") == REFUSED
     assert Path("clip.jsonl").read_bytes() == b"RIFF sound"
 
 
@@ -142,21 +142,21 @@ def a_pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [a_folder, a_device, a_pipe])
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_what_is_no_file_is_refused_by_its_name(
+def test_an_output_that_is_not_a_regular_file_is_refused_by_name(
     folder: Path, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(Path(name))
-    assert run_client(NOBODY, "--fresh") == REFUSED
+    assert ask(NO_SERVER, "--fresh") == REFUSED
     assert f"{name}: must be a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [a_folder, a_device, a_pipe])
-def test_an_input_that_cannot_be_read_again_is_refused(
+def test_an_input_that_is_not_a_regular_file_is_refused(
     folder: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("in.jsonl").unlink()
     make(Path("in.jsonl"))
-    assert run_client(NOBODY) == REFUSED
+    assert ask(NO_SERVER) == REFUSED
     assert "--input in.jsonl: must be a file" in capsys.readouterr().err
 
 
@@ -173,21 +173,21 @@ def test_a_dangling_link_is_followed(folder: Path) -> None:
 def test_results_of_another_task_are_refused(
     folder: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert run_client(server.port) == ANSWERED
-    before = everything(folder)
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+    before = all_files(folder)
     client = CLIENT.with_name("client.py")
     command = [sys.executable, str(client), "--port", "1", "--input", "in.jsonl", "--output", "x.jsonl", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == REFUSED
-    assert "task was 'audiogen_cfg' there and is 'text' here" in done.stderr
-    assert "--fresh" not in done.stderr
-    assert everything(folder) == before
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == REFUSED
+    assert "task was 'audiogen_cfg' there and is 'text' here" in result.stderr
+    assert "--fresh" not in result.stderr
+    assert all_files(folder) == before
 
 
 @pytest.mark.parametrize("options", [(), ("--fresh",)])
 @pytest.mark.parametrize("name", [*OUTPUTS, "sounds"])
-def test_a_file_that_was_changed_by_hand_is_refused_by_its_name(
+def test_a_file_that_was_changed_by_hand_is_refused_by_name(
     folder: Path, name: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = first_sound() if name == "sounds" else Path(name)
@@ -195,39 +195,39 @@ def test_a_file_that_was_changed_by_hand_is_refused_by_its_name(
         assert run_client(server.port, "--concurrency", "1") == LACKING
         capsys.readouterr()
         path.write_bytes(b"[" + path.read_bytes())
-        before = everything(folder)
-        assert run_client(server.port, *options) == REFUSED
+        before = all_files(folder)
+        assert ask(server.port, *options) == REFUSED
     assert str(path) in capsys.readouterr().err
-    assert everything(folder) == before
+    assert all_files(folder) == before
 
 
 def test_sounds_of_another_run_in_the_same_folder_are_refused(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert run_client(server.port) == ANSWERED
-        sounds = everything(folder / "sounds")
-        assert run_client(server.port, "--output", "other/x.jsonl") == REFUSED
-        assert run_client(server.port, "--output", "y.jsonl") == ANSWERED
-    assert len(server.bodies) == 12
-    assert everything(folder / "sounds").items() > sounds.items()
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+        sounds = all_files(folder / "sounds")
+        assert ask(server.port, "--output", "other/x.jsonl") == REFUSED
+        assert ask(server.port, "--output", "y.jsonl") == ANSWERED
+    assert len(server.asked) == 12
+    assert all_files(folder / "sounds").items() > sounds.items()
 
 
-def test_a_file_that_somebody_writes_during_the_run_is_not_lost(
+def test_a_file_written_by_another_program_during_the_run_is_not_lost(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interfere(number: int) -> Reply:
+    def overwrite(number: int) -> Reply:
         Path("x.summary.json").write_bytes(PRECIOUS)
         return OK
 
-    with scripted_server(interfere) as server:
-        assert run_client(server.port) == REFUSED
+    with small(overwrite) as server:
+        assert ask(server.port) == REFUSED
     assert "x.summary.json: not written by this run" in capsys.readouterr().err
     assert Path("x.summary.json").read_bytes() == PRECIOUS
     assert len(records()) == 6
 
 
-def test_fresh_begins_anew_over_everything_that_is_the_runs_own(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert run_client(server.port) == ANSWERED
+def test_fresh_replaces_all_files_of_the_run(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
         earlier = Path("kept.jsonl")
         earlier.hardlink_to("x.jsonl")
         assert run_client(server.port, "--fresh") == ANSWERED
@@ -235,16 +235,18 @@ def test_fresh_begins_anew_over_everything_that_is_the_runs_own(folder: Path) ->
     assert [len(records()), len(records(str(earlier)))] == [6, 6]
 
 
-def test_nothing_changes_before_the_server_was_found(folder: Path) -> None:
-    with scripted_server(lambda number: (500, {}, b"") if number == 0 else OK) as server:
-        assert run_client(server.port) == LACKING
-    before = everything(folder)
+def test_nothing_changes_if_the_server_cannot_be_reached(folder: Path) -> None:
+    with small(lambda number: (500, {}, b"") if number == 0 else OK) as server:
+        assert ask(server.port) == LACKING
+    before = all_files(folder)
     for options in ((), ("--fresh",)):
-        assert run_client(NOBODY, *options) == REFUSED
-        assert everything(folder) == before
+        assert ask(NO_SERVER, *options) == REFUSED
+        assert all_files(folder) == before
 
 
-def test_a_folder_of_sounds_is_tried_before_the_first_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_for_sounds_is_checked_before_the_first_request(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("taken").write_bytes(PRECIOUS)
     for place in ("taken", "taken/below", "/proc/sounds", "nul\0"):
         with scripted_server(lambda _: OK) as server:
@@ -256,7 +258,7 @@ def test_a_folder_of_sounds_is_tried_before_the_first_request(folder: Path, caps
 # Exit statuses
 
 
-def test_an_answer_that_is_not_in_the_output_at_the_end_is_told(
+def test_an_answer_missing_from_the_output_at_the_end_is_reported(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def cut(number: int) -> Reply:
@@ -271,7 +273,7 @@ def test_an_answer_that_is_not_in_the_output_at_the_end_is_told(
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_sound_that_is_not_there_at_the_end_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_missing_at_the_end_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def remove(number: int) -> Reply:
         for path in Path("sounds").glob("000001_*.wav"):
             path.unlink()
@@ -283,26 +285,26 @@ def test_a_sound_that_is_not_there_at_the_end_is_told(folder: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("change", [lines(7), lines(5), lines(6).replace(b"Say 2", b"Sag 2")])
-def test_an_input_that_changes_during_the_run_is_told(
+def test_an_input_that_changes_during_the_run_is_reported(
     folder: Path, change: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interfere(number: int) -> Reply:
+    def overwrite(number: int) -> Reply:
         if number == 2:
             Path("new.jsonl").write_bytes(change)
             os.replace("new.jsonl", "in.jsonl")
         return OK
 
-    with scripted_server(interfere) as server:
-        assert run_client(server.port, "--concurrency", "1") == REFUSED
+    with small(overwrite) as server:
+        assert ask(server.port, "--concurrency", "1") == REFUSED
         assert "--input in.jsonl: changed while it was read" in capsys.readouterr().err
         assert run_client(server.port) == REFUSED
     assert "input was" in capsys.readouterr().err
     assert len(records()) == 6
 
 
-def test_an_empty_input_has_all_its_answers(folder: Path) -> None:
+def test_a_run_on_an_empty_input_succeeds(folder: Path) -> None:
     Path("in.jsonl").write_bytes(b"")
-    assert run_client(NOBODY) == ANSWERED
+    assert ask(NO_SERVER) == ANSWERED
     assert orjson.loads(Path("x.results.json").read_bytes()) == {}
 
 
@@ -312,18 +314,18 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(folder: Path) -> None:
     command = [sys.executable, str(client), "--input", "in.jsonl", "--output", "x.jsonl", "--port"]
     with scripted_server(lambda _: OK) as server:
         limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh", *command, str(server.port)]
-        done = subprocess.run(limited, capture_output=True, text=True)
-        assert done.returncode == REFUSED, done.stderr
-        assert "x.jsonl: File too large; run the same command again to resume" in done.stderr
-        whole = Path("x.jsonl").read_bytes().splitlines(True)[:-1]
-        assert 5 < len(whole) < 60
+        result = subprocess.run(limited, capture_output=True, text=True)
+        assert result.returncode == REFUSED, result.stderr
+        assert "x.jsonl: File too large; run the same command again to resume" in result.stderr
+        complete = Path("x.jsonl").read_bytes().splitlines(True)[:-1]
+        assert 5 < len(complete) < 60
         assert subprocess.run([*command, str(server.port)], capture_output=True).returncode == ANSWERED
-    assert Path("x.jsonl").read_bytes().splitlines(True)[: len(whole)] == whole
+    assert Path("x.jsonl").read_bytes().splitlines(True)[: len(complete)] == complete
     assert sorted(record["line"] for record in records()) == list(range(1, 61))
 
 
 @pytest.mark.parametrize("seed", range(1))
-def test_a_client_that_is_killed_again_and_again_loses_and_doubles_nothing(folder: Path, seed: int) -> None:
+def test_a_client_that_is_killed_repeatedly_neither_loses_nor_repeats_an_answer(folder: Path, seed: int) -> None:
     random = Random(seed)
     Path("in.jsonl").write_bytes(lines(80))
     command = [sys.executable, str(CLIENT), "--input", "in.jsonl", "--output", "x.jsonl", "--concurrency", "4"]
@@ -332,18 +334,18 @@ def test_a_client_that_is_killed_again_and_again_loses_and_doubles_nothing(folde
         time.sleep(0.01)
         return OK
 
-    with scripted_server(slowly) as server:
-        ended = None
-        for how in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
-            before = len(server.bodies)
+    with small(slowly) as server:
+        status = None
+        for signal_number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
+            before = len(server.asked)
             client = subprocess.Popen([*command, "--port", str(server.port)], stderr=subprocess.DEVNULL)
-            wanted = before + random.randrange(1, 15)
-            while client.poll() is None and len(server.bodies) < wanted:
+            request_count = before + random.randrange(1, 15)
+            while client.poll() is None and len(server.asked) < request_count:
                 time.sleep(0.01)
             time.sleep(random.random() / 20)
-            client.send_signal(how)
-            ended = client.wait(SECONDS)
-            assert ended in (-signal.SIGKILL, INTERRUPTED, ANSWERED)
+            client.send_signal(signal_number)
+            status = client.wait(SECONDS)
+            assert status in (-signal.SIGKILL, INTERRUPTED, ANSWERED)
             assert len({record["line"] for record in records(torn=True)}) == len(records(torn=True))
         assert subprocess.run([*command, "--port", str(server.port)], capture_output=True).returncode == ANSWERED
     assert sorted(record["line"] for record in records()) == list(range(1, 81))
@@ -352,11 +354,11 @@ def test_a_client_that_is_killed_again_and_again_loses_and_doubles_nothing(folde
     }
 
 
-def test_nobody_reading_the_summary_is_no_failure(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server, open("/dev/full", "w") as full:
+def test_a_summary_that_cannot_be_printed_is_no_failure(folder: Path) -> None:
+    with small(lambda _: OK) as server, open("/dev/full", "w") as full:
         command = [sys.executable, str(CLIENT), "--port", str(server.port), "--input", "in.jsonl"]
-        done = subprocess.run([*command, "--output", "x.jsonl"], stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == ANSWERED, done.stderr
+        result = subprocess.run([*command, "--output", "x.jsonl"], stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == ANSWERED, result.stderr
 
 
 # Results
@@ -389,7 +391,7 @@ def reopened(path: Path, settings: dict[str, Any] | None = None, *, fresh: bool 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """A results file of the lines 1, 5 and 2."""
+    """A results file with lines 1, 5 and 2."""
     results = Results(tmp_path / "out" / "x.jsonl", {"cfg": 3.0})
     results.begin()
     for line in (1, 5, 2):
@@ -398,7 +400,7 @@ def written(tmp_path: Path) -> Path:
     return results.path
 
 
-def test_what_was_written_is_done(written: Path) -> None:
+def test_written_lines_are_done(written: Path) -> None:
     results = reopened(written)
     assert [line for line in range(9000) if results.is_done(line)] == [1, 2, 5]
     assert results.done_up_to(4) == 2
@@ -406,37 +408,37 @@ def test_what_was_written_is_done(written: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [2, 30, 100])
-def test_a_record_that_was_not_written_to_its_end_is_taken_off(written: Path, cut: int) -> None:
-    whole = written.read_bytes()
-    written.write_bytes(whole[:-cut])
+def test_an_incomplete_last_record_is_removed(written: Path, cut: int) -> None:
+    content = written.read_bytes()
+    written.write_bytes(content[:-cut])
     assert not reopened(written).is_done(2)
-    assert written.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    assert written.read_bytes() == b"".join(content.splitlines(keepends=True)[:2])
 
 
 @pytest.mark.parametrize("settings", [{"cfg": 1.0}, {}, {"cfg": 3.0, "input": "x"}])
-def test_other_settings_are_refused_by_name_and_change_nothing(written: Path, settings: dict[str, Any]) -> None:
+def test_different_settings_are_refused_by_name_and_change_nothing(written: Path, settings: dict[str, Any]) -> None:
     before = {path: path.read_bytes() for path in written.parent.iterdir()}
     with pytest.raises(Refused, match=r"(cfg|input) was .*; name another --output$"):
         Results(written, settings)
     assert {path: path.read_bytes() for path in written.parent.iterdir()} == before
 
 
-def test_fresh_begins_anew(written: Path) -> None:
+def test_fresh_starts_over(written: Path) -> None:
     assert reopened(written, {"cfg": 1.0}, fresh=True).done_up_to(9) == 0
     assert written.read_bytes() == b""
 
 
-def test_results_that_somebody_else_wrote_are_refused(written: Path) -> None:
+def test_results_not_written_by_this_run_are_refused(written: Path) -> None:
     written.with_name("x.run.json").unlink()
     with pytest.raises(Refused, match=r"x\.jsonl, line 1: not a record of this run"):
         Results(written, {"cfg": 3.0})
 
 
-STRANGE: tuple[dict[str, Any], ...] = ({}, {"line": 9}, {**record(9), "line": "9"}, {**record(9), "line": 0}, record(5))
+FOREIGN: tuple[dict[str, Any], ...] = ({}, {"line": 9}, {**record(9), "line": "9"}, {**record(9), "line": 0}, record(5))
 
 
-@pytest.mark.parametrize("line", [b"{}\n", b"not json\n", b"[]\n", *STRANGE])
-def test_results_with_a_strange_record_are_refused_by_its_line(written: Path, line: bytes | dict[str, Any]) -> None:
+@pytest.mark.parametrize("line", [b"{}\n", b"not json\n", b"[]\n", *FOREIGN])
+def test_results_with_a_foreign_record_are_refused_by_line(written: Path, line: bytes | dict[str, Any]) -> None:
     with written.open("ab") as file:
         ledger = Ledger(written.with_name("x.run.json"))
         file.write(ledger.record(line) if isinstance(line, dict) else line)
@@ -444,7 +446,7 @@ def test_results_with_a_strange_record_are_refused_by_its_line(written: Path, li
         Results(written, {"cfg": 3.0})
 
 
-def test_two_clients_do_not_write_one_file(tmp_path: Path) -> None:
+def test_two_clients_cannot_write_the_same_file(tmp_path: Path) -> None:
     first = Results(tmp_path / "x.jsonl", {})
     with pytest.raises(Refused, match="another client"):
         Results(tmp_path / "x.jsonl", {})
@@ -452,7 +454,7 @@ def test_two_clients_do_not_write_one_file(tmp_path: Path) -> None:
     Results(tmp_path / "x.jsonl", {}).close()
 
 
-def test_failures_are_written_down_and_asked_for_again(written: Path) -> None:
+def test_failures_are_recorded_and_retried(written: Path) -> None:
     results = Results(written, {"cfg": 3.0})
     results.begin()
     results.fail({"line": 3, "example_id": "a"}, Failure("timeout", "too late"))
@@ -464,7 +466,7 @@ def test_failures_are_written_down_and_asked_for_again(written: Path) -> None:
     assert not written.with_name("x.failures.jsonl").exists()
 
 
-def test_a_whole_last_record_without_a_line_end_is_kept(written: Path) -> None:
+def test_a_complete_last_record_without_a_line_end_is_kept(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:-1])
     results = Results(written, {"cfg": 3.0})
     results.begin()
@@ -474,22 +476,22 @@ def test_a_whole_last_record_without_a_line_end_is_kept(written: Path) -> None:
 
 
 def test_records_of_another_run_among_the_results_are_refused(written: Path, tmp_path: Path) -> None:
-    other = Results(tmp_path / "y.jsonl", {"cfg": 3.0})
-    other.begin()
-    other.add(record(9))
-    other.close()
+    other_run = Results(tmp_path / "y.jsonl", {"cfg": 3.0})
+    other_run.begin()
+    other_run.add(record(9))
+    other_run.close()
     with written.open("ab") as file:
         file.write((tmp_path / "y.jsonl").read_bytes())
     with pytest.raises(Refused, match="line 4: not a record of this run"):
         Results(written, {"cfg": 3.0})
 
 
-def test_a_moved_run_goes_on(written: Path) -> None:
+def test_a_moved_run_is_resumed(written: Path) -> None:
     moved = written.parent.rename(written.parent.with_name("elsewhere")) / written.name
     assert reopened(moved).done_up_to(9) == 3
 
 
-def test_a_ledger_knows_what_it_wrote_even_if_it_was_killed_while_writing(tmp_path: Path) -> None:
+def test_a_ledger_knows_its_writes_even_if_it_was_killed_while_writing(tmp_path: Path) -> None:
     ledger, path = Ledger(tmp_path / "x.run.json"), tmp_path / "file"
     ledger.settings = {}
     write(path, [b"first"], [ledger])

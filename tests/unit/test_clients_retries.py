@@ -1,4 +1,4 @@
-"""The clients against a small HTTP server that refuses, fails, hangs and goes away."""
+"""The clients against a small HTTP server that refuses, fails, hangs and disappears."""
 
 import asyncio
 import json
@@ -41,15 +41,15 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Lists, messages, and objects that look like lines."""
     message = st.tuples(st.sampled_from(ROLES), st.sampled_from(MODALITIES), inner)
     line = st.dictionaries(st.sampled_from(FIELDS), inner)
-    asked = st.builds(
-        lambda of, messages: {**of, "messages": messages}, line, st.lists(message, min_size=1, max_size=3)
+    request = st.builds(
+        lambda fields, messages: {**fields, "messages": messages}, line, st.lists(message, min_size=1, max_size=3)
     )
-    return st.lists(inner, max_size=4) | line | asked
+    return st.lists(inner, max_size=4) | line | request
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with an input of six lines, two of which have one id."""
+    """The current directory, with an input of six lines, two of which have the same id."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.jsonl").write_bytes(lines(6))
     return tmp_path
@@ -68,26 +68,26 @@ def test_every_line_is_answered_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("when", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_full_server_is_asked_again_when_it_says(folder: Path, when: str, status: int) -> None:
-    full: Reply = (status, {"Retry-After": when}, b'{"error": {"message": "full"}}')
-    with scripted_server(lambda number: full if number < 3 else OK) as server:
-        assert run_client(server.port) == ANSWERED
-    assert len(server.bodies) == 9
+@pytest.mark.parametrize("retry_after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_requests_to_a_full_server_are_repeated_after_retry_after(folder: Path, retry_after: str, status: int) -> None:
+    full: Reply = (status, {"Retry-After": retry_after}, b'{"error": {"message": "full"}}')
+    with small(lambda number: full if number < 3 else OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert len(server.asked) == 9
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_full_server_that_does_not_say_when_is_asked_again(folder: Path) -> None:
-    with scripted_server(lambda number: (429, {}, b"") if number < 2 else OK) as server:
-        assert run_client(server.port) == ANSWERED
-    assert len(server.bodies) == 8
+def test_requests_to_a_full_server_without_retry_after_are_repeated(folder: Path) -> None:
+    with small(lambda number: (429, {}, b"") if number < 2 else OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert len(server.asked) == 8
 
 
-@pytest.mark.parametrize("when", ["9" * 400, "soon", "-1", "1.5", "", "Fri, 31 Dec 9999 23:59:59 -2359", "²"])
-def test_a_retry_after_of_any_form_is_waited_for_no_longer_than_the_line_may_take(folder: Path, when: str) -> None:
+@pytest.mark.parametrize("retry_after", ["9" * 400, "soon", "-1", "1.5", "", "Fri, 31 Dec 9999 23:59:59 -2359", "²"])
+def test_a_retry_after_of_any_form_is_limited_by_the_timeout(folder: Path, retry_after: str) -> None:
     Path("in.jsonl").write_bytes(lines(1))
-    with scripted_server(lambda _: (503, {"Retry-After": when}, b"")) as server:
-        assert run_client(server.port, "--timeout", "0.5") == LACKING
+    with small(lambda _: (503, {"Retry-After": retry_after}, b"")) as server:
+        assert ask(server.port, "--timeout", "0.5") == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"]
 
 
@@ -98,18 +98,18 @@ def test_proxies_are_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert run_client(server.port) == ANSWERED
 
 
-def test_a_redirection_is_told_and_not_followed(folder: Path) -> None:
+def test_a_redirection_is_reported_and_not_followed(folder: Path) -> None:
     with (
-        scripted_server(lambda _: OK) as other,
-        scripted_server(lambda _: (307, {"Location": f"http://127.0.0.1:{other.port}/"}, b"")) as one,
+        small(lambda _: OK) as target,
+        small(lambda _: (307, {"Location": f"http://127.0.0.1:{target.port}/"}, b"")) as redirecting,
     ):
-        assert run_client(one.port) == LACKING
-    assert not other.bodies
+        assert ask(redirecting.port) == LACKING
+    assert not target.asked
     assert {record["kind"] for record in records("x.failures.jsonl")} == {"http_307"}
 
 
 @pytest.mark.parametrize("key", ["a\nb", "kéy", "a\x7f"])
-def test_a_key_that_no_header_can_hold_is_refused(
+def test_a_key_that_is_not_a_valid_header_value_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     monkeypatch.setenv("SPEECHLM_API_KEY", key)
@@ -117,12 +117,12 @@ def test_a_key_that_no_header_can_hold_is_refused(
     assert capsys.readouterr().err == "SPEECHLM_API_KEY: must be printable ASCII\n"
 
 
-def test_a_port_that_is_none_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_client(99999) == REFUSED
+def test_an_invalid_port_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(99999) == REFUSED
     assert "99999" in capsys.readouterr().err
 
 
-def test_a_huge_line_is_sent_as_it_is(folder: Path) -> None:
+def test_a_huge_line_is_sent_unchanged(folder: Path) -> None:
     text = "  " + "long " * 2_000_000 + "\u2028 "
     Path("in.jsonl").write_bytes(orjson.dumps({"messages": [["user", "text", text]]}) + b"\r\n")
     with scripted_server(lambda _: OK) as server:
@@ -130,10 +130,10 @@ def test_a_huge_line_is_sent_as_it_is(folder: Path) -> None:
     assert texts_of(server.bodies) == [text]
 
 
-def test_an_answer_without_usage_is_an_answer(folder: Path) -> None:
-    bare = orjson.dumps({"choices": [{"message": {"content": "Yes."}}], "usage": None})
-    with scripted_server(lambda _: (200, {}, bare)) as server:
-        assert run_client(server.port) == ANSWERED
+def test_an_answer_without_usage_is_accepted(folder: Path) -> None:
+    without_usage = orjson.dumps({"choices": [{"message": {"content": "Yes."}}], "usage": None})
+    with small(lambda _: (200, {}, without_usage)) as server:
+        assert ask(server.port) == ANSWERED
     assert {(record["text"], record["prompt_tokens"], record["finish_reason"]) for record in records()} == {
         ("Yes.", 0, "unknown")
     }
@@ -158,7 +158,7 @@ def test_no_line_ends_the_run(tmp_path_factory: pytest.TempPathFactory, rows: li
     assert sorted(record["line"] for record in (*answered, *failed)) == list(range(1, len(rows) + 1))
 
 
-def test_a_failure_holds_what_it_takes_to_try_again(folder: Path) -> None:
+def test_a_failure_records_everything_that_a_retry_needs(folder: Path) -> None:
     rows = [b"not JSON", b'{"example_id": "a", "messages": "x"}', lines(1).strip()]
     Path("in.jsonl").write_bytes(b"\n".join(rows))
     with scripted_server(lambda _: (500, {}, b"")) as server:
@@ -169,9 +169,9 @@ def test_a_failure_holds_what_it_takes_to_try_again(folder: Path) -> None:
     assert {record["input"] for record in failures} == {"in.jsonl"}
 
 
-def test_a_server_that_stays_full_is_given_up(folder: Path) -> None:
-    with scripted_server(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
-        assert run_client(server.port, "--timeout", "2", "--concurrency", "6") == LACKING
+def test_requests_to_a_server_that_stays_full_time_out(folder: Path) -> None:
+    with small(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
+        assert ask(server.port, "--timeout", "2", "--concurrency", "6") == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"] * 6
 
 
@@ -193,7 +193,7 @@ def test_a_connection_that_ends_without_an_answer_is_not_repeated(folder: Path) 
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["disconnected"]
 
 
-def test_an_answer_that_does_not_come_is_not_asked_for_again(folder: Path) -> None:
+def test_a_request_that_times_out_is_not_repeated(folder: Path) -> None:
     hanging = threading.Event()
     with scripted_server(lambda number: OK if number else (hanging.wait(SECONDS) and None) or None) as server:
         assert run_client(server.port, "--timeout", "5") == LACKING
@@ -202,39 +202,39 @@ def test_an_answer_that_does_not_come_is_not_asked_for_again(folder: Path) -> No
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["timeout"]
 
 
-def test_an_answer_that_is_none_is_a_failure(folder: Path) -> None:
-    with scripted_server(lambda number: OK if number else (200, {}, b"<html>")) as server:
-        assert run_client(server.port) == LACKING
+def test_an_invalid_answer_is_a_failure(folder: Path) -> None:
+    with small(lambda number: OK if number else (200, {}, b"<html>")) as server:
+        assert ask(server.port) == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["bad_answer"]
 
 
-def test_what_failed_is_asked_for_again_by_the_next_run(folder: Path) -> None:
-    with scripted_server(lambda number: (500, {}, b"") if number < 2 else OK) as server:
-        assert run_client(server.port) == LACKING
-        assert run_client(server.port) == ANSWERED
-    assert len(server.bodies) == 8
+def test_the_next_run_retries_failures(folder: Path) -> None:
+    with small(lambda number: (500, {}, b"") if number < 2 else OK) as server:
+        assert ask(server.port) == LACKING
+        assert ask(server.port) == ANSWERED
+    assert len(server.asked) == 8
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
     assert not Path("x.failures.jsonl").exists()
 
 
-def test_a_finished_run_asks_nothing_more(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert run_client(server.port) == ANSWERED
-    assert run_client(server.port) == ANSWERED
+def test_a_finished_run_sends_no_requests(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert ask(server.port) == ANSWERED
+    assert ask(server.port) == ANSWERED
     assert len(records()) == 6
 
 
-def test_a_server_that_was_never_there_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with scripted_server(lambda _: OK) as server:
+def test_an_unreachable_server_is_reported_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small(lambda _: OK) as server:
         pass
     assert run_client(server.port) == REFUSED
     assert "cannot reach the server" in capsys.readouterr().err
 
 
-def test_a_server_that_comes_back_is_waited_for(folder: Path) -> None:
-    later: list[ScriptedServer] = []
+def test_the_client_waits_for_a_server_that_restarts(folder: Path) -> None:
+    later: list[Small] = []
 
-    def leave(number: int) -> Reply:
+    def close_after_first(number: int) -> Reply:
         if number == 0:
             threading.Thread(target=restart).start()
             assert first.closed.wait(SECONDS)
@@ -245,44 +245,44 @@ def test_a_server_that_comes_back_is_waited_for(folder: Path) -> None:
         time.sleep(0.7)
         later.append(ScriptedServer(lambda _: OK, first.port))
 
-    first = ScriptedServer(leave)
-    assert run_client(first.port, "--concurrency", "1") == ANSWERED
+    first = Small(close_after_first)
+    assert ask(first.port, "--concurrency", "1") == ANSWERED
     later[0].close()
     assert texts_of(first.bodies + later[0].bodies) == TEXTS
     assert (len(first.bodies), len(records())) == (1, 6)
 
 
-def test_no_more_lines_are_read_than_are_asked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
+def test_no_more_lines_are_read_ahead_than_the_concurrency(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
     ahead: list[int] = []
 
     def counting(lines: Iterator[tuple[int, bytes]], work: Work) -> Iterator[tuple[int, bytes]]:
         for number, raw in lines:
-            taken.append(number)
-            ahead.append(len(taken) - len(work.results.tally.seconds))
+            read.append(number)
+            ahead.append(len(read) - len(work.results.tally.seconds))
             yield number, raw
 
     open_files = Work.__post_init__
 
-    def counted(work: Work) -> None:
+    def start(work: Work) -> None:
         open_files(work)
         work.lines = counting(work.lines, work)
 
-    monkeypatch.setattr(Work, "__post_init__", counted)
+    monkeypatch.setattr(Work, "__post_init__", start)
     (folder / "in.jsonl").write_bytes((folder / "in.jsonl").read_bytes() * 20)
-    together = threading.Barrier(3)
+    barrier = threading.Barrier(3)
 
     def answer_three_at_once(_: int) -> Reply:
-        together.wait(SECONDS)
+        barrier.wait(SECONDS)
         return OK
 
-    with scripted_server(answer_three_at_once) as server:
-        assert run_client(server.port, "--concurrency", "3") == ANSWERED
-    assert len(taken) == 120
-    assert max(ahead) == server.most_at_once == 3
+    with small(answer_three_at_once) as server:
+        assert ask(server.port, "--concurrency", "3") == ANSWERED
+    assert len(read) == 120
+    assert max(ahead) == server.most == 3
 
 
-def test_bad_lines_are_told_with_their_numbers_and_do_not_stop_the_run(
+def test_bad_lines_are_reported_with_their_numbers_and_do_not_stop_the_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = (folder / "in.jsonl").read_bytes().splitlines()
@@ -295,9 +295,9 @@ def test_bad_lines_are_told_with_their_numbers_and_do_not_stop_the_run(
     failures = {record["line"]: record["kind"] for record in records("x.failures.jsonl")}
     assert failures == {2: "bad_line", 5: "missing_audio"}
     assert sorted(record["line"] for record in records()) == [1, 4, 6, 7]
-    told = capsys.readouterr().err
-    assert "in.jsonl, line 2: bad_line: not JSON" in told
-    assert "in.jsonl, line 5: missing_audio: none.wav: no such file" in told
+    errors = capsys.readouterr().err
+    assert "in.jsonl, line 2: bad_line: not JSON" in errors
+    assert "in.jsonl, line 5: missing_audio: none.wav: no such file" in errors
 
 
 @pytest.mark.parametrize("options", [("--cfg", "2"), ("--input", "other.jsonl")])
@@ -313,16 +313,16 @@ def test_a_run_with_other_settings_is_refused(
     assert len(server.bodies) == 12
 
 
-def test_more_examples_are_added_to_what_is_there(folder: Path) -> None:
-    with scripted_server(lambda _: OK) as server:
-        assert run_client(server.port, "--num-examples", "2") == ANSWERED
+def test_more_examples_are_added_to_existing_results(folder: Path) -> None:
+    with small(lambda _: OK) as server:
+        assert ask(server.port, "--num-examples", "2") == ANSWERED
         assert sorted(record["line"] for record in records()) == [1, 2]
         assert run_client(server.port, "--num-examples", "5") == ANSWERED
     assert texts_of(server.bodies) == TEXTS[:5]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_is_done_and_goes_on(folder: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_its_results_and_is_resumed(folder: Path, signal_number: signal.Signals) -> None:
     halfway = threading.Event()
 
     def answer_three(number: int) -> Reply:
@@ -338,15 +338,15 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(folder: Path, how: si
             [*command, "--port", str(server.port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert halfway.wait(SECONDS)
-        client.send_signal(how)
-        printed, told = client.communicate(timeout=SECONDS)
-        assert client.returncode == INTERRUPTED, told
-        assert "run the same command again to resume" in told
+        client.send_signal(signal_number)
+        printed, errors = client.communicate(timeout=SECONDS)
+        assert client.returncode == INTERRUPTED, errors
+        assert "run the same command again to resume" in errors
         assert "3 of 6 answered; 3 left" in printed
-        assert "Traceback" not in told
-    with scripted_server(lambda _: OK) as after:
-        assert subprocess.run([*command, "--port", str(after.port)], capture_output=True).returncode == ANSWERED
-    assert texts_of(after.bodies) == TEXTS[3:]
+        assert "Traceback" not in errors
+    with small(lambda _: OK) as second_server:
+        assert subprocess.run([*command, "--port", str(second_server.port)], capture_output=True).returncode == ANSWERED
+    assert texts_of(second_server.asked) == ALL[3:]
     assert [record["line"] for record in records()] == [1, 2, 3, 4, 5, 6]
 
 

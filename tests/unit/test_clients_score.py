@@ -1,4 +1,4 @@
-"""Whether the clients take an answer for right."""
+"""How the clients judge whether an answer is right."""
 
 from typing import Any
 
@@ -17,28 +17,33 @@ CHOICES = st.lists(WORDS, min_size=2, max_size=5, unique_by=lambda text: frozens
 
 
 @given(CHOICES, st.data())
-def test_the_right_choice_is_right_however_it_is_put(choices: list[str], data: st.DataObject) -> None:
+def test_the_right_choice_is_right_in_any_form(choices: list[str], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(choices) - 1))
     letter = "ABCDE"[place]
     labelled = [f"({'ABCDE'[i]}) {choice}" for i, choice in enumerate(choices)]
     for answer in (choices[place], labelled[place], letter, f"({letter})"):
-        for among in (choices, labelled):
-            for said in (choices[place], choices[place].upper() + ".", f"{letter}.", f"({letter}) {choices[place]}"):
-                assert is_right(said, answer, among), (said, answer, among)
+        for options in (choices, labelled):
+            for prediction in (
+                choices[place],
+                choices[place].upper() + ".",
+                f"{letter}.",
+                f"({letter}) {choices[place]}",
+            ):
+                assert is_right(prediction, answer, options), (prediction, answer, options)
 
 
 @given(CHOICES, st.data())
 def test_another_choice_is_wrong(choices: list[str], data: st.DataObject) -> None:
-    right, said = data.draw(st.permutations(range(len(choices))).map(lambda order: order[:2]))
-    only_in_said = set(choices[said].split()) - set(choices[right].split())
-    if only_in_said:
-        assert not is_right(choices[said], choices[right], choices)
-        assert not is_right(f"{choices[right]} or {choices[said]}", choices[right], choices)
-    assert not is_right("ABCDE"[said], choices[right], choices)
+    right, wrong = data.draw(st.permutations(range(len(choices))).map(lambda order: order[:2]))
+    only_in_wrong = set(choices[wrong].split()) - set(choices[right].split())
+    if only_in_wrong:
+        assert not is_right(choices[wrong], choices[right], choices)
+        assert not is_right(f"{choices[right]} or {choices[wrong]}", choices[right], choices)
+    assert not is_right("ABCDE"[wrong], choices[right], choices)
 
 
 @given(WORDS, st.text(max_size=30))
-def test_without_choices_the_words_of_the_answer_are_looked_for(answer: str, other: str) -> None:
+def test_without_choices_the_prediction_must_contain_the_words_of_the_answer(answer: str, other: str) -> None:
     assert is_right(f"I think: {answer.title()}!", answer)
     assert is_right(other, other)
 
@@ -88,7 +93,7 @@ def test_a_prediction_that_is_a_choice_is_that_choice(choices: tuple[str, ...], 
 
 
 @pytest.mark.parametrize("form", ["{}", "({})", "{}.", " {})", "[{}]", "**{}**"])
-def test_a_letter_is_the_choice_of_its_place(form: str) -> None:
+def test_a_letter_is_the_choice_at_its_position(form: str) -> None:
     for place, letter in enumerate("ABCD"):
         right = [is_right(form.format(letter), choice, NOTES) for choice in NOTES]
         assert right == [other == place for other in range(4)]
@@ -103,13 +108,11 @@ def test_a_letter_is_the_choice_of_its_place(form: str) -> None:
         ("It is a cat, dog", "cat, dog", ("cat", "cat, dog")),
     ],
 )
-def test_a_choice_inside_a_sentence_is_that_choice_alone(
-    prediction: str, answer: str, choices: tuple[str, ...]
-) -> None:
+def test_a_choice_inside_a_sentence_is_only_that_choice(prediction: str, answer: str, choices: tuple[str, ...]) -> None:
     assert [choice for choice in choices if is_right(prediction, choice, choices)] == [answer]
 
 
-def test_a_prediction_that_may_be_two_choices_is_neither() -> None:
+def test_an_ambiguous_prediction_is_no_choice() -> None:
     assert not any(is_right("the dog and the bell", choice, ORDERS) for choice in ORDERS)
     assert not is_right("C# is not the C of the major scale", "C major", NOTES)
 
@@ -132,7 +135,7 @@ def test_mmaus_scorer_compares_sets_of_words(
     assert is_right_for_mmau(prediction, answer, choices) is right
 
 
-def test_both_scores_are_given_where_they_differ() -> None:
+def test_both_scores_are_recorded_if_they_differ() -> None:
     fields = scored("C minor", "C# minor", Line("a", (), choices=NOTES))
     assert (fields["right"], fields["right_for_mmau"]) == (False, True)
 
@@ -143,10 +146,10 @@ RECORD: dict[str, Any] = {
 }
 
 
-# What was thought before the answer
+# Thinking before the answer
 
 
-def answered(content: str | None, reasoning: str | None = None) -> str:
+def parsed_text(content: str | None, reasoning: str | None = None) -> str:
     message = {"content": content, "reasoning_content": reasoning}
     return read_answer(orjson.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})).text
 
@@ -164,17 +167,17 @@ def answered(content: str | None, reasoning: str | None = None) -> str:
     ],
 )
 def test_the_answer_is_what_follows_the_thinking(content: str | None, reasoning: str | None, final: str | None) -> None:
-    assert after_thinking(answered(content, reasoning)) == final
+    assert after_thinking(parsed_text(content, reasoning)) == final
 
 
-def test_what_was_thought_is_notscored() -> None:
+def test_thinking_is_not_scored() -> None:
     line = Line("a", (), choices=("cat", "dog"))
     fields = scored("<think>Not a cat.</think> dog", "<think>It barks.</think>dog", line)
     assert (fields["right"], fields["right_for_mmau"], fields["thought"]) == (True, True, True)
     assert scored("dog", "dog", line)["thought"] is False
 
 
-def test_answers_without_thinking_are_counted_apart() -> None:
+def test_answers_without_thinking_are_counted_separately() -> None:
     tally = Tally()
     for text in ("<think>x</think>dog", "<think>y</think>cat", "dog"):
         tally.answered({**RECORD, **scored(text, "dog", Line("a", (), choices=("cat", "dog")))})
@@ -186,7 +189,7 @@ def test_answers_without_thinking_are_counted_apart() -> None:
     assert "  by MMAU's own scorer" not in rows
 
 
-def test_both_figures_are_shown_where_they_differ() -> None:
+def test_both_figures_are_shown_if_they_differ() -> None:
     tally = Tally()
     tally.answered({**RECORD, **scored("C minor", "C# minor", Line("a", (), choices=NOTES))})
     rows = dict(accuracy_rows(accuracy_of(tally)))

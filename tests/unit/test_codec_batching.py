@@ -12,7 +12,7 @@ LONGEST = 1 + 4 + 1
 
 
 def make_table(**lengths: int) -> SlotTable:
-    """Streams 0, 1, ... of the given numbers of codes, all finished; code t of each is [t, t]."""
+    """Finished streams 0, 1, ... of the given numbers of codes; code t of every stream is [t, t]."""
     table = SlotTable(Context(1, 1), POLICY, num_stream=2, codebook_size=1000)
     for stream, length in enumerate(lengths.values()):
         table.open(stream, None)
@@ -26,13 +26,13 @@ def test_windows_of_all_streams_share_a_decode_before_any_gets_a_second() -> Non
     assert [stream for stream, _, _ in batch] == [0, 1, 2, 0, 1]
 
 
-def test_a_batch_holds_one_length_only() -> None:
+def test_a_batch_holds_windows_of_one_length() -> None:
     table = make_table(a=3, b=50, c=3)
     assert [stream for stream, _, _ in table.next_batch(100)] == [0, 2]
     assert {window.length for _, window, _ in table.next_batch(100)} == {LONGEST}
 
 
-def test_a_batch_stays_within_its_codes_but_for_a_single_window() -> None:
+def test_a_batch_exceeds_its_limit_of_codes_only_for_a_single_window() -> None:
     table = make_table(a=50, b=50, c=50)
     assert len(table.next_batch(2 * LONGEST + 1)) == 2
     assert len(table.next_batch(1)) == 1
@@ -53,7 +53,7 @@ def test_a_window_carries_the_codes_it_names_after_older_ones_were_dropped() -> 
             assert codes[:, 0].tolist() == list(range(window.start, window.stop))
 
 
-def test_a_stream_whose_reader_is_behind_is_passed_over_until_a_piece_is_taken() -> None:
+def test_a_stream_with_a_slow_reader_is_skipped_until_a_piece_is_taken() -> None:
     table = make_table()
     table.open(9, 2)
     table.push(9, np.zeros((50, 2), dtype=np.int64))
@@ -88,8 +88,8 @@ def test_wrong_codes_are_refused(codes: np.ndarray, message: str) -> None:
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100])
 @pytest.mark.parametrize("size", [1, 7, 320])
-def test_the_pieces_of_a_stream_with_a_rate_join_to_the_whole_at_that_rate(rate: int, size: int) -> None:
-    """A window's samples may be too few for a piece, which then does not count as unread."""
+def test_pieces_of_a_resampled_stream_join_to_the_resampled_whole(rate: int, size: int) -> None:
+    """A window may have too few samples for a piece, which then does not count as unread."""
     samples = np.random.default_rng(rate).uniform(-1, 1, 40 * size).astype(np.float32)
     table = SlotTable(Context(1, 1), POLICY, num_stream=2, codebook_size=1000)
     table.open(3, 40, PcmStream(16_000, rate))

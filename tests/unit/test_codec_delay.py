@@ -20,12 +20,12 @@ def ids_and_codes(draw: st.DrawFn) -> tuple[Ids, np.ndarray]:
 
 
 @given(ids_and_codes())
-def test_interleaved_codes_come_back(case: tuple[Ids, np.ndarray]) -> None:
+def test_deinterleaving_restores_interleaved_codes(case: tuple[Ids, np.ndarray]) -> None:
     ids, codes = case
     assert np.array_equal(deinterleave(interleave(codes, ids), ids), codes)
 
 
-def test_code_t_of_stream_s_stands_in_frame_t_plus_s_between_codec_pads() -> None:
+def test_code_t_of_stream_s_is_in_frame_t_plus_s_between_codec_pads() -> None:
     ids = make_ids(3, 5)
     base = ids.codec_begin
     assert interleave(np.array([[0, 1, 2], [3, 2, 1]]), ids).tolist() == [
@@ -37,7 +37,7 @@ def test_code_t_of_stream_s_stands_in_frame_t_plus_s_between_codec_pads() -> Non
 
 
 @given(ids_and_codes(), st.integers(0, 2**32 - 1))
-def test_cells_before_the_start_and_after_the_end_may_hold_anything(case: tuple[Ids, np.ndarray], seed: int) -> None:
+def test_cells_before_the_start_and_after_the_end_are_ignored(case: tuple[Ids, np.ndarray], seed: int) -> None:
     ids, codes = case
     frames = interleave(codes, ids)
     row, stream = np.indices(frames.shape)
@@ -54,7 +54,7 @@ def test_a_codec_pad_inside_becomes_code_0() -> None:
 
 
 @pytest.mark.parametrize("count", range(5))
-def test_frames_too_few_for_a_code_give_none(count: int) -> None:
+def test_too_few_frames_give_no_code(count: int) -> None:
     ids = make_ids(5, 9)
     assert deinterleave(np.zeros((count, 5), dtype=np.int64), ids).shape == (max(count - 4, 0), 5)
 
@@ -79,7 +79,7 @@ def test_frames_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
 
 
 @given(ids_and_codes(), st.lists(st.integers(0, 20), max_size=6))
-def test_frames_pushed_bit_by_bit_give_the_same_codes(case: tuple[Ids, np.ndarray], cuts: list[int]) -> None:
+def test_frames_pushed_in_pieces_give_the_same_codes(case: tuple[Ids, np.ndarray], cuts: list[int]) -> None:
     ids, codes = case
     deinterleaver = Deinterleaver(ids)
     pieces = np.split(interleave(codes, ids), sorted(cuts))

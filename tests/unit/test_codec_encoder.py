@@ -1,4 +1,4 @@
-"""Files that are encoded in pieces are the same however the sound is cut, and hold the sound."""
+"""Encoded files hold the sound and are the same however the sound is cut into pieces."""
 
 import io
 import os
@@ -50,8 +50,8 @@ def test_a_file_holds_the_sound_and_does_not_depend_on_its_pieces(name: str, rat
 
 
 @pytest.mark.parametrize("name", ENCODED_IN_PIECES)
-def test_an_encoder_whose_client_has_left_leaves_the_memory_whole(name: str) -> None:
-    # In a process of its own, which glibc ends when it finds its heap corrupted.
+def test_an_encoder_that_is_abandoned_does_not_corrupt_memory(name: str) -> None:
+    # In a separate process, because glibc ends a process whose heap is corrupted.
     program = f"""
 import numpy as np
 from sglang_speechlm.codec.encoder import Encoder
@@ -62,5 +62,5 @@ for _ in range(30):
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "MALLOC_CHECK_": "3"})
 
 
-def test_no_samples_are_no_bytes() -> None:
+def test_no_samples_give_no_bytes() -> None:
     assert Encoder("mp3", 24_000).push(np.empty(0, np.float32)) == b""

@@ -1,4 +1,4 @@
-"""Frames on their way to the codec process: their delay is undone, and all their codes are pushed."""
+"""Frames on their way to the codec process: their delay is removed, and all codes are pushed."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ from sglang_speechlm.config import SpeechLMConfig
 IDS = SpeechLMConfig().ids
 
 
-class Sent:
-    """Keeps what the codec process is sent."""
+class RecordingConnection:
+    """A connection that keeps the codes that are sent to the codec process."""
 
     def __init__(self) -> None:
         self.codes: list[np.ndarray] = []
@@ -31,16 +31,16 @@ def frames_of(length: int) -> np.ndarray:
     return interleave(np.random.default_rng(length).integers(0, IDS.codebook_size, (length, IDS.num_stream)), IDS)
 
 
-@pytest.mark.parametrize("at_once", [1, 8, 100])
-def test_all_codes_arrive_and_no_push_is_empty(at_once: int) -> None:
-    sent, frames = Sent(), frames_of(300)
-    feed = FrameFeed(CodecStream(0, sent), IDS)
+@pytest.mark.parametrize("frames_per_push", [1, 8, 100])
+def test_all_codes_arrive_and_no_push_is_empty(frames_per_push: int) -> None:
+    connection, frames = RecordingConnection(), frames_of(300)
+    feed = FrameFeed(CodecStream(0, connection), IDS)
 
     async def run() -> None:
-        for at in range(0, len(frames), at_once):
-            await feed.push(frames[at : at + at_once])
+        for at in range(0, len(frames), frames_per_push):
+            await feed.push(frames[at : at + frames_per_push])
 
     asyncio.run(run())
-    assert all(len(codes) for codes in sent.codes)
-    assert np.array_equal(np.concatenate(sent.codes), deinterleave(frames, IDS))
+    assert all(len(codes) for codes in connection.codes)
+    assert np.array_equal(np.concatenate(connection.codes), deinterleave(frames, IDS))
     assert np.array_equal(feed.codes(), deinterleave(frames, IDS))

@@ -1,4 +1,4 @@
-"""Messages arrive as they were sent, however the socket cuts them; codes and samples travel without pickle."""
+"""Messages arrive unchanged, however the socket cuts them; codes and samples travel without pickle."""
 
 import pickle
 from typing import Any
@@ -22,35 +22,37 @@ MESSAGES: list[Any] = [
 ]
 
 
-def same(received: Any, sent: Any) -> bool:
-    if type(received) is not type(sent) or received.stream != sent.stream:
+def is_same_message(received: Any, expected: Any) -> bool:
+    if type(received) is not type(expected) or received.stream != expected.stream:
         return False
     for name in ("codes", "samples"):
-        if hasattr(sent, name):
+        if hasattr(expected, name):
             values = getattr(received, name)
-            is_same_kind = np.can_cast(getattr(sent, name).dtype, values.dtype, "same_kind")
-            return is_same_kind and np.array_equal(values, getattr(sent, name))
-    return bool(received == sent)
+            is_same_kind = np.can_cast(getattr(expected, name).dtype, values.dtype, "same_kind")
+            return is_same_kind and np.array_equal(values, getattr(expected, name))
+    return bool(received == expected)
 
 
-@pytest.mark.parametrize("portion", [1, 5, 1000, 1 << 18])
-def test_messages_arrive_in_order_whatever_the_portions(portion: int) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 5, 1000, 1 << 18])
+def test_messages_arrive_in_order_in_chunks_of_any_size(chunk_size: int) -> None:
     data = b"".join(map(encode, MESSAGES))
     reader = MessageReader()
-    received = [message for at in range(0, len(data), portion) for message in reader.feed(data[at : at + portion])]
+    received = [
+        message for at in range(0, len(data), chunk_size) for message in reader.feed(data[at : at + chunk_size])
+    ]
     assert len(received) == len(MESSAGES)
-    assert all(map(same, received, MESSAGES))
+    assert all(map(is_same_message, received, MESSAGES))
 
 
-def test_the_messages_that_every_stream_sends_often_are_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frequent_messages_are_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle, "dumps", None)
     monkeypatch.setattr(pickle, "loads", None)
     for message in MESSAGES:
         if isinstance(message, (Push, Piece, Delivered)):
-            assert same(MessageReader().feed(encode(message))[0], message)
+            assert is_same_message(MessageReader().feed(encode(message))[0], message)
 
 
-def test_samples_of_a_larger_array_arrive_alone() -> None:
+def test_only_the_samples_of_a_slice_are_sent() -> None:
     samples = np.arange(100, dtype=np.float32)[10:20]
     (piece,) = MessageReader().feed(encode(Piece(1, samples)))
     assert isinstance(piece, Piece)

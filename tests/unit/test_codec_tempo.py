@@ -1,4 +1,4 @@
-"""Sound at another speed: as long as it should be, at its own pitch, and the same in pieces."""
+"""Sound at another speed: its duration, its pitch, and that pieces give the same result as the whole."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_a_tone_keeps_its_pitch_and_changes_its_length(speed: float) -> None:
 
 @pytest.mark.parametrize("size", [37, 320, 1_600, 12_800])
 @pytest.mark.parametrize("speed", [0.25, 0.9, 1.5, 4.0])
-def test_speech_in_pieces_is_the_speech_as_a_whole(speed: float, size: int) -> None:
+def test_speech_in_pieces_equals_the_whole(speed: float, size: int) -> None:
     samples = spoken()[: 2 * RATE]
     np.testing.assert_array_equal(stretched(samples, speed, size), stretched(samples, speed, len(samples)))
 
 
 @pytest.mark.parametrize("size", [0, 1, 160, 320, 1_600, 5_000])
 @pytest.mark.parametrize("speed", [0.25, 1.5, 4.0])
-def test_the_shortest_sound_has_its_length(speed: float, size: int) -> None:
+def test_the_shortest_sound_has_the_right_length(speed: float, size: int) -> None:
     assert len(stretched(tone()[:size], speed, 320)) == round(size / speed)

@@ -8,7 +8,7 @@ from sglang_speechlm.codec.windows import Context, PiecePolicy, Window, WindowPl
 
 CONTEXT = Context(left=3, right=2)
 POLICY = PiecePolicy(ramp=(1, 2, 4), largest=8)
-LONGEST = 3 + 8 + 2
+MAX_LENGTH = 3 + 8 + 2
 
 
 def plan(planner: WindowPlanner) -> list[Window]:
@@ -19,7 +19,7 @@ def plan(planner: WindowPlanner) -> list[Window]:
     return windows
 
 
-def whole(length: int) -> list[Window]:
+def windows_of_file(length: int) -> list[Window]:
     planner = WindowPlanner(CONTEXT, POLICY)
     planner.push(length)
     planner.finish()
@@ -27,7 +27,7 @@ def whole(length: int) -> list[Window]:
 
 
 @given(st.lists(st.integers(0, 20), max_size=12))
-def test_windows_emit_every_code_once_each_with_its_context(pushes: list[int]) -> None:
+def test_windows_emit_every_code_once_and_with_its_context(pushes: list[int]) -> None:
     total = sum(pushes)
     planner = WindowPlanner(CONTEXT, POLICY)
     windows = []
@@ -47,11 +47,11 @@ def test_windows_emit_every_code_once_each_with_its_context(pushes: list[int]) -
         assert window.emit_start < window.emit_stop
         assert window.start == 0 or window.emit_start - window.start >= CONTEXT.left
         assert window.stop == total or window.stop - window.emit_stop >= CONTEXT.right
-        assert window.length <= LONGEST
+        assert window.length <= MAX_LENGTH
 
 
 @given(st.lists(st.integers(0, 20), max_size=12))
-def test_no_window_starts_before_what_is_kept(pushes: list[int]) -> None:
+def test_no_window_starts_before_the_codes_that_are_kept(pushes: list[int]) -> None:
     planner = WindowPlanner(CONTEXT, POLICY)
     for count in pushes:
         planner.push(count)
@@ -62,17 +62,17 @@ def test_no_window_starts_before_what_is_kept(pushes: list[int]) -> None:
     assert all(window.start >= kept for window in plan(planner))
 
 
-@pytest.mark.parametrize("length", range(LONGEST, 80))
-def test_whole_files_of_all_lengths_are_cut_into_few_window_lengths(length: int) -> None:
-    windows = whole(length)
+@pytest.mark.parametrize("length", range(MAX_LENGTH, 80))
+def test_complete_files_are_cut_into_windows_of_few_lengths(length: int) -> None:
+    windows = windows_of_file(length)
     assert {window.length for window in windows} <= {3 + size + 2 for size in POLICY.sizes}
-    assert all(window.length == LONGEST for window in windows[:-1])
+    assert all(window.length == MAX_LENGTH for window in windows[:-1])
     assert (windows[0].start, windows[-1].stop) == (0, length)
 
 
-@pytest.mark.parametrize("length", range(1, LONGEST))
+@pytest.mark.parametrize("length", range(1, MAX_LENGTH))
 def test_a_file_shorter_than_a_window_is_decoded_at_its_own_length(length: int) -> None:
-    assert whole(length) == [Window(0, length, 0, length)]
+    assert windows_of_file(length) == [Window(0, length, 0, length)]
 
 
 def test_an_empty_stream_is_done_without_a_window() -> None:
@@ -98,7 +98,7 @@ def test_a_decoder_that_is_behind_gets_larger_pieces() -> None:
     assert [window.emit_stop - window.emit_start for window in plan(planner)] == [8, 8, 8, 4]
 
 
-def test_equal_streams_ask_for_equal_lengths_however_their_codes_come() -> None:
+def test_windows_have_the_same_lengths_however_codes_arrive() -> None:
     lengths = set()
     for step in (1, 2, 3, 5, 7):
         planner = WindowPlanner(CONTEXT, POLICY)
@@ -111,7 +111,7 @@ def test_equal_streams_ask_for_equal_lengths_however_their_codes_come() -> None:
 
 
 @pytest.mark.parametrize("rate", [1.25, 2.0, 4.0])
-def test_the_default_ramp_keeps_a_client_that_plays_at_once_ahead(rate: float) -> None:
+def test_the_default_ramp_never_starves_a_client_that_plays_at_once(rate: float) -> None:
     planner = WindowPlanner(Context(10, 10), PiecePolicy())
     emitted: list[tuple[float, int, int]] = []  # time in codes played, first and last code of the piece
     for count in range(1, 2000):

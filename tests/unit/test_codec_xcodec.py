@@ -18,14 +18,14 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path)
 
 
-def test_the_checkpoints_own_tensors_decode_as_the_codec_they_came_from(checkpoint: Path) -> None:
+def test_the_checkpoints_own_tensors_decode_like_the_original_codec(checkpoint: Path) -> None:
     loaded = load_xcodec(checkpoint, tiny_config(xcodec_hf_model_tag="nobody/nowhere"), "cpu")
     expected = whole_decode(tiny_codec(), CODES)
     assert np.abs(expected).max() > 0.1
     assert np.array_equal(whole_decode(loaded, CODES), expected)
 
 
-def test_tensors_may_be_spread_over_shards_and_stored_in_bf16(checkpoint: Path) -> None:
+def test_tensors_may_be_sharded_and_stored_in_bf16(checkpoint: Path) -> None:
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(checkpoint / "model.safetensors").items()}
     (checkpoint / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -44,12 +44,12 @@ def test_without_own_tensors_the_codec_comes_from_the_named_directory(tmp_path: 
     assert np.array_equal(whole_decode(loaded, CODES), whole_decode(tiny_codec(), CODES))
 
 
-def test_only_what_decodes_is_kept(checkpoint: Path) -> None:
+def test_only_decoder_tensors_are_kept(checkpoint: Path) -> None:
     loaded = load_xcodec(checkpoint, tiny_config(), "cpu")
     assert {name for name, _ in loaded.named_children()} == {"quantizer", "fc2", "acoustic_decoder"}
 
 
-def test_a_missing_codec_is_refused_by_the_name_of_its_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_codec_is_refused_by_the_name_of_the_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="xcodec_hf_model_tag 'nobody/nowhere'"):
         load_xcodec(tmp_path, tiny_config(xcodec_hf_model_tag="nobody/nowhere"), "cpu")
@@ -93,7 +93,7 @@ def test_a_wrong_tensor_is_refused_by_name(checkpoint: Path, change: Any, messag
 
 
 def windowed_decode(model: Any, codes: Any, context: Context) -> Any:
-    """All windows of the planner, decoded one by one, in the model's precision."""
+    """Decode all windows of the planner one by one, in the model's precision."""
     planner = WindowPlanner(context, PiecePolicy(ramp=(2,), largest=6))
     planner.push(len(codes))
     planner.finish()
@@ -107,14 +107,14 @@ def windowed_decode(model: Any, codes: Any, context: Context) -> Any:
 
 
 @torch.inference_mode()
-def test_windows_with_the_computed_context_equal_the_whole_and_with_half_of_it_on_a_side_do_not() -> None:
+def test_windows_need_the_computed_context_on_both_sides_to_equal_the_whole() -> None:
     model = tiny_codec().double()
     context = decoder_context(model)
     codes = random_codes(120)
     whole = model.decode(torch.from_numpy(codes.T[None])).audio_values[0, 0].numpy()
     assert np.abs(windowed_decode(model, codes, context) - whole).max() < 1e-12
-    for less in (Context(context.left // 2, context.right), Context(context.left, context.right // 2)):
-        assert np.abs(windowed_decode(model, codes, less) - whole).max() > 1e-6
+    for too_small in (Context(context.left // 2, context.right), Context(context.left, context.right // 2)):
+        assert np.abs(windowed_decode(model, codes, too_small) - whole).max() > 1e-6
 
 
 def test_the_released_codec_needs_ten_codes_of_context() -> None:

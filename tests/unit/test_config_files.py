@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file becomes a sentence that names it, soon and without a traceback."""
+"""A faulty file gives a message that names it, quickly and without a traceback."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_a_broken_yaml_file_is_named(tmp_path: Path, content: str, complaint: st
         read_yaml(file)
 
 
-def test_aliases_of_an_ordinary_size_are_read(tmp_path: Path) -> None:
+def test_aliases_of_ordinary_size_are_read(tmp_path: Path) -> None:
     file = tmp_path / "train.yaml"
     file.write_text("usual: &usual {dtype: bfloat16}\nmodel: {<<: *usual}\nother: [*usual, *usual]")
     assert read_yaml(file)["model"] == {"dtype": "bfloat16"}
@@ -68,7 +68,7 @@ def test_a_broken_json_file_is_named(tmp_path: Path, content: str, complaint: st
         read_json(file)
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(b"\xff\xfe{")
     for read in (read_json, read_yaml):
@@ -76,25 +76,27 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
             read(file)
 
 
-def looping(file: Path) -> None:
+def link_to_itself(file: Path) -> None:
     file.symlink_to(file)
 
 
-def endless(file: Path) -> None:
+def link_to_endless_device(file: Path) -> None:
     file.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (looping, "symbolic link"),
-        (endless, "larger than 64 MiB"),
+        (link_to_itself, "symbolic link"),
+        (link_to_endless_device, "larger than 64 MiB"),
         (Path.mkdir, "directory"),
         (lambda file: None, "no such file"),
     ],
     ids=["loop", "device", "folder", "nothing"],
 )
-def test_what_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], Any], complaint: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_named(
+    tmp_path: Path, make: Callable[[Path], Any], complaint: str
+) -> None:
     file = tmp_path / "config.json"
     make(file)
     with pytest.raises(CheckpointError, match=rf"config\.json: .*{complaint}"):
@@ -168,7 +170,7 @@ def served(tmp_path: Path, built: Path) -> Path:
         ("audio_frontend", "other"),
     ],
 )
-def test_a_config_that_cannot_be_is_named_with_its_field(served: Path, place: str, value: Any) -> None:
+def test_an_impossible_config_value_is_named_with_its_field(served: Path, place: str, value: Any) -> None:
     file = served / "config.json"
     fields = json.loads(file.read_text())
     *outer, name = place.split(".")
@@ -180,7 +182,7 @@ def test_a_config_that_cannot_be_is_named_with_its_field(served: Path, place: st
         checkpoint_config(served)
 
 
-def test_a_directory_whose_tensors_are_not_its_configs_is_refused(served: Path) -> None:
+def test_a_directory_whose_tensors_do_not_match_its_config_is_refused(served: Path) -> None:
     fields = json.loads((served / "config.json").read_text())
     fields["text_config"]["intermediate_size"] = 64
     (served / "config.json").write_text(json.dumps(fields))

@@ -1,4 +1,4 @@
-"""Native checkpoints to served directories: the same tensors, the same ids, and nothing taken that does not fit."""
+"""Native checkpoints become served directories with the same tensors and ids; anything that does not fit is refused."""
 
 import json
 import resource
@@ -45,7 +45,7 @@ TRAIN_CONFIG = {
 
 
 class Native:
-    """The three inputs of a conversion, made from a built checkpoint, and where it goes."""
+    """The three inputs of a conversion, made from a built checkpoint, and its output directory."""
 
     def __init__(self, folder: Path, served: Path) -> None:
         self.checkpoint = folder / "model.pt"
@@ -76,8 +76,8 @@ class Native:
         source = find_source(self.checkpoint, self.train_config)
         return convert(plan_conversion(source, self.tokenizer, settings), self.output)
 
-    def refused(self) -> bool:
-        """Nothing was written."""
+    def wrote_nothing(self) -> bool:
+        """Whether nothing was written."""
         return not self.output.exists()
 
 
@@ -95,10 +95,10 @@ def tensors_of(directory: Path) -> dict[str, Tensor]:
     return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-# What comes out
+# Output
 
 
-def test_every_tensor_comes_out_bit_for_bit(native: Native) -> None:
+def test_every_tensor_is_converted_bit_for_bit(native: Native) -> None:
     native.convert()
     converted = tensors_of(native.output)
     assert converted.keys() == native.state.keys()
@@ -108,26 +108,26 @@ def test_every_tensor_comes_out_bit_for_bit(native: Native) -> None:
     assert len(set(index.values())) > 2
 
 
-def test_the_config_is_that_of_the_checkpoint(native: Native, served: Path) -> None:
+def test_the_config_describes_the_checkpoint(native: Native, served: Path) -> None:
     native.convert()
     converted = SpeechLMConfig.from_pretrained(native.output).to_dict()
     assert converted == SpeechLMConfig.from_pretrained(served).to_dict() | TABLE_10 | {"decoding_source": TABLE_10_NAME}
 
 
-def test_the_tokenizer_is_the_offset_one(native: Native, served: Path) -> None:
+def test_the_tokenizer_has_the_offset(native: Native, served: Path) -> None:
     native.convert()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (native.output / name).read_text() == (served / name).read_text()
 
 
-def test_the_codec_of_the_checkpoint_decodes_alike(native: Native, served: Path) -> None:
+def test_the_converted_codec_decodes_identically(native: Native, served: Path) -> None:
     config = native.convert()
     codes = torch.randint(64, (1, 8, 6), generator=torch.Generator().manual_seed(0))
     sounds = [load_xcodec(path, config, "cpu").decode(codes).audio_values for path in (native.output, served)]
     assert torch.equal(sounds[0], sounds[1])
 
 
-def test_without_codec_tensors_the_codec_is_the_training_configs(native: Native) -> None:
+def test_without_codec_tensors_the_training_config_names_the_codec(native: Native) -> None:
     spec = replace(SPEC, codec_layer_size=1025, codec_storage="directory")
     directory = build_checkpoint(native.output.with_name("no-codec"), spec=spec)
     native.save(load_file(directory / "model.safetensors"))
@@ -137,7 +137,7 @@ def test_without_codec_tensors_the_codec_is_the_training_configs(native: Native)
     assert not (native.output / "xcodec").exists()
 
 
-def test_names_of_compiled_and_wrapped_models_are_the_plain_ones(native: Native) -> None:
+def test_names_of_compiled_and_wrapped_models_are_unwrapped(native: Native) -> None:
     wrapped = {
         "module." + name.replace("model.layers", "model._orig_mod.layers"): t for name, t in native.state.items()
     }
@@ -146,14 +146,14 @@ def test_names_of_compiled_and_wrapped_models_are_the_plain_ones(native: Native)
     assert tensors_of(native.output).keys() == native.state.keys()
 
 
-def test_tensors_that_share_memory_are_written_each(native: Native) -> None:
+def test_tensors_that_share_memory_are_written_separately(native: Native) -> None:
     native.state["model.norm.weight"] = native.state["model.layers.0.input_layernorm.weight"]
     native.save(native.state)
     native.convert()
     assert torch.equal(tensors_of(native.output)["model.norm.weight"], native.state["model.norm.weight"])
 
 
-def test_another_dtype_is_for_everything_but_the_codec(native: Native) -> None:
+def test_a_chosen_dtype_applies_to_everything_except_the_codec(native: Native) -> None:
     config = native.convert(dtype="bfloat16")
     assert config.dtype == config.text_config.dtype == torch.bfloat16
     for name, tensor in tensors_of(native.output).items():
@@ -167,7 +167,7 @@ def test_settings_reach_the_config(native: Native) -> None:
     assert config.audio_frontend == "fork"
 
 
-def test_without_a_qwen_config_the_usual_values_are_taken(native: Native) -> None:
+def test_without_a_qwen_config_the_usual_values_are_used(native: Native) -> None:
     (native.tokenizer / "config.json").unlink()
     assert native.convert().text_config.max_position_embeddings == 40960
 
@@ -180,12 +180,12 @@ def test_rope_theta_is_taken_from_the_qwen_config_in_either_form(native: Native)
     assert native.convert().text_config.rope_parameters["rope_theta"] == 7000.0
 
 
-# Going on
+# Resuming
 
 
 @pytest.fixture
-def killed(native: Native) -> list[Path]:
-    """A conversion that a signal ended in the middle of its third shard; the shards that were whole."""
+def complete_shards(native: Native) -> list[Path]:
+    """The complete shards of a conversion that a signal ended in the middle of its third shard."""
     program = f"""
 import os, signal
 from pathlib import Path
@@ -215,17 +215,17 @@ def arguments(native: Native) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_killed_run_goes_on_and_keeps_what_was_whole(native: Native, killed: list[Path]) -> None:
-    assert len(killed) == 2
+def test_a_killed_run_resumes_and_keeps_complete_shards(native: Native, complete_shards: list[Path]) -> None:
+    assert len(complete_shards) == 2
     assert not (native.output / "config.json").exists()
-    written = [file.stat().st_mtime_ns for file in killed]
+    written = [file.stat().st_mtime_ns for file in complete_shards]
     native.convert()
-    assert [file.stat().st_mtime_ns for file in killed] == written
+    assert [file.stat().st_mtime_ns for file in complete_shards] == written
     converted = tensors_of(native.output)
     assert all(torch.equal(converted[name], tensor) for name, tensor in native.state.items())
 
 
-def test_a_killed_run_leaves_nothing_else_behind(native: Native, killed: list[Path]) -> None:
+def test_a_killed_run_leaves_nothing_else_behind(native: Native, complete_shards: list[Path]) -> None:
     (native.output / ".tmpAb0xYz").write_bytes(b"half of a file, as safetensors names it while it writes")
     native.convert()
     resumed = contents(native.output)
@@ -238,19 +238,19 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {file.relative_to(directory): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize(("most", "file"), [(1_000, "conversion.json"), (100_000, "model-00001")])
+@pytest.mark.parametrize(("max_bytes", "file"), [(1_000, "conversion.json"), (100_000, "model-00001")])
 def test_a_file_that_cannot_be_written_is_named_and_the_run_is_resumed(
-    native: Native, most: int, file: str, capsys: pytest.CaptureFixture[str]
+    native: Native, max_bytes: int, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As on a disk that fills up meanwhile: no file may outgrow the limit.
+    # The limit on the size of a file stands in for a disk that becomes full.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, limits[1]))
     try:
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit) as exit:
             main(arguments(native))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert caught.value.code == 2
+    assert exit.value.code == 2
     complaint = capsys.readouterr().err
     assert f"error: {native.output / file}" in complaint
     assert "File too large" in complaint
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_written_is_named_and_the_run_is_resumed(
     assert not list(native.output.glob("*.part"))
 
 
-def test_a_shard_that_was_damaged_is_written_anew(native: Native) -> None:
+def test_a_damaged_shard_is_written_again(native: Native) -> None:
     native.convert()
     first, second = sorted(native.output.glob("*.safetensors"))[:2]
     content = bytearray(first.read_bytes())
@@ -271,7 +271,7 @@ def test_a_shard_that_was_damaged_is_written_anew(native: Native) -> None:
     assert all(torch.equal(converted[name], tensor) for name, tensor in native.state.items())
 
 
-def test_a_run_with_other_settings_does_not_go_on(native: Native) -> None:
+def test_a_run_with_different_settings_does_not_resume(native: Native) -> None:
     native.convert()
     with pytest.raises(ValueError, match="was started with different config, shards"):
         native.convert(dtype="bfloat16")
@@ -294,28 +294,28 @@ def test_a_missing_tensor_is_refused(native: Native) -> None:
     native.save(native.state)
     with pytest.raises(ValueError, match=r"1 missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
         native.convert()
-    assert native.refused()
+    assert native.wrote_nothing()
 
 
-def test_a_head_that_is_missing_is_refused_where_the_backbone_has_one(native: Native) -> None:
+def test_a_missing_head_is_refused_if_the_backbone_has_one(native: Native) -> None:
     del native.state["lm_head.weight"]
     native.save(native.state)
     size = {"model_type": "qwen3", "vocab_size": SPEC.text_vocab_size}
     native.write_qwen_config(**size, tie_word_embeddings=False)
     with pytest.raises(ValueError, match=r"no tensor lm_head\.weight, and tie_word_embeddings is false in .*qwen3"):
         native.convert()
-    assert native.refused()
+    assert native.wrote_nothing()
     native.write_qwen_config(**size, tie_word_embeddings=True)
     assert native.convert().tie_word_embeddings
 
 
-def test_a_tensor_of_whole_numbers_is_refused_by_file(native: Native) -> None:
+def test_an_integer_tensor_is_refused_with_its_file(native: Native) -> None:
     native.save({**native.state, "lm_head.weight": torch.zeros(3, 3, dtype=torch.int64)})
     with pytest.raises(ValueError, match=r"model\.pt: lm_head\.weight is torch\.int64"):
         native.convert()
 
 
-def test_a_folders_name_makes_no_mixture_of_experts(native: Native) -> None:
+def test_a_folders_name_does_not_make_a_mixture_of_experts(native: Native) -> None:
     backbone = TRAIN_CONFIG["model"] | {"model_hf_tag": "/home/moeller/A3B/Qwen3-8B-Base"}  # type: ignore[operator]
     native.train_config.write_text(yaml.safe_dump(TRAIN_CONFIG | {"model": backbone}, sort_keys=False))
     native.convert()
@@ -325,32 +325,32 @@ def test_an_unexpected_tensor_is_refused(native: Native) -> None:
     native.save({**native.state, "multimodal_io_dict.discrete_audio.ssl_model.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"1 unexpected \(multimodal_io_dict\.discrete_audio\.ssl_model\.weight\)"):
         native.convert()
-    assert native.refused()
+    assert native.wrote_nothing()
 
 
 def test_a_misshapen_tensor_is_refused(native: Native) -> None:
     native.save({**native.state, "lm_head.weight": torch.zeros(3, 3)})
     with pytest.raises(ValueError, match=r"lm_head\.weight is \[3, 3\]"):
         native.convert()
-    assert native.refused()
+    assert native.wrote_nothing()
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "stream_emb.weight"])
-def test_a_tensor_that_sizes_are_taken_from_is_named(native: Native, name: str) -> None:
+def test_a_missing_tensor_that_sizes_are_taken_from_is_named(native: Native, name: str) -> None:
     del native.state[name]
     native.save(native.state)
     with pytest.raises(ValueError, match=f"no tensor {name}"):
         native.convert()
 
 
-def test_a_codec_that_its_config_does_not_describe_is_refused(native: Native) -> None:
+def test_a_codec_that_does_not_match_its_config_is_refused(native: Native) -> None:
     with pytest.raises(ValueError, match=r"tensors of the codec do not fit.*--xcodec"):
         native.convert(xcodec=None)
-    assert native.refused()
+    assert native.wrote_nothing()
 
 
 def test_the_released_codec_needs_no_description(native: Native) -> None:
-    from transformers import XcodecConfig, XcodecModel  # after sglang_speechlm, which mends its imports
+    from transformers import XcodecConfig, XcodecModel  # after sglang_speechlm, which fixes its imports
 
     with torch.device("meta"):
         released = XcodecModel(XcodecConfig()).state_dict()
@@ -364,7 +364,7 @@ def test_a_vocabulary_that_does_not_add_up_is_refused(native: Native) -> None:
     native.write_qwen_config(model_type="qwen3", vocab_size=700)
     with pytest.raises(ValueError, match=r"embed_tokens\.weight has 1544 rows, but 256 reserved ids, 700 text ids"):
         native.convert()
-    assert native.refused()
+    assert native.wrote_nothing()
 
 
 def test_a_backbone_of_another_family_is_refused(native: Native) -> None:
@@ -377,13 +377,13 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_written(nat
     write_raw_tokenizer(native.tokenizer, 1000)
     with pytest.raises(ValueError, match="text_token_end"):
         native.convert()
-    assert native.refused()
+    assert native.wrote_nothing()
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("codec_choice", "ESPnet"), ("ssl_choice", "ESPnet"), ("delay_interleave", False)]
 )
-def test_an_audio_format_that_is_not_served_is_refused(native: Native, key: str, value: Any) -> None:
+def test_an_unsupported_audio_format_is_refused(native: Native, key: str, value: Any) -> None:
     native.write_train_config(**{key: value})
     with pytest.raises(ValueError, match=rf"multimodal_io\.discrete_audio\.{key} is {value!r}; allowed: "):
         native.convert()
@@ -403,24 +403,24 @@ def test_an_audio_format_that_is_not_served_is_refused(native: Native, key: str,
         ),
     ],
 )
-def test_a_train_config_of_something_else_is_refused(native: Native, content: str, complaint: str) -> None:
+def test_a_file_that_is_not_a_train_config_is_refused(native: Native, content: str, complaint: str) -> None:
     native.train_config.write_text(content)
     with pytest.raises(ValueError, match=complaint):
         native.convert()
 
 
-def test_the_least_train_config_will_do(native: Native) -> None:
+def test_a_minimal_train_config_suffices(native: Native) -> None:
     native.train_config.write_text("multimodal_io: {text: , discrete_audio: , continuous_audio: }")
     native.convert()
 
 
-def test_a_file_that_is_no_torch_file_is_refused(native: Native) -> None:
+def test_a_file_that_is_not_a_torch_file_is_refused(native: Native) -> None:
     native.checkpoint.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="is not a torch zip file"):
         native.convert()
 
 
-def test_what_is_no_tensor_is_refused_and_not_built(native: Native) -> None:
+def test_an_object_that_is_not_a_tensor_is_refused_and_not_built(native: Native) -> None:
     native.save({**native.state, "hook": print})
     with pytest.raises(ValueError, match="must hold tensors only; others: hook"):
         native.convert()
@@ -432,13 +432,13 @@ def test_a_state_dict_under_another_key_is_refused(native: Native) -> None:
         native.convert()
 
 
-def test_entries_that_are_no_tensors_are_refused(native: Native) -> None:
+def test_entries_that_are_not_tensors_are_refused(native: Native) -> None:
     native.save({**native.state, "step": 7})
     with pytest.raises(ValueError, match="must hold tensors only; others: step"):
         native.convert()
 
 
-def test_names_that_clash_are_refused(native: Native) -> None:
+def test_conflicting_names_are_refused(native: Native) -> None:
     native.save({**native.state, "_orig_mod.lm_head.weight": native.state["lm_head.weight"]})
     with pytest.raises(ValueError, match="clash"):
         native.convert()
@@ -453,7 +453,7 @@ def test_a_missing_file_is_named(native: Native) -> None:
 # The command
 
 
-def test_the_command_converts_and_says_what(native: Native, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_converts_and_describes_the_result(native: Native, capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments(native))
     captured = capsys.readouterr()
     assert "1544 ids, 3 layers" in captured.out
@@ -462,7 +462,7 @@ def test_the_command_converts_and_says_what(native: Native, capsys: pytest.Captu
 
 def test_the_command_refuses_with_status_2_and_a_reason(native: Native, capsys: pytest.CaptureFixture[str]) -> None:
     native.train_config.write_text("job_type: tts")
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as exit:
         main(arguments(native))
-    assert caught.value.code == 2
+    assert exit.value.code == 2
     assert "has no mapping multimodal_io" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The demonstration plays its sounds with what the machine has."""
+"""The demo plays its sounds with a player of this machine."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ import pytest
 from sglang_speechlm.demo.player import play
 
 
-def test_sounds_are_played_by_the_first_player_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = tmp_path / "heard"
-    for name, script in (("aplay", "exit 1"), ("play", f'printf "%s" "$2" > {heard}')):
+def test_sounds_are_played_by_the_first_working_player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played_path = tmp_path / "heard"
+    for name, script in (("aplay", "exit 1"), ("play", f'printf "%s" "$2" > {played_path}')):
         player = tmp_path / name
         player.write_text(f"#!/bin/sh\n{script}\n")
         player.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert play(tmp_path / "some.wav")
-    assert heard.read_text() == str(tmp_path / "some.wav")
+    assert played_path.read_text() == str(tmp_path / "some.wav")
 
 
 def test_without_a_player_nothing_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

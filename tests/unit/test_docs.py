@@ -1,4 +1,4 @@
-"""The documents are true of the code."""
+"""The documents match the code."""
 
 import io
 import os
@@ -21,13 +21,13 @@ DOCUMENTS = sorted(
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-MODES = [orjson.loads(found) for found in re.findall(r"^\| [^|]+ \| `(\{.*\})` \|$", API, re.MULTILINE)]
+MODES = [orjson.loads(cell) for cell in re.findall(r"^\| [^|]+ \| `(\{.*\})` \|$", API, re.MULTILINE)]
 CURLS = re.findall(r"```sh\n(curl .*?)```", API, re.DOTALL)
 URL = "http://127.0.0.1:9000"
 
 
-def test_every_folder_has_its_sentence() -> None:
-    folders = {f"{found.parent.relative_to(ROOT)}" for found in ROOT.glob("sglang_speechlm/*/__init__.py")}
+def test_every_folder_is_described() -> None:
+    folders = {f"{file.parent.relative_to(ROOT)}" for file in ROOT.glob("sglang_speechlm/*/__init__.py")}
     folders |= {"launch", "tests", "benchmarks", "clients", "examples"}
     named = set(re.findall(r"^\| `([^`]+)` \|", ARCHITECTURE, re.MULTILINE))
     assert folders <= named
@@ -41,7 +41,7 @@ def test_every_hook_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
+def test_every_link_points_to_an_existing_file_and_heading(document: Path) -> None:
     text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
     for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
         target = document.parent / path if path else document
@@ -62,12 +62,12 @@ def test_every_field_is_in_the_table() -> None:
     from sglang_speechlm.server.reading.schema import SpeechLM, VllmXargs
 
     fields = re.findall(r"^\| `(\w+)` \| (both|`speechlm`) \|", API, re.MULTILINE)
-    both = {name for name, where in fields if where == "both"}
-    assert both == set(VllmXargs.model_fields)
+    shared_fields = {name for name, where in fields if where == "both"}
+    assert shared_fields == set(VllmXargs.model_fields)
     assert {name for name, _ in fields} == set(SpeechLM.model_fields)
 
 
-def test_every_code_of_an_error_is_in_the_table() -> None:
+def test_every_error_code_is_in_the_table() -> None:
     source = "".join(file.read_text() for file in (ROOT / "sglang_speechlm").rglob("*.py"))
     codes = set(re.findall(r'\bcode="(\w+)"', source)) | {"invalid_api_key", "request_too_large", "overloaded"}
     table = API.partition("## Errors")[2].partition("## Headers")[0]
@@ -99,12 +99,12 @@ def test_the_curl_commands_work(command: str, server: Server, tmp_path: Path) ->
     assert URL in command
     command = command.replace(URL, server.url).replace("@sglang_speechlm", f"@{ROOT}/sglang_speechlm")
     script = command.replace("curl ", "curl --fail-with-body --silent ", 1)
-    ran = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, env=os.environ | {"NO_PROXY": "*"})
-    assert ran.returncode == 0, ran.stdout
-    assert ran.stdout or any(tmp_path.iterdir())
+    result = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, env=os.environ | {"NO_PROXY": "*"})
+    assert result.returncode == 0, result.stdout
+    assert result.stdout or any(tmp_path.iterdir())
 
 
-def test_the_error_that_is_shown_is_the_servers(client: Client) -> None:
-    (shown,) = re.findall(r"```json\n(.*?)```", API, re.DOTALL)
+def test_the_error_in_the_document_is_the_servers(client: Client) -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", API, re.DOTALL)
     body = {"messages": [{"role": "user", "content": "hi"}], "temperature": 3}
-    assert client.http.post("/v1/chat/completions", json=body).json() == orjson.loads(shown)
+    assert client.http.post("/v1/chat/completions", json=body).json() == orjson.loads(example)

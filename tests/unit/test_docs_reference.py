@@ -16,4 +16,4 @@ def test_the_reference_has_every_public_name_and_no_warning(tmp_path: Path) -> N
     page = (tmp_path / "sglang_speechlm" / "frontend.html").read_text()
     for name in ("SpeechLM", "SpeechLMError", "Speech", "speak", "audio"):
         assert f'id="{name}"' in page
-    assert "guidance" in page  # of speak's docstring
+    assert "guidance" in page  # from the docstring of speak

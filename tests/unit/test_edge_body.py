@@ -1,4 +1,4 @@
-"""A body in JSON: what of it may not be read, and that few bytes do not take much memory."""
+"""JSON bodies: what is refused, and that few bytes do not take much memory."""
 
 import json
 import tracemalloc
@@ -12,10 +12,10 @@ from sglang_speechlm.server.reading.schema import ChatRequest
 
 USER = {"role": "user", "content": "Hi."}
 MANY = 99_000
-MOST_BYTES = 24 << 20
-"""What a body of about a megabyte may take while it is read, at most."""
+MAX_BYTES = 24 << 20
+"""Maximum memory that reading a body of about a megabyte may take."""
 
-HEAVY: dict[str, dict[str, Any]] = {
+EXPENSIVE: dict[str, dict[str, Any]] = {
     "unknown fields": {f"k{i}": 1 for i in range(MANY)},
     "fields of ours": {"speechlm": {f"k{i}": 1 for i in range(24_000)}},
     "fields of a message": {"messages": [{**USER, **{f"k{i}": 1 for i in range(24_000)}}]},
@@ -29,7 +29,7 @@ HEAVY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fields", HEAVY.values(), ids=HEAVY.keys())
+@pytest.mark.parametrize("fields", EXPENSIVE.values(), ids=EXPENSIVE.keys())
 def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
     raw = json.dumps({"messages": [USER], **fields}, separators=(",", ":")).encode()
     tracemalloc.start()
@@ -41,7 +41,7 @@ def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert peak < MOST_BYTES
+    assert peak < MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
         ("names of fields", {"logit_bias": {f"{i}": 0 for i in range(25_001)}}),
     ],
 )
-def test_what_is_counted_is_bounded(what: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(ApiError, match=rf"^the body must not hold more than \d+ {what} ") as refused:
+def test_counts_are_limited(what: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match=rf"^the body must not hold more than \d+ {what} ") as error:
         weigh(json.dumps(fields, separators=(",", ":")).encode())
-    assert refused.value.status == 413
+    assert error.value.status == 413
 
 
-@pytest.mark.parametrize("fields", HEAVY.values(), ids=HEAVY.keys())
-def test_a_body_takes_no_more_memory_than_was_counted_for_it(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", EXPENSIVE.values(), ids=EXPENSIVE.keys())
+def test_a_body_takes_no_more_memory_than_is_counted_for_it(fields: dict[str, Any]) -> None:
     raw = json.dumps({"messages": [USER], **fields}, separators=(",", ":")).encode()
     try:
         counted = weigh(raw)
@@ -89,5 +89,5 @@ def test_a_byte_that_is_not_utf8_is_named() -> None:
         _parse(b'{"a":"\xe4"}', ChatRequest)
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     assert _parse(json.dumps({"messages": [USER]}).encode("utf-8-sig"), ChatRequest).messages[0].role == "user"

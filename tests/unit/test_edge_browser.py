@@ -1,4 +1,4 @@
-"""What a web page may do and see, on every status and from every layer."""
+"""What a web page may do and see, for every status and from every layer."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ def answered(origins: Origins, **headers: str) -> bool:
     "origin",
     ["http://localhost", "http://localhost:3000", "https://127.0.0.1:8080", "http://[::1]:1", "http://a.localhost:1"],
 )
-def test_pages_of_the_loopback_are_answered(origin: str) -> None:
+def test_loopback_pages_are_answered(origin: str) -> None:
     assert answered(OPEN, host="gpu.example.com:9000", origin=origin)
 
 
@@ -43,7 +43,7 @@ def test_pages_of_the_loopback_are_answered(origin: str) -> None:
         "chrome-extension://abc", "http://gpu:9001", "localhost", "http://[::1", "http://[zz]", "http://a]b", "http://[",
     ],
 )  # fmt: skip
-def test_other_pages_are_not(origin: str) -> None:
+def test_other_pages_are_not_answered(origin: str) -> None:
     for origins in (OPEN, LISTED, LOCAL):
         assert not answered(origins, host="gpu:9000", origin=origin)
     assert answered(ANY, host="gpu:9000", origin=origin)
@@ -55,7 +55,7 @@ def test_the_servers_own_page_is_answered(host: str) -> None:
     assert answered(OPEN, host=host, origin=f"https://{host}")
 
 
-def test_a_name_that_a_stranger_may_have_pointed_here_makes_no_page_its_own() -> None:
+def test_dns_rebinding_does_not_make_a_page_the_servers_own() -> None:
     rebound = {"host": "evil.example:9000", "origin": "http://evil.example:9000"}
     assert not answered(OPEN, **rebound)
     assert answered(Origins(parse_origins("http://evil.example:9000")), **rebound)
@@ -69,19 +69,19 @@ def test_a_name_that_a_stranger_may_have_pointed_here_makes_no_page_its_own() ->
         ("a.localhost", True),
     ],
 )  # fmt: skip
-def test_without_a_key_the_loopback_is_asked_by_its_own_names(host: str, is_answered: bool) -> None:
+def test_without_a_key_a_loopback_server_answers_only_to_its_own_names(host: str, is_answered: bool) -> None:
     assert answered(LOCAL, host=host) == is_answered
     assert answered(OPEN, host=host)
 
 
-def test_what_is_listed_is_answered_as_browsers_write_it() -> None:
+def test_listed_origins_are_answered_as_browsers_write_them() -> None:
     assert answered(LISTED, host="gpu", origin="https://app.example.com")
     assert answered(LISTED, host="gpu", origin="http://10.1.2.3")
     assert answered(Origins(LISTED.allowed, is_local=True), host="app.example.com")
 
 
 @pytest.mark.parametrize("text", ["example.com", "https://", "https://a/b", "https://a?b", "http://u@a", "a b://c"])
-def test_what_is_no_origin_is_refused(text: str) -> None:
+def test_an_invalid_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an origin"):
         parse_origins(text)
 
@@ -89,12 +89,12 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("host", "is_loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("gpu", False)]
 )
-def test_hosts_of_the_loopback(host: str, is_loopback: bool) -> None:
+def test_loopback_hosts_are_recognised(host: str, is_loopback: bool) -> None:
     assert is_loopback_host(host) == is_loopback
 
 
 @pytest.fixture(scope="module")
-def locked() -> Iterator[str]:
+def server_with_key() -> Iterator[str]:
     with served_edge(Keys("user"), Origins(is_local=True)) as url:
         yield url
 
@@ -112,42 +112,46 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_page_sees_every_header_of_every_answer(name: str, locked: str) -> None:
+def test_a_page_sees_every_header_of_every_response(name: str, server_with_key: str) -> None:
     method, path, headers, status = CASES[name]
-    page = {"origin": "http://localhost:3000", **headers}
-    answer = httpx.request(method, f"{locked}{path}", headers=page, content=b"x" * 2000 if status == 413 else None)
-    assert answer.status_code == status
-    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
-    assert answer.headers["access-control-expose-headers"] == ", ".join(SEEN)
-    assert "access-control-allow-credentials" not in answer.headers
-    assert answer.headers.items() >= {name.lower(): value for name, value in PROTECTING.items()}.items()
-    assert "x-request-id" in answer.headers
+    page_headers = {"origin": "http://localhost:3000", **headers}
+    response = httpx.request(
+        method, f"{server_with_key}{path}", headers=page_headers, content=b"x" * 2000 if status == 413 else None
+    )
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert response.headers["access-control-expose-headers"] == ", ".join(SEEN)
+    assert "access-control-allow-credentials" not in response.headers
+    assert response.headers.items() >= {name.lower(): value for name, value in PROTECTING.items()}.items()
+    assert "x-request-id" in response.headers
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "OPTIONS"])
-def test_a_preflight_of_an_allowed_page_passes_whatever_it_asks_for(method: str, locked: str) -> None:
-    asked = {
+def test_any_preflight_of_an_allowed_page_passes(method: str, server_with_key: str) -> None:
+    preflight = {
         "origin": "http://localhost:3000",
         "access-control-request-method": method,
         "access-control-request-headers": "authorization, x-stainless-os",
         "access-control-request-private-network": "true",
     }
-    answer = httpx.options(f"{locked}/v1/models", headers=asked)
-    assert answer.status_code == 200
-    assert answer.headers["access-control-allow-private-network"] == "true"
+    response = httpx.options(f"{server_with_key}/v1/models", headers=preflight)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-private-network"] == "true"
 
 
-def test_other_pages_are_refused_and_see_nothing(locked: str) -> None:
-    answer = httpx.post(f"{locked}/v1/chat/completions", headers={"origin": "http://evil.example", **KEY}, content=b"x")
-    assert answer.status_code == 403
-    assert "--allowed-origins" in answer.json()["error"]["message"]
-    assert not [name for name in answer.headers if name.startswith("access-control")]
-    assert answer.headers["x-frame-options"] == "DENY"
+def test_other_pages_are_refused_and_see_nothing(server_with_key: str) -> None:
+    response = httpx.post(
+        f"{server_with_key}/v1/chat/completions", headers={"origin": "http://evil.example", **KEY}, content=b"x"
+    )
+    assert response.status_code == 403
+    assert "--allowed-origins" in response.json()["error"]["message"]
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    assert response.headers["x-frame-options"] == "DENY"
 
 
-def test_what_is_no_page_is_not_asked_for_an_origin(locked: str) -> None:
-    assert raw_status(locked, "GET", "/v1/models", "Authorization: Bearer user") == 200
+def test_a_client_that_is_not_a_browser_needs_no_origin(server_with_key: str) -> None:
+    assert raw_status(server_with_key, "GET", "/v1/models", "Authorization: Bearer user") == 200
 
 
-def test_our_own_headers_are_among_those_that_a_page_sees() -> None:
+def test_a_page_sees_the_products_own_headers() -> None:
     assert {RATE_HEADER, REQUEST_ID_HEADER, WARNINGS_HEADER, "retry-after"} <= {*SEEN, *(name.lower() for name in SEEN)}

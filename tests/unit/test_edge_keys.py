@@ -1,4 +1,4 @@
-"""One check of keys: which key opens which route, and what those are told whose key does not."""
+"""The one check of API keys: which key opens which route, and the errors for other keys."""
 
 from collections.abc import Iterator
 
@@ -31,42 +31,42 @@ def status(keys: Keys, path: str, *authorization: str) -> int:
     ],
 )  # fmt: skip
 def test_each_key_opens_its_routes(keys: Keys, path: str, without: int, user: int, root: int) -> None:
-    found = [status(keys, path), status(keys, path, "Bearer user"), status(keys, path, "Bearer root")]
-    assert found == [without, user, root]
+    statuses = [status(keys, path), status(keys, path, "Bearer user"), status(keys, path, "Bearer root")]
+    assert statuses == [without, user, root]
     assert status(keys, path, "Bearer wrong") in (200, 401)
 
 
-@pytest.mark.parametrize("sent", ["bearer user", "BEARER  user", " Bearer\tuser ", "Bearer user  "])
-def test_a_scheme_is_read_in_any_case_and_with_any_space(sent: str) -> None:
-    assert status(USER, DATA, sent) == 200
+@pytest.mark.parametrize("header", ["bearer user", "BEARER  user", " Bearer\tuser ", "Bearer user  "])
+def test_the_scheme_may_have_any_case_and_spacing(header: str) -> None:
+    assert status(USER, DATA, header) == 200
 
 
 @pytest.mark.parametrize(
-    "sent", ["", "user", "Basic user", "Bearer", "Beareruser", "Bearer user user", "Bearer \xfcser"]
+    "header", ["", "user", "Basic user", "Bearer", "Beareruser", "Bearer user user", "Bearer \xfcser"]
 )
-def test_anything_else_is_no_key(sent: str) -> None:
-    assert status(USER, DATA, sent) == 401
+def test_anything_else_is_refused(header: str) -> None:
+    assert status(USER, DATA, header) == 401
 
 
-def test_two_keys_are_none() -> None:
+def test_two_keys_are_refused() -> None:
     assert status(USER, DATA, "Bearer user", "Bearer user") == 401
 
 
-def test_a_refusal_says_which_key_is_wanted_and_not_what_was_sent() -> None:
-    def told(path: str, *sent: str) -> str:
-        refusal = BOTH.refusal(path, sent)
+def test_a_refusal_names_the_required_key_and_not_the_one_sent() -> None:
+    def error(path: str, *authorization: str) -> str:
+        refusal = BOTH.refusal(path, authorization)
         assert isinstance(refusal, ApiError)
         return str(refusal)
 
-    assert told(DATA).startswith("the API key is missing: send the header Authorization: Bearer KEY")
-    assert told(ADMIN).startswith("the admin key (--admin-api-key) is missing")
-    assert told(ADMIN, "Bearer user") == f"{ADMIN}: requires the admin key (--admin-api-key), not the API key"
-    assert told(DATA, "Bearer wrong") == "the API key is wrong"
-    assert "secret" not in told(DATA, "secret") + told(DATA, "Bearer secret")
+    assert error(DATA).startswith("the API key is missing: send the header Authorization: Bearer KEY")
+    assert error(ADMIN).startswith("the admin key (--admin-api-key) is missing")
+    assert error(ADMIN, "Bearer user") == f"{ADMIN}: requires the admin key (--admin-api-key), not the API key"
+    assert error(DATA, "Bearer wrong") == "the API key is wrong"
+    assert "secret" not in error(DATA, "secret") + error(DATA, "Bearer secret")
 
 
 @pytest.fixture(scope="module")
-def locked() -> Iterator[str]:
+def server_with_keys() -> Iterator[str]:
     with served_edge(BOTH) as url:
         yield url
 
@@ -76,17 +76,17 @@ PAGE = ("Origin: http://localhost:3000",)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/workers", "/flush_cache", "/nothing"])
-def test_a_preflight_reaches_no_route(path: str, locked: str) -> None:
+def test_a_preflight_reaches_no_route(path: str, server_with_keys: str) -> None:
     for headers in ((), PREFLIGHT, PAGE):
-        assert raw_status(locked, "OPTIONS", path, *headers) == 401
-    answer = httpx.options(
-        f"{locked}{path}", headers={"origin": "http://localhost:3000", "access-control-request-method": "GET"}
+        assert raw_status(server_with_keys, "OPTIONS", path, *headers) == 401
+    response = httpx.options(
+        f"{server_with_keys}{path}", headers={"origin": "http://localhost:3000", "access-control-request-method": "GET"}
     )
-    assert (answer.status_code, answer.text) == (200, "OK")
-    assert raw_status(locked, "OPTIONS", path, "Origin: http://elsewhere.example", *PREFLIGHT) == 403
+    assert (response.status_code, response.text) == (200, "OK")
+    assert raw_status(server_with_keys, "OPTIONS", path, "Origin: http://elsewhere.example", *PREFLIGHT) == 403
 
 
-def test_an_unknown_key_is_told_how_to_authenticate(locked: str) -> None:
-    answer = httpx.get(f"{locked}/v1/models")
-    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-    assert answer.json()["error"]["code"] == "invalid_api_key"
+def test_a_response_without_a_key_says_how_to_authenticate(server_with_keys: str) -> None:
+    response = httpx.get(f"{server_with_keys}/v1/models")
+    assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert response.json()["error"]["code"] == "invalid_api_key"

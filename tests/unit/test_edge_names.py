@@ -1,4 +1,4 @@
-"""JSON objects that give a name twice: none of the values is dropped in silence."""
+"""JSON objects that give a name twice are refused, so that no value is silently dropped."""
 
 import contextlib
 
@@ -24,9 +24,9 @@ from sglang_speechlm.server.edge.names import parse
     ],
 )
 def test_a_name_that_an_object_gives_twice_is_refused(raw: bytes, name: str) -> None:
-    with pytest.raises(ApiError, match="must be given only once") as refused:
+    with pytest.raises(ApiError, match="must be given only once") as error:
         parse(raw)
-    assert (refused.value.status, refused.value.field) == (400, name)
+    assert (error.value.status, error.value.field) == (400, name)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def test_a_name_that_an_object_gives_twice_is_refused(raw: bytes, name: str) -> 
         b'"a:b"', b"[]", b"1",
     ],
 )  # fmt: skip
-def test_any_other_json_is_read_as_it_is(raw: bytes) -> None:
+def test_other_json_is_read_unchanged(raw: bytes) -> None:
     assert parse(bytearray(raw)) == orjson.loads(raw)
 
 
 def test_deep_nesting_is_no_internal_error() -> None:
-    deep = '{"a":' * 1000 + '"\\u003a"' + "}" * 1000
-    with contextlib.suppress(ApiError):  # Python 3.11 cannot read it, so it is refused; later versions can
-        assert parse(deep.encode()) == orjson.loads(deep)
+    nested = '{"a":' * 1000 + '"\\u003a"' + "}" * 1000
+    with contextlib.suppress(ApiError):  # Python 3.11 cannot read it, so it is refused; later versions can read it
+        assert parse(nested.encode()) == orjson.loads(nested)
