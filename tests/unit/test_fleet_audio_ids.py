@@ -1,4 +1,4 @@
-"""The workers that a chat request names by the ids of earlier answers' audio."""
+"""The workers that a chat request refers to by the audio ids of earlier answers."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Events that pass the front: byte for byte, whole, and with an end that can be told from a break."""
+"""Events pass through the front unchanged and complete, and a finished stream can be told from a broken one."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from sglang_speechlm.fleet.metrics import merge
 DELTA = b'data: {"choices":[{"delta":{"content":"one } two"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 STREAM = DELTA * 3 + b": a comment\n\n" + DELTA + DONE
-ROUTERS = b'data: {"error":{"message":"Stream error: unexpected EOF","type":"stream_error"}}\n\ndata: [DONE]\n\n'
+ROUTER_ERROR = b'data: {"error":{"message":"Stream error: unexpected EOF","type":"stream_error"}}\n\ndata: [DONE]\n\n'
 
 
 def relayed(pieces: list[bytes]) -> tuple[bytes, EventRelay]:
@@ -21,31 +21,31 @@ def relayed(pieces: list[bytes]) -> tuple[bytes, EventRelay]:
 
 
 @given(st.lists(st.integers(0, len(STREAM))))
-def test_a_stream_passes_byte_for_byte_however_it_is_cut(places: list[int]) -> None:
+def test_a_stream_passes_unchanged_however_it_is_cut(places: list[int]) -> None:
     bounds = [0, *sorted(places), len(STREAM)]
-    given_on, relay = relayed([STREAM[a:b] for a, b in itertools.pairwise(bounds)])
-    assert given_on + relay.rest() == STREAM
+    output, relay = relayed([STREAM[a:b] for a, b in itertools.pairwise(bounds)])
+    assert output + relay.rest() == STREAM
     assert relay.is_complete
 
 
-def test_an_event_is_given_as_soon_as_it_is_whole() -> None:
+def test_an_event_is_passed_on_as_soon_as_it_is_complete() -> None:
     relay = EventRelay()
     assert relay.take(DELTA[:20]) == b""
     assert relay.take(DELTA[20:] + DELTA[:5]) == DELTA
 
 
 @given(st.integers(0, len(DELTA) - 1))
-def test_half_an_event_is_not_given_where_the_router_tells_of_a_break(cut: int) -> None:
+def test_an_incomplete_event_before_an_error_of_the_router_is_dropped(cut: int) -> None:
     half = DELTA[:cut]
-    given_on, relay = relayed([DELTA, half, (b"\n\n" if half else b"") + ROUTERS])
-    assert given_on + relay.rest() == DELTA + (DELTA if half.rstrip() == DELTA.rstrip() else b"")
+    output, relay = relayed([DELTA, half, (b"\n\n" if half else b"") + ROUTER_ERROR])
+    assert output + relay.rest() == DELTA + (DELTA if half.rstrip() == DELTA.rstrip() else b"")
     assert not relay.is_complete
 
 
 @given(st.integers(0, len(DELTA)))
-def test_a_stream_that_just_ends_is_not_complete(cut: int) -> None:
-    given_on, relay = relayed([DELTA, DELTA[:cut]])
-    assert given_on + relay.rest() in (DELTA, DELTA * 2)
+def test_a_stream_without_a_last_event_is_not_complete(cut: int) -> None:
+    output, relay = relayed([DELTA, DELTA[:cut]])
+    assert output + relay.rest() in (DELTA, DELTA * 2)
     assert not relay.is_complete
 
 
@@ -62,7 +62,7 @@ def test_every_kind_of_stream_is_complete_with_its_last_event(last: bytes) -> No
     assert relayed([DELTA, last])[1].is_complete
 
 
-def test_an_odd_event_of_a_workers_own_passes() -> None:
+def test_an_unknown_event_of_a_worker_passes() -> None:
     assert relayed([b"data: not JSON\n\n", DELTA])[0] == b"data: not JSON\n\n" + DELTA
 
 
@@ -74,7 +74,7 @@ PAGE = (
 )
 
 
-def test_merged_metrics_have_every_family_once_and_every_worker_named() -> None:
+def test_merged_metrics_have_every_family_once_with_all_workers() -> None:
     page = merge(ROUTER_PAGE, {"http://a:1": PAGE, "http://b:2": PAGE})
     assert page == (
         "# HELP smg_up x\n# TYPE smg_up gauge\nsmg_up 1\n"

@@ -1,4 +1,4 @@
-"""What the front of a fleet is given before it serves."""
+"""The limits that the front of a fleet sets before it serves."""
 
 import asyncio
 import resource
@@ -12,13 +12,13 @@ from sglang_speechlm.fleet import main
 from sglang_speechlm.options.fleet import read
 
 
-async def _wait_for_ever(scope: Scope, receive: Receive, send: Send) -> None:
+async def _wait_forever(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-def test_a_request_that_no_worker_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_no_worker_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "_SPARE_SECONDS", 0.01)
-    app: Any = main._guarded(_wait_for_ever, read(["--worker-urls", "http://a:1", "--request-timeout-secs", "0.01"]))
+    app: Any = main._guarded(_wait_forever, read(["--worker-urls", "http://a:1", "--request-timeout-secs", "0.01"]))
 
     async def ask() -> int:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
@@ -27,7 +27,7 @@ def test_a_request_that_no_worker_ends_is_given_up(monkeypatch: pytest.MonkeyPat
     assert asyncio.run(ask()) == 504
 
 
-def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+def test_the_limit_on_open_files_is_raised_to_the_hard_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
     try:

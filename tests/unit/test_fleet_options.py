@@ -20,8 +20,8 @@ def test_more_than_one_server_is_a_fleet(arguments: list[str], fleet: bool) -> N
     assert is_fleet(["--model-path", "m", *arguments]) == fleet
 
 
-def test_workers_get_what_is_theirs_and_the_front_what_is_its() -> None:
-    given = [
+def test_options_are_divided_between_workers_and_front() -> None:
+    shared = [
         "--host",
         "0.0.0.0",
         "--port",
@@ -33,24 +33,24 @@ def test_workers_get_what_is_theirs_and_the_front_what_is_its() -> None:
         "--base-gpu-id",
         "4",
     ]
-    options = read(["--model-path", "m", "--dp", "2", *given, "--drain-timeout", "5"])
-    theirs = ("--api-key", "k", "--tensor-parallel-size", "2", "--drain-timeout", "5")
-    assert options.worker_arguments == theirs
+    options = read(["--model-path", "m", "--dp", "2", *shared, "--drain-timeout", "5"])
+    worker_arguments = ("--api-key", "k", "--tensor-parallel-size", "2", "--drain-timeout", "5")
+    assert options.worker_arguments == worker_arguments
     assert (options.host, options.port, options.keys.user) == ("0.0.0.0", 9000, "k")
     assert (options.first_gpu, options.gpus_each, options.drain_seconds) == (4, 2, 5)
 
 
-def test_urls_alone_start_no_worker_here() -> None:
+def test_urls_alone_start_no_worker() -> None:
     options = read(["--worker-urls", "http://a:1/", "http://b:2", "http://a:1"])
     assert (options.workers, options.urls) == (0, ("http://a:1", "http://b:2"))
 
 
-def test_urls_beside_a_model_join_its_workers() -> None:
+def test_urls_in_addition_to_a_model_join_its_workers() -> None:
     assert read(["--model-path", "m", "--worker-urls", "http://a:1"]).workers == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--dp", "2"], "--model-path"),
         (["--model-path", "m", "--dp", "2", "--nnodes", "2"], "--nnodes"),
@@ -64,8 +64,8 @@ def test_urls_beside_a_model_join_its_workers() -> None:
         (["--worker-urls", "http://a:1", "--max-running-requests", "4"], "--max-running-requests: "),
     ],
 )
-def test_contradictions_are_refused_by_name(arguments: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_contradictions_are_refused_by_name(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read(arguments)
 
 
@@ -79,7 +79,9 @@ def test_contradictions_are_refused_by_name(arguments: list[str], said: str) -> 
         ["--log-level", "loud"],
     ],
 )
-def test_a_front_takes_the_values_that_a_server_takes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_front_refuses_the_values_that_a_server_refuses(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         read(["--worker-urls", "http://a:1", *arguments])
     assert f"argument {arguments[0]}" in capsys.readouterr().err
@@ -101,7 +103,7 @@ def test_a_front_takes_the_values_that_a_server_takes(arguments: list[str], caps
         "http://a:0",
     ],
 )
-def test_what_is_no_url_of_a_worker_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_worker_url_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(["--worker-urls", url])
     assert "http(s)://HOST:PORT" in capsys.readouterr().err

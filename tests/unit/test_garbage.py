@@ -1,4 +1,4 @@
-"""Garbage is not collected while a process imports, and is once it serves."""
+"""Garbage collection is off while a process imports, and on once it serves."""
 
 import gc
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from sglang_speechlm.server.lifetime import parts
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def restored() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.enable()
 
 
-def test_what_is_imported_stays_and_the_rest_is_collected() -> None:
+def test_imported_objects_are_frozen_and_the_rest_is_collected() -> None:
     collect_no_garbage()
     assert not gc.isenabled()
     collect_garbage()
@@ -28,26 +28,26 @@ def test_what_is_imported_stays_and_the_rest_is_collected() -> None:
 
 
 @pytest.fixture
-def collects(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether SGLang's processes collect, in place of what they do."""
-    found: list[bool] = []
+def collecting(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether garbage collection is on in SGLang's processes, whose own work is replaced."""
+    is_collecting: list[bool] = []
 
     def scheduler(server_args: Any, tp_rank: int, dp_rank: int | None) -> None:
-        found.append(gc.isenabled())
+        is_collecting.append(gc.isenabled())
 
     monkeypatch.setattr(parts, "forgive_failing_writes", lambda: None)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or a rank would choose this process's threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # otherwise a rank would set the number of threads of this process
     monkeypatch.setattr(parts, "run_scheduler_process", scheduler)
-    monkeypatch.setattr(parts, "run_detokenizer_process", lambda: found.append(gc.isenabled()))
+    monkeypatch.setattr(parts, "run_detokenizer_process", lambda: is_collecting.append(gc.isenabled()))
     collect_no_garbage()
-    return found
+    return is_collecting
 
 
-def test_a_scheduler_collects_it(collects: list[bool]) -> None:
+def test_a_scheduler_collects_garbage(collecting: list[bool]) -> None:
     parts.run_scheduler({(0, 0): Heartbeat()}, SimpleNamespace(tp_size=1), 0, None)
-    assert collects == [True]
+    assert collecting == [True]
 
 
-def test_the_detokenizer_collects_it(collects: list[bool]) -> None:
+def test_the_detokenizer_collects_garbage(collecting: list[bool]) -> None:
     parts.run_detokenizer(Heartbeat())
-    assert collects == [True]
+    assert collecting == [True]

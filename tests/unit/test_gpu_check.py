@@ -11,18 +11,18 @@ from gpu.report import Figures, Report
 
 
 def test_a_part_that_fails_keeps_its_figures_and_does_not_end_the_others(tmp_path: Path) -> None:
-    def breaks(figures: Figures) -> None:
+    def fail(figures: Figures) -> None:
         figures["measured"] = 3
         raise ValueError("a kernel was missing")
 
     report = Report(tmp_path / "figures.json", 60, {"machine": "a card"})
-    assert not report.part("first", 10, breaks)
+    assert not report.part("first", 10, fail)
     assert report.part("second", 10, lambda figures: figures.update(measured=4))
-    written = json.loads((tmp_path / "figures.json").read_text())
-    assert written["machine"] == "a card"
-    assert written["parts"]["first"]["measured"] == 3
-    assert written["parts"]["first"]["failed"] == "ValueError: a kernel was missing"
-    assert "failed" not in written["parts"]["second"]
+    written_report = json.loads((tmp_path / "figures.json").read_text())
+    assert written_report["machine"] == "a card"
+    assert written_report["parts"]["first"]["measured"] == 3
+    assert written_report["parts"]["first"]["failed"] == "ValueError: a kernel was missing"
+    assert "failed" not in written_report["parts"]["second"]
     assert report.failed == ["first"]
 
 
@@ -32,11 +32,11 @@ def test_a_part_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     assert "took more than 0.1 s" in report.parts["hangs"]["failed"]
 
 
-def test_a_part_is_not_begun_without_time(tmp_path: Path) -> None:
-    begun: list[Figures] = []
+def test_a_part_is_not_started_without_enough_time(tmp_path: Path) -> None:
+    started: list[Figures] = []
     report = Report(tmp_path / "figures.json", 1, {})
-    assert not report.part("late", 10, begun.append)
-    assert not begun
+    assert not report.part("late", 10, started.append)
+    assert not started
     assert "not begun" in report.parts["late"]["failed"]
 
 

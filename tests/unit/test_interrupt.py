@@ -1,4 +1,4 @@
-"""Ctrl-C ends every program with a line, also while it imports what it needs."""
+"""Ctrl-C ends every program with one line, even during its imports."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent
 while not (ROOT / "pyproject.toml").exists():
     ROOT = ROOT.parent
 
-INTERRUPTS_ITSELF = """
+INTERRUPT_AT_IMPORT = """
 import os, signal, sys
 
 class Interrupt:
@@ -22,7 +22,7 @@ class Interrupt:
 
 sys.meta_path.insert(0, Interrupt())
 """
-"""Has the process interrupted when it first imports what the variable names."""
+"""Interrupts the process when it first imports the module that the variable names."""
 
 PROGRAMS = [
     (["-m", "sglang_speechlm.launch"], "psutil"),
@@ -37,30 +37,30 @@ PROGRAMS = [
 ]
 
 
-@pytest.mark.parametrize(("program", "when"), PROGRAMS, ids=[" ".join(program) for program, _ in PROGRAMS])
-def test_a_program_that_is_interrupted_ends_with_a_line(program: list[str], when: str, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_ITSELF)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}", "WHEN": when}
-    ended = subprocess.run(
+@pytest.mark.parametrize(("program", "module"), PROGRAMS, ids=[" ".join(program) for program, _ in PROGRAMS])
+def test_an_interrupted_program_ends_with_one_line(program: list[str], module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT_AT_IMPORT)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}", "WHEN": module}
+    result = subprocess.run(
         [sys.executable, *program],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
-        preexec_fn=_hear_interrupts,
+        preexec_fn=_restore_interrupts,
     )
-    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
-def _hear_interrupts() -> None:
-    """Undo what a shell does to its background jobs, of which the tests may be one."""
+def _restore_interrupts() -> None:
+    """Restore SIGINT, which a shell ignores in its background jobs; the tests may run as one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_another_error_is_shown_as_usual() -> None:
-    ended = subprocess.run(
+def test_other_errors_are_shown_as_usual() -> None:
+    result = subprocess.run(
         [sys.executable, "-c", "from sglang_speechlm.interrupt import *; end_without_traceback(); 1 / 0"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    assert ended.returncode == 1
-    assert "ZeroDivisionError" in ended.stderr
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr

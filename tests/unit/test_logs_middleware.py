@@ -1,4 +1,4 @@
-"""The line that every request has in the log."""
+"""The log line of a request."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from sglang_speechlm.logs import RequestLog
 
 
 @pytest.mark.parametrize("part", ["method", "raw_path", "x-request-id"])
-def test_a_client_writes_no_long_line(part: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_cannot_write_long_log_lines(part: str, caplog: pytest.LogCaptureFixture) -> None:
     long = "A" * 50_000
     scope = {
         "type": "http",

@@ -1,4 +1,4 @@
-"""Clips by URL: where they may come from, checked before anything is opened."""
+"""Clips by URL: where they may come from, which is checked before anything is opened."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ def test_files_under_the_directory_are_read(name: str, folder: Path) -> None:
     "name",
     ["../secret", "%2e%2e/secret", "..%2fsecret", "outside", "up/secret", "none", "deeper", "pipe", "a%00b", "", "."],
 )
-def test_nothing_else_is_read(name: str, folder: Path) -> None:
+def test_other_paths_under_the_directory_are_not_read(name: str, folder: Path) -> None:
     with pytest.raises(AudioError, match="does not read that file"):
         read(AllowedMedia(directory=folder), f"file://{folder}/{name}")
 
@@ -62,7 +62,7 @@ def test_a_file_on_another_host_is_not_read(folder: Path) -> None:
         read(AllowedMedia(directory=folder), f"file://host{folder}/inside")
 
 
-def test_a_file_may_not_be_too_large(folder: Path) -> None:
+def test_a_file_that_is_too_large_is_refused(folder: Path) -> None:
     allowed = AllowedMedia(directory=folder)
     assert read(allowed, f"file://{folder}/inside", len(DATA)) == DATA
     with pytest.raises(AudioError, match="must not exceed 9 bytes"):
@@ -91,7 +91,7 @@ def test_any_text_is_refused_cleanly(url: str) -> None:
         read(AllowedMedia(), url)
 
 
-def test_a_name_that_leads_to_a_private_address_is_not_connected_to() -> None:
+def test_no_connection_is_made_to_a_name_with_a_private_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(AudioError, match="not public"):
@@ -101,8 +101,8 @@ def test_a_name_that_leads_to_a_private_address_is_not_connected_to() -> None:
             listener.accept()
 
 
-class Names(AbstractResolver):
-    """Says the same of every name."""
+class FixedResolver(AbstractResolver):
+    """A resolver that gives the same addresses for every name."""
 
     def __init__(self, *addresses: str) -> None:
         self._addresses = addresses
@@ -119,14 +119,14 @@ class Names(AbstractResolver):
         pass
 
 
-def test_the_addresses_that_were_checked_are_those_that_are_connected_to() -> None:
-    found = asyncio.run(PublicResolver(Names("93.184.216.34", "2606:4700::1111")).resolve("example.com", 80))
-    assert [result["host"] for result in found] == ["93.184.216.34", "2606:4700::1111"]
+def test_connections_use_the_addresses_that_were_checked() -> None:
+    results = asyncio.run(PublicResolver(FixedResolver("93.184.216.34", "2606:4700::1111")).resolve("example.com", 80))
+    assert [result["host"] for result in results] == ["93.184.216.34", "2606:4700::1111"]
 
 
-def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
+def test_a_name_with_one_private_address_is_refused() -> None:
     with pytest.raises(OSError, match="not public"):
-        asyncio.run(PublicResolver(Names("93.184.216.34", "10.0.0.1")).resolve("example.com", 80))
+        asyncio.run(PublicResolver(FixedResolver("93.184.216.34", "10.0.0.1")).resolve("example.com", 80))
 
 
 @pytest.mark.parametrize(
@@ -138,40 +138,40 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
         "2001:0:7f00:1::", "2001:db8::1",
     ],
 )  # fmt: skip
-def test_addresses_that_are_not_public(address: str) -> None:
+def test_non_public_addresses_are_recognised(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
-def test_public_addresses(address: str) -> None:
+def test_public_addresses_are_recognised(address: str) -> None:
     assert is_public(address)
 
 
-def test_hosts_are_written_as_they_are_compared() -> None:
+def test_hosts_are_normalised() -> None:
     hosts = parse_hosts("Example.COM, example.com:8443,10.0.0.5,[::1]:8000,")
     assert hosts == {"example.com", "example.com:8443", "10.0.0.5", "[::1]:8000"}
 
 
 @pytest.mark.parametrize("text", ["http://example.com", "example.com/x", "a b", "me@example.com", "host:port", "*"])
-def test_what_is_no_host_is_refused(text: str) -> None:
+def test_an_invalid_host_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a host"):
         parse_hosts(text)
 
 
-def test_a_refusal_does_not_tell_what_the_operator_allowed() -> None:
+def test_a_refusal_does_not_reveal_what_is_allowed() -> None:
     allowed = AllowedMedia(frozenset({"10.0.0.5:8000", "media.example"}), Path("/srv/clips"))
     for url in ("http://elsewhere.example/a.wav", "http://10.0.0.6/a.wav", "file:///etc/passwd"):
-        with pytest.raises(AudioError) as refused:
+        with pytest.raises(AudioError) as error:
             read(allowed, url)
-        assert not [word for word in ("10.0.0.5", "media.example", "/srv") if word in str(refused.value)]
+        assert not [word for word in ("10.0.0.5", "media.example", "/srv") if word in str(error.value)]
 
 
-def test_a_failed_connection_does_not_tell_addresses() -> None:
-    with socket.socket() as bound:  # and not listening
+def test_a_failed_connection_does_not_reveal_addresses() -> None:
+    with socket.socket() as bound:  # but not listening
         bound.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{bound.getsockname()[1]}"
-        with pytest.raises(AudioError, match="Connection refused") as refused:
+        with pytest.raises(AudioError, match="Connection refused") as error:
             read(AllowedMedia(frozenset({host})), f"http://{host}/a.wav")
-    assert str(refused.value) == "the clip could not be fetched from 127.0.0.1: Connection refused"
+    assert str(error.value) == "the clip could not be fetched from 127.0.0.1: Connection refused"
     with pytest.raises(AudioError, match="unknown host"):
         read(AllowedMedia(frozenset({"nowhere.invalid"})), "http://nowhere.invalid/a.wav")

@@ -1,4 +1,4 @@
-"""What the model computes beside its layers: a rank's part of the head and of frames, and the embeddings of clips."""
+"""What the model computes besides its layers: a rank's part of the head and of frames, and the embeddings of clips."""
 
 from typing import Any
 
@@ -18,29 +18,29 @@ IDS = SpeechLMConfig().ids
 VOCABULARY = 160_392
 
 
-class MadeBytes(TorchDispatchMode):
-    """Bytes of all float32 tensors that are made, views not counted."""
+class CreatedBytes(TorchDispatchMode):
+    """The bytes of all float32 tensors that are created."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and made.dtype == torch.float32:
-            self.total += made.nbytes
-        return made
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor) and output.dtype == torch.float32:
+            self.total += output.nbytes
+        return output
 
 
 def test_no_copy_of_the_whole_head_is_made_at_the_released_sizes() -> None:
     head = torch.empty(VOCABULARY, 4096, dtype=torch.bfloat16, device="meta")
-    with MadeBytes() as made:
+    with CreatedBytes() as created:
         codec_rows(head, 0, IDS).float()
-    assert made.total < 512 << 20
+    assert created.total < 512 << 20
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 1000])
-def test_the_ranks_parts_of_the_codecs_head_add_up_to_the_whole(ranks: int) -> None:
+def test_the_ranks_parts_of_the_codec_head_add_up_to_the_whole(ranks: int) -> None:
     head = torch.randn(VOCABULARY, 4)
     size = -(-VOCABULARY // ranks)
     parts = [codec_rows(part, rank * size, IDS) for rank, part in enumerate(head.split(size))]
@@ -49,7 +49,7 @@ def test_the_ranks_parts_of_the_codecs_head_add_up_to_the_whole(ranks: int) -> N
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_the_ranks_sums_of_a_frame_add_up_to_its_embedding_and_are_as_large_as_one(ranks: int) -> None:
+def test_the_ranks_sums_of_a_frame_add_up_to_its_embedding(ranks: int) -> None:
     table = torch.randn(60, 5)
     frames = torch.randint(0, 60, (40, 8))
     frames[::3, 0] = 0
@@ -69,17 +69,17 @@ def test_a_frame_is_rounded_once_whichever_ranks_have_its_embeddings() -> None:
     torch.testing.assert_close((halves[0] + halves[1]).bfloat16(), whole, rtol=0, atol=2.0**-6)
 
 
-def test_each_worker_of_a_machine_decodes_sound_on_a_gpu_of_its_own() -> None:
+def test_each_worker_of_a_machine_decodes_sound_on_its_own_gpu() -> None:
     assert [codec_device("auto", 4, first) for first in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
 
 
-def test_a_named_codec_device_and_a_machine_without_a_gpu_are_taken_as_they_are() -> None:
+def test_a_named_codec_device_is_used_and_without_a_gpu_the_cpu() -> None:
     assert (codec_device("cpu", 4, 2), codec_device("auto", 0, 2)) == ("cpu", "cpu")
 
 
 @torch.no_grad()
 def test_the_embedding_of_each_clip_owns_its_memory() -> None:
-    """A view in SGLang's cache of clips would keep the embeddings of all clips that were computed with it."""
+    """A view in SGLang's cache of clips would keep the embeddings of all clips that were computed together."""
     config = CheckpointSpec().config()
     model = SpeechLMForConditionalGeneration.__new__(SpeechLMForConditionalGeneration)
     nn.Module.__init__(model)

@@ -1,4 +1,4 @@
-"""Container files and the Kubernetes manifest: their linters, and that they fit each other and the product."""
+"""Container files and the Kubernetes manifest pass their linters and agree with each other and with the product."""
 
 import json
 import re
@@ -21,14 +21,14 @@ LAUNCH = ROOT / "launch"
 DOCKERFILES = sorted((LAUNCH / "containers").glob("*.Dockerfile"))
 MANIFEST = LAUNCH / "kubernetes" / "speechlm.yaml"
 OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text()))
-PODS = {each["metadata"]["name"]: each["spec"] for each in OBJECTS if "template" in each["spec"]}
+PODS = {item["metadata"]["name"]: item["spec"] for item in OBJECTS if "template" in item["spec"]}
 YAML_STYLE = "{extends: default, rules: {line-length: {max: 120}, document-start: disable}}"
 CLEARING_SECONDS = 20
-"""From the end of --drain-timeout to the end of the server, at most."""
+"""Maximum time from the end of --drain-timeout to the end of the server."""
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
-    """Instruction and arguments, lines that go on joined and comments left out."""
+    """Pairs of instruction and arguments, with continued lines joined and without comments."""
     text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     words = (line.partition(" ") for line in text.splitlines() if line)
     return [(name, arguments.strip()) for name, _, arguments in words]
@@ -51,7 +51,7 @@ def option(name: str, of: str) -> str:
 # Containers
 
 
-def test_there_is_one_for_each_profile() -> None:
+def test_there_is_a_dockerfile_for_each_profile() -> None:
     assert {file.stem for file in DOCKERFILES} == set(setup.PROFILES)
 
 
@@ -68,17 +68,17 @@ def test_a_container_installs_its_locked_profile(dockerfile: Path) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.stem)
-def test_what_a_container_copies_is_there_and_not_ignored(dockerfile: Path) -> None:
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+def test_copied_files_exist_and_are_not_ignored(dockerfile: Path) -> None:
+    not_ignored = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [arguments.split()[:-1] for name, arguments in instructions(dockerfile) if name == "COPY"]
     sources = {source for sources in copied for source in sources if not source.startswith(("--", "/"))}
     assert all((ROOT / source).exists() for source in sources)
-    assert sources == kept
+    assert sources == not_ignored
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.stem)
 def test_a_container_runs_the_launcher_itself_as_an_ordinary_user(dockerfile: Path) -> None:
-    # In exec form no shell stands between the signals and the launcher.
+    # In exec form there is no shell between the signals and the launcher.
     command = json.loads(last(dockerfile, "ENTRYPOINT")) + json.loads(last(dockerfile, "CMD"))
     assert command[1:3] == ["-m", "sglang_speechlm.launch"]
     assert last(dockerfile, "STOPSIGNAL") == "SIGTERM"
@@ -87,7 +87,7 @@ def test_a_container_runs_the_launcher_itself_as_an_ordinary_user(dockerfile: Pa
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.stem)
-def test_a_health_check_passes_on_a_server_that_serves_only(dockerfile: Path, server: Server) -> None:
+def test_a_health_check_passes_only_while_the_server_serves(dockerfile: Path, server: Server) -> None:
     command = json.loads(last(dockerfile, "HEALTHCHECK").partition("CMD")[2])
     port = last(dockerfile, "EXPOSE")
     program = command[-1].replace(f":{port}/", f":{server.url.rpartition(':')[2]}/")
@@ -104,19 +104,19 @@ def test_yamllint_has_no_complaint(file: Path) -> None:
     subprocess.run([sys.executable, "-m", "yamllint", "--strict", "-d", YAML_STYLE, str(file)], check=True)
 
 
-@pytest.mark.parametrize("one", OBJECTS, ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
-def test_objects_are_what_kubernetes_takes(one: dict[str, Any]) -> None:
-    kubernetes_validate.validate(one, "1.32", strict=True)
+@pytest.mark.parametrize("item", OBJECTS, ids=lambda item: f"{item['kind']} {item['metadata']['name']}")
+def test_kubernetes_accepts_all_objects(item: dict[str, Any]) -> None:
+    kubernetes_validate.validate(item, "1.32", strict=True)
 
 
 # The manifest
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_has_time_to_finish_its_answers(name: str) -> None:
-    before = float(container(name)["lifecycle"]["preStop"]["exec"]["command"][-1])
-    needed = before + float(option("--drain-timeout", name)) + CLEARING_SECONDS
-    assert PODS[name]["template"]["spec"]["terminationGracePeriodSeconds"] > needed
+def test_a_pod_has_enough_time_to_finish_its_answers(name: str) -> None:
+    pre_stop_seconds = float(container(name)["lifecycle"]["preStop"]["exec"]["command"][-1])
+    needed_seconds = pre_stop_seconds + float(option("--drain-timeout", name)) + CLEARING_SECONDS
+    assert PODS[name]["template"]["spec"]["terminationGracePeriodSeconds"] > needed_seconds
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -126,23 +126,23 @@ def test_a_pod_is_an_ordinary_user_with_limits_and_probes(name: str) -> None:
     assert pod["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     assert "memory" in pod["resources"]["limits"]
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(pod)
-    # Without the key nothing else answers.
+    # Without the key no other route answers.
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert "tcpSocket" in pod[probe] or pod[probe]["httpGet"]["path"] == "/health"
 
 
 @pytest.mark.parametrize("kind", ["Service", "PodDisruptionBudget"])
-def test_selectors_find_pods(kind: str) -> None:
+def test_selectors_match_pods(kind: str) -> None:
     labels = [pod["template"]["metadata"]["labels"].items() for pod in PODS.values()]
-    chosen = [one["spec"]["selector"] for one in OBJECTS if one["kind"] == kind]
-    assert chosen
-    for selector in chosen:
-        wanted = selector.get("matchLabels", selector).items()
-        assert sum(wanted <= each for each in labels) == 1
+    selectors = [item["spec"]["selector"] for item in OBJECTS if item["kind"] == kind]
+    assert selectors
+    for selector in selectors:
+        required = selector.get("matchLabels", selector).items()
+        assert sum(required <= pod_labels for pod_labels in labels) == 1
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_listens_where_its_container_does(name: str) -> None:
+def test_a_pod_listens_on_the_port_of_its_container(name: str) -> None:
     (port,) = container(name)["ports"]
     image = container(name)["image"].rpartition(":")[2]
     assert str(port["containerPort"]) == last(LAUNCH / "containers" / f"{image}.Dockerfile", "EXPOSE")
@@ -160,28 +160,28 @@ def test_the_router_knows_every_worker() -> None:
     assert options.log_format == "json"
 
 
-def test_both_sides_take_the_same_key() -> None:
+def test_router_and_workers_use_the_same_key() -> None:
     assert option("--api-key", "speechlm-router") == option("--api-key", "speechlm-worker") == "$(SPEECHLM_API_KEY)"
     assert container("speechlm-router")["env"] == container("speechlm-worker")["env"]
 
 
-def test_the_worker_takes_its_options() -> None:
+def test_the_launcher_accepts_the_workers_options() -> None:
     from sglang_speechlm.options.command_line import build_parser
 
     arguments = [*entrypoint("cuda"), *container("speechlm-worker")["args"]]
-    _, others = build_parser().parse_known_args(arguments)
-    assert {argument.partition("=")[0] for argument in others if argument.startswith("-")} == {
+    _, rest = build_parser().parse_known_args(arguments)
+    assert {argument.partition("=")[0] for argument in rest if argument.startswith("-")} == {
         "--host", "--port", "--enable-metrics", "--api-key"
     }  # fmt: skip
 
 
 def entrypoint(profile: str) -> list[str]:
-    """The arguments that come before a pod's own."""
+    """The launcher's arguments in an image, which come before those of a pod."""
     command: list[str] = json.loads(last(LAUNCH / "containers" / f"{profile}.Dockerfile", "ENTRYPOINT"))
     return command[3:]
 
 
-def test_the_comments_commands_name_files_that_there_are() -> None:
+def test_commands_in_comments_name_existing_files() -> None:
     for file in (*DOCKERFILES, MANIFEST, LAUNCH / "prometheus" / "prometheus.yml"):
         for line in re.findall(r"^#   (.*)", file.read_text(), re.MULTILINE):
             for word in shlex.split(line):

@@ -1,4 +1,4 @@
-"""The memory plan of a card at the released sizes: what fewer bits save, and what they do not."""
+"""The memory plan of a GPU at the released sizes: what quantization saves, and what it does not."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ GIBIBYTE = 1 << 30
 
 
 def planned(gibibytes: float, **options: Any) -> MemoryPlan:
-    """The plan of a card, without graphs."""
+    """The memory plan of a GPU, without graphs."""
     options = {"quantization": None, "dtype": "bfloat16", "kv_cache_dtype": "auto", "tp_size": 1} | options
     graphs = SimpleNamespace(decode=SimpleNamespace(backend="disabled", bs=[], max_bs=0))
     rest = {"cuda_graph_config": graphs, "mem_fraction_static": 0.85, "context_length": None}
@@ -22,7 +22,7 @@ def planned(gibibytes: float, **options: Any) -> MemoryPlan:
     return plan_memory(RELEASED, SimpleNamespace(**options, **rest), gibibytes * GIBIBYTE, codec=True)
 
 
-def test_fp8_halves_the_layers_matrices_and_adds_their_scales() -> None:
+def test_fp8_halves_the_matrices_of_the_layers_and_adds_scales() -> None:
     text = RELEASED.text_config
     attention = (2 * text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim * text.hidden_size
     matrices = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
@@ -31,7 +31,7 @@ def test_fp8_halves_the_layers_matrices_and_adds_their_scales() -> None:
     assert weight_bytes(RELEASED) - weight_bytes(RELEASED, fp8=True) == matrices - scales
 
 
-def test_a_card_that_holds_the_quantized_weights_must_hold_the_unquantized_ones_first() -> None:
+def test_a_gpu_must_hold_the_unquantized_weights_first() -> None:
     assert planned(24, quantization="fp8").fits
     small = planned(16, quantization="fp8")
     assert small.positions > 0
@@ -40,7 +40,7 @@ def test_a_card_that_holds_the_quantized_weights_must_hold_the_unquantized_ones_
     assert planned(16, quantization="fp8", tp_size=2).fits
 
 
-def test_a_card_without_room_for_the_weights_has_none_for_a_cache() -> None:
+def test_a_gpu_without_room_for_the_weights_has_none_for_a_cache() -> None:
     assert planned(20).problem == "no room for a KV cache on this GPU"
 
 
@@ -51,7 +51,7 @@ def test_a_cache_in_fp8_holds_twice_as_many_positions(kind: str) -> None:
     assert planned(80, dtype="float32", kv_cache_dtype=kind).positions == pytest.approx(4 * single, abs=3)
 
 
-def test_graphs_are_captured_for_the_rows_that_the_saved_memory_holds() -> None:
+def test_saved_memory_allows_graphs_for_more_rows() -> None:
     card = 24 * GIBIBYTE
     rows = [graph_rows(RELEASED, 1, card, 1024, fp8=fp8) for fp8 in (False, True)]
     assert rows[1] == cached_positions(RELEASED, card, fp8=True) // 256 // 8 * 8

@@ -1,4 +1,4 @@
-"""Values of options that cannot be: the message names the option."""
+"""Impossible values of options: the message names the option."""
 
 import argparse
 from types import SimpleNamespace
@@ -43,13 +43,13 @@ def test_a_bad_option_is_named(option: tuple[str, str], capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("key", ["s\xe9same", "", " sesame", "ses\name"])
-def test_a_key_that_no_header_can_hold_is_refused(key: str) -> None:
+def test_a_key_that_is_not_a_valid_header_value_is_refused(key: str) -> None:
     refuse_unsupported(SimpleNamespace(**ALLOWED | {"api_key": KEY}))
     with pytest.raises(ValueError, match="--api-key"):
         refuse_unsupported(SimpleNamespace(**ALLOWED | {"api_key": key}))
 
 
-def test_files_for_encryption_whose_names_are_empty_do_not_mean_none() -> None:
+def test_empty_names_of_tls_files_are_refused() -> None:
     with pytest.raises(ValueError, match="--ssl-keyfile: must not be empty"):
         refuse_unsupported(SimpleNamespace(**ALLOWED | {"ssl_keyfile": "", "ssl_certfile": ""}))
 

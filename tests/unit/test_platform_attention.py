@@ -1,4 +1,4 @@
-"""Attention on a CPU, against one position at a time."""
+"""Attention on a CPU, compared with one position at a time."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -29,15 +29,15 @@ class Cache:
         return self.values
 
     def set_kv_buffer(self, _layer: Any, where: Any, keys: Tensor, values: Tensor) -> None:
-        self.keys[where.loc], self.values[where.loc] = (each.view(-1, KV_HEADS, SIZE) for each in (keys, values))
+        self.keys[where.loc], self.values[where.loc] = (tensor.view(-1, KV_HEADS, SIZE) for tensor in (keys, values))
 
 
-def attended(lengths: list[int], new: list[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What rows that are ``lengths`` long see from their ``new`` last positions, and what they should."""
+def outputs(lengths: list[int], new: list[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Outputs and expected outputs for the last ``new`` positions of rows of the given lengths."""
     cache = Cache(dtype)
     order = torch.randperm(PLACES, generator=torch.manual_seed(1))[: sum(lengths)].split(lengths)
     slots = torch.arange(len(lengths)).flip(0)
-    tokens = torch.full((len(lengths), PLACES), 2**31 - 1, dtype=torch.int32)  # what is left over from others
+    tokens = torch.full((len(lengths), PLACES), 2**31 - 1, dtype=torch.int32)  # left over from other requests
     for slot, places in zip(slots, order, strict=False):
         tokens[slot, : len(places)] = places
     attention = CpuAttention(
@@ -56,17 +56,17 @@ def attended(lengths: list[int], new: list[int], dtype: torch.dtype) -> tuple[Te
     ).to(dtype)  # fmt: skip
     attention.init_forward_metadata(batch)
     forward = attention.forward_decode if decoding else attention.forward_extend
-    given = forward(query, key[:, : KV_HEADS * SIZE], value[:, : KV_HEADS * SIZE], LAYER, batch)
+    output = forward(query, key[:, : KV_HEADS * SIZE], value[:, : KV_HEADS * SIZE], LAYER, batch)
     expected: list[Tensor] = []
     for places, count in zip(order, new, strict=False):
         for position in range(len(places) - count, len(places)):
-            seen = places[: position + 1]
+            visible = places[: position + 1]
             row = query[len(expected)].view(HEADS, SIZE).float()
             for_head = torch.arange(HEADS) // (HEADS // KV_HEADS)
-            keys, values = (each[seen].float()[:, for_head] for each in (cache.keys, cache.values))
+            keys, values = (tensor[visible].float()[:, for_head] for tensor in (cache.keys, cache.values))
             weights = torch.softmax(torch.einsum("hd,lhd->hl", row, keys) * LAYER.scaling, dim=1)
             expected.append(torch.einsum("hl,lhd->hd", weights, values).flatten())
-    return given, torch.stack(expected)
+    return output, torch.stack(expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,8 +80,10 @@ def attended(lengths: list[int], new: list[int], dtype: torch.dtype) -> tuple[Te
         ([9, 30, 5], [2, 30, 4]),
     ],
 )
-def test_every_position_sees_its_own_row_up_to_itself(lengths: list[int], new: list[int], dtype: torch.dtype) -> None:
-    given, expected = attended(lengths, new, dtype)
-    assert given.dtype == dtype
+def test_every_position_attends_to_its_own_row_up_to_itself(
+    lengths: list[int], new: list[int], dtype: torch.dtype
+) -> None:
+    output, expected = outputs(lengths, new, dtype)
+    assert output.dtype == dtype
     rtol, atol = (1.3e-6, 1e-5) if dtype == torch.float32 else (1e-2, 1e-2)
-    torch.testing.assert_close(given.float(), expected, rtol=rtol, atol=atol)
+    torch.testing.assert_close(output.float(), expected, rtol=rtol, atol=atol)

@@ -1,13 +1,13 @@
-"""torch's compiler, which takes longer to import than torch, is left out where nothing is compiled."""
+"""torch's compiler, which takes longer to import than torch, is not imported unless something is compiled."""
 
 import subprocess
 import sys
 
 
 def printed(script: str) -> str:
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_server_without_a_gpu_imports_sglang_without_the_compiler() -> None:

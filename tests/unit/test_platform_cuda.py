@@ -1,4 +1,4 @@
-"""What a server on a GPU needs of its machine, on machines that are played by a folder and variables."""
+"""Requirements of a server on a GPU, tested on machines that are simulated by a folder and variables."""
 
 import os
 import sysconfig
@@ -38,30 +38,30 @@ def test_a_gpu_is_found_by_what_nvidia_smi_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listed", ["", "No devices found.\n", "NVIDIA-SMI has failed because it couldn't ...\n"])
-def test_driver_tools_without_a_gpu_are_no_gpu(tmp_path: Path, listed: str) -> None:
+def test_driver_tools_without_a_gpu_are_not_taken_for_a_gpu(tmp_path: Path, listed: str) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidiactl").touch()
     assert find_gpu(tmp_path, lambda: listed) is None
 
 
-# A CPU that nobody chose
+# A CPU that was not chosen
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused_with_torchs_reason() -> None:
     torch = Torch("13.0", "The NVIDIA driver on your system is too old (found version 12080).")
-    with pytest.raises(ValueError, match="too old") as refused:
+    with pytest.raises(ValueError, match="too old") as error:
         refuse_unchosen_cpu(torch, "/dev/nvidia0", "570.86.15")
     for part in ("/dev/nvidia0", "570.86.15", "580", "--device cpu"):
-        assert part in str(refused.value)
+        assert part in str(error.value)
 
 
 def test_a_cuda_build_without_a_gpu_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"built for CUDA 13\.0.*Found no NVIDIA driver") as refused:
+    with pytest.raises(ValueError, match=r"built for CUDA 13\.0.*Found no NVIDIA driver") as error:
         refuse_unchosen_cpu(Torch("13.0", "Found no NVIDIA driver on your system."), None, None)
-    assert "--device cpu" in str(refused.value)
+    assert "--device cpu" in str(error.value)
 
 
-def test_a_gpu_beside_a_cpu_build_is_refused() -> None:
+def test_a_gpu_with_a_cpu_build_is_refused() -> None:
     with pytest.raises(ValueError, match="PROFILE=cuda make setup"):
         refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled"), "/dev/nvidia0", "580.65.06")
 
@@ -70,7 +70,7 @@ def test_a_laptop_without_a_gpu_serves_on_its_cpu() -> None:
     refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled"), None, None)
 
 
-def test_a_cpu_that_was_chosen_is_not_questioned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chosen_cpu_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Torch, "here", lambda: Torch("13.0", "No CUDA GPUs are available"))
     check_machine("cpu")
     with pytest.raises(ValueError, match="No CUDA GPUs are available"):
@@ -87,18 +87,18 @@ def test_a_cpu_that_was_chosen_is_not_questioned(monkeypatch: pytest.MonkeyPatch
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 22:50:36 UTC 2025",
     ],
 )
-def test_the_version_of_the_driver_is_that_of_its_kernel_module(tmp_path: Path, line: str) -> None:
+def test_the_drivers_version_is_read_from_its_kernel_module(tmp_path: Path, line: str) -> None:
     (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
     (tmp_path / "proc/driver/nvidia/version").write_text(f"{line}\nGCC version:  gcc version 13.3.0\n")
     assert driver_version(tmp_path) == "570.86.15"
 
 
-def test_a_machine_without_a_driver_has_none(tmp_path: Path) -> None:
+def test_without_a_driver_there_is_no_version(tmp_path: Path) -> None:
     assert driver_version(tmp_path) is None
 
 
 @pytest.mark.parametrize(("cuda", "driver"), [("13.0", "580.65.06"), ("12.8", "535.54.03"), ("13.0", None)])
-def test_a_driver_that_is_new_enough_is_no_problem(cuda: str, driver: str | None) -> None:
+def test_a_driver_that_is_new_enough_is_accepted(cuda: str, driver: str | None) -> None:
     assert driver_problem(cuda, driver) is None
 
 
@@ -111,7 +111,7 @@ def test_a_driver_that_is_too_old_is_named(cuda: str, driver: str) -> None:
 
 
 class Machine:
-    """A file system and variables that have everything; a test takes things away."""
+    """A file system and variables with everything that is needed; a test removes parts."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -149,30 +149,30 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_a_machine_with_everything_lacks_nothing(machine: Machine) -> None:
+def test_a_complete_machine_lacks_nothing(machine: Machine) -> None:
     assert machine.missing == []
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_missing_program_is_named_with_what_installs_it(machine: Machine, tool: str) -> None:
+def test_a_missing_program_is_named_with_its_package(machine: Machine, tool: str) -> None:
     (machine.programs / tool).unlink()
     (problem,) = machine.missing
     assert problem.startswith(f"{tool}: not on PATH; ")
     assert "install" in problem
 
 
-def test_a_compiler_that_is_named_by_a_variable_takes_the_defaults_place(machine: Machine) -> None:
+def test_a_compiler_named_by_a_variable_replaces_the_default(machine: Machine) -> None:
     machine.variables = {"CXX": "clang++ -O2"}
     (machine.programs / "c++").unlink()
     assert machine.missing == ["clang++: not on PATH; install it (Ubuntu: apt-get install g++)"]
 
 
-def test_missing_headers_of_python_are_named(machine: Machine) -> None:
+def test_missing_python_headers_are_named(machine: Machine) -> None:
     (machine.headers / "Python.h").unlink()
     assert machine.missing == [f"Python.h: not in {machine.headers}; install it (Ubuntu: apt-get install python3-dev)"]
 
 
-def test_a_missing_nvcc_is_named_with_where_it_was_looked_for(machine: Machine) -> None:
+def test_a_missing_nvcc_is_named_with_the_places_searched(machine: Machine) -> None:
     (machine.toolkit / "bin" / "nvcc").unlink()
     (problem,) = machine.missing
     for part in ("nvcc: not on PATH", "/usr/local/cuda", "CUDA_HOME", "install the CUDA toolkit 13.0"):
@@ -180,7 +180,7 @@ def test_a_missing_nvcc_is_named_with_where_it_was_looked_for(machine: Machine) 
 
 
 @pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
-def test_a_variable_goes_before_any_other_toolkit(machine: Machine, variable: str) -> None:
+def test_a_variable_takes_precedence_over_any_other_toolkit(machine: Machine, variable: str) -> None:
     machine.variables = {variable: str(machine.root / "opt")}
     (problem,) = machine.missing
     assert f"nvcc: not in {machine.root}/opt/bin" in problem
@@ -188,7 +188,7 @@ def test_a_variable_goes_before_any_other_toolkit(machine: Machine, variable: st
     assert machine.missing == []
 
 
-def test_an_nvcc_on_path_goes_before_usr_local(machine: Machine) -> None:
+def test_an_nvcc_on_path_takes_precedence_over_usr_local(machine: Machine) -> None:
     add_toolkit(machine.root / "usr", release="12.4", headers=12040)
     (problem,) = machine.missing
     assert f"{machine.programs}/nvcc is of CUDA 12.4, and torch of CUDA 13.0" in problem
@@ -207,19 +207,19 @@ def test_headers_may_be_in_a_targets_folder(machine: Machine) -> None:
     assert machine.missing == []
 
 
-def test_an_nvcc_whose_headers_are_elsewhere_is_nvccs_own_affair(machine: Machine) -> None:
+def test_an_nvcc_without_headers_at_the_usual_place_is_accepted(machine: Machine) -> None:
     (machine.toolkit / "include" / "cuda_runtime_api.h").unlink()
     assert machine.missing == []
 
 
-def test_the_headers_of_a_linked_nvcc_are_beside_its_file(machine: Machine) -> None:
+def test_the_headers_of_a_linked_nvcc_are_next_to_its_target(machine: Machine) -> None:
     add_toolkit(machine.root / "opt", release="13.5")
     (machine.programs / "nvcc").symlink_to(machine.root / "opt" / "bin" / "nvcc")
     (problem,) = machine.missing
     assert "the headers beside it of CUDA 13.0" in problem
 
 
-def test_the_environments_programs_are_found_whether_it_is_activated_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_programs_are_added_to_path_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for _ in range(2):
         add_scripts_to_path()

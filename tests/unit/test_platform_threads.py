@@ -1,11 +1,11 @@
-"""A process that computes and is forked leaves its child able to compute."""
+"""A process that has computed and then forks leaves its child able to compute."""
 
 import subprocess
 import sys
 
 import pytest
 
-FORKS = """
+FORKING_PROGRAM = """
 import os, signal, torch
 from contextlib import nullcontext
 from sglang_speechlm.platform.threads import without_threads
@@ -22,8 +22,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize(("context", "status"), [("without_threads", 0), ("nullcontext", -14)])
-def test_a_child_can_compute(context: str, status: int) -> None:
-    """It hangs, and is ended by the alarm, if its parent's computation had threads."""
-    script = FORKS.format(context=context)
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) == status
+def test_a_child_can_compute_if_its_parent_used_no_threads(context: str, status: int) -> None:
+    """If its parent's computation used threads, the child hangs, and the alarm ends it."""
+    script = FORKING_PROGRAM.format(context=context)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(result.stdout) == status

@@ -1,4 +1,4 @@
-"""How a server that is started as a child gets its port."""
+"""How a server that is started as a child process gets its port."""
 
 import asyncio
 import socket
@@ -19,14 +19,14 @@ from sglang_speechlm.process.port import ReservedPort
         ([], None),
     ],
 )
-def test_a_port_is_found_in_the_options_however_it_is_written(options: list[str], port: int | None) -> None:
+def test_the_port_is_found_in_the_options_in_any_form(options: list[str], port: int | None) -> None:
     assert _port_of(options) == port
 
 
-def test_a_reserved_port_is_given_to_nobody_but_whoever_is_told_of_it() -> None:
+def test_only_a_server_that_knows_a_reserved_port_can_use_it() -> None:
     reserved = ReservedPort()
-    with socket.socket() as stranger, pytest.raises(OSError, match="Address already in use"):
-        stranger.bind(("127.0.0.1", reserved.number))
+    with socket.socket() as other_socket, pytest.raises(OSError, match="Address already in use"):
+        other_socket.bind(("127.0.0.1", reserved.number))
 
     async def listen() -> None:
         async with await asyncio.start_server(lambda *_: None, "127.0.0.1", reserved.number):

@@ -1,4 +1,4 @@
-"""Heartbeats reach whoever watches, however a process was started; tasks that watch go on whatever happens."""
+"""Heartbeats reach the watcher however a process was started; watching tasks survive any error."""
 
 import asyncio
 import multiprocessing
@@ -29,7 +29,7 @@ def live(heart: Heartbeat) -> None:
 
 
 def is_beating(heart: Heartbeat) -> bool:
-    """Whether a beat comes within a time that is long on any machine."""
+    """Whether there is a beat within a time that is long on any machine."""
     before, deadline = heart.count, time.monotonic() + 300
     while heart.count == before and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -37,7 +37,7 @@ def is_beating(heart: Heartbeat) -> bool:
 
 
 @pytest.mark.parametrize("context", [multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")])
-def test_a_process_of_multiprocessing_is_seen_to_live_and_to_hang(context: Any) -> None:
+def test_a_multiprocessing_process_is_seen_to_be_alive_and_to_hang(context: Any) -> None:
     heart = Heartbeat()
     process = context.Process(target=live, args=(heart,), daemon=True)
     process.start()
@@ -46,7 +46,7 @@ def test_a_process_of_multiprocessing_is_seen_to_live_and_to_hang(context: Any) 
         assert is_beating(heart)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(0.1)  # until it has stopped
+        time.sleep(0.1)  # until the process has stopped
         silence = Silence(heart)
         time.sleep(1.5)
         assert silence.look() > 0
@@ -55,7 +55,7 @@ def test_a_process_of_multiprocessing_is_seen_to_live_and_to_hang(context: Any) 
         process.join()
 
 
-def test_any_other_child_gets_its_heartbeat_by_descriptor() -> None:
+def test_other_child_processes_get_their_heartbeat_as_a_descriptor() -> None:
     heart = Heartbeat()
     with subprocess.Popen([sys.executable, "-c", CHILD, f"{heart.descriptor}"], pass_fds=[heart.descriptor]) as child:
         try:
@@ -65,7 +65,7 @@ def test_any_other_child_gets_its_heartbeat_by_descriptor() -> None:
             child.kill()
 
 
-def test_an_event_loop_beats_in_place_of_the_thread_and_not_while_it_is_blocked(
+def test_an_event_loop_beats_instead_of_the_thread_unless_it_is_blocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heartbeat, "INTERVAL_SECONDS", 0.01)
@@ -84,7 +84,7 @@ def test_an_event_loop_beats_in_place_of_the_thread_and_not_while_it_is_blocked(
     asyncio.run(scenario())
 
 
-def test_silence_adds_up_until_a_beat_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_accumulates_until_the_next_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     heart = Heartbeat()
@@ -99,7 +99,7 @@ def test_silence_adds_up_until_a_beat_comes(monkeypatch: pytest.MonkeyPatch) -> 
     assert silence.look() == 1
 
 
-def test_a_watcher_that_was_stopped_itself_takes_nobody_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_that_was_suspended_declares_nothing_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     silence = Silence(Heartbeat())

@@ -1,4 +1,4 @@
-"""Answers that do not end by themselves: ended by what is asked."""
+"""Answers that do not end by themselves are ended by limits that follow from the request."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -18,13 +18,13 @@ IDS = SpeechLMConfig().ids
 CONTEXT = 100_000
 
 
-class Endless(Engine):
-    """Stages that only their budget ends: texts of ``text`` again and again, and frames."""
+class EndlessEngine(Engine):
+    """An engine whose stages end only at their budget: they repeat ``text``, with frames in an audio stage."""
 
     dp_ranks: tuple[int | None, ...] = ()
 
-    def __init__(self, text: list[int], at_once: int) -> None:
-        self.text, self.at_once = text, at_once
+    def __init__(self, text: list[int], ids_per_output: int) -> None:
+        self.text, self.ids_per_output = text, ids_per_output
 
     def capacity(self, *, guided: bool = False) -> int:
         return CONTEXT
@@ -39,98 +39,100 @@ class Endless(Engine):
         dp_rank: int | None = None,
     ) -> AsyncGenerator[StageOutput]:
         self.dp_ranks = (*self.dp_ranks, dp_rank)
-        left, at = sampling_params["max_new_tokens"], 0
-        while left:
-            count = min(left, self.at_once)
-            left -= count
+        remaining, at = sampling_params["max_new_tokens"], 0
+        while remaining:
+            count = min(remaining, self.ids_per_output)
+            remaining -= count
             ids = [self.text[(at + i) % len(self.text)] for i in range(count)]
             at += count
             frames = np.ones((count if stage_id.endswith("audio") else 0, 8), np.int32)
-            yield StageOutput(ids, frames, None if left else {"type": "length"}, 0, dp_rank=3)
+            yield StageOutput(ids, frames, None if remaining else {"type": "length"}, 0, dp_rank=3)
 
 
-def answered(request: ReplyRequest, text: list[int], at_once: int = 1) -> tuple[list[Any], Finish]:
+def collected(request: ReplyRequest, text: list[int], ids_per_output: int = 1) -> tuple[list[Any], Finish]:
     async def collect() -> list[Any]:
-        return [event async for event in answer(Endless(text, at_once), IDS, request)]
+        return [event async for event in answer(EndlessEngine(text, ids_per_output), IDS, request)]
 
     *events, last = asyncio.run(collect())
     return events, last if isinstance(last, Finish) else last.finish
 
 
-def asking(text: TextSettings, audio: AudioSettings | None = None, given: GivenText | None = None) -> ReplyRequest:
+def request_for(text: TextSettings, audio: AudioSettings | None = None, given: GivenText | None = None) -> ReplyRequest:
     return ReplyRequest("a", Prompt([1]), text, audio, CONTEXT, 0, given)
 
 
-def written(events: list[Any]) -> list[int]:
+def text_ids(events: list[Any]) -> list[int]:
     return [index for event in events if isinstance(event, TextPiece) for index in event.ids]
 
 
-@pytest.mark.parametrize("at_once", [1, 32])
-def test_a_loop_ends_the_text_with_its_first_round(at_once: int) -> None:
-    request = asking(TextSettings(0, 1, ends_loops=True))
-    events, finish = answered(request, [500, 501, 502], at_once)
-    assert written(events) == [500, 501, 502]
+@pytest.mark.parametrize("ids_per_output", [1, 32])
+def test_a_looping_text_is_cut_after_its_first_round(ids_per_output: int) -> None:
+    request = request_for(TextSettings(0, 1, ends_loops=True))
+    events, finish = collected(request, [500, 501, 502], ids_per_output)
+    assert text_ids(events) == [500, 501, 502]
     assert finish.reason == "length"
     assert finish.tokens < 200
     assert "repeat" in finish.warnings[0]
 
 
-def test_a_loop_is_left_alone_where_nobody_asked_for_its_end() -> None:
-    request = asking(TextSettings(0, 1, max_tokens=400))
-    events, finish = answered(request, [500])
-    assert written(events) == [500] * 400
+def test_a_loop_is_kept_unless_the_request_ends_loops() -> None:
+    request = request_for(TextSettings(0, 1, max_tokens=400))
+    events, finish = collected(request, [500])
+    assert text_ids(events) == [500] * 400
     assert finish.warnings == ()
 
 
-def test_repetition_below_a_loop_is_given_whole() -> None:
-    request = asking(TextSettings(0, 1, max_tokens=90, ends_loops=True))
-    events, _ = answered(request, [500])
-    assert written(events) == [500] * 90
+def test_repetition_too_short_for_a_loop_is_kept() -> None:
+    request = request_for(TextSettings(0, 1, max_tokens=90, ends_loops=True))
+    events, _ = collected(request, [500])
+    assert text_ids(events) == [500] * 90
 
 
-@pytest.mark.parametrize("at_once", [1, 32])
-def test_a_text_is_bounded_by_its_clip(at_once: int) -> None:
-    request = asking(TextSettings(0, 1, bound=transcription_bound(2.0), ends_loops=True))
-    events, finish = answered(request, list(range(500, 5000)), at_once)
-    assert len(written(events)) == finish.tokens == 160
+@pytest.mark.parametrize("ids_per_output", [1, 32])
+def test_a_text_is_bounded_by_its_clip(ids_per_output: int) -> None:
+    request = request_for(TextSettings(0, 1, bound=transcription_bound(2.0), ends_loops=True))
+    events, finish = collected(request, list(range(500, 5000)), ids_per_output)
+    assert len(text_ids(events)) == finish.tokens == 160
     assert "2.0 s" in finish.warnings[0]
 
 
 def test_a_sound_is_bounded_by_its_text() -> None:
     bound = speech_bound(3, 8)
     given = GivenText("Yes.", (300, 301, IDS.eot))
-    events, finish = answered(asking(TextSettings(0, 1), AudioSettings(0, 1, 8, bound=bound), given), [1], 8)
+    events, finish = collected(request_for(TextSettings(0, 1), AudioSettings(0, 1, 8, bound=bound), given), [1], 8)
     assert sum(len(event.frames) for event in events if isinstance(event, AudioPiece)) == 8 + 500 + 3 * 75
     assert finish.reason == "length"
     assert "sound was cut" in finish.warnings[0]
 
 
 @pytest.mark.parametrize("length", [1, 40])
-def test_a_sound_is_bounded_by_the_text_that_was_written_before_it(length: int) -> None:
+def test_a_sound_is_bounded_by_the_generated_text(length: int) -> None:
     audio = AudioSettings(0, 1, 8, is_bounded_by_text=True)
-    events, finish = answered(asking(TextSettings(0, 1, max_tokens=length), audio), [500], 8)
+    events, finish = collected(request_for(TextSettings(0, 1, max_tokens=length), audio), [500], 8)
     assert sum(len(event.frames) for event in events if isinstance(event, AudioPiece)) == 8 + 1500 + length * 75
     assert finish.reason == "length"
     assert "sound was cut" in finish.warnings[0]
 
 
-def test_a_sound_whose_limit_is_named_may_be_longer_than_its_text() -> None:
-    events, finish = answered(asking(TextSettings(0, 1, max_tokens=1), AudioSettings(0, 1, 8, max_frames=4000)), [500])
+def test_an_explicit_limit_of_a_sound_overrides_the_bound_by_its_text() -> None:
+    events, finish = collected(
+        request_for(TextSettings(0, 1, max_tokens=1), AudioSettings(0, 1, 8, max_frames=4000)), [500]
+    )
     assert sum(len(event.frames) for event in events if isinstance(event, AudioPiece)) == 4000
     assert finish.warnings == ()
 
 
-def test_what_ends_at_a_smaller_limit_says_nothing_of_the_bound() -> None:
-    request = asking(TextSettings(0, 1, max_tokens=5, bound=Bound(10, "bound")))
-    _, finish = answered(request, list(range(500, 600)))
+def test_an_answer_that_ends_at_a_smaller_limit_has_no_warning() -> None:
+    request = request_for(TextSettings(0, 1, max_tokens=5, bound=Bound(10, "bound")))
+    _, finish = collected(request, list(range(500, 600)))
     assert finish.tokens == 5
     assert finish.warnings == ()
 
 
-def test_the_audio_stage_goes_to_the_rank_that_has_the_text_cached() -> None:
-    engine = Endless([500], at_once=1)
+def test_the_audio_stage_runs_on_the_rank_that_has_the_text_cached() -> None:
+    engine = EndlessEngine([500], ids_per_output=1)
 
-    request = asking(TextSettings(0, 1, max_tokens=1), AudioSettings(0, 1, 8, max_frames=1))
+    request = request_for(TextSettings(0, 1, max_tokens=1), AudioSettings(0, 1, 8, max_frames=1))
 
     async def collect() -> list[Any]:
         return [event async for event in answer(engine, IDS, request)]

@@ -1,4 +1,4 @@
-"""A recording's windows written down one after the other, as one text."""
+"""The windows of a recording are transcribed one after the other into one text."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -22,8 +22,8 @@ from sglang_speechlm.tokenizer import TextTokenizer
 NO_FRAMES = np.empty((0, 8), np.int32)
 
 
-class Scripted(Engine):
-    """Writes the text that the prompt's only id stands for."""
+class ScriptedEngine(Engine):
+    """An engine that writes the text whose number is the prompt's only id."""
 
     def __init__(self, texts: Sequence[Sequence[int]]) -> None:
         self.texts = texts
@@ -57,18 +57,18 @@ class Scripted(Engine):
 
 
 class Windows:
-    """Windows of two seconds each, made as they are taken."""
+    """Windows of two seconds each, created when they are requested."""
 
     def __init__(self, count: int, reasoning: Reasoning = "none") -> None:
         self.count = count
-        self.made = 0
+        self.created = 0
         self.is_closed = False
         self._reasoning = reasoning
 
     async def items(self) -> AsyncGenerator[HeardWindow]:
         try:
             for i in range(self.count):
-                self.made += 1
+                self.created += 1
                 settings = TextSettings(0.0, -1)
                 request = ReplyRequest(f"{i}", Prompt([i]), settings, None, 1000, 0, reasoning=self._reasoning)
                 yield HeardWindow(2.0 * i, 2.0 * i + 2, request)
@@ -76,14 +76,14 @@ class Windows:
             self.is_closed = True
 
 
-def dictated(
+def dictate(
     texts: Sequence[str],
     config: SpeechLMConfig,
     tokenizer: TextTokenizer,
     reasoning: Reasoning = "none",
     max_tokens: int | None = None,
 ) -> tuple[Dictation, str]:
-    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in texts])
+    engine = ScriptedEngine([[*tokenizer.encode(text), config.ids.eot] for text in texts])
     responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
     dictation = Dictation(responder, Windows(len(texts), reasoning).items(), max_tokens)
 
@@ -94,20 +94,20 @@ def dictated(
 
 
 def test_texts_are_joined_in_order_by_spaces(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    dictation, text = dictated(["One.", " Two.", "", "Three.\n", "Four."], config, tokenizer)
+    dictation, text = dictate(["One.", " Two.", "", "Three.\n", "Four."], config, tokenizer)
     assert text == "One. Two. Three.\nFour."
     assert [(segment.start, segment.end, segment.text) for segment in dictation.segments] == [
         (0, 2, "One."), (2, 4, "Two."), (4, 6, ""), (6, 8, "Three."), (8, 10, "Four."),
     ]  # fmt: skip
 
 
-def test_the_text_of_one_window_is_as_it_was_written(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    assert dictated([" One. \n"], config, tokenizer)[1] == " One. \n"
+def test_the_text_of_a_single_window_is_unchanged(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    assert dictate([" One. \n"], config, tokenizer)[1] == " One. \n"
 
 
-def test_each_windows_thinking_is_left_out(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+def test_the_thinking_of_each_window_is_left_out(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
     texts = ["<think>First.</think>\n\nOne.", "<think>Second.</think>\n\nTwo."]
-    assert dictated(texts, config, tokenizer, "think")[1] == "One. Two."
+    assert dictate(texts, config, tokenizer, "think")[1] == "One. Two."
 
 
 @pytest.mark.parametrize(
@@ -117,25 +117,25 @@ def test_each_windows_thinking_is_left_out(config: SpeechLMConfig, tokenizer: Te
         ("です。", "a", " "), ("안녕", "네", " "),
     ],
 )  # fmt: skip
-def test_texts_are_parted_as_their_scripts_have_it(before: str, after: str, expected: str) -> None:
+def test_texts_are_separated_as_is_usual_in_their_scripts(before: str, after: str, expected: str) -> None:
     assert separator(before, after) == expected
 
 
-def test_a_budget_holds_for_all_windows_together(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+def test_all_windows_share_a_budget(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
     texts = ["One two three.", "Four five six.", "Seven."]
     needed = [len(tokenizer.encode(text)) + 1 for text in texts]
     for budget in range(1, sum(needed) + 2):
-        dictation, text = dictated(texts, config, tokenizer, max_tokens=budget)
+        dictation, text = dictate(texts, config, tokenizer, max_tokens=budget)
         assert dictation.tokens == min(budget, sum(needed))
         assert dictation.is_cut == (budget < sum(needed))
         assert " ".join(texts).startswith(text)
 
 
-def refused(
+def dictate_with_refusals(
     refusals: dict[int, list[StageRefused]], config: SpeechLMConfig, tokenizer: TextTokenizer
 ) -> tuple[Dictation, str]:
-    """Two windows of which some are refused before they are transcribed."""
-    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
+    """Transcribe two windows, some of which are refused at first."""
+    engine = ScriptedEngine([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
     engine.refusals = refusals
     responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
     dictation = Dictation(responder, Windows(2).items())
@@ -150,15 +150,17 @@ def test_later_windows_wait_for_a_place_in_a_full_queue(
     config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queueing, "_WAIT_SECONDS", 0)
-    dictation, text = refused({1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer)
+    dictation, text = dictate_with_refusals(
+        {1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer
+    )
     assert text == "One. Two."
     assert [segment.text for segment in dictation.segments] == ["One.", "Two."]
 
 
 def test_a_full_queue_refuses_the_first_window(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    with pytest.raises(StageRefused, match="full") as raised:
-        refused({0: [StageRefused(503, "The request queue is full.")]}, config, tokenizer)
-    assert not raised.value.begun
+    with pytest.raises(StageRefused, match="full") as error:
+        dictate_with_refusals({0: [StageRefused(503, "The request queue is full.")]}, config, tokenizer)
+    assert not error.value.begun
 
 
 @pytest.mark.parametrize("kind", ["window", "passage"])
@@ -167,7 +169,7 @@ def test_a_later_part_that_is_aborted_is_not_queued_again(
     kind: str, when: str, config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queueing, "_WAIT_SECONDS", 0)
-    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
+    engine = ScriptedEngine([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
     is_queued = when == "while it is in the queue"
     engine.refusals = {1: [StageRefused(503, "aborted" if is_queued else "full", aborted=is_queued)]}
     engine.is_aborted_at_a_refusal = not is_queued
@@ -179,25 +181,23 @@ def test_a_later_part_that_is_aborted_is_not_queued_again(
         async for _ in pieces:
             pass
 
-    with pytest.raises(StageRefused, match="aborted") as raised:
+    with pytest.raises(StageRefused, match="aborted") as error:
         asyncio.run(collect())
     assert engine.tries == [0, 1]
-    assert not raised.value.is_temporary
+    assert not error.value.is_temporary
 
 
-def test_a_window_that_fails_later_on_gives_no_advice_to_retry(
-    config: SpeechLMConfig, tokenizer: TextTokenizer
-) -> None:
-    with pytest.raises(StageRefused, match="wrong") as raised:
-        refused({1: [StageRefused(400, "wrong")]}, config, tokenizer)
-    assert raised.value.begun
+def test_a_later_window_that_fails_gives_no_advice_to_retry(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    with pytest.raises(StageRefused, match="wrong") as error:
+        dictate_with_refusals({1: [StageRefused(400, "wrong")]}, config, tokenizer)
+    assert error.value.begun
 
 
-def recited(
+def recite_with_refusals(
     refusals: dict[int, list[StageRefused]], config: SpeechLMConfig, tokenizer: TextTokenizer
 ) -> tuple[Recital, str]:
-    """Two passages of which some are refused before they are begun."""
-    engine = Scripted([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
+    """Speak two passages, some of which are refused at first."""
+    engine = ScriptedEngine([[*tokenizer.encode(text), config.ids.eot] for text in ("One.", "Two.")])
     engine.refusals = refusals
     responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
     passages = [ReplyRequest(f"{i}", Prompt([i]), TextSettings(0.0, -1), None, 1000, 0) for i in range(2)]
@@ -213,31 +213,29 @@ def test_later_passages_wait_for_a_place_in_a_full_queue(
     config: SpeechLMConfig, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queueing, "_WAIT_SECONDS", 0)
-    recital, text = recited({1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer)
+    recital, text = recite_with_refusals({1: [StageRefused(503, "The request queue is full.")] * 3}, config, tokenizer)
     assert text == "One.Two."
     assert recital.has_ended
     assert len(recital.replies) == 2
 
 
-def test_a_full_queue_refuses_the_first_passage_alone(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+def test_a_full_queue_refuses_only_the_first_passage(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
     for passage, status in ((0, 503), (1, 400)):
-        with pytest.raises(StageRefused) as raised:
-            recited({passage: [StageRefused(status, "full or wrong")]}, config, tokenizer)
-        assert raised.value.begun == (passage > 0)  # whether another try would generate anything twice
+        with pytest.raises(StageRefused) as error:
+            recite_with_refusals({passage: [StageRefused(status, "full or wrong")]}, config, tokenizer)
+        assert error.value.begun == (passage > 0)  # whether a retry would generate anything twice
 
 
-def test_closing_ends_the_running_window_and_takes_no_further_one(
-    config: SpeechLMConfig, tokenizer: TextTokenizer
-) -> None:
-    engine = Scripted([[*tokenizer.encode("One, two, three."), config.ids.eot]] * 3)
+def test_closing_ends_the_running_window_and_starts_no_other(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    engine = ScriptedEngine([[*tokenizer.encode("One, two, three."), config.ids.eot]] * 3)
     responder = Responder(engine, config.ids, tokenizer, cast(CodecService, None), 24000)
     windows = Windows(3)
 
-    async def leave() -> None:
+    async def close_early() -> None:
         dictation = Dictation(responder, windows.items())
         await anext(dictation)
         assert engine.running == [0]
         await dictation.aclose()
 
-    asyncio.run(leave())
-    assert (engine.running, windows.made, windows.is_closed) == ([], 1, True)
+    asyncio.run(close_early())
+    assert (engine.running, windows.created, windows.is_closed) == ([], 1, True)

@@ -1,4 +1,4 @@
-"""Stages that are given up are given up, whatever SGLang's waiting makes of it."""
+"""A cancelled stage ends even if SGLang swallows the cancellation."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,8 +10,8 @@ from sglang_speechlm.program.engine import Engine
 from sglang_speechlm.prompt.layout import Prompt
 
 
-class Deaf:
-    """Gives outputs for ever, and swallows a cancellation, as asyncio.wait_for may before Python 3.12."""
+class UncancellableManager:
+    """Gives outputs forever and swallows a cancellation, as asyncio.wait_for may before Python 3.12."""
 
     server_args = SimpleNamespace(max_running_requests=4)
     max_req_input_len = 100
@@ -37,19 +37,19 @@ class Deaf:
 
 
 def test_a_cancellation_that_sglang_swallows_ends_the_stage() -> None:
-    manager = Deaf()
+    manager = UncancellableManager()
 
     async def read() -> None:
         async with aclosing(Engine(manager, 1000, 8).run("stage", Prompt([1], []), {})) as outputs:
             async for _ in outputs:
                 pass
 
-    async def leave() -> None:
+    async def cancel() -> None:
         reading = asyncio.create_task(read())
         await asyncio.sleep(0.01)
         reading.cancel()
         await asyncio.wait([reading], timeout=30)
         assert reading.cancelled()
 
-    asyncio.run(leave())
+    asyncio.run(cancel())
     assert manager.is_closed

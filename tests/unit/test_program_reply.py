@@ -1,4 +1,4 @@
-"""The pieces of a written reply, as its ids come one by one."""
+"""The pieces of a written reply as its ids arrive one by one."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -24,8 +24,8 @@ NO_FRAMES = np.empty((0, 8), np.int32)
 JSON = '{"a": [{"b": "}"}]}'
 
 
-class Scripted(Engine):
-    """A stage that writes ``ids``, one at a time."""
+class ScriptedEngine(Engine):
+    """An engine that writes ``ids`` one at a time."""
 
     def __init__(self, ids: Sequence[int], end: str) -> None:
         self._ids, self._end = ids, end
@@ -41,7 +41,7 @@ class Scripted(Engine):
         yield StageOutput([], NO_FRAMES, {"type": self._end}, 0)
 
 
-class Silent:
+class SilentCodec:
     """A codec that is ready and makes no sound."""
 
     piece_frames = (1,)
@@ -50,7 +50,7 @@ class Silent:
         pass
 
 
-def replied(
+def collect_reply(
     text: str,
     reasoning: Reasoning,
     config: SpeechLMConfig,
@@ -58,9 +58,9 @@ def replied(
     calls: CallRules | None = None,
     audio: AudioSettings | None = None,
 ) -> tuple[Reply, list[Piece]]:
-    """The reply of a model that writes ``text``, and the pieces in which it came."""
-    engine = Scripted([*tokenizer.encode(text), config.ids.eot], "stop")
-    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, Silent()), 24000)
+    """The reply of a model that writes ``text``, and its pieces."""
+    engine = ScriptedEngine([*tokenizer.encode(text), config.ids.eot], "stop")
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, SilentCodec()), 24000)
     request = ReplyRequest("a", Prompt([1]), TextSettings(0.0, -1, calls=calls), audio, 1000, 0, reasoning=reasoning)
     reply = responder.reply(request)
 
@@ -70,16 +70,16 @@ def replied(
     return reply, asyncio.run(collect())
 
 
-def of_kind(kind: type[ReasoningDelta] | type[TextDelta], pieces: list[Piece]) -> list[str]:
+def texts_of_kind(kind: type[ReasoningDelta] | type[TextDelta], pieces: list[Piece]) -> list[str]:
     return [piece.text for piece in pieces if isinstance(piece, kind)]
 
 
 @pytest.mark.parametrize("reasoning", ["think", "lone"])
-def test_thinking_comes_before_the_text_and_both_as_they_are_written(
+def test_thinking_and_then_the_text_are_streamed_as_they_are_written(
     reasoning: Reasoning, config: SpeechLMConfig, tokenizer: TextTokenizer
 ) -> None:
-    reply, pieces = replied(TAGGED, reasoning, config, tokenizer)
-    thoughts, texts = of_kind(ReasoningDelta, pieces), of_kind(TextDelta, pieces)
+    reply, pieces = collect_reply(TAGGED, reasoning, config, tokenizer)
+    thoughts, texts = texts_of_kind(ReasoningDelta, pieces), texts_of_kind(TextDelta, pieces)
     assert [type(piece) for piece in pieces] == [ReasoningDelta] * len(thoughts) + [TextDelta] * len(texts)
     assert len(thoughts) > 1
     assert len(texts) > 1
@@ -88,30 +88,30 @@ def test_thinking_comes_before_the_text_and_both_as_they_are_written(
     assert reply.text_ids == [*tokenizer.encode(TAGGED), config.ids.eot]
 
 
-def test_a_lone_end_makes_thinking_of_what_came_before_it(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    reply, pieces = replied(LONE, "lone", config, tokenizer)
-    assert of_kind(ReasoningDelta, pieces) == [PLAN]
-    assert "".join(of_kind(TextDelta, pieces)) == ANSWER
+def test_everything_before_a_lone_end_tag_is_thinking(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    reply, pieces = collect_reply(LONE, "lone", config, tokenizer)
+    assert texts_of_kind(ReasoningDelta, pieces) == [PLAN]
+    assert "".join(texts_of_kind(TextDelta, pieces)) == ANSWER
     assert reply.split == (PLAN, ANSWER)
 
 
 def test_an_answer_that_ends_inside_thinking_has_no_text(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    reply, pieces = replied(f"<think>{PLAN}", "lone", config, tokenizer)
-    assert of_kind(TextDelta, pieces) == []
-    assert "".join(of_kind(ReasoningDelta, pieces)) == PLAN
+    reply, pieces = collect_reply(f"<think>{PLAN}", "lone", config, tokenizer)
+    assert texts_of_kind(TextDelta, pieces) == []
+    assert "".join(texts_of_kind(ReasoningDelta, pieces)) == PLAN
     assert reply.split == (PLAN, "")
 
 
 @pytest.mark.parametrize("text", [TAGGED, LONE, PLAN])
-def test_without_reasoning_all_is_text(text: str, config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    reply, pieces = replied(text, "none", config, tokenizer)
-    assert "".join(of_kind(TextDelta, pieces)) == text
+def test_without_reasoning_everything_is_text(text: str, config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
+    reply, pieces = collect_reply(text, "none", config, tokenizer)
+    assert "".join(texts_of_kind(TextDelta, pieces)) == text
     assert reply.split == (None, text)
 
 
 def test_a_text_without_any_thinking_is_the_answer(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
-    reply, pieces = replied(PLAN, "lone", config, tokenizer)
-    assert of_kind(TextDelta, pieces) == [PLAN]
+    reply, pieces = collect_reply(PLAN, "lone", config, tokenizer)
+    assert texts_of_kind(TextDelta, pieces) == [PLAN]
     assert reply.split == (None, PLAN)
 
 
@@ -119,11 +119,11 @@ RULES = CallRules((Function("f", {"type": "object"}, {"name": "f"}),))
 
 
 @pytest.mark.parametrize("audio", [None, AudioSettings(0.0, 1, 8)])
-def test_thinking_text_and_calls_are_told_apart_and_no_sound_follows(
+def test_thinking_text_and_calls_are_separated_and_no_sound_follows(
     audio: AudioSettings | None, config: SpeechLMConfig, tokenizer: TextTokenizer
 ) -> None:
     text = f"<think>{PLAN}</think>One moment.\n{spelled('f', '{}')}\n{spelled('f', JSON)}"
-    reply, pieces = replied(text, "think", config, tokenizer, RULES, audio)
+    reply, pieces = collect_reply(text, "think", config, tokenizer, RULES, audio)
     assert reply.split == (PLAN, "One moment.\n")
     assert reply.calls == [Call("f", "{}"), Call("f", JSON)]
     assert reply.finish.reason == "stop"
@@ -134,5 +134,5 @@ def test_thinking_text_and_calls_are_told_apart_and_no_sound_follows(
 
 def test_without_functions_a_call_is_text(config: SpeechLMConfig, tokenizer: TextTokenizer) -> None:
     text = spelled("f", "{}")
-    reply, _ = replied(text, "none", config, tokenizer)
+    reply, _ = collect_reply(text, "none", config, tokenizer)
     assert (reply.split.content, reply.calls) == (text, [])

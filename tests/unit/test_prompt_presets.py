@@ -1,4 +1,4 @@
-"""Presets: chosen by the served directory, extended by an operator, and what a chat becomes by them."""
+"""Presets: chosen by the served directory, extended by an operator, and how they change a chat."""
 
 import json
 from pathlib import Path
@@ -28,31 +28,31 @@ def preset(tmp_path: Path, **fields: Any) -> Preset:
     return load_preset(str(file))
 
 
-def say(role: str, text: str) -> Message:
+def text_message(role: str, text: str) -> Message:
     return Message(role, Text(encode(text)))
 
 
-def shown(messages: list[Message]) -> list[tuple[str, str]]:
-    """Role and text, or kind of sound, of each."""
+def summary(messages: list[Message]) -> list[tuple[str, str]]:
+    """The role of each message, and its text or the kind of its sound."""
     return [
         (m.role, bytes(m.content.ids).decode() if isinstance(m.content, Text) else type(m.content).__name__)
         for m in messages
     ]
 
 
-SOUND = Message("assistant", Spoken(np.zeros((9, 8), np.int64)))
+SOUND_MESSAGE = Message("assistant", Spoken(np.zeros((9, 8), np.int64)))
 CLIP = Message("user", Heard(np.zeros((128, 100), np.float32)))
 CHAT = [
-    say("system", "Be brief."), say("user", "One?"), say("assistant", "One."), SOUND,
-    CLIP, say("user", "Two?"), say("assistant", "Two."), say("user", "Three?"),
+    text_message("system", "Be brief."), text_message("user", "One?"), text_message("assistant", "One."), SOUND_MESSAGE,
+    CLIP, text_message("user", "Two?"), text_message("assistant", "Two."), text_message("user", "Three?"),
 ]  # fmt: skip
 
 
-def taught(preset: Preset, messages: list[Message], *, speaks: bool = False) -> list[tuple[str, str]]:
-    return shown(preset.as_trained(messages, encode, speaks=speaks)[0])
+def as_trained(preset: Preset, messages: list[Message], *, speaks: bool = False) -> list[tuple[str, str]]:
+    return summary(preset.as_trained(messages, encode, speaks=speaks)[0])
 
 
-def test_the_default_leaves_a_chat_as_it_is() -> None:
+def test_the_default_does_not_change_a_chat() -> None:
     kept, warnings = load_preset("default").as_trained(CHAT, encode, speaks=True)
     assert kept == CHAT
     assert warnings == []
@@ -62,88 +62,93 @@ def test_a_directory_without_a_preset_has_the_default(tmp_path: Path) -> None:
     assert load_preset(None, tmp_path) == load_preset("default")
 
 
-def test_the_directorys_own_preset_holds_unless_another_is_named(tmp_path: Path) -> None:
+def test_the_directorys_preset_applies_unless_another_is_named(tmp_path: Path) -> None:
     (tmp_path / "preset.json").write_text(json.dumps({"speech": SPEECH, "earlier_turns": 3}))
     assert load_preset(None, tmp_path).earlier_turns == 3
     assert load_preset("default", tmp_path).earlier_turns is None
 
 
-def test_what_a_preset_leaves_out_is_the_defaults(tmp_path: Path) -> None:
-    own = preset(tmp_path, speech=SPEECH)
-    assert own.transcription == load_preset("default").transcription
-    assert own.speech != load_preset("default").speech
+def test_missing_fields_of_a_preset_are_the_defaults(tmp_path: Path) -> None:
+    custom = preset(tmp_path, speech=SPEECH)
+    assert custom.transcription == load_preset("default").transcription
+    assert custom.speech != load_preset("default").speech
 
 
-def test_an_operator_extends_a_preset_by_its_system_turn(tmp_path: Path) -> None:
-    own = preset(tmp_path, extends="bagpiper-sft", system={"generation": "Speak."})
-    assert own.speech == load_preset("bagpiper-tts").speech
-    assert taught(own, [say("user", "Hi.")], speaks=True) == [("system", "Speak."), ("user", "Hi.")]
-    assert taught(own, [say("user", "Hi.")]) == [("user", "Hi.")]
-    assert taught(own, [say("system", "Sing."), say("user", "Hi.")], speaks=True)[0] == ("system", "Sing.")
+def test_an_operator_may_extend_a_preset_with_a_system_turn(tmp_path: Path) -> None:
+    custom = preset(tmp_path, extends="bagpiper-sft", system={"generation": "Speak."})
+    assert custom.speech == load_preset("bagpiper-tts").speech
+    assert as_trained(custom, [text_message("user", "Hi.")], speaks=True) == [("system", "Speak."), ("user", "Hi.")]
+    assert as_trained(custom, [text_message("user", "Hi.")]) == [("user", "Hi.")]
+    assert as_trained(custom, [text_message("system", "Sing."), text_message("user", "Hi.")], speaks=True)[0] == (
+        "system",
+        "Sing.",
+    )
 
 
 def test_earlier_turns_are_cut_and_the_system_turn_stays(tmp_path: Path) -> None:
     system = ("system", "Be brief.")
-    two = [("user", "Heard"), ("user", "Two?"), ("assistant", "Two.")]
-    assert taught(preset(tmp_path, earlier_turns=0), CHAT) == [system, ("user", "Three?")]
-    assert taught(preset(tmp_path, earlier_turns=1), CHAT) == [system, *two, ("user", "Three?")]
-    assert taught(preset(tmp_path, earlier_turns=2), CHAT) == shown(CHAT)
+    last_turn = [("user", "Heard"), ("user", "Two?"), ("assistant", "Two.")]
+    assert as_trained(preset(tmp_path, earlier_turns=0), CHAT) == [system, ("user", "Three?")]
+    assert as_trained(preset(tmp_path, earlier_turns=1), CHAT) == [system, *last_turn, ("user", "Three?")]
+    assert as_trained(preset(tmp_path, earlier_turns=2), CHAT) == summary(CHAT)
 
 
-def test_what_is_left_out_is_told(tmp_path: Path) -> None:
-    own = preset(tmp_path, earlier_turns=1, earlier_sound=False, systems=["Sing."])
-    _, warnings = own.as_trained(CHAT, encode, speaks=False)
+def test_omitted_turns_give_warnings(tmp_path: Path) -> None:
+    custom = preset(tmp_path, earlier_turns=1, earlier_sound=False, systems=["Sing."])
+    _, warnings = custom.as_trained(CHAT, encode, speaks=False)
     assert [any(word in warning for warning in warnings) for word in ("system turn", "those were")] == [True, True]
-    assert own.as_trained([say("system", "Sing."), say("user", "Hi.")], encode, speaks=False)[1] == []
+    assert (
+        custom.as_trained([text_message("system", "Sing."), text_message("user", "Hi.")], encode, speaks=False)[1] == []
+    )
 
 
-def test_an_answer_that_goes_on_keeps_its_turn(tmp_path: Path) -> None:
-    chat = [*CHAT, say("assistant", "Th")]
-    assert taught(preset(tmp_path, earlier_turns=0), chat)[1:] == [("user", "Three?"), ("assistant", "Th")]
+def test_an_answer_to_be_continued_keeps_its_turn(tmp_path: Path) -> None:
+    chat = [*CHAT, text_message("assistant", "Th")]
+    assert as_trained(preset(tmp_path, earlier_turns=0), chat)[1:] == [("user", "Three?"), ("assistant", "Th")]
 
 
-def test_earlier_sound_leaves_its_text(tmp_path: Path) -> None:
-    kept = taught(preset(tmp_path, earlier_sound=False), CHAT)
+def test_earlier_sound_is_omitted_but_not_its_text(tmp_path: Path) -> None:
+    kept = as_trained(preset(tmp_path, earlier_sound=False), CHAT)
     assert ("assistant", "One.") in kept
     assert ("assistant", "Spoken") not in kept
 
 
-def test_a_system_turn_that_was_not_taught_is_left_out(tmp_path: Path) -> None:
-    own = preset(tmp_path, systems=["Be brief."])
-    assert taught(own, CHAT) == shown(CHAT)
-    assert taught(own, [say("system", "Rhyme."), say("user", "Hi.")]) == [("user", "Hi.")]
+def test_a_system_turn_outside_the_training_is_omitted(tmp_path: Path) -> None:
+    custom = preset(tmp_path, systems=["Be brief."])
+    assert as_trained(custom, CHAT) == summary(CHAT)
+    assert as_trained(custom, [text_message("system", "Rhyme."), text_message("user", "Hi.")]) == [("user", "Hi.")]
 
 
-def test_a_chat_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+def test_a_chat_that_becomes_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="more than a system turn"):
-        taught(preset(tmp_path, systems=["Be brief."]), [say("system", "Rhyme.")])
+        as_trained(preset(tmp_path, systems=["Be brief."]), [text_message("system", "Rhyme.")])
 
 
-def test_bagpipers_speech_is_a_scene_with_the_words_quoted() -> None:
-    own = load_preset("bagpiper-tts")
+def test_bagpipers_prompt_for_speech_is_a_scene_with_the_words_quoted() -> None:
+    bagpiper = load_preset("bagpiper-tts")
 
     def scene(voice: str | None, instructions: str | None = None) -> str:
-        values = {"input": "Good day.", "instructions": instructions, "voice": own.voice(voice)}
-        ((role, text),) = shown(own.speech.fill(values, encode))
+        values = {"input": "Good day.", "instructions": instructions, "voice": bagpiper.voice(voice)}
+        ((role, text),) = summary(bagpiper.speech.fill(values, encode))
         assert role == "user"
         return text
 
     assert scene("A calm man in a quiet room") == "A calm man in a quiet room says: 'Good day.'"
     assert scene("A man", "He is tired.") == "A man says: 'Good day.' He is tired."
     assert scene(None) == scene("alloy") != scene("onyx")
-    assert own.speech_text == "written"
+    assert bagpiper.speech_text == "written"
 
 
-def test_the_boxs_preset_is_what_its_recipe_taught() -> None:
+def test_the_demo_models_preset_matches_its_recipe() -> None:
     assert json.loads((MODEL / "preset.json").read_text()) == recipe_preset()
-    own = load_preset(None, MODEL)
+    demo = load_preset(None, MODEL)
     values = {"language": "en", "prompt": "x"}
-    assert own.transcription.unused(values) == ["language", "prompt"]
-    assert own.speech.unused({"input": "Hi.", "instructions": "Sing.", "voice": None}) == ["instructions"]
+    assert demo.transcription.unused(values) == ["language", "prompt"]
+    assert demo.speech.unused({"input": "Hi.", "instructions": "Sing.", "voice": None}) == ["instructions"]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_built_in_preset_is_one(name: str) -> None:
+def test_every_built_in_preset_is_valid(name: str) -> None:
     load_preset(name)
 
 
@@ -162,32 +167,30 @@ def test_every_built_in_preset_is_one(name: str) -> None:
         ({"reasoning": "qwen3"}, "reasoning"),
     ],
 )
-def test_a_file_that_is_no_preset_is_refused_by_name_and_field(
-    fields: dict[str, Any], complaint: str, tmp_path: Path
-) -> None:
+def test_an_invalid_preset_is_refused_by_file_and_field(fields: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"own\.json: {complaint}"):
         preset(tmp_path, **fields)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"x"', "{", "[" * 100_000])
-def test_a_file_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_json_object_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "preset.json").write_text(text)
     with pytest.raises(ValueError, match=r"preset\.json"):
         load_preset(None, tmp_path)
 
 
-def test_a_file_without_an_end_is_refused() -> None:
+def test_an_endless_file_is_refused() -> None:
     with pytest.raises(ValueError, match="larger than 64 MiB"):
         load_template(SpeechTemplate, Path("/dev/zero"))
 
 
-def test_a_name_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "preset.json").write_text('{"reasoning": "none", "tools": "hermes", "reasoning": "think"}')
     with pytest.raises(ValueError, match=r"preset\.json: .*'reasoning' must be given only once"):
         load_preset(None, tmp_path)
 
 
-def test_an_unknown_name_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+def test_an_unknown_preset_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bagpiper-tts"):
         load_preset("bagpiper", tmp_path)
 
@@ -201,25 +204,25 @@ def test_the_options_choose_the_preset_and_replace_a_template(tmp_path: Path) ->
     template.write_text(json.dumps(SPEECH))
     assert options().preset == load_preset(None, MODEL)
     assert options("--preset", "default").preset == load_preset("default")
-    own = options("--speech-template", str(template)).preset
-    assert own.speech.messages[0].content == "{input}"
-    assert own.transcription == load_preset(None, MODEL).transcription
+    changed = options("--speech-template", str(template)).preset
+    assert changed.speech.messages[0].content == "{input}"
+    assert changed.transcription == load_preset(None, MODEL).transcription
 
 
 @pytest.mark.parametrize(
     ("parser", "reasoning"),
     [("auto", "lone"), ("none", "none"), ("qwen3", "think"), ("deepseek-r1", "lone"), ("think", "think")],
 )
-def test_the_option_says_where_thinking_stands_in_place_of_the_preset(parser: str, reasoning: str) -> None:
+def test_the_option_for_reasoning_overrides_the_preset(parser: str, reasoning: str) -> None:
     assert options("--preset", "bagpiper-sft", "--reasoning-parser", parser).preset.reasoning == reasoning
 
 
-def test_thinking_is_told_apart_for_bagpipers_alone() -> None:
+def test_only_bagpipers_presets_separate_thinking() -> None:
     assert load_preset("bagpiper-tts").reasoning == load_preset("bagpiper-sft").reasoning == "lone"
     assert load_preset("default").reasoning == options().preset.reasoning == "none"
 
 
-def test_an_unknown_reasoning_parser_is_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_reasoning_parser_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options("--reasoning-parser", "gpt-oss")
     complaint = capsys.readouterr().err
@@ -245,16 +248,16 @@ def test_a_file_of_voices_adds_to_the_presets_own(tmp_path: Path) -> None:
     assert "nova" in offered
 
 
-def test_voices_are_refused_where_the_model_has_one(tmp_path: Path) -> None:
+def test_voices_are_refused_if_the_model_has_only_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--voices: .* one voice"):
         with_voices(tmp_path, "default", {"pirate": "An old pirate"})
 
 
 @pytest.mark.parametrize("voices", [{"pirate": " "}, {"": "A voice"}, {"pirate": 5}])
-def test_a_wrong_file_of_voices_is_refused(voices: Any, tmp_path: Path) -> None:
+def test_an_invalid_file_of_voices_is_refused(voices: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         with_voices(tmp_path, "bagpiper-tts", voices)
 
 
-def test_a_model_of_one_voice_offers_that_one() -> None:
+def test_a_model_with_one_voice_offers_that_voice() -> None:
     assert [*load_preset("default").offered_voices] == ["default"]

@@ -1,4 +1,4 @@
-"""Thinking and the answer that follows it, in whatever pieces they come."""
+"""Thinking and the answer that follows it, however the text is cut into pieces."""
 
 from collections.abc import Iterable
 from functools import reduce
@@ -50,17 +50,17 @@ LONE = "A lone end.</think> Good day. "
         ("lone", "a</thin", None, "a</thin"),
     ],
 )
-def test_thinking_is_told_from_the_answer(mode: Reasoning, text: str, reasoning: str | None, content: str) -> None:
+def test_thinking_is_separated_from_the_answer(mode: Reasoning, text: str, reasoning: str | None, content: str) -> None:
     assert split(text, mode) == streamed(text, mode) == (reasoning, content)
 
 
 @given(PIECES, MODES)
-def test_pieces_give_what_the_whole_gives(pieces: list[str], mode: Reasoning) -> None:
+def test_pieces_give_the_same_result_as_the_whole(pieces: list[str], mode: Reasoning) -> None:
     assert streamed(pieces, mode) == split("".join(pieces), mode)
 
 
 @given(PIECES, MODES)
-def test_nothing_is_lost_but_the_tags(pieces: list[str], mode: Reasoning) -> None:
+def test_only_the_tags_are_lost(pieces: list[str], mode: Reasoning) -> None:
     text = "".join(pieces)
     reasoning, content = split(text, mode)
     if reasoning is None:
@@ -70,25 +70,25 @@ def test_nothing_is_lost_but_the_tags(pieces: list[str], mode: Reasoning) -> Non
 
 
 @given(st.text().filter(lambda text: END not in text), st.text(), st.sampled_from(["think", "lone"]))
-def test_what_was_joined_is_split_again(reasoning: str, content: str, mode: Reasoning) -> None:
+def test_splitting_reverses_joining(reasoning: str, content: str, mode: Reasoning) -> None:
     assert split(join(reasoning, content), mode) == (reasoning, content)
 
 
 @given(PIECES)
-def test_tagged_thinking_is_given_as_it_comes(pieces: list[str]) -> None:
+def test_tagged_thinking_is_streamed(pieces: list[str]) -> None:
     splitter = ThinkingSplitter("lone")
     splitter.push(START)
-    came = given = ""
+    received = output = ""
     for piece in pieces:
-        came += piece
-        if END in came:
+        received += piece
+        if END in received:
             break
-        given += splitter.push(piece).reasoning or ""
-        assert came.startswith(given)
-        assert len(came) - len(given) < len(END)
+        output += splitter.push(piece).reasoning or ""
+        assert received.startswith(output)
+        assert len(received) - len(output) < len(END)
 
 
-def test_what_may_be_before_a_lone_end_is_held_back() -> None:
+def test_text_that_may_precede_a_lone_end_tag_is_held_back() -> None:
     splitter = ThinkingSplitter("lone")
     assert splitter.push("A plan") == (None, "")
     assert splitter.push("</think>Good") == ("A plan", "Good")

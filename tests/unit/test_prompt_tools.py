@@ -1,4 +1,4 @@
-"""Calls in a text, in whatever pieces they come, and what a text with functions may be."""
+"""Calls in a text, however it is cut into pieces, and the grammar of a text with functions."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ WEATHER = {
     "required": ["city"],
     "additionalProperties": False,
 }
-NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 FUNCTIONS = (
     Function(
         "get_weather", WEATHER, {"name": "get_weather", "description": "Tell the weather.", "parameters": WEATHER}
     ),
-    Function("hang-up", NOTHING, {"name": "hang-up"}),
+    Function("hang-up", NO_PARAMETERS, {"name": "hang-up"}),
 )
 ROME = '{"city": "Rome}", "days": 2}'
-TWO = f"{spelled('get_weather', ROME)}\n{spelled('hang-up', '{}')}"
+TWO_CALLS = f"{spelled('get_weather', ROME)}\n{spelled('hang-up', '{}')}"
 
 Call = tuple[str, str]
 
@@ -65,8 +65,8 @@ def streamed(pieces: Iterable[str]) -> tuple[str, list[Call]]:
     [
         ("Good day.", "Good day.", []),
         ("a <tool_ca b", "a <tool_ca b", []),
-        (TWO, "", [("get_weather", ROME), ("hang-up", "{}")]),
-        (f"One moment.\n{TWO}\n", "One moment.\n", [("get_weather", ROME), ("hang-up", "{}")]),
+        (TWO_CALLS, "", [("get_weather", ROME), ("hang-up", "{}")]),
+        (f"One moment.\n{TWO_CALLS}\n", "One moment.\n", [("get_weather", ROME), ("hang-up", "{}")]),
         (spelled("hang-up", "{}")[:-10], "", [("hang-up", "{}")]),
         (spelled("get_weather", ROME)[:60], "", [("get_weather", ROME[:11])]),
         ("Hm.<tool_call>\n", "Hm.", []),
@@ -74,19 +74,19 @@ def streamed(pieces: Iterable[str]) -> tuple[str, list[Call]]:
         (spelled("get_weather", '{"city": "a\tb"}'), "", [("get_weather", '{"city": "a\\u0009b"}')]),
     ],
 )
-def test_calls_are_told_from_the_rest_of_the_text(text: str, content: str, calls: list[Call]) -> None:
+def test_calls_are_separated_from_the_rest_of_the_text(text: str, content: str, calls: list[Call]) -> None:
     assert streamed([text]) == streamed(text) == (content, calls)
 
 
-@given(st.lists(st.integers(0, len(TWO) + 3), max_size=8))
-def test_pieces_give_what_the_whole_gives(cuts: list[int]) -> None:
-    text = f"Hm.{TWO}"
+@given(st.lists(st.integers(0, len(TWO_CALLS) + 3), max_size=8))
+def test_pieces_give_the_same_result_as_the_whole(cuts: list[int]) -> None:
+    text = f"Hm.{TWO_CALLS}"
     places = [0, *sorted(cuts), len(text)]
     pieces = [text[begin:end] for begin, end in pairwise(places)]
     assert streamed(pieces) == streamed([text])
 
 
-def test_the_model_is_told_each_function_on_a_line_and_the_form_of_a_call() -> None:
+def test_the_instructions_have_a_line_for_each_function_and_the_form_of_a_call() -> None:
     text = instructions(FUNCTIONS)
     listed = text.split("<tools>\n")[1].split("\n</tools>")[0].splitlines()
     assert [json.loads(line)["function"] for line in listed] == [function.described for function in FUNCTIONS]
@@ -102,13 +102,13 @@ def compiled(**rules: bool) -> xgrammar.CompiledGrammar:
 
 
 def accepted(grammar: xgrammar.CompiledGrammar, text: str) -> bool:
-    """Whether the grammar allows this text as a whole."""
+    """Whether the grammar accepts the complete text."""
     matcher = xgrammar.GrammarMatcher(grammar)
     return bool(matcher.accept_string(text) and matcher.accept_token(END))
 
 
 @pytest.mark.parametrize("is_parallel", [True, False])
-def test_a_text_that_must_call_is_calls_that_keep_to_their_schemas(is_parallel: bool) -> None:
+def test_a_text_that_must_call_consists_of_calls_that_follow_their_schemas(is_parallel: bool) -> None:
     grammar = compiled(is_required=True, is_parallel=is_parallel)
     texts = [text for number in range(20) if (text := random_text(grammar, VOCABULARY, number)) is not None]
     names = set()
@@ -123,20 +123,22 @@ def test_a_text_that_must_call_is_calls_that_keep_to_their_schemas(is_parallel: 
     assert names == {"get_weather", "hang-up"}
 
 
-@pytest.mark.parametrize("text", ["Good day.\n\n\tHow are <tools> you?", "", "日本 <tool_ call>", f"Hm.\n{TWO}", TWO])
-def test_a_text_that_may_call_is_any_text_that_may_end_with_calls(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["Good day.\n\n\tHow are <tools> you?", "", "日本 <tool_ call>", f"Hm.\n{TWO_CALLS}", TWO_CALLS]
+)
+def test_a_text_that_may_call_is_any_text_with_optional_calls_at_its_end(text: str) -> None:
     assert accepted(compiled(), text)
 
 
 @pytest.mark.parametrize(
     "text",
-    [spelled("reboot", "{}"), spelled("hang-up", '{"now": true}'), f"{TWO} Well.", "<tool_call>", "<tool_call>5"],
+    [spelled("reboot", "{}"), spelled("hang-up", '{"now": true}'), f"{TWO_CALLS} Well.", "<tool_call>", "<tool_call>5"],
 )
-def test_no_text_calls_what_is_not_there_or_goes_on_after_its_calls(text: str) -> None:
+def test_unknown_calls_and_text_after_calls_are_refused(text: str) -> None:
     assert not accepted(compiled(), text)
 
 
-def test_without_parallel_calls_there_is_one() -> None:
-    assert not accepted(compiled(is_parallel=False), TWO)
+def test_without_parallel_calls_there_is_at_most_one() -> None:
+    assert not accepted(compiled(is_parallel=False), TWO_CALLS)
     assert accepted(compiled(is_parallel=False), f"Hm. {spelled('hang-up', '{}')}")
     assert not accepted(compiled(is_required=True), "Good day.")

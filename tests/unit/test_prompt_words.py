@@ -1,4 +1,4 @@
-"""Texts that say nothing, whatever their length."""
+"""Texts without anything to speak."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from sglang_speechlm.prompt.words import is_blank, is_speakable
 
 BLANK = ["", " ", "\n\t\r", "\u200b\u200d\ufeff", "\u0301", "\ufe0f", "\u3000", "\u3164", "\x00", "\u2028"]
 SILENT = ["...", "?!", "—", "🙂", "👍🏽", "👨\u200d👩\u200d👧", "…", "。！", "«»", "_", "^", "♪", "¿?"]
-SAID = [
+SPEAKABLE = [
     "a",
     "7",
     "7!",
@@ -30,18 +30,18 @@ SAID = [
 
 
 @pytest.mark.parametrize("text", BLANK)
-def test_what_cannot_be_seen_is_blank_and_cannot_be_said(text: str) -> None:
+def test_invisible_text_is_blank_and_not_speakable(text: str) -> None:
     assert is_blank(text)
     assert not is_speakable(text)
 
 
 @pytest.mark.parametrize("text", SILENT)
-def test_punctuation_and_emoji_are_seen_and_cannot_be_said(text: str) -> None:
+def test_punctuation_and_emoji_are_not_blank_and_not_speakable(text: str) -> None:
     assert not is_blank(text)
     assert not is_speakable(text)
 
 
-@pytest.mark.parametrize("text", SAID)
+@pytest.mark.parametrize("text", SPEAKABLE)
 def test_letters_digits_and_signs_with_a_name_are_speakable(text: str) -> None:
     assert not is_blank(text)
     assert is_speakable(text)

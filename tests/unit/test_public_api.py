@@ -1,4 +1,4 @@
-"""What ``import sglang_speechlm`` brings, and what it does not."""
+"""What ``import sglang_speechlm`` imports, and what it does not."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ FRONTS = ("sglang_speechlm.fleet.main", "sglang_speechlm.options.fleet")
 
 
 @pytest.mark.parametrize("module", [*CLIENTS, *FRONTS])
-def test_an_import_brings_no_torch_and_sets_no_variable(module: str) -> None:
+def test_an_import_does_not_import_torch_or_set_variables(module: str) -> None:
     script = SCRIPT.format(module=module)
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert json.loads(printed) == [[], True]
@@ -37,7 +37,7 @@ def test_commands_import_no_model_before_they_have_read_their_options() -> None:
 
 
 @pytest.mark.parametrize("module", [sglang_speechlm, frontend])
-def test_every_public_name_is_there(module: object) -> None:
+def test_every_public_name_exists(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

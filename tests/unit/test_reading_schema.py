@@ -1,4 +1,4 @@
-"""Bodies of chat requests: OpenAI's objects as all kinds of clients send them, ours as they are documented."""
+"""Bodies of chat requests: OpenAI's objects as various clients send them, the product's own as documented."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def read(**fields: Any) -> ChatRequest:
 
 
 def refusal(**fields: Any) -> str:
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(ApiError) as error:
         read(**fields)
-    return str(refused.value)
+    return str(error.value)
 
 
 def message(**fields: Any) -> ChatMessage:
@@ -47,79 +47,79 @@ def test_a_number_without_a_fraction_is_an_integer(name: str) -> None:
     assert refusal(**{name: True}).startswith(f"{name}: ")
 
 
-def test_integers_of_ours_are_written_as_freely() -> None:
+def test_the_products_own_integers_may_be_written_the_same_way() -> None:
     assert read(speechlm={"audio_max_frames": 1e2, "seed": 4.0}).speechlm.audio_max_frames == 100  # type: ignore[union-attr]
     assert read(stop_token_ids=[3.0]).stop_token_ids == [3]
 
 
-def test_zero_switches_a_limit_of_candidates_off_or_takes_the_likeliest() -> None:
+def test_zero_disables_top_k_and_is_accepted_for_top_p() -> None:
     assert read(top_k=0).top_k == -1
     assert read(top_p=0).top_p == 0
 
 
 @pytest.mark.parametrize("place", ["top", "stream_options", "audio", "speechlm", "vllm_xargs"])
-def test_null_is_nothing_wherever_a_field_may_be_left_out(place: str) -> None:
-    whole = ChatRequest.model_fields
+def test_null_equals_a_missing_optional_field(place: str) -> None:
+    fields = ChatRequest.model_fields
     nested = {"stream_options": ("include_usage",), "audio": ("format", "voice")}
     if place == "top":
-        read(**dict.fromkeys(name for name in whole if name != "messages"))
+        read(**dict.fromkeys(name for name in fields if name != "messages"))
     else:
         annotation = read(**{place: {}})
         names = nested.get(place) or type(getattr(annotation, place)).model_fields
         read(**{place: dict.fromkeys(names)})
 
 
-def test_developer_is_system() -> None:
+def test_the_developer_role_is_the_system_role() -> None:
     assert message(role="developer", content="Be brief.").role == "system"
 
 
-def test_the_result_of_a_call_has_the_role_tool() -> None:
+def test_the_result_of_a_call_has_the_tool_role() -> None:
     assert message(role="tool", content="4", tool_call_id="a").role == "tool"
     text = refusal(messages=[{"role": "function", "content": "4"}])
     assert text.startswith("messages[0].role: must be 'system', 'user', 'assistant' or 'tool'")
 
 
 @pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
-def test_text_parts_may_have_the_names_of_openais_other_api(kind: str) -> None:
+def test_text_parts_may_have_the_type_names_of_the_responses_api(kind: str) -> None:
     parts = message(role="assistant", content=[{"type": kind, "text": "Hi."}]).parts
     assert [part.text for _, part in parts] == ["Hi."]
 
 
-def test_a_refusal_is_what_the_assistant_said() -> None:
+def test_a_refusal_is_read_as_the_assistants_text() -> None:
     assert message(role="assistant", content=None, refusal="No.").parts[0][1].text == "No."
     assert message(role="assistant", content=[{"type": "refusal", "refusal": "No."}]).parts[0][1].text == "No."
 
 
-def test_thinking_has_two_names() -> None:
+def test_thinking_may_have_either_name() -> None:
     assert message(role="assistant", content="4", reasoning="2 + 2").reasoning_content == "2 + 2"
     assert message(role="assistant", content="4", reasoning={"effort": "low"}).reasoning_content is None
 
 
-def test_raw_samples_of_a_chat_have_two_names() -> None:
+def test_raw_audio_of_a_chat_may_have_either_name() -> None:
     assert read(audio={"format": "pcm"}).audio.format == "pcm16"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("value", ["text", {"type": "text"}, None, {}])
-def test_plain_text_may_be_asked_for(value: Any) -> None:
+def test_plain_text_may_be_requested(value: Any) -> None:
     read(response_format=value)
 
 
 @pytest.mark.parametrize("name", ["return_token_ids", "return_tokens_as_token_ids", "return_hidden_states"])
-def test_another_form_of_answer_is_refused(name: str) -> None:
+def test_an_unsupported_form_of_answer_is_refused(name: str) -> None:
     assert refusal(**{name: True}).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}] * 2])
-def test_a_message_may_say_nothing(content: Any) -> None:
+def test_a_message_may_be_empty(content: Any) -> None:
     assert message(role="user", content=content).parts == []
 
 
-def test_empty_parts_beside_others_are_left_out() -> None:
+def test_empty_parts_are_omitted() -> None:
     parts = message(role="user", content=[{"type": "text", "text": ""}, {"type": "text", "text": "Hi."}]).parts
     assert [place for place, _ in parts] == ["content[1]"]
 
 
-def test_what_stands_beside_a_part_is_ignored() -> None:
+def test_unrelated_fields_of_a_part_are_ignored() -> None:
     audio = {"data": "UklGRg==", "format": None, "sample_rate": 16000}
     parts = message(
         role="user",
@@ -146,7 +146,7 @@ PART = "messages[0].content[0]"
         (f"{PART}.type: must be 'text', 'input_audio' or 'audio_url'; got 'image_url'", {"type": "image_url"}),
     ],
 )
-def test_an_error_names_the_field_that_is_wrong(place: str, part: Any) -> None:
+def test_an_error_names_the_wrong_field(place: str, part: Any) -> None:
     assert refusal(messages=[{"role": "user", "content": [part]}]) == place
 
 
@@ -164,14 +164,14 @@ def test_an_error_says_what_the_nearest_alternative_allows(message: str, stop: A
     assert refusal(stop=stop).startswith(message)
 
 
-def test_a_misspelt_object_of_ours_is_named() -> None:
+def test_a_misspelt_object_is_named() -> None:
     assert refusal(vllm_xarg={}) == "vllm_xarg: is unknown; did you mean 'vllm_xargs'?"
     assert refusal(cfg=2) == "cfg: belongs in the object speechlm: speechlm.cfg"
     assert read(mode="chat").unread() == ("ignored: 'mode'",)
 
 
 @pytest.mark.parametrize("name", ["nothing", "text"])
-def test_an_unknown_field_of_ours_is_named_with_those_that_are_known(name: str) -> None:
+def test_an_unknown_field_is_named_with_the_known_ones(name: str) -> None:
     message = refusal(vllm_xargs={name: 5, "mode": "text_audio"})
     assert message.startswith(f"vllm_xargs.{name}: is unknown; allowed are mode, phase, ")
     assert message.endswith("; got 5")
@@ -179,7 +179,7 @@ def test_an_unknown_field_of_ours_is_named_with_those_that_are_known(name: str) 
 
 @pytest.mark.parametrize("value", [None, True, -1, 1e9, 0.5, "x", "", [], [5] * 20, {}, {"x": "y"}])
 @pytest.mark.parametrize("kind", [ChatRequest, SpeechRequest, TranscriptionRequest, SpeechLM])
-def test_no_error_is_in_the_words_of_the_library(kind: type[BaseModel], value: Any) -> None:
+def test_no_error_is_worded_by_the_library(kind: type[BaseModel], value: Any) -> None:
     for name in kind.model_fields:
         body = {name: value}
         try:
@@ -194,18 +194,18 @@ def test_no_error_is_in_the_words_of_the_library(kind: type[BaseModel], value: A
 
 
 @pytest.mark.parametrize("audio", [None, {}, {"id": None}, {"id": "", "data": None, "transcript": None}])
-def test_an_answer_without_sound_is_taken_back_as_it_came(audio: Any) -> None:
+def test_an_answer_without_sound_may_be_sent_back_unchanged(audio: Any) -> None:
     answer = {"role": "assistant", "content": "Yes.", "refusal": None, "audio": audio, "annotations": None}
-    nothing = {"tool_calls": None, "function_call": None, "reasoning_content": None, "name": None}
-    assert [part.text for _, part in message(**answer, **nothing).parts] == ["Yes."]
+    nulls = {"tool_calls": None, "function_call": None, "reasoning_content": None, "name": None}
+    assert [part.text for _, part in message(**answer, **nulls).parts] == ["Yes."]
 
 
 @pytest.mark.parametrize("part", [{"type": "text", "text": None}, {"type": "refusal", "refusal": None}])
-def test_a_part_of_a_history_may_say_nothing(part: Any) -> None:
+def test_a_part_of_a_history_may_be_empty(part: Any) -> None:
     assert message(role="assistant", content=[part]).parts == []
 
 
-def test_errors_show_values_as_json_has_them() -> None:
+def test_errors_show_values_as_json() -> None:
     assert refusal(messages=None) == "messages: must be a list; got null"
     assert refusal(temperature=True) == "temperature: must be a number; got true"
     assert refusal(seed=[None, {"a": False}]) == "seed: must be an integer; got [null, {'a': false}]"
@@ -215,16 +215,16 @@ SOUND_ONLY = {"cfg": 2.0, "audio_temperature": 0.5, "audio_topk": 3}
 
 
 @pytest.mark.parametrize("place", ["speechlm", "vllm_xargs"])
-def test_settings_of_sound_are_told_where_there_is_none(place: str) -> None:
-    told = list(unused(read(**{place: SOUND_ONLY}), is_spoken=False, is_given=False))
-    assert [warning.partition(":")[0] for warning in told] == [f"{place}.{name}" for name in SOUND_ONLY]
+def test_unused_settings_of_sound_give_warnings(place: str) -> None:
+    warnings = list(unused(read(**{place: SOUND_ONLY}), is_spoken=False, is_given=False))
+    assert [warning.partition(":")[0] for warning in warnings] == [f"{place}.{name}" for name in SOUND_ONLY]
     assert list(unused(read(**{place: {"cfg": 1}}), is_spoken=False, is_given=False)) == []
     assert list(unused(read(**{place: SOUND_ONLY}), is_spoken=True, is_given=False)) == []
 
 
-def test_settings_of_a_written_text_are_told_where_it_is_given() -> None:
-    told = list(unused(read(top_p=0.5, stop=["a"]), is_spoken=True, is_given=True))
-    assert [warning.partition(":")[0] for warning in told] == ["top_p", "stop"]
+def test_unused_settings_of_generated_text_give_warnings() -> None:
+    warnings = list(unused(read(top_p=0.5, stop=["a"]), is_spoken=True, is_given=True))
+    assert [warning.partition(":")[0] for warning in warnings] == ["top_p", "stop"]
 
 
 def test_a_hundred_thousand_unknown_fields_are_not_examined() -> None:

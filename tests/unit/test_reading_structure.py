@@ -1,4 +1,4 @@
-"""Schemas that are taken can be kept to, and others are refused by their path."""
+"""Accepted schemas can be followed; others are refused by their path."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def closed(**properties: Any) -> dict[str, Any]:
 
 
 NODE = closed(value={"type": "integer"}, next={"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]})
-TAKEN: dict[str, Any] = {
+ACCEPTED: dict[str, Any] = {
     "any object": ANY_OBJECT,
     "anything": {},
     "a string": {"type": "string"},
@@ -81,14 +81,14 @@ TAKEN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_what_is_taken_is_kept_to(name: str) -> None:
-    check_schema(TAKEN[name], "schema")
-    compiled = compiled_schema(COMPILER, json.dumps(TAKEN[name]))
-    texts = [text for number in range(12) if (text := random_text(compiled, VOCABULARY, number)) is not None]
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_schemas_are_followed(name: str) -> None:
+    check_schema(ACCEPTED[name], "schema")
+    compiled = compiled_schema(COMPILER, json.dumps(ACCEPTED[name]))
+    texts = [text for number in range(12) if (text := drawn(compiled, VOCABULARY, number)) is not None]
     assert texts
     for text in texts:
-        jsonschema.validate(json.loads(text), TAKEN[name])
+        jsonschema.validate(json.loads(text), ACCEPTED[name])
 
 
 DEEP: dict[str, Any] = {"type": "string"}
@@ -145,7 +145,7 @@ REFUSED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "schema"), REFUSED, ids=[f"{i}-{field}" for i, (field, _) in enumerate(REFUSED)])
-def test_what_cannot_be_kept_to_is_refused_by_its_path(field: str, schema: Any) -> None:
+def test_unsupported_schemas_are_refused_by_path(field: str, schema: Any) -> None:
     with pytest.raises(ApiError) as refusal:
         check_schema(schema, "schema")
     assert (refusal.value.status, refusal.value.field) == (400, field)

@@ -1,4 +1,4 @@
-"""Which functions a text may call, as OpenAI's fields say it."""
+"""The functions that a text may call, according to OpenAI's fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tool(name: str, **fields: Any) -> dict[str, Any]:
 def rules(tools: list[Any], choice: Any = None, *, parallel: bool | None = None) -> tuple[CallRules | None, list[str]]:
     warnings = Warnings()
     found = call_rules(
-        [Tool.model_validate(each) for each in tools], CHOICE.validate_python(choice), parallel, warnings
+        [Tool.model_validate(tool) for tool in tools], CHOICE.validate_python(choice), parallel, warnings
     )
     return found, list(warnings)
 
@@ -33,7 +33,7 @@ def names(found: CallRules | None) -> list[str]:
     return [function.name for function in found.functions]
 
 
-def named(*functions: str) -> list[dict[str, Any]]:
+def named_tools(*functions: str) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": name}} for name in functions]
 
 
@@ -43,12 +43,18 @@ def named(*functions: str) -> list[dict[str, Any]]:
         (None, ["f", "g"], False),
         ("auto", ["f", "g"], False),
         ("required", ["f", "g"], True),
-        (named("g")[0], ["g"], True),
-        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named("g")}}, ["g"], False),
-        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named("g", "f")}}, ["f", "g"], True),
+        (named_tools("g")[0], ["g"], True),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named_tools("g")}}, ["g"], False),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named_tools("g", "f")}},
+            ["f", "g"],
+            True,
+        ),
     ],
 )
-def test_the_choice_says_which_may_or_must_be_called(choice: Any, called: list[str], is_required: bool) -> None:
+def test_the_choice_determines_which_functions_may_or_must_be_called(
+    choice: Any, called: list[str], is_required: bool
+) -> None:
     found, warnings = rules([tool("f"), tool("g")], choice)
     assert names(found) == called
     assert found is not None
@@ -57,7 +63,7 @@ def test_the_choice_says_which_may_or_must_be_called(choice: Any, called: list[s
     assert warnings == []
 
 
-def test_none_may_be_called_and_one_at_a_time() -> None:
+def test_calls_may_be_forbidden_or_limited_to_one_at_a_time() -> None:
     assert rules([tool("f")], "none")[0] is None
     assert rules([], "auto")[0] is None
     found, _ = rules([tool("f")], parallel=False)
@@ -69,12 +75,12 @@ def test_none_may_be_called_and_one_at_a_time() -> None:
     ("field", "tools", "choice"),
     [
         ("tool_choice", [], "required"),
-        ("tool_choice", [], named("f")[0]),
-        ("tool_choice.function.name", [tool("f")], named("g")[0]),
+        ("tool_choice", [], named_tools("f")[0]),
+        ("tool_choice.function.name", [tool("f")], named_tools("g")[0]),
         (
             "tool_choice.allowed_tools.tools",
             [tool("f")],
-            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named("f", "g")}},
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named_tools("f", "g")}},
         ),
         ("tools[1].function.name", [tool("f"), tool("f")], None),
         (
@@ -91,13 +97,13 @@ def test_none_may_be_called_and_one_at_a_time() -> None:
         ("tools[0].function.parameters.type", [tool("f", strict=True, parameters={"type": "string"})], None),
     ],
 )
-def test_what_contradicts_itself_is_refused_by_its_path(field: str, tools: list[Any], choice: Any) -> None:
+def test_contradictory_fields_are_refused_by_path(field: str, tools: list[Any], choice: Any) -> None:
     with pytest.raises(ApiError) as refusal:
         rules(tools, choice)
     assert (refusal.value.status, refusal.value.field) == (400, field)
 
 
-def test_a_schema_that_cannot_be_kept_to_allows_any_object_unless_it_is_strict() -> None:
+def test_an_unsupported_schema_allows_any_object_unless_it_is_strict() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}
     found, warnings = rules([tool("f", parameters=schema, description="Do it.")])
     assert found is not None
@@ -107,8 +113,8 @@ def test_a_schema_that_cannot_be_kept_to_allows_any_object_unless_it_is_strict()
     assert "tools[0].function.parameters.properties.a.pattern" in warnings[0]
 
 
-def test_schemas_are_bounded_together() -> None:
-    """Each alone would do; the grammar of all of them would take too long."""
+def test_all_schemas_together_are_limited() -> None:
+    """Each schema alone would be accepted; the grammar of both together would take too long."""
     text = {"type": "string", "maxLength": 100}
     schema = {"type": "object", "properties": {"a": text, "b": text}}
     found, warnings = rules([tool("f", parameters=schema), tool("g", parameters=schema)])

@@ -290,7 +290,7 @@ def test_another_id_has_the_rank_and_regret_of_its_logit(references: list[Refere
 def test_an_id_of_another_stream_is_refused(references: list[Reference]) -> None:
     request = Request(question(0), speak=True, text="a")
     frames = np.full((1, 8), references[0].ids.codec_begin)
-    with pytest.raises(ValueError, match="no candidates of their stream"):
+    with pytest.raises(ValueError, match="not candidates of their stream"):
         references[0].teacher_forced_logits(request, [], frames)
 
 
