@@ -1,4 +1,4 @@
-"""What the model in the box is taught to say."""
+"""The sentences that the demo model is taught to say."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ def test_numbers_are_spelled(number: int, words: str) -> None:
     assert spelled(number) == words
 
 
-def test_every_number_is_spelled_in_its_own_way() -> None:
+def test_no_two_numbers_are_spelled_alike() -> None:
     assert len({spelled(number) for number in range(1000)}) == 1000
     assert len({ordinal(number) for number in range(1, 32)}) == 31
     assert ordinal(23) == "twenty third"
@@ -34,7 +34,7 @@ def test_times_are_spelled() -> None:
     assert clock(12, 45) == "twelve forty five"
 
 
-def test_held_out_sentences_are_in_no_training_text_and_of_all_templates_alike() -> None:
+def test_held_out_sentences_cover_all_templates_and_are_not_in_training_texts() -> None:
     train, held_out = corpus.split(2000)
     texts = {sentence.text for sentence in held_out}
     assert len(texts) == corpus.HELD_OUT
@@ -60,7 +60,7 @@ def test_all_words_are_in_the_recognisers_dictionary() -> None:
     assert {word for text in texts for word in re.findall(r"[a-z']+", text.lower())} <= known
 
 
-def test_turns_never_hold_a_sentence_that_is_held_out() -> None:
+def test_turns_never_contain_a_held_out_sentence() -> None:
     _, held_out = corpus.split(2000)
     requests = Requests(held_out, Random(0))
     replies = {requests.exchange().reply for _ in range(5000)}

@@ -1,4 +1,4 @@
-"""Training examples hold what the server will read, and ask for what it will want."""
+"""Training examples match the layout that the server reads and the predictions that it needs."""
 
 from pathlib import Path
 
@@ -53,15 +53,15 @@ def speech(config: SpeechLMConfig) -> Voiced:
 def test_frames_get_the_phone_and_the_word_of_their_middle() -> None:
     phones = [("pau", 0.02), ("dh", 0.06), ("pau", 0.08), ("b", 0.12), ("pau", 0.14)]
     utterance = Utterance("the bird", np.zeros(2240, np.int16), phones, [-1, 0, -1, 1, -1])
-    made = voiced(utterance, np.zeros((7, 8), np.int64), PHONES)
-    assert [PHONES[phone] for phone in made.phones] == ["pau", "dh", "dh", "pau", "b", "b", "pau"]
-    assert made.words.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    labelled = voiced(utterance, np.zeros((7, 8), np.int64), PHONES)
+    assert [PHONES[phone] for phone in labelled.phones] == ["pau", "dh", "dh", "pau", "b", "b", "pau"]
+    assert labelled.words.tolist() == [0, 0, 0, 1, 1, 1, 2]
 
 
-def test_what_a_clip_says_has_text_ids_alone(layout: Layout, config: SpeechLMConfig) -> None:
-    said = [layout.transcript_ids(text) for text in (*corpus.fixed_answers(), *NAMEABLE, TEXT)]
-    assert all(said)
-    assert all(config.ids.text_begin <= index < config.ids.text_end for ids in said for index in ids)
+def test_a_transcript_has_only_text_ids(layout: Layout, config: SpeechLMConfig) -> None:
+    transcripts = [layout.transcript_ids(text) for text in (*corpus.fixed_answers(), *NAMEABLE, TEXT)]
+    assert all(transcripts)
+    assert all(config.ids.text_begin <= index < config.ids.text_end for ids in transcripts for index in ids)
 
 
 def test_digits_are_read_one_by_one(tokenizer: TextTokenizer) -> None:
@@ -69,7 +69,7 @@ def test_digits_are_read_one_by_one(tokenizer: TextTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("Say: 347 größer")) == "Say: 347 größer"
 
 
-def test_what_is_predicted_is_what_stands_next(layout: Layout, speech: Voiced, config: SpeechLMConfig) -> None:
+def test_predictions_are_the_next_ids(layout: Layout, speech: Voiced, config: SpeechLMConfig) -> None:
     ids = config.ids
     example = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
     following = np.concatenate([example.frames[1:], np.zeros((1, ids.num_stream), np.int64)])
@@ -83,34 +83,34 @@ def test_what_is_predicted_is_what_stands_next(layout: Layout, speech: Voiced, c
     assert (deinterleave(streams[:-1], ids) == speech.codes).all()
 
 
-def test_text_is_predicted_from_the_reply_on_and_nothing_that_is_forced(layout: Layout, speech: Voiced) -> None:
+def test_text_is_predicted_from_the_reply_on_without_forced_ids(layout: Layout, speech: Voiced) -> None:
     prompt = layout.turn(EXCHANGE)
     example = layout.spoken(prompt, speech, unconditional=False)
     first = np.flatnonzero(example.text != IGNORED)[0]
-    assert first == len(prompt.ids)  # at <text>, which itself is forced
+    assert first == len(prompt.ids)  # at <text>, which is itself forced
 
 
-def test_a_word_points_at_its_own_tokens(layout: Layout, speech: Voiced, tokenizer: TextTokenizer) -> None:
+def test_a_frame_refers_to_the_tokens_of_its_word(layout: Layout, speech: Voiced, tokenizer: TextTokenizer) -> None:
     example = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
-    places = example.word[example.codes[:, 0] != IGNORED]
+    token_ranges = example.word[example.codes[:, 0] != IGNORED]
     words = ["The", " green", " bird", " sits", " near", " the", " bridge"]
     for frame, word in enumerate(np.repeat(words, 2)):
-        first, last = places[frame]
+        first, last = token_ranges[frame]
         assert tokenizer.decode(example.frames[first : last + 1, 0].tolist()) == word
-    assert (example.frames[places[14:, 0], 0] == new_config().ids.eot).all()
+    assert (example.frames[token_ranges[14:, 0], 0] == new_config().ids.eot).all()
 
 
-def test_the_unconditional_example_has_pads_up_to_audio_and_the_same_frames(
+def test_the_unconditional_example_has_pads_up_to_audio_and_then_the_same_frames(
     layout: Layout, speech: Voiced, config: SpeechLMConfig
 ) -> None:
-    plain = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
-    bare = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=True)
-    at = int(np.flatnonzero(plain.frames[:, 0] == config.ids.audio)[-1])
-    assert not bare.frames[:at].any()
-    assert (bare.frames[at:] == plain.frames[at:]).all()
-    assert (bare.codes == plain.codes).all()
-    assert (bare.text == IGNORED).all()
-    assert (bare.word == IGNORED).all()
+    conditional_example = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=False)
+    unconditional_example = layout.spoken(layout.turn(EXCHANGE), speech, unconditional=True)
+    at = int(np.flatnonzero(conditional_example.frames[:, 0] == config.ids.audio)[-1])
+    assert not unconditional_example.frames[:at].any()
+    assert (unconditional_example.frames[at:] == conditional_example.frames[at:]).all()
+    assert (unconditional_example.codes == conditional_example.codes).all()
+    assert (unconditional_example.text == IGNORED).all()
+    assert (unconditional_example.word == IGNORED).all()
 
 
 def test_shorter_examples_are_padded_at_their_end(layout: Layout, speech: Voiced) -> None:

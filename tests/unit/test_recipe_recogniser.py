@@ -1,4 +1,4 @@
-"""The judge's ear hears what was said, and its language models are probabilities."""
+"""The judge's recogniser hears what was said, and its language models are probability distributions."""
 
 import re
 
@@ -15,27 +15,27 @@ def test_words_have_neither_case_nor_punctuation() -> None:
     assert spoken_words("On Monday, at seven o'clock!") == ["on", "monday", "at", "seven", "o'clock"]
 
 
-def test_each_history_shares_out_all_of_its_probability() -> None:
+def test_the_probabilities_after_each_history_add_up_to_one() -> None:
     text = bigram(SENTENCES)
-    ones = {word: (10 ** float(p), 10 ** float(b or 0)) for p, word, b in re.findall(r"^(-\S+) (\S+)(?: (-?[\d.]+))?$",
-            text.partition("\\2-grams:")[0], re.M)}  # fmt: skip
-    twos = {(a, b): 10 ** float(p) for p, a, b in re.findall(r"^(-?\S+) (\S+) (\S+)$",
+    unigrams = {word: (10 ** float(p), 10 ** float(b or 0)) for p, word, b in re.findall(
+            r"^(-\S+) (\S+)(?: (-?[\d.]+))?$", text.partition("\\2-grams:")[0], re.M)}  # fmt: skip
+    bigrams = {(a, b): 10 ** float(p) for p, a, b in re.findall(r"^(-?\S+) (\S+) (\S+)$",
             text.partition("\\2-grams:")[2], re.M)}  # fmt: skip
-    words = [word for word in ones if word != "<s>"]
+    words = [word for word in unigrams if word != "<s>"]
     for history in ("<s>", "one", "two", "three"):
-        total = sum(twos.get((history, word), ones[history][1] * ones[word][0]) for word in words)
+        total = sum(bigrams.get((history, word), unigrams[history][1] * unigrams[word][0]) for word in words)
         assert total == pytest.approx(1, abs=1e-3)
 
 
-def test_the_uniform_model_prefers_no_word() -> None:
+def test_the_uniform_model_gives_all_words_the_same_probability() -> None:
     probabilities = re.findall(r"^(-\S+) (?:one|two|three)$", unigram(["three", "one", "two", "one"]), re.M)
     assert len(probabilities) == 3
     assert len(set(probabilities)) == 1
 
 
-def test_it_hears_the_question_that_the_demonstration_asks() -> None:
+def test_the_question_of_the_demo_is_recognised() -> None:
     samples, rate = soundfile.read(QUESTION, dtype="int16")
     assert rate == 16000
     words = spoken_words("What is the capital of France?")
-    ear = Recogniser(unigram([*words, "color", "month", "germany", "which", "italy"]))
-    assert ear.hear(samples).split() == words
+    recogniser = Recogniser(unigram([*words, "color", "month", "germany", "which", "italy"]))
+    assert recogniser.hear(samples).split() == words

@@ -1,4 +1,4 @@
-"""What the language model is given to learn, and that it may be interrupted."""
+"""The training data of the language model, and resuming an interrupted run."""
 
 from collections import Counter
 from copy import deepcopy
@@ -30,9 +30,9 @@ def voiced(text: str) -> Voiced:
 
 def new_supply(folder: Path, plan: Plan = PLAN) -> Supply:
     draws = Draws(0)
-    said = [[voiced(text)] for text in (FIXED, NAMED, SENTENCE)]
+    speech = [[voiced(text)] for text in (FIXED, NAMED, SENTENCE)]
     clips = tiny_clips(folder, draws)
-    return Supply(tiny_layout(folder), said, Requests([], draws.choices), clips, draws, plan, 8)
+    return Supply(tiny_layout(folder), speech, Requests([], draws.choices), clips, draws, plan, 8)
 
 
 def new_trainee() -> Trainee:
@@ -44,59 +44,63 @@ def no_hearing() -> None:
     pass
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_SAVED", 2)
-    whole, resumed = new_trainee(), new_trainee()
-    train(whole, new_supply(tmp_path), PLAN, tmp_path / "whole.pt", no_hearing)
+    uninterrupted, resumed = new_trainee(), new_trainee()
+    train(uninterrupted, new_supply(tmp_path), PLAN, tmp_path / "whole.pt", no_hearing)
 
     supply, calls = new_supply(tmp_path), count()
 
-    def heard() -> Batch:
+    def interrupted() -> Batch:
         if next(calls):
             raise KeyboardInterrupt
         return Supply.heard(supply)
 
-    monkeypatch.setattr(supply, "heard", heard)
+    monkeypatch.setattr(supply, "heard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(new_trainee(), supply, PLAN, tmp_path / "model.pt", no_hearing)
     assert torch.load(tmp_path / "model.pt")["step"] == 2
     train(resumed, new_supply(tmp_path), PLAN, tmp_path / "model.pt", no_hearing)
 
-    wanted = whole.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in resumed.state_dict().items())
+    expected = uninterrupted.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.state_dict().items())
 
 
-def test_hearing_is_taught_once_half_way_and_moves_little_after(tmp_path: Path) -> None:
-    model, taught = new_trainee(), []
-    train(model, new_supply(tmp_path), PLAN, tmp_path / "model.pt", lambda: taught.append(deepcopy(model)))
-    (half_way,) = taught
+def test_hearing_is_trained_once_half_way_and_changes_little_after(tmp_path: Path) -> None:
+    model, snapshots = new_trainee(), []
+    train(model, new_supply(tmp_path), PLAN, tmp_path / "model.pt", lambda: snapshots.append(deepcopy(model)))
+    (half_way,) = snapshots
     before, after = distances(new_trainee(), half_way), distances(half_way, model)
     assert 0 < before["model.norm.weight"] < after["model.norm.weight"]  # the rate is still rising
     assert 0 < after["adaptor.weight"] < before["adaptor.weight"]
 
 
-def test_the_matrices_of_layers_move_as_far_in_all_directions(tmp_path: Path) -> None:
+def test_matrices_of_layers_change_equally_in_all_directions(tmp_path: Path) -> None:
     model, name = new_trainee(), "model.layers.2.self_attn.k_proj.weight"
     train(model, new_supply(tmp_path), replace(PLAN, steps=1), tmp_path / "model.pt", no_hearing)
-    moved = model.get_parameter(name) - new_trainee().get_parameter(name)
-    step = PLAN.rate / PLAN.warm_up * 0.2 * max(moved.shape) ** 0.5
-    farthest = float(torch.linalg.matrix_norm(moved.detach(), 2))
-    assert 0.5 * step < farthest < 1.3 * step  # Adam's first step, by signs, is four times as long at least
+    change = model.get_parameter(name) - new_trainee().get_parameter(name)
+    step = PLAN.rate / PLAN.warm_up * 0.2 * max(change.shape) ** 0.5
+    largest = float(torch.linalg.matrix_norm(change.detach(), 2))
+    # Adam's first step is a matrix of signs, which is at least four times as long.
+    assert 0.5 * step < largest < 1.3 * step
 
 
 def distances(first: Trainee, second: Trainee) -> dict[str, float]:
-    others = dict(second.named_parameters())
-    return {name: float((others[name] - one).detach().norm()) for name, one in first.named_parameters()}
+    second_parameters = dict(second.named_parameters())
+    return {
+        name: float((second_parameters[name] - parameter).detach().norm())
+        for name, parameter in first.named_parameters()
+    }
 
 
-def test_fixed_answers_have_a_share_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_answers_have_a_share_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     supply = new_supply(tmp_path, Plan(steps=1, spoken=100))
-    said = Counter[str]()
+    counts = Counter[str]()
     answered = supply._requests.answered
-    monkeypatch.setattr(supply._requests, "answered", lambda text: said.update([text]) or answered(text))
+    monkeypatch.setattr(supply._requests, "answered", lambda text: counts.update([text]) or answered(text))
     monkeypatch.setattr(supply._clips, "answered", lambda _: None)
     for _ in range(5):
         supply.spoken()
-    shares = [said[text] / said.total() for text in (FIXED, NAMED, SENTENCE)]
-    assert said.total() == 500
+    shares = [counts[text] / counts.total() for text in (FIXED, NAMED, SENTENCE)]
+    assert counts.total() == 500
     assert shares == pytest.approx([0.35, 0.1, 0.55], abs=0.07)

@@ -1,4 +1,4 @@
-"""What is trained is what is served: the trainee's losses are those of the exported checkpoint's reference."""
+"""The trained model is the served one: the trainee's losses equal those of the reference on the exported checkpoint."""
 
 from pathlib import Path
 
@@ -44,12 +44,12 @@ def directory(trainee: Trainee, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.parametrize("heard", [False, True], ids=["text", "clip"])
 @torch.no_grad()
-def test_the_losses_of_frames_are_the_served_models(heard: bool, trainee: Trainee, directory: Path) -> None:
+def test_the_losses_of_frames_equal_the_served_models(heard: bool, trainee: Trainee, directory: Path) -> None:
     reference = Reference.load(directory)
     config, ids = trainee.config, trainee.ids
     random = np.random.default_rng(1)
     clip = random.normal(size=20_000).astype(np.float32)
-    said = Voiced(
+    voiced = Voiced(
         TEXT,
         random.integers(ids.codebook_size, size=(FRAMES, ids.num_stream)),
         np.zeros(FRAMES, np.int64),
@@ -59,27 +59,27 @@ def test_the_losses_of_frames_are_the_served_models(heard: bool, trainee: Traine
     layout = Layout(config, tokenizer, Tokenizer.from_file(str(directory / "tokenizer.json")), 3)
     exchange = Exchange("", "" if heard else "What does a dog say?", TEXT)
     prompt = layout.turn(exchange, mel_features(clip, config) if heard else None)
-    losses = trainee(collate([layout.spoken(prompt, said, unconditional=False)]))
+    losses = trainee(collate([layout.spoken(prompt, voiced, unconditional=False)]))
 
     message = ("user", [("audio", clip)]) if heard else ("user", [("text", exchange.user)])
     request = Request([message], speak=True, text=TEXT, audio_min_frames=0)  # type: ignore[list-item]
-    frames = interleave(said.codes, ids)
+    frames = interleave(voiced.codes, ids)
     forced = reference.teacher_forced_logits(request, [*tokenizer.encode(TEXT), ids.eot], frames)
     assert forced.audio_logits is not None
     for stream in range(1, ids.num_stream):
-        wanted = torch.from_numpy(frames[:, stream] - ids.codec_pad(stream))
-        served = cross_entropy(forced.audio_logits[:-1, stream, 1:], wanted)
+        target = torch.from_numpy(frames[:, stream] - ids.codec_pad(stream))
+        served = cross_entropy(forced.audio_logits[:-1, stream, 1:], target)
         assert losses.by_stream[stream].item() == pytest.approx(served.item(), rel=1e-4)
 
 
-def test_files_are_half_as_wide_as_what_is_served(directory: Path) -> None:
+def test_files_are_stored_in_half_precision(directory: Path) -> None:
     with safe_open(directory / "model.safetensors", "pt") as file:
-        kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
-    assert set(kinds.values()) == {torch.bfloat16, torch.float16}
-    assert "lm_head.weight" not in kinds
+        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert set(dtypes.values()) == {torch.bfloat16, torch.float16}
+    assert "lm_head.weight" not in dtypes
 
 
-def test_transformers_takes_the_codec(directory: Path) -> None:
+def test_transformers_loads_the_codec(directory: Path) -> None:
     codec = XcodecModel(XcodecConfig.from_pretrained(directory / "xcodec"))
     assert codec.config.hop_length == HOP
     assert codec.config.num_quantizers == 8
@@ -91,17 +91,17 @@ def test_hidden_frames_are_not_read(trainee: Trainee, directory: Path) -> None:
     batches = []
     for seed in (0, 1):
         codes = np.random.default_rng(seed).integers(trainee.ids.codebook_size, size=(FRAMES, 8))
-        said = Voiced(TEXT, codes, np.zeros(FRAMES, np.int64), np.zeros(FRAMES, np.int64))
-        batches.append(collate([layout.spoken(layout.turn(Exchange("", "Woof?", TEXT)), said, unconditional=False)]))
+        voiced = Voiced(TEXT, codes, np.zeros(FRAMES, np.int64), np.zeros(FRAMES, np.int64))
+        batches.append(collate([layout.spoken(layout.turn(Exchange("", "Woof?", TEXT)), voiced, unconditional=False)]))
     hide = batches[0].frames[..., 1] != 0
     with torch.no_grad():
-        told = [trainee(batch, hide).halfway.item() for batch in batches]
-        seen = [trainee(batch).halfway.item() for batch in batches]
-    assert told[0] == told[1]
-    assert seen[0] != seen[1]
+        hidden_losses = [trainee(batch, hide).halfway.item() for batch in batches]
+        visible_losses = [trainee(batch).halfway.item() for batch in batches]
+    assert hidden_losses[0] == hidden_losses[1]
+    assert visible_losses[0] != visible_losses[1]
 
 
-def test_mel_frames_stand_at_the_samples_of_their_codes() -> None:
+def test_mel_frames_are_aligned_with_codes() -> None:
     sound = np.zeros(HOP * 10 + 5, np.int16)
     sound[HOP * 6 : HOP * 7] = 8000
     mel = log_mel(sound)
@@ -109,28 +109,28 @@ def test_mel_frames_stand_at_the_samples_of_their_codes() -> None:
     assert int(mel.sum(1).argmax()) == 6
 
 
-def test_the_quantizer_comes_closer_with_every_stream() -> None:
+def test_every_stream_reduces_the_quantizers_error() -> None:
     torch.manual_seed(0)
     codec = new_codec()
     mels = torch.randn(3000, 80) @ torch.randn(80, 80)
     quantizer = Quantizer.fit(mels, codec)
     codes = quantizer.codes(mels[:200])
-    wanted = quantizer.components(mels[:200])
-    left, distances = wanted, []
+    components = quantizer.components(mels[:200])
+    residual, distances = components, []
     for stream, book in enumerate(codec.quantizer.quantizers):
-        left = left - book.codebook.embed[codes[:, stream]]
-        distances.append(float(left.norm()))
+        residual = residual - book.codebook.embed[codes[:, stream]]
+        distances.append(float(residual.norm()))
     assert distances == sorted(distances, reverse=True)
-    assert distances[-1] < 0.5 * float(wanted.norm())
+    assert distances[-1] < 0.5 * float(components.norm())
 
 
-def test_a_sound_is_closest_to_itself() -> None:
+def test_the_spectral_loss_of_a_sound_with_itself_is_zero() -> None:
     torch.manual_seed(0)
     sound = torch.randn(2, 6400) * 0.1
     assert float(spectral_loss(sound, sound)) < 1e-4 < float(spectral_loss(sound, sound.flip(1)))
 
 
-def test_the_encoder_learns_and_reads_no_untrained_half() -> None:
+def test_the_encoder_learns_without_reading_the_untrained_half() -> None:
     torch.manual_seed(0)
     codec = new_codec()
     sounds = [np.random.default_rng(0).integers(-3000, 3000, HOP * 45).astype(np.int16)]

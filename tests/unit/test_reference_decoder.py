@@ -1,4 +1,4 @@
-"""The reference decoder against itself, recomputed without a cache, and against hand-made expectations."""
+"""The reference decoder, compared with recomputation without a cache and with expectations made by hand."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -90,23 +90,23 @@ def test_frames_equal_a_recomputation_at_every_step(references: list[Reference],
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-@pytest.mark.parametrize("right", [0, 1, 9, 10**6])
-def test_guesses_change_nothing(references: list[Reference], right: int, cfg: float) -> None:
-    """As many of them as are right, and wrong ones after them."""
+@pytest.mark.parametrize("correct", [0, 1, 9, 10**6])
+def test_guesses_do_not_change_the_answer(references: list[Reference], correct: int, cfg: float) -> None:
+    """The first guesses are right, and wrong ones follow."""
     for reference in references:
         request = Request(question(0), speak=True, max_tokens=60, cfg=cfg)
         answer = reference.answer(request)
         assert answer.codes is not None
-        other = reference.ids.text_begin + 7
-        codes = np.concatenate([answer.codes[:right], (answer.codes[right:] + 1) % 3])
-        guessed = reference.answer(request, [*answer.text_ids[:right], *[other] * 5], codes)
+        wrong_id = reference.ids.text_begin + 7
+        codes = np.concatenate([answer.codes[:correct], (answer.codes[correct:] + 1) % 3])
+        guessed = reference.answer(request, [*answer.text_ids[:correct], *[wrong_id] * 5], codes)
         assert guessed.text_ids == answer.text_ids
         np.testing.assert_array_equal(guessed.frames, answer.frames)
         assert guessed.end == answer.end
         assert guessed.margin == pytest.approx(answer.margin, abs=ROUNDING)
 
 
-def test_guidance_of_strength_one_is_no_guidance() -> None:
+def test_a_guidance_scale_of_one_is_no_guidance() -> None:
     conditional, unconditional = torch.randn(8, 20), torch.randn(8, 20)
     assert torch.equal(guide(conditional, unconditional, 1.0), conditional)
 
@@ -118,7 +118,7 @@ def test_guidance_changes_the_frames_and_not_the_text(references: list[Reference
     assert frames_of(plain) != frames_of(guided)
 
 
-def test_an_empty_cell_adds_nothing_and_pad_in_the_first_stream_is_a_real_row(references: list[Reference]) -> None:
+def test_an_empty_cell_adds_nothing_but_pad_in_the_first_stream_does(references: list[Reference]) -> None:
     reference = references[0]
     table = reference.embed_tokens
     embeddings = reference.embed([[0] * 8, [5, 0, 600, 0, 0, 0, 0, 610]])
@@ -137,14 +137,14 @@ def test_the_first_row_of_stream_emb_counts_as_zero() -> None:
     assert answers[0] == answers[1]
 
 
-def test_text_never_starts_with_its_own_end(references: list[Reference]) -> None:
+def test_text_never_starts_with_eot_or_eos(references: list[Reference]) -> None:
     reference = references[0]
     hidden = reference.lm_head[EOT] + reference.lm_head[EOS]
     assert reference.text_candidates[reference.text_logits(hidden, 1).argmax()] in (EOT, EOS)
     assert reference.text_candidates[reference.text_logits(hidden, 0).argmax()] >= reference.ids.text_begin
 
 
-def test_audio_follows_text_that_ended_in_eot_or_eos_with_that_id_in_the_context(references: list[Reference]) -> None:
+def test_audio_follows_the_id_that_ended_the_text(references: list[Reference]) -> None:
     ends = set()
     for reference in references:
         request = Request(question(0), speak=True, max_tokens=60)
@@ -158,19 +158,19 @@ def test_audio_follows_text_that_ended_in_eot_or_eos_with_that_id_in_the_context
     assert ends == {EOT, EOS}
 
 
-def test_text_cut_off_goes_on_to_audio_without_an_eot(references: list[Reference]) -> None:
+def test_audio_follows_truncated_text_without_an_eot(references: list[Reference]) -> None:
     reference = references[3]
     request = Request(question(0), speak=True, text_max_tokens=2)
     answer = reference.answer(request)
     assert len(answer.text_ids) == 2
     assert answer.text_end is None
     cut = [*text_rows(reference, request), *controls(reference, *answer.text_ids)]
-    bare, closed = (
+    without_eot, with_eot = (
         reference.generate_audio([*cut, *controls(reference, *ending)], 62).frames
         for ending in ([ASSISTANT], [EOT, ASSISTANT])
     )
-    assert frames_of(answer) == bare
-    assert frames_of(answer) != closed
+    assert frames_of(answer) == without_eot
+    assert frames_of(answer) != with_eot
 
 
 def test_text_that_uses_the_whole_budget_leaves_no_audio(references: list[Reference]) -> None:
@@ -180,13 +180,13 @@ def test_text_that_uses_the_whole_budget_leaves_no_audio(references: list[Refere
 
 def test_both_phases_share_one_budget_and_the_eos_frame_counts(references: list[Reference]) -> None:
     reference = references[3]
-    whole = reference.answer(Request(question(0), speak=True, max_tokens=1000))
-    assert whole.end == "stop"
-    needed = len(whole.text_ids) + len(frames_of(whole)) + 1
+    complete = reference.answer(Request(question(0), speak=True, max_tokens=1000))
+    assert complete.end == "stop"
+    needed = len(complete.text_ids) + len(frames_of(complete)) + 1
     assert reference.answer(Request(question(0), speak=True, max_tokens=needed)).end == "stop"
     short = reference.answer(Request(question(0), speak=True, max_tokens=needed - 1))
     assert short.end == "length"
-    assert frames_of(short) == frames_of(whole)
+    assert frames_of(short) == frames_of(complete)
 
 
 def test_audio_max_frames_bounds_the_frames(references: list[Reference]) -> None:
@@ -220,19 +220,17 @@ def test_given_text_is_a_segment_closed_by_eot_and_costs_no_budget(references: l
 
 def test_a_stop_id_ends_the_text_and_is_not_content(references: list[Reference]) -> None:
     reference = references[3]
-    free = reference.answer(Request(question(0)))
-    stop = free.text_ids[2]
+    unstopped = reference.answer(Request(question(0)))
+    stop = unstopped.text_ids[2]
     answer = reference.answer(Request(question(0), stop_token_ids=(stop,)))
-    length = free.text_ids.index(stop) + 1
-    assert answer.text_ids == free.text_ids[:length]
-    assert answer.content_ids == free.text_ids[: length - 1]
+    length = unstopped.text_ids.index(stop) + 1
+    assert answer.text_ids == unstopped.text_ids[:length]
+    assert answer.content_ids == unstopped.text_ids[: length - 1]
     assert (answer.text_end, answer.end) == (stop, "stop")
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
-def test_a_greedy_answer_ranks_first_everywhere_and_its_margin_is_the_smallest_gap(
-    references: list[Reference], cfg: float
-) -> None:
+def test_a_greedy_answer_has_rank_zero_and_the_smallest_gap_as_margin(references: list[Reference], cfg: float) -> None:
     for reference in references:
         request = Request(question(0), speak=True, max_tokens=100, text_max_tokens=30, cfg=cfg)
         answer = reference.answer(request)
@@ -245,15 +243,15 @@ def test_a_greedy_answer_ranks_first_everywhere_and_its_margin_is_the_smallest_g
         assert not forced.audio_ranks.any()
         assert not forced.text_regrets.any()
         assert not forced.audio_regrets.any()
-        decided = [*forced.text_logits, *forced.audio_logits[:-1].flatten(0, 1)]
+        decisions = [*forced.text_logits, *forced.audio_logits[:-1].flatten(0, 1)]
         if answer.end == "stop":
             assert forced.eos_rank == 0
-            decided.append(forced.audio_logits[-1, 0])
-        gaps = [float(-logits.topk(2).values.diff()) for logits in decided]
+            decisions.append(forced.audio_logits[-1, 0])
+        gaps = [float(-logits.topk(2).values.diff()) for logits in decisions]
         assert min(gaps) == pytest.approx(answer.margin, abs=ROUNDING)
 
 
-def test_a_near_tie_of_the_last_eos_counts_into_the_margin() -> None:
+def test_a_near_tie_at_the_last_eos_counts_for_the_margin() -> None:
     reference = tiny_reference()
     request = Request(question(0), speak=True, max_tokens=200, text="a")
     answer = reference.answer(request)
@@ -269,7 +267,7 @@ def test_a_near_tie_of_the_last_eos_counts_into_the_margin() -> None:
     assert nearly_tied.margin == pytest.approx(2e-3, abs=ROUNDING)
 
 
-def test_another_id_has_the_rank_and_regret_of_its_logit(references: list[Reference]) -> None:
+def test_a_replaced_id_has_the_rank_and_regret_of_its_logit(references: list[Reference]) -> None:
     reference = references[3]
     request = Request(question(0), speak=True, max_tokens=60)
     answer = reference.answer(request)
@@ -294,7 +292,7 @@ def test_an_id_of_another_stream_is_refused(references: list[Reference]) -> None
         references[0].teacher_forced_logits(request, [], frames)
 
 
-def test_a_tensor_too_many_is_refused() -> None:
+def test_an_unexpected_tensor_is_refused() -> None:
     config = tiny_config()
     with pytest.raises(ValueError, match="surplus"):
         Reference(config, tiny_tensors(config) | {"surplus": torch.zeros(1)}, tiny_tokenizer(), Path())

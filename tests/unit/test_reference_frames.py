@@ -21,7 +21,7 @@ def test_stream_s_lags_by_s_frames_and_empty_cells_are_codec_pads() -> None:
     ]
 
 
-def test_cells_outside_the_codes_are_ignored_whatever_they_hold() -> None:
+def test_cells_outside_the_codes_are_ignored() -> None:
     frames = [
         [1002, 1019, 1029],
         [1005, 1013, 1029],
@@ -41,12 +41,12 @@ def test_a_codec_pad_inside_becomes_code_zero() -> None:
     assert undelay(frames, IDS).tolist() == [[0, 2, 0], [4, 5, 6]]
 
 
-def test_frames_that_hold_no_whole_step_give_no_codes() -> None:
+def test_too_few_frames_give_no_codes() -> None:
     assert undelay([[1002, 1010, 1020], [1005, 1013, 1020]], IDS).shape == (0, 3)
 
 
 @given(st.lists(st.lists(st.integers(0, 8), min_size=3, max_size=3), min_size=1, max_size=20))
-def test_undelay_takes_back_what_delay_did(codes: list[list[int]]) -> None:
+def test_undelay_reverses_delay(codes: list[list[int]]) -> None:
     frames = delay(np.array(codes), IDS)
     assert len(frames) == len(codes) + 2
     assert undelay(frames, IDS).tolist() == codes

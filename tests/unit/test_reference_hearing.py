@@ -30,7 +30,7 @@ def noise(samples: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("frontend", "frames"), [("bagpiper", 100), ("espnet", 101), ("fork", 101)])
-def test_a_broken_hop_at_the_end_is_kept_or_not_as_the_frontend_says(frontend: str, frames: int) -> None:
+def test_the_frontend_determines_whether_an_incomplete_hop_is_kept(frontend: str, frames: int) -> None:
     assert mel_frames(noise(16001), 128, frontend).shape == (128, frames)
     assert mel_frames(noise(16000), 128, frontend).shape == (128, 100)
 
@@ -48,14 +48,14 @@ def test_gain_matters_to_the_forks_frontend() -> None:
     assert (mel_frames(clip * 3, 128, "fork") - mel_frames(clip, 128, "fork")).abs().mean() > 0.1
 
 
-def test_what_lies_beyond_thirty_seconds_is_cut() -> None:
+def test_a_clip_is_cut_to_thirty_seconds() -> None:
     clip = noise(31 * 16000)
     assert torch.equal(mel_frames(clip, 128, "bagpiper"), mel_frames(clip[: 30 * 16000], 128, "bagpiper"))
 
 
 @settings(max_examples=30)
 @given(st.sampled_from([50, 100]), st.integers(1, 700))
-def test_number_of_outputs_follows_the_formula(n_window: int, frames: int) -> None:
+def test_the_number_of_outputs_follows_the_formula(n_window: int, frames: int) -> None:
     def conv(length: int) -> int:
         for _ in range(3):
             length = (length - 1) // 2 + 1
@@ -73,11 +73,11 @@ def test_ten_seconds_give_125_or_130_outputs() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 99, 100, 101, 357, 400, 837])
-def test_the_released_window_gives_what_transformers_gives(reference: Reference, frames: int) -> None:
+def test_the_released_window_gives_the_outputs_of_transformers(reference: Reference, frames: int) -> None:
     mel = torch.randn(128, frames, generator=torch.Generator().manual_seed(frames))
     with torch.inference_mode():
-        theirs = reference.encoder(mel, feature_lens=torch.tensor([frames])).last_hidden_state
-        torch.testing.assert_close(encode_clip(reference.encoder, mel), theirs, atol=1e-5, rtol=1e-5)
+        expected = reference.encoder(mel, feature_lens=torch.tensor([frames])).last_hidden_state
+        torch.testing.assert_close(encode_clip(reference.encoder, mel), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_window", [50, 100])

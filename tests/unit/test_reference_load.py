@@ -1,4 +1,4 @@
-"""The reference on served directories as the builder writes them."""
+"""The reference on served directories from the builder."""
 
 from pathlib import Path
 from typing import Any

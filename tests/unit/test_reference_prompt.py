@@ -19,7 +19,7 @@ def first_stream(rows: list[Row]) -> list[int | str]:
     return ["feature" if isinstance(row, torch.Tensor) else row[0] for row in rows]
 
 
-def test_eot_closes_a_segment_before_the_same_role_and_eos_any_other(reference: Reference) -> None:
+def test_a_segment_ends_in_eot_if_the_next_has_the_same_role_and_otherwise_in_eos(reference: Reference) -> None:
     def byte(character: str) -> int:
         return reference.encode(character)[0]
 
@@ -40,12 +40,12 @@ def test_eot_closes_a_segment_before_the_same_role_and_eos_any_other(reference: 
     ]
 
 
-def test_text_and_control_rows_hold_zero_in_the_other_streams(reference: Reference) -> None:
+def test_text_and_control_rows_are_zero_in_the_other_streams(reference: Reference) -> None:
     rows = reference.prompt([("user", [("text", "hello")])])
     assert all(isinstance(row, list) and row[1:] == [0] * 7 for row in rows)
 
 
-def test_a_clip_is_its_features_after_the_audio_id(reference: Reference) -> None:
+def test_a_clip_becomes_its_features_after_the_audio_id(reference: Reference) -> None:
     clip = np.sin(np.arange(16000) / 20).astype(np.float32)
     rows = reference.prompt([("user", [("audio", clip), ("text", "x")])])
     features = [row for row in rows if isinstance(row, torch.Tensor)]
@@ -55,7 +55,7 @@ def test_a_clip_is_its_features_after_the_audio_id(reference: Reference) -> None
     ]  # fmt: skip
 
 
-def test_spoken_history_is_delayed_codes(reference: Reference) -> None:
+def test_spoken_history_becomes_delayed_codes(reference: Reference) -> None:
     rows = reference.prompt([("assistant", [("text", "x"), ("frames", np.full((2, 8), 4))])])
     assert first_stream(rows)[:7] == [BOS, ASSISTANT, TEXT, *reference.encode("x"), EOT, ASSISTANT, AUDIO]
     begin, size = reference.ids.codec_begin, reference.ids.codec_layer_size

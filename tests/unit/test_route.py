@@ -1,4 +1,4 @@
-"""How routes fail."""
+"""Errors of routes."""
 
 import asyncio
 import errno
@@ -31,7 +31,7 @@ def answer_after(error: Exception) -> Response:
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC])
-def test_a_server_that_lacks_a_resource_says_so(number: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_resource_is_a_503(number: int, caplog: pytest.LogCaptureFixture) -> None:
     response = answer_after(OSError(number, "no more of it"))
     assert response.status_code == 503
     assert json.loads(bytes(response.body))["error"]["message"].startswith("the server lacks a resource: ")

@@ -1,4 +1,4 @@
-"""A reply's sound at another rate: pieces that, joined, are the resampling of the whole."""
+"""A reply's sound at another rate: the pieces join to the resampled whole."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def resampled(rate: int, *cuts: int) -> np.ndarray:
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 24_000, 44_100, 48_000])
 @pytest.mark.parametrize("cuts", [(), (1,), (320, 321, 5_000), (1_280, 2_560, 5_120, 7_680, 29_999)])
-def test_pieces_joined_are_the_resampling_of_the_whole(rate: int, cuts: tuple[int, ...]) -> None:
+def test_pieces_join_to_the_resampled_whole(rate: int, cuts: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(resampled(rate, *cuts), to_pcm16(soxr.resample(SOUND, 16_000, rate)))
 
 
-def test_the_codecs_own_rate_leaves_every_sample_in_its_place() -> None:
+def test_the_codecs_own_rate_leaves_the_samples_unchanged() -> None:
     np.testing.assert_array_equal(resampled(16_000, 320, 5_000), to_pcm16(SOUND))
 
 
-def test_a_reply_without_sound_stays_without() -> None:
+def test_a_reply_without_sound_is_unchanged() -> None:
     async def written() -> AsyncGenerator[Piece]:
         yield TextDelta("Hello.")
 
     assert asyncio.run(collected(written(), 24_000)) == [TextDelta("Hello.")]
 
 
-def test_giving_it_up_closes_the_reply() -> None:
+def test_closing_the_resampled_sound_closes_the_reply() -> None:
     ended = []
 
     async def endless() -> AsyncGenerator[Piece]:
@@ -62,10 +62,10 @@ def test_giving_it_up_closes_the_reply() -> None:
         finally:
             ended.append(True)
 
-    async def leave() -> None:
+    async def close_early() -> None:
         pieces = at_rate(endless(), 16_000, 24_000)
         await anext(aiter(pieces))
         await pieces.aclose()
 
-    asyncio.run(leave())
+    asyncio.run(close_early())
     assert ended == [True]

@@ -1,4 +1,4 @@
-"""Draws: their distribution, what they depend on and what they do not, and what each phase may say."""
+"""Sampling: its distribution, what it depends on, and what each phase may generate."""
 
 import weakref
 from collections import Counter
@@ -25,7 +25,7 @@ from sglang_speechlm.sampler.phases import Draws, draw_frame, draw_text
 IDS = CheckpointSpec().config().ids
 NEVER = float("-inf")
 IMPLAUSIBLE = 1e-4
-"""p-value below which a distribution is not the expected one; all seeds are fixed, so that no test is flaky."""
+"""The p-value below which a distribution counts as wrong; all seeds are fixed, so that no test is flaky."""
 
 
 def logits_of(*shape: int, seed: int = 0) -> Tensor:
@@ -47,10 +47,10 @@ def draws_of(seeds: Tensor, *, top_k: int | Tensor = 20, temperature: float = 1.
     )
 
 
-def draw_from(logits: Tensor, seeds: Tensor, **more: Any) -> Tensor:
-    """Draws indices of ``logits`` [C], one for each seed."""
+def draw_from(logits: Tensor, seeds: Tensor, **options: Any) -> Tensor:
+    """Draw indices of ``logits`` [C], one for each seed."""
     values, indices = best(logits, len(logits))
-    settings = {"top_k": torch.tensor(len(logits)), "temperature": torch.tensor(1.0), "step": torch.tensor(0)} | more
+    settings = {"top_k": torch.tensor(len(logits)), "temperature": torch.tensor(1.0), "step": torch.tensor(0)} | options
     shape = (len(seeds), len(logits))
     return draw(
         values.expand(shape),
@@ -62,7 +62,7 @@ def draw_from(logits: Tensor, seeds: Tensor, **more: Any) -> Tensor:
 
 
 def assert_distributed(drawn: Tensor, probabilities: Tensor) -> None:
-    """Chi-square of drawn indices against their probabilities [C]; rare ones count together."""
+    """Chi-square test of drawn indices against their probabilities [C]; rare ones are pooled."""
     assert probabilities[drawn].min() > 0
     counts = torch.bincount(drawn, minlength=len(probabilities)).double()
     expected = probabilities.double() * len(drawn)
@@ -84,13 +84,13 @@ def test_draws_follow_the_softmax_of_the_logits_over_the_temperature(temperature
 
 
 @pytest.mark.parametrize("top_k", [2, 7, 29, 30, 1000])
-def test_only_the_top_k_are_drawn_each_with_its_share(top_k: int) -> None:
+def test_only_the_top_k_are_drawn_with_their_probabilities(top_k: int) -> None:
     logits = logits_of(30)
     kept = logits.masked_fill(logits < logits.topk(min(top_k, 30)).values[-1], NEVER)
     assert_distributed(draw_from(logits, seeds_of(20000), top_k=torch.tensor(top_k)), torch.softmax(kept, dim=0))
 
 
-def test_a_top_k_of_one_is_greedy_whatever_the_temperature() -> None:
+def test_a_top_k_of_one_is_greedy_at_any_temperature() -> None:
     logits = logits_of(30)
     drawn = draw_from(logits, seeds_of(100), top_k=torch.tensor(1), temperature=torch.tensor(2.0))
     assert (drawn == logits.argmax()).all()
@@ -116,7 +116,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert_distributed(drawn, torch.tensor([0.625, 0.375, 0, 0]))
 
 
-def test_min_p_keeps_what_is_likely_enough_beside_the_best() -> None:
+def test_min_p_keeps_ids_likely_enough_relative_to_the_best() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     drawn = draw_from(probabilities.log(), seeds_of(5000), min_p=torch.tensor(0.25))
     assert_distributed(drawn, torch.tensor([0.5, 0.3, 0.15, 0]) / 0.95)
@@ -138,7 +138,7 @@ def test_noise_is_finite_for_any_integers(arguments: list[int]) -> None:
     assert gumbel_noise(*(torch.tensor(argument) for argument in arguments)).isfinite()
 
 
-def test_all_64_bits_of_the_seed_count() -> None:
+def test_all_64_bits_of_the_seed_matter() -> None:
     zero = torch.tensor(0)
     seeds = torch.tensor([0, *(1 << bit for bit in range(63)), -(2**63)])
     assert len(gumbel_noise(seeds, zero, zero, zero).unique()) == 65
@@ -155,19 +155,21 @@ def test_noise_differs_by_step_stream_and_id() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 900), st.integers(0, 2**31))
 @settings(max_examples=40)
-def test_a_row_draws_the_same_alone_and_in_any_batch(rows: int, top_k: int, seed: int) -> None:
+def test_a_row_is_drawn_the_same_alone_and_in_any_batch(rows: int, top_k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     text, codec, eos = logits_of(rows, IDS.vocab_size, seed=seed), logits_of(rows, 8, 65, seed=seed), logits_of(rows)
     top_ks = torch.randint(1, top_k + 1, (rows,), generator=generator)
     seeds = torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator)
-    together = draws_of(seeds, top_k=top_ks)
-    texts = draw_text(text, IDS, together)
-    frames = draw_frame(codec, eos, IDS, torch.zeros_like(seeds), together)
+    batch_draws = draws_of(seeds, top_k=top_ks)
+    texts = draw_text(text, IDS, batch_draws)
+    frames = draw_frame(codec, eos, IDS, torch.zeros_like(seeds), batch_draws)
     for row in range(rows):
-        one = slice(row, row + 1)
-        alone = draws_of(seeds[one], top_k=top_ks[one])
-        assert draw_text(text[one], IDS, alone) == texts[row]
-        assert draw_frame(codec[one], eos[one], IDS, torch.zeros(1, dtype=torch.int64), alone).equal(frames[one])
+        single = slice(row, row + 1)
+        alone = draws_of(seeds[single], top_k=top_ks[single])
+        assert draw_text(text[single], IDS, alone) == texts[row]
+        assert draw_frame(codec[single], eos[single], IDS, torch.zeros(1, dtype=torch.int64), alone).equal(
+            frames[single]
+        )
 
 
 def test_greedy_and_sampling_rows_share_a_batch() -> None:
@@ -179,7 +181,7 @@ def test_greedy_and_sampling_rows_share_a_batch() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 20, 10000])
-def test_text_is_drawn_from_the_text_range_and_its_ends(top_k: int) -> None:
+def test_text_is_drawn_from_the_text_range_eot_and_eos(top_k: int) -> None:
     logits = logits_of(500, IDS.vocab_size)
     logits[:, [IDS.pad, IDS.bos, IDS.assistant, IDS.audio, IDS.codec_begin, IDS.vocab_size - 1]] = 50
     logits[::5, IDS.eot] = 40
@@ -192,7 +194,7 @@ def test_text_is_drawn_from_the_text_range_and_its_ends(top_k: int) -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 20])
-def test_text_does_not_end_before_it_began(top_k: int) -> None:
+def test_text_does_not_end_at_its_first_id(top_k: int) -> None:
     logits = logits_of(200, IDS.vocab_size)
     logits[:, [IDS.eos, IDS.eot]] = 50
     first = draw_text(logits, IDS, draws_of(seeds_of(200), top_k=top_k, step=0))
@@ -200,7 +202,7 @@ def test_text_does_not_end_before_it_began(top_k: int) -> None:
     assert (draw_text(logits, IDS, draws_of(seeds_of(200), top_k=top_k, step=1)) < IDS.text_begin).all()
 
 
-def test_the_top_k_of_text_counts_its_ends() -> None:
+def test_the_top_k_of_text_includes_eot_and_eos() -> None:
     logits = torch.full((IDS.vocab_size,), NEVER)
     allowed = torch.tensor([IDS.eos, IDS.eot, IDS.text_begin + 4, IDS.text_begin + 9])
     logits[allowed] = torch.tensor([1.0, 2.0, 1.5, 0.5])
@@ -211,7 +213,7 @@ def test_the_top_k_of_text_counts_its_ends() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 20, 10000])
-def test_each_stream_is_drawn_from_its_own_interval(top_k: int) -> None:
+def test_each_stream_is_drawn_from_its_own_range(top_k: int) -> None:
     frames = draw_frame(
         logits_of(400, 8, 65),
         logits_of(400),
@@ -224,7 +226,7 @@ def test_each_stream_is_drawn_from_its_own_interval(top_k: int) -> None:
     assert ((spoken >= starts) & (spoken < starts + IDS.codec_layer_size)).all()
 
 
-def test_streams_follow_their_own_softmax_and_each_other_in_nothing() -> None:
+def test_streams_follow_their_own_softmax_independently() -> None:
     count = 20000
     codec, never = logits_of(1, 8, 65), torch.full((count,), NEVER)
     frames = draw_frame(
@@ -241,12 +243,12 @@ def test_streams_follow_their_own_softmax_and_each_other_in_nothing() -> None:
         probabilities = torch.zeros(65).scatter(0, indices, torch.softmax(values, dim=0))
         assert_distributed(codes[:, stream], probabilities)
         ranks.append((codes[:, stream, None] == indices).int().argmax(dim=1))
-    for one, other in pairwise(ranks):
-        table = torch.bincount(one * 6 + other, minlength=36).view(6, 6)
+    for first, second in pairwise(ranks):
+        table = torch.bincount(first * 6 + second, minlength=36).view(6, 6)
         assert chi2_contingency(table).pvalue > IMPLAUSIBLE
 
 
-def test_a_frame_ends_the_audio_only_when_it_may_and_then_holds_nothing_else() -> None:
+def test_an_eos_frame_is_only_drawn_when_allowed_and_is_otherwise_empty() -> None:
     eos = torch.full((4,), 50.0)
     min_frames = torch.tensor([0, 5, 6, 100])
     frames = draw_frame(logits_of(4, 8, 65), eos, IDS, min_frames, draws_of(seeds_of(4), step=5))
@@ -256,7 +258,7 @@ def test_a_frame_ends_the_audio_only_when_it_may_and_then_holds_nothing_else() -
 
 
 def test_only_stream_0_can_end_the_audio() -> None:
-    """An eos far above the codes of streams 1.. takes no place among their candidates."""
+    """An eos far above the codes of streams 1.. does not take the place of one of their candidates."""
     codec = logits_of(1, 8, 65).expand(300, -1, -1).clone()
     codec[:, 0] += 100
     frames = draw_frame(
@@ -265,53 +267,53 @@ def test_only_stream_0_can_end_the_audio() -> None:
     assert (frames >= IDS.codec_begin).all()
 
 
-class Live(TorchDispatchMode):
-    """The bytes of all tensors that are made: altogether, and the most that exist at once."""
+class TensorMemory(TorchDispatchMode):
+    """The bytes of all tensors that are created: the total, and the maximum that exists at once."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.made = self.peak = self._bytes = 0
+        self.created = self.peak = self._bytes = 0
         self._owners: Counter[int] = Counter()
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple) else (made,):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple) else (output,):
             if isinstance(tensor, Tensor):
-                self._take(tensor)
-        return made
+                self._allocate(tensor)
+        return output
 
-    def _take(self, tensor: Tensor) -> None:
+    def _allocate(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if tensor._base is None and key not in self._owners:
-            self.made += size
+            self.created += size
             self._bytes += size
             self.peak = max(self.peak, self._bytes)
         elif key not in self._owners:
             return  # a view of an argument
         self._owners[key] += 1
-        weakref.finalize(tensor, self._give, key, size)
+        weakref.finalize(tensor, self._free, key, size)
 
-    def _give(self, key: int, size: int) -> None:
+    def _free(self, key: int, size: int) -> None:
         self._owners[key] -= 1
         if not self._owners[key]:
             del self._owners[key]
             self._bytes -= size
 
 
-class Largest(TorchDispatchMode):
-    """The most elements of any tensor that is made."""
+class LargestTensor(TorchDispatchMode):
+    """The number of elements of the largest tensor that is created."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple) else (made,):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple) else (output,):
             if isinstance(tensor, Tensor):
                 self.elements = max(self.elements, tensor.numel())
-        return made
+        return output
 
 
 def test_a_draw_without_a_top_k_takes_no_more_memory_for_a_larger_batch() -> None:
@@ -322,13 +324,13 @@ def test_a_draw_without_a_top_k_takes_no_more_memory_for_a_larger_batch() -> Non
         name: value.to("meta") for name, value in vars(draws).items() if isinstance(value, Tensor)
     }
     logits = torch.empty(rows, vocabulary, device="meta")
-    with Largest() as largest:
+    with LargestTensor() as largest:
         draw_text(logits, ids, replace(draws, **fields))
-    assert 70 * largest.elements <= gpu_memory._DRAW_BYTES  # some 70 bytes for each candidate
+    assert 70 * largest.elements <= gpu_memory._DRAW_BYTES  # about 70 bytes for each candidate
 
 
 def text_rows(top_ks: Tensor) -> BatchView:
-    """The view of a batch of texts, in slots 1, 2, ..."""
+    """The view of a batch of texts in slots 1, 2, ..."""
     table = RequestTable(len(top_ks) + 1, 8, "cpu")
     table.top_k[1:] = top_ks
     slots = torch.arange(1, len(top_ks) + 1)
@@ -340,13 +342,13 @@ def draw_texts(logits: Tensor, ids: Ids, view: BatchView, draws: Draws) -> list[
     drawn = []
     for group in view.text_draws:
         rows = slice(None) if group.rows is None else group.rows.to(logits.device)
-        of_group = replace(draws.of(rows), smallest_top_k=group.smallest_top_k, largest_top_k=group.largest_top_k)
-        drawn.append(draw_text(logits[rows].float(), ids, of_group))
+        group_draws = replace(draws.of(rows), smallest_top_k=group.smallest_top_k, largest_top_k=group.largest_top_k)
+        drawn.append(draw_text(logits[rows].float(), ids, group_draws))
     return drawn
 
 
 @pytest.mark.parametrize("wide", [1 << 30, 5000])
-def test_rows_without_a_top_k_do_not_make_the_others_draw_from_the_vocabulary(wide: int) -> None:
+def test_rows_without_a_top_k_do_not_make_other_rows_draw_from_the_vocabulary(wide: int) -> None:
     rows, vocabulary = 256, 160_392
     top_ks = torch.full((rows,), 20)
     top_ks[[3, 100]] = wide
@@ -356,13 +358,13 @@ def test_rows_without_a_top_k_do_not_make_the_others_draw_from_the_vocabulary(wi
     }
     view, draws = text_rows(top_ks), replace(draws, **fields)
     logits = torch.empty(rows, vocabulary, device="meta")
-    with Live() as live:
+    with TensorMemory() as memory:
         draw_texts(logits, SpeechLMConfig().ids, view, draws)
-    assert live.peak <= 1.25 * logits.nbytes  # a copy of the others' logits, and a draw of two rows
-    assert live.made <= 1.5 * logits.nbytes
+    assert memory.peak <= 1.25 * logits.nbytes  # a copy of the others' logits, and a draw of two rows
+    assert memory.created <= 1.5 * logits.nbytes
 
 
-def test_groups_of_a_batch_draw_what_its_rows_draw_alone() -> None:
+def test_groups_of_a_batch_are_drawn_like_single_rows() -> None:
     top_ks = torch.tensor([1, 20, 1 << 30, 5, 1025, 1024, 1 << 30, 3])
     view = text_rows(top_ks)
     assert [group.rows.tolist() for group in view.text_draws if group.rows is not None] == [[0, 1, 3, 5, 7], [2, 4, 6]]
@@ -375,14 +377,14 @@ def test_groups_of_a_batch_draw_what_its_rows_draw_alone() -> None:
 
 @given(st.integers(1, 6), st.integers(0, 2**31), st.booleans())
 @settings(max_examples=40)
-def test_a_draw_from_everything_is_the_same_without_sorting(rows: int, seed: int, first: bool) -> None:
+def test_drawing_from_all_candidates_gives_the_same_without_sorting(rows: int, seed: int, first: bool) -> None:
     logits = logits_of(rows, IDS.codec_end, seed=seed)
     draws = draws_of(seeds_of(rows) + seed, top_k=1 << 30, step=0 if first else 5)
     unsorted = draw_text(logits, IDS, replace(draws, smallest_top_k=1 << 30))
     assert unsorted.equal(draw_text(logits, IDS, replace(draws, smallest_top_k=1)))
 
 
-def test_pieces_of_a_batch_draw_what_the_batch_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_drawn_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, draws = logits_of(40, IDS.codec_end), draws_of(seeds_of(40), top_k=1 << 30)
     whole = draw_text(logits, IDS, draws)
     monkeypatch.setattr(phases, "_PIECE_CANDIDATES", 3000)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-untyped"
-"""The kernel that draws frames: its ids, interpreted, are the plain sampler's, and it compiles for every card."""
+"""The kernel that draws frames: interpreted, it gives the plain sampler's ids, and it compiles for every GPU."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -32,28 +32,28 @@ Draw = Callable[..., Tensor]
 
 @pytest.fixture(scope="module")
 def interpreted() -> Iterator[Draw]:
-    """``fused.draw_frames`` in a process whose Triton interprets kernels: it decides so when it is imported."""
+    """``fused.draw_frames`` in a process whose Triton interprets kernels, which is decided when Triton is imported."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TRITON_INTERPRET", "1")
         environment.setenv("OMP_NUM_THREADS", "1")
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pool.submit(int).result()  # it is started with the first task
-            yield lambda *args, **how: pool.submit(fused.draw_frames, *args, **how).result()
+            pool.submit(int).result()  # the first task starts the process
+            yield lambda *args, **sampling: pool.submit(fused.draw_frames, *args, **sampling).result()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A step: the arguments of ``draw_frames``."""
+    """The arguments of ``draw_frames`` for one step."""
 
     logits: Tensor
     view: BatchView
     requests: RequestTable
     bias: Tensor
-    how: dict[str, Tensor]
+    sampling: dict[str, Tensor]
     ids: Ids = IDS
 
     def drawn_by(self, draw: Draw) -> Tensor:
-        return draw(self.logits, self.view, self.requests, self.ids, self.bias, **self.how)
+        return draw(self.logits, self.view, self.requests, self.ids, self.bias, **self.sampling)
 
 
 def batch_of(
@@ -65,9 +65,9 @@ def batch_of(
     min_frames: int = 0,
     ids: Ids = IDS,
 ) -> Batch:
-    """Rows of text (t), of frames (a) and of guided frames (g), the latter with a shadow somewhere behind it (s).
+    """A batch with rows of text (t), frames (a) and guided frames (g), each g with a shadow (s) somewhere after it.
 
-    Shadows belong to the guided rows in their order. Steps, guidance scales and top-ks differ from row to row.
+    Shadows belong to the guided rows in order. Steps, guidance scales and top-ks differ from row to row.
     """
     rows, random = len(kinds), torch.Generator().manual_seed(seed)
     requests = RequestTable(rows + 1, ids.num_stream, "cpu")
@@ -97,12 +97,12 @@ def batch_of(
     bias = torch.randn(ids.num_stream, ids.codec_layer_size, generator=random)
     bias[0] = 0
     temperatures = temperature * (0.5 + torch.rand(rows, generator=random))
-    how = {"top_k": top_ks.int(), "temperature": temperatures, "positions": torch.full((rows,), POSITION)}
-    return Batch(logits, view, requests, bias, how, ids)
+    sampling = {"top_k": top_ks.int(), "temperature": temperatures, "positions": torch.full((rows,), POSITION)}
+    return Batch(logits, view, requests, bias, sampling, ids)
 
 
 def kinds_of(pieces: list[str]) -> str:
-    """All leaders and other rows, then the shadows."""
+    """The kinds of all rows: leaders and other rows first, then the shadows."""
     kinds = "".join(pieces)
     return kinds + "s" * kinds.count("g")
 
@@ -115,19 +115,19 @@ def kinds_of(pieces: list[str]) -> str:
     st.integers(0, 3),
 )
 @settings(max_examples=25)
-def test_any_batch_draws_the_plain_samplers_frames(
+def test_any_batch_gives_the_plain_samplers_frames(
     interpreted: Draw, kinds: str, seed: int, top_k: int, temperature: float, min_frames: int
 ) -> None:
     batch = batch_of(kinds, seed, top_k=top_k, temperature=temperature, min_frames=min_frames)
     assert batch.drawn_by(interpreted).equal(batch.drawn_by(draw_frames))
 
 
-def test_the_released_sizes_draw_the_plain_samplers_frames(interpreted: Draw) -> None:
+def test_the_released_sizes_give_the_plain_samplers_frames(interpreted: Draw) -> None:
     batch = batch_of("agas", 3, ids=SpeechLMConfig().ids)
     assert batch.drawn_by(interpreted).equal(batch.drawn_by(draw_frames))
 
 
-def test_the_largest_top_k_may_be_more_than_there_are_codes(interpreted: Draw) -> None:
+def test_the_largest_top_k_may_exceed_the_number_of_codes(interpreted: Draw) -> None:
     batch = batch_of("aga" + "s", 5, top_k=fused.MOST_CANDIDATES, ids=replace(IDS, codec_layer_size=17))
     assert batch.drawn_by(interpreted).equal(batch.drawn_by(draw_frames))
 
@@ -144,14 +144,16 @@ def test_eos_ends_a_frame_once_it_is_allowed(min_frames: int, interpreted: Draw)
 
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), NEVER])
 @pytest.mark.parametrize("top_k", [1, 20])
-def test_a_logit_that_is_not_finite_counts_as_in_the_plain_sampler(value: float, top_k: int, interpreted: Draw) -> None:
+def test_a_logit_that_is_not_finite_is_treated_as_in_the_plain_sampler(
+    value: float, top_k: int, interpreted: Draw
+) -> None:
     batch = batch_of("aags", 2, top_k=top_k)
     batch.logits[:, 3 * SIZE + 7] = value
     batch.logits[1, -1] = value
     assert batch.drawn_by(interpreted).equal(batch.drawn_by(draw_frames))
 
 
-def test_a_stream_with_few_candidates_draws_one_of_them(interpreted: Draw) -> None:
+def test_a_stream_with_few_candidates_gives_one_of_them(interpreted: Draw) -> None:
     batch = batch_of("aa", 4)
     batch.logits[:, 2 * SIZE : 3 * SIZE - 3] = NEVER
     frames = batch.drawn_by(interpreted)
@@ -159,21 +161,21 @@ def test_a_stream_with_few_candidates_draws_one_of_them(interpreted: Draw) -> No
     assert (frames[:, 2] >= IDS.codec_begin + 3 * SIZE - 3).all()
 
 
-def test_equal_logits_rank_by_their_id_in_any_batch(interpreted: Draw) -> None:
-    """Logits in bfloat16 are often equal; which of them are among the top-k may not depend on the other rows."""
+def test_equal_logits_are_ranked_by_id_in_any_batch(interpreted: Draw) -> None:
+    """Logits in bfloat16 are often equal; which of them are in the top-k must not depend on the other rows."""
     batch = batch_of("aaa", 6, top_k=12)
     logits = batch.logits.bfloat16().float()
-    together = replace(batch, logits=logits).drawn_by(interpreted)
+    batch_frames = replace(batch, logits=logits).drawn_by(interpreted)
     for row in range(3):
-        one = slice(row, row + 1)
-        slots = batch.view.slots[one]
-        alone = replace(
+        single = slice(row, row + 1)
+        slots = batch.view.slots[single]
+        single_batch = replace(
             batch,
-            logits=logits[one],
+            logits=logits[single],
             view=BatchView.of(batch.requests, slots, slots),
-            how={name: value[one] for name, value in batch.how.items()},
+            sampling={name: value[single] for name, value in batch.sampling.items()},
         )
-        assert alone.drawn_by(interpreted).equal(together[one])
+        assert single_batch.drawn_by(interpreted).equal(batch_frames[single])
 
 
 def test_greedy_frames_are_the_first_of_the_largest(interpreted: Draw) -> None:
@@ -186,8 +188,8 @@ def test_greedy_frames_are_the_first_of_the_largest(interpreted: Draw) -> None:
     assert batch.drawn_by(interpreted).equal(expected)
 
 
-class Launches:
-    """Takes a launch's arguments in the kernel's place."""
+class LaunchRecorder:
+    """Stands in for the kernel and keeps the arguments of a launch."""
 
     def __init__(self) -> None:
         self.args: tuple[Any, ...] = ()
@@ -207,18 +209,18 @@ _POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32"}
 @pytest.mark.parametrize(
     ("architecture", "kinds"), [(80, "aa"), (89, "tags"), (90, "aa"), (90, "tags"), (100, "tags"), (120, "aa")]
 )
-def test_the_kernel_compiles_for_every_card(architecture: int, kinds: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    launches, kernel = Launches(), fused._draw_frame
-    monkeypatch.setattr(fused, "_draw_frame", launches)
+def test_the_kernel_compiles_for_every_gpu(architecture: int, kinds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, kernel = LaunchRecorder(), fused._draw_frame
+    monkeypatch.setattr(fused, "_draw_frame", recorder)
     batch_of(kinds, ids=SpeechLMConfig().ids).drawn_by(fused.draw_frames)
-    constants = dict(launches.constants)
+    constants = dict(recorder.constants)
     signature = {}
-    for name, value in zip(kernel.arg_names, launches.args, strict=False):
+    for name, value in zip(kernel.arg_names, recorder.args, strict=False):
         if value is None:
             constants[name] = None
         signature[name] = _POINTERS[value.dtype] if isinstance(value, Tensor) else "i32"
     signature |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(kernel, signature=signature, constexprs=constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launches.options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=recorder.options)
     assert compiled.asm["cubin"]
     assert "fma.rn.f32" not in compiled.asm["ptx"]  # it would round the guided logits differently

@@ -1,4 +1,4 @@
-"""The set-up: its locks, its choice of a profile, and that it does what is missing and no more."""
+"""Setup: its locks, its choice of a profile, and that it does only what is missing."""
 
 import os
 import shutil
@@ -46,10 +46,10 @@ def test_the_cpu_profile_has_no_cuda_package() -> None:
     assert not [name for name in names if name.startswith(("nvidia-", "cuda-", "flashinfer", "sglang-kernel", "sgl-"))]
 
 
-def test_the_cuda_profile_has_what_sglang_pins_exactly() -> None:
-    # The exact pins in the metadata of sglang 0.5.23 that its GPU path cannot do without.
+def test_the_cuda_profile_has_the_versions_that_sglang_pins() -> None:
+    # The exact pins in the metadata of sglang 0.5.23 that its GPU path requires.
     pins = setup.Profile("cuda", REQUIREMENTS).pins
-    wanted = {
+    expected = {
         "sglang": "0.5.23",
         "torch": "2.14.1",
         "transformers": "5.19.0",
@@ -59,11 +59,11 @@ def test_the_cuda_profile_has_what_sglang_pins_exactly() -> None:
         "xgrammar": "0.2.7",
         "soundfile": "0.13.1",
     }
-    assert wanted.items() <= pins.items()
+    assert expected.items() <= pins.items()
 
 
 def test_the_cuda_profiles_compilers_and_headers_are_of_one_release() -> None:
-    """They share a folder; nvcc refuses headers of another release."""
+    """They share a folder, and nvcc refuses headers of another release."""
     pins = pins_of("cuda")
     release = ".".join(pins["cuda-toolkit"].split(".")[:2])
     parts = [
@@ -77,7 +77,7 @@ def test_both_profiles_serve_the_same_versions_of_sglang_and_transformers() -> N
 
 
 @given(st.dictionaries(NAMES, VERSIONS, max_size=8))
-def test_a_lock_reads_back_as_written(tmp_path_factory: pytest.TempPathFactory, pins: dict[str, str]) -> None:
+def test_a_lock_is_read_as_written(tmp_path_factory: pytest.TempPathFactory, pins: dict[str, str]) -> None:
     lock = tmp_path_factory.getbasetemp() / "lock.txt"
     lock.write_text("# a comment\n\n" + "".join(f"{name}=={version}\n" for name, version in pins.items()))
     assert setup.read_lock(lock) == pins
@@ -86,7 +86,7 @@ def test_a_lock_reads_back_as_written(tmp_path_factory: pytest.TempPathFactory, 
 @pytest.mark.parametrize(
     "line", ["numpy", "numpy>=2", "numpy==2.*", "NumPy==2.0", "-r base.txt", "a==1 ; b", "a==1\na==1"]
 )
-def test_a_line_that_is_no_pin_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_a_pin_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text(f"# a comment\n{line}\n")
     with pytest.raises(setup.SetupError, match=r"lock\.txt, line [23]: "):
@@ -96,7 +96,7 @@ def test_a_line_that_is_no_pin_is_refused_by_its_number(tmp_path: Path, line: st
 # Entry points
 
 
-def test_sglang_finds_this_package_by_the_entry_points_that_it_declares() -> None:
+def test_the_declared_entry_points_are_installed() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     assert set(declared) == {"sglang.serve_backends", "sglang.srt.platforms", "sglang.srt.plugins"}
     for group, points in declared.items():
@@ -107,7 +107,7 @@ def test_sglang_finds_this_package_by_the_entry_points_that_it_declares() -> Non
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept", "gpu", "profile"),
+    ("requested", "existing", "gpu", "profile"),
     [
         (None, None, None, "cpu"),
         (None, None, "/dev/nvidia0", "cuda"),
@@ -117,10 +117,10 @@ def test_sglang_finds_this_package_by_the_entry_points_that_it_declares() -> Non
         ("cuda", "cpu", None, "cuda"),
     ],
 )
-def test_what_is_asked_for_goes_before_what_is_there(
-    asked: str | None, kept: str | None, gpu: str | None, profile: str
+def test_a_requested_profile_takes_precedence_over_an_existing_one_and_that_over_the_gpu(
+    requested: str | None, existing: str | None, gpu: str | None, profile: str
 ) -> None:
-    assert setup.choose_profile(asked, kept, lambda: gpu)[0] == profile
+    assert setup.choose_profile(requested, existing, lambda: gpu)[0] == profile
 
 
 def test_an_unknown_profile_is_refused_by_name() -> None:
@@ -128,7 +128,7 @@ def test_an_unknown_profile_is_refused_by_name() -> None:
         setup.choose_profile("gpu", None)
 
 
-def test_only_torch_may_bring_packages_that_the_cpu_profile_does_not_lock() -> None:
+def test_only_torch_may_install_packages_that_the_cpu_profile_does_not_lock() -> None:
     (_, rest), (_, torch) = setup.Profile("cpu", REQUIREMENTS).steps
     assert "--no-deps" in rest
     assert not [argument for argument in rest if argument.startswith("torch==")]
@@ -136,7 +136,7 @@ def test_only_torch_may_bring_packages_that_the_cpu_profile_does_not_lock() -> N
     assert "--no-deps" not in torch
 
 
-def test_the_end_of_a_set_up_for_gpus_says_what_this_machine_lacks(
+def test_setup_for_gpus_reports_what_the_machine_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
@@ -144,11 +144,11 @@ def test_the_end_of_a_set_up_for_gpus_says_what_this_machine_lacks(
     assert f"nvcc: not in {tmp_path}/bin" in capsys.readouterr().out
 
 
-# What is done, on a checkout whose locks hold three packages
+# Steps of a setup, on a checkout with small locks
 
 
 class Checkout:
-    """A root with small locks, and installs that leave the same traces as pip's without any package."""
+    """A root with small locks, and installations that leave the same traces as pip's but no packages."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -194,14 +194,14 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_a_second_set_up_does_nothing(checkout: Checkout) -> None:
+def test_a_second_setup_does_nothing(checkout: Checkout) -> None:
     assert checkout.set_up()
     assert not checkout.set_up()
     assert checkout.created == 1
 
 
 @pytest.mark.parametrize("changed", ["launch/requirements/base.txt", "launch/requirements/dev.txt", "pyproject.toml"])
-def test_a_changed_lock_is_installed_into_the_environment_that_is_there(checkout: Checkout, changed: str) -> None:
+def test_a_changed_lock_is_installed_into_the_existing_environment(checkout: Checkout, changed: str) -> None:
     checkout.set_up()
     with (checkout.root / changed).open("a") as file:
         file.write("# changed\n")
@@ -209,14 +209,14 @@ def test_a_changed_lock_is_installed_into_the_environment_that_is_there(checkout
     assert checkout.created == 1
 
 
-def test_a_changed_lock_of_the_other_profile_is_nothing_to_do(checkout: Checkout) -> None:
+def test_a_changed_lock_of_the_other_profile_is_ignored(checkout: Checkout) -> None:
     checkout.set_up()
     (checkout.requirements / "cuda.txt").write_text("torch==2.11.1\n")
     assert not checkout.set_up()
 
 
 @pytest.mark.parametrize("step", ["locked packages", "torch", setup.PACKAGE])
-def test_an_interrupted_set_up_goes_on(checkout: Checkout, step: str) -> None:
+def test_an_interrupted_setup_is_resumed(checkout: Checkout, step: str) -> None:
     checkout.fails_at = step
     with pytest.raises(setup.SetupError):
         checkout.set_up()
@@ -226,15 +226,15 @@ def test_an_interrupted_set_up_goes_on(checkout: Checkout, step: str) -> None:
     assert checkout.created == 1
 
 
-@pytest.mark.parametrize("lost", ["torch-2.13.0.dist-info/INSTALLER", "torch-2.13.0.dist-info/RECORD"])
-def test_a_package_that_was_not_installed_to_its_end_is_installed_again(checkout: Checkout, lost: str) -> None:
+@pytest.mark.parametrize("missing", ["torch-2.13.0.dist-info/INSTALLER", "torch-2.13.0.dist-info/RECORD"])
+def test_an_incompletely_installed_package_is_installed_again(checkout: Checkout, missing: str) -> None:
     checkout.set_up()
-    (checkout.packages / lost).unlink()
+    (checkout.packages / missing).unlink()
     assert checkout.set_up()
-    assert (checkout.packages / lost).exists()
+    assert (checkout.packages / missing).exists()
 
 
-def test_a_package_whose_files_are_gone_is_installed_again(checkout: Checkout) -> None:
+def test_a_package_with_missing_files_is_installed_again(checkout: Checkout) -> None:
     checkout.set_up()
     (checkout.packages / "numpy").rmdir()
     assert checkout.set_up()
@@ -242,20 +242,20 @@ def test_a_package_whose_files_are_gone_is_installed_again(checkout: Checkout) -
 
 
 @pytest.mark.parametrize("broken", [".venv/bin/python", ".venv/lib/python{}/site-packages/pip-26.0.dist-info/RECORD"])
-def test_an_environment_without_interpreter_or_pip_is_made_anew(checkout: Checkout, broken: str) -> None:
+def test_an_environment_without_interpreter_or_pip_is_recreated(checkout: Checkout, broken: str) -> None:
     checkout.set_up()
     (checkout.root / broken.format(checkout.python)).unlink()
     assert checkout.set_up()
     assert checkout.created == 2
 
 
-def test_another_profile_gets_an_environment_of_its_own(checkout: Checkout) -> None:
+def test_another_profile_gets_a_new_environment(checkout: Checkout) -> None:
     checkout.set_up()
     checkout.set_up("cuda")
     assert checkout.created == 2
 
 
-def test_a_moved_checkout_gets_an_environment_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_moved_checkout_gets_a_new_environment(checkout: Checkout, tmp_path: Path) -> None:
     checkout.set_up()
     state = setup.read_state(tmp_path / ".venv")
     assert state is not None
@@ -264,7 +264,7 @@ def test_a_moved_checkout_gets_an_environment_of_its_own(checkout: Checkout, tmp
     assert checkout.created == 2
 
 
-def test_an_unreadable_state_is_none(tmp_path: Path) -> None:
+def test_an_unreadable_state_is_ignored(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"profile": "cpu"}', '{"profile": "gpu", "python": "3.11", "root": "/"}'):
         (tmp_path / setup.STATE).write_text(text)
         assert setup.read_state(tmp_path) is None
@@ -273,25 +273,25 @@ def test_an_unreadable_state_is_none(tmp_path: Path) -> None:
 # The real commands
 
 
-def test_errors_of_pip_are_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_pip_are_shown_completely(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(setup.SetupError, match="make setup"):
         setup.Pip(Path(sys.prefix))("a package", ["--no-index", "no-such-package==1.0"])
     assert "No matching distribution found for no-such-package==1.0" in capsys.readouterr().out
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs make as from a shell, not as the child of the make that runs the tests."""
+    """Run make as from a shell, not as a child of the make that runs the tests."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_without_a_fitting_python_make_says_what_to_install(tmp_path: Path) -> None:
-    refused = make("setup", f"PYTHON={tmp_path / 'python3.12'}")
-    assert refused.returncode
-    assert "python3.12-venv" in refused.stderr
+def test_without_a_suitable_python_make_says_what_to_install(tmp_path: Path) -> None:
+    result = make("setup", f"PYTHON={tmp_path / 'python3.12'}")
+    assert result.returncode
+    assert "python3.12-venv" in result.stderr
 
 
-def test_make_alone_lists_every_target() -> None:
+def test_make_without_a_target_lists_all_targets() -> None:
     targets = {
         "help",
         "setup",

@@ -1,4 +1,4 @@
-"""SGLang logs a hook that it could not apply, and serves on; with our model it must not. Other models keep SGLang's."""
+"""A missing hook, which SGLang only logs, ends the start with our model; other models keep SGLang's behaviour."""
 
 import os
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sglang_speechlm.sglang_hooks import announce, registry
 
-GONE = "sglang.srt.managers.scheduler.Scheduler.method_of_another_version"
+MISSING = "sglang.srt.managers.scheduler.Scheduler.method_of_another_version"
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("applied")
 def test_a_missing_hook_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "HOOKS", [*registry.HOOKS, (GONE, print, HookType.AFTER)])
-    with pytest.raises(RuntimeError, match=GONE):
+    monkeypatch.setattr(registry, "HOOKS", [*registry.HOOKS, (MISSING, print, HookType.AFTER)])
+    with pytest.raises(RuntimeError, match=MISSING):
         registry.refuse_missing_hooks(object())
 
 
 class Renamed:
-    """Overrides a method that its base has under another name by now."""
+    """Overrides a method that its base has renamed."""
 
     @override
     def gone(self) -> None: ...  # type: ignore[misc]
@@ -43,7 +43,7 @@ def test_a_lost_override_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("applied")
-def test_all_hooks_are_enough() -> None:
+def test_a_complete_set_of_hooks_is_accepted() -> None:
     registry.refuse_missing_hooks(object())
 
 
@@ -54,7 +54,7 @@ def test_a_lost_function_of_the_http_server_is_named() -> None:
         http._put_in_place(function_of_another_version=print)
 
 
-def _served(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def _serve(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
     server_args = SimpleNamespace(_model_config=config)
     monkeypatch.setattr(get_context(), "_server_args", server_args)
@@ -68,19 +68,19 @@ def _must_not_run(*_: Any) -> None:
     raise AssertionError
 
 
-def test_hooks_act_where_speechlm_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    _served("speechlm", monkeypatch)
+def test_hooks_act_if_speechlm_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    _serve("speechlm", monkeypatch)
     assert registry.only_for_speechlm(_doubled, HookType.AROUND)(abs, -3) == 6
 
 
 def test_hooks_leave_another_model_to_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
-    _served("qwen3", monkeypatch)
+    _serve("qwen3", monkeypatch)
     assert registry.only_for_speechlm(_doubled, HookType.AROUND)(abs, -3) == 3
     assert registry.only_for_speechlm(_must_not_run, HookType.BEFORE)(1) is None
     assert registry.only_for_speechlm(_must_not_run, HookType.AFTER)(1) is None
 
 
-def test_a_model_package_that_somebody_else_has_named_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_external_model_package_named_by_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", "another.package")
     monkeypatch.delenv("SGLANG_EXTERNAL_MM_MODEL_ARCH", raising=False)
     announce()
@@ -89,7 +89,7 @@ def test_a_model_package_that_somebody_else_has_named_stays(monkeypatch: pytest.
 
 
 def test_a_clip_stays_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    _served("speechlm", monkeypatch)
+    _serve("speechlm", monkeypatch)
     hook = next(hook for target, hook, _ in registry.HOOKS if target.endswith("_move_items_to_device"))
     item = SimpleNamespace(feature=torch.zeros(128, 100))
     registry.only_for_speechlm(hook, HookType.AROUND)(

@@ -1,4 +1,4 @@
-"""Frames leave the scheduler when they complete a piece of sound, not at every step."""
+"""Frames leave the scheduler when they complete a piece of sound, not after every step."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +16,15 @@ def request(stage: Stage) -> Any:
     return SimpleNamespace(speechlm_stage=stage, output_ids=[], finished_reason=None)
 
 
-def sent(req: Any) -> bool:
-    """Whether a request's output is sent after a step in which it got an id."""
+def is_sent(req: Any) -> bool:
+    """Whether a request's output is sent after a step that adds an id."""
     req.output_ids.append(0)
     (_, due, _, _), _ = send_due(None, [req], False)
     return due == [req]
 
 
-def completing(frames: int) -> list[int]:
-    """The numbers of frames at which the codec process can decode a piece more, as it sees it."""
+def counts_that_complete_a_piece(frames: int) -> list[int]:
+    """The numbers of frames at which the codec process can decode another piece, according to its planner."""
     planner = WindowPlanner(CONTEXT, POLICY)
     counts = []
     for count in range(1, frames + 1):
@@ -35,29 +35,31 @@ def completing(frames: int) -> list[int]:
     return counts
 
 
-def test_after_the_first_frame_an_output_is_sent_exactly_when_it_completes_a_piece() -> None:
+def test_after_the_first_frame_only_outputs_that_complete_a_piece_are_sent() -> None:
     req = request(SPOKEN)
-    assert [count for count in range(1, 501) if sent(req)] == [1, *completing(500)]
+    assert [count for count in range(1, 501) if is_sent(req)] == [1, *counts_that_complete_a_piece(500)]
 
 
 def test_the_end_is_sent_at_once() -> None:
     req = request(SPOKEN)
-    assert [sent(req) for _ in range(5)] == [True, False, False, False, False]
+    assert [is_sent(req) for _ in range(5)] == [True, False, False, False, False]
     req.finished_reason = "stop"
-    assert sent(req)
+    assert is_sent(req)
 
 
-def test_what_has_no_pieces_is_sent_as_sglang_decides() -> None:
+def test_outputs_without_pieces_are_sent_as_sglang_decides() -> None:
     for stage in (TEXT_STAGE, Stage(audio=True)):
         req = request(stage)
-        assert all(sent(req) for _ in range(50))
+        assert all(is_sent(req) for _ in range(50))
 
 
-def test_frames_that_come_several_at_a_time_are_not_held_back_for_a_piece_more() -> None:
+def test_several_frames_at_once_are_not_held_back_for_another_piece() -> None:
     req = request(SPOKEN)
     req.output_ids = [0] * 39
-    assert sent(req)
-    assert [count for count in range(41, 100) if sent(req)] == [count for count in completing(99) if count > 40]
+    assert is_sent(req)
+    assert [count for count in range(41, 100) if is_sent(req)] == [
+        count for count in counts_that_complete_a_piece(99) if count > 40
+    ]
 
 
 def test_a_shadow_sends_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What the hooks around SGLang's queue change of it for one request."""
+"""Changes that the hooks around SGLang's queue make for one request."""
 
 from types import SimpleNamespace
 from typing import Any

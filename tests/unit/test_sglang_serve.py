@@ -1,4 +1,4 @@
-"""``sglang serve`` starts this package's server too: by name, or because it recognises a served directory."""
+"""``sglang serve`` can start this package's server: by name, or because it recognises a served directory."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def detected(model_path: str | None) -> ServeBackendDetection:
     return detect(ServeRequest(argv=(), model_path=model_path))
 
 
-def test_sglang_knows_the_name() -> None:
+def test_the_backend_is_registered_by_name() -> None:
     registered = ServeBackendRegistry({}).get("speechlm")
     assert registered.distribution == "sglang-speechlm"
 
@@ -43,19 +43,19 @@ def test_another_model_is_left_to_sglang(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", ["", "[]", "{}", None])
-def test_what_cannot_be_read_is_unknown(config: str | None, tmp_path: Path) -> None:
+def test_an_unreadable_config_is_unknown(config: str | None, tmp_path: Path) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     assert detected(str(tmp_path)) is ServeBackendDetection.UNKNOWN
 
 
-def test_a_tag_is_unknown() -> None:
+def test_a_hub_tag_is_unknown() -> None:
     assert detected("espnet/a-model") is ServeBackendDetection.UNKNOWN
     assert detected(None) is ServeBackendDetection.UNKNOWN
 
 
-def test_the_launcher_takes_the_options_and_its_status_is_sglangs(tmp_path: Path) -> None:
+def test_the_launcher_gets_the_options_and_its_status_is_returned(tmp_path: Path) -> None:
     command = [str(SGLANG), "serve", str(tmp_path), "--model-type", "speechlm", "--port", "9000"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    assert done.returncode == 2, done.stderr
-    assert f"--model-path {tmp_path}" in done.stderr.splitlines()[-1]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert result.returncode == 2, result.stderr
+    assert f"--model-path {tmp_path}" in result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What the HTTP process tells the scheduler of a stage is parsed once, and refused by name."""
+"""The description of a stage that the HTTP process sends to the scheduler is parsed once; errors name the field."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from sglang_speechlm.stage import Stage
 
 
 def queued(custom_params: Any, seed: int | None = None) -> Any:
-    """A request as SGLang's Req is, as far as a stage goes."""
+    """A request with the parts of SGLang's Req that a stage uses."""
     params = SimpleNamespace(custom_params=custom_params, sampling_seed=seed, top_k=20)
     return SimpleNamespace(
         rid="a",
@@ -21,7 +21,7 @@ def queued(custom_params: Any, seed: int | None = None) -> Any:
     )
 
 
-def test_a_stage_arrives_as_it_was_sent() -> None:
+def test_a_stage_arrives_unchanged() -> None:
     stage = Stage(audio=True, min_frames=8, cfg=3, continues=True, pieces=(25, 8))
     req = queued({**stage.model_dump(), "__req__": object()})
     assert read_stage(req) is None
@@ -42,7 +42,7 @@ def test_a_text_is_not_guided() -> None:
 
 
 @pytest.mark.parametrize(
-    ("custom_params", "named"),
+    ("custom_params", "message"),
     [
         ({"audio": "yes"}, "custom_params.audio: .*boolean; got 'yes'"),
         ({"min_frames": -5}, "custom_params.min_frames: .*greater than or equal to 0; got -5"),
@@ -54,17 +54,17 @@ def test_a_text_is_not_guided() -> None:
         (["audio"], "custom_params: .*got \\['audio'\\]"),
     ],
 )
-def test_what_a_stage_cannot_be_is_refused_by_name(custom_params: Any, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_an_invalid_stage_is_refused_by_field(custom_params: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Stage.parse(custom_params)
     assert read_stage(queued(custom_params)) is not None
 
 
-def test_a_seed_that_no_tensor_holds_is_refused() -> None:
+def test_a_seed_beyond_64_bits_is_refused() -> None:
     assert read_stage(queued(None, seed=2**63)) == f"sampling_seed: must fit in 64 bits; got {2**63}"
 
 
-def test_a_refused_request_takes_its_step_as_text() -> None:
+def test_a_refused_request_is_processed_as_text() -> None:
     req = queued({"audio": True, "cfg": 3.0}, seed=2**70)
     read_stage(req)
     refuse(req, "reason")

@@ -1,4 +1,4 @@
-"""Streams: several at once, deadlines, and the end of everything when one ends."""
+"""Streams: several sources at once, deadlines, and closing everything when one source ends."""
 
 import asyncio
 import gc
@@ -20,20 +20,20 @@ SCOPE: dict[str, Any] = {"type": "http", "method": "POST", "path": "/x", "asgi":
 
 
 class Source:
-    """Counts up to ``count``, waiting where it is told to."""
+    """Counts up to ``count``, and then fails or waits forever if it is told to."""
 
     def __init__(self, count: int, stuck: bool = False, error: Exception | None = None) -> None:
         self._count = count
         self._stuck = stuck
         self._error = error
-        self.made = 0
+        self.produced = 0
         self.closed = False
 
     async def items(self) -> AsyncGenerator[int]:
         try:
-            while self.made < self._count:
-                self.made += 1
-                yield self.made
+            while self.produced < self._count:
+                self.produced += 1
+                yield self.produced
                 await asyncio.sleep(0)
             if self._error is not None:
                 raise self._error
@@ -52,24 +52,24 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_items_of_a_single_source_come_in_their_order_and_its_end_is_told(count: int) -> None:
+def test_items_of_a_single_source_arrive_in_order_and_then_its_end(count: int) -> None:
     async def work() -> None:
         source = Source(count)
-        arrivals = [each async for each in merged([source.items()], FOREVER)]
+        arrivals = [arrival async for arrival in merged([source.items()], FOREVER)]
         assert arrivals == [*((0, item) for item in range(1, count + 1)), (0, None)]
         assert source.closed
 
     run(work())
 
 
-def test_items_of_all_sources_come_in_their_order_and_each_end_is_told() -> None:
+def test_items_of_all_sources_arrive_in_order_and_then_their_ends() -> None:
     async def work() -> None:
         sources = [Source(3), Source(0), Source(5)]
-        arrivals = [each async for each in merged([source.items() for source in sources], FOREVER)]
+        arrivals = [arrival async for arrival in merged([source.items() for source in sources], FOREVER)]
         for index, source in enumerate(sources):
-            assert [item for i, item in arrivals if i == index] == [*range(1, source.made + 1), None]
+            assert [item for i, item in arrivals if i == index] == [*range(1, source.produced + 1), None]
         assert arrivals.index((2, 1)) < arrivals.index((0, None))
-        assert [source.made for source in sources] == [3, 0, 5]
+        assert [source.produced for source in sources] == [3, 0, 5]
 
     run(work())
 
@@ -81,14 +81,14 @@ def test_a_source_waits_for_its_reader(count: int) -> None:
         async with aclosing(merged([source.items() for source in sources], FOREVER)) as arrivals:
             await anext(arrivals)
             await asyncio.sleep(0.05)
-            assert all(source.made <= 4 for source in sources)
+            assert all(source.produced <= 4 for source in sources)
         assert all(source.closed for source in sources)
 
     run(work())
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_an_error_of_one_source_ends_all(others: int) -> None:
+def test_an_error_of_one_source_closes_all(others: int) -> None:
     async def work() -> None:
         sources = [Source(2, stuck=True) for _ in range(others)] + [Source(1, error=ApiError(503, "no more"))]
         with pytest.raises(ApiError, match="no more"):
@@ -99,12 +99,12 @@ def test_an_error_of_one_source_ends_all(others: int) -> None:
     run(work())
 
 
-def test_a_refusal_leaves_neither_a_timer_nor_what_it_was_about() -> None:
-    """At a request's deadline, up to an hour later, nothing of it is left to be ended."""
+def test_a_refusal_leaves_neither_a_timer_nor_its_source() -> None:
+    """Otherwise both would stay until the request's deadline, up to an hour later."""
 
     async def work() -> None:
         source = Source(0, error=ApiError(503, "full"))
-        alive = weakref.ref(source)
+        reference = weakref.ref(source)
         loop = asyncio.get_running_loop()
         timers = _timers(loop)
         items = merged([source.items()], loop.time() + 3600)
@@ -113,9 +113,9 @@ def test_a_refusal_leaves_neither_a_timer_nor_what_it_was_about() -> None:
         del source, items
         gc.collect()
         assert _timers(loop) == timers
-        assert alive() is None
+        assert reference() is None
 
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # others do not show their timers
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # other loops do not expose their timers
         runner.run(work())
 
 
@@ -127,14 +127,14 @@ def _timers(loop: Any) -> int:
 def test_at_the_deadline_stuck_sources_are_closed_and_the_status_is_504(count: int) -> None:
     async def work() -> None:
         sources = [Source(1, stuck=True) for _ in range(count)]
-        with pytest.raises(ApiError) as raised:
-            async for _ in merged([each.items() for each in sources], asyncio.get_running_loop().time() + 0.05):
+        with pytest.raises(ApiError) as error:
+            async for _ in merged([source.items() for source in sources], asyncio.get_running_loop().time() + 0.05):
                 pass
-        assert raised.value.status == 504
+        assert error.value.status == 504
         assert all(source.closed for source in sources)
 
 
-def test_a_timeout_of_a_source_is_no_deadline() -> None:
+def test_a_timeout_of_a_source_is_not_taken_for_the_deadline() -> None:
     async def work() -> None:
         with pytest.raises(TimeoutError, match="its own"):
             async for _ in merged([Source(1, error=TimeoutError("its own")).items()], FOREVER):
@@ -179,7 +179,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
     run(work())
 
 
-def test_a_client_that_leaves_closes_what_is_made_for_it() -> None:
+def test_a_client_that_disconnects_closes_its_source() -> None:
     async def work() -> None:
         source = Source(2, stuck=True)
         items = source.items()
@@ -187,17 +187,17 @@ def test_a_client_that_leaves_closes_what_is_made_for_it() -> None:
         async def take(_message: Message) -> None:
             await asyncio.sleep(0)
 
-        async def leave() -> Message:
+        async def disconnect() -> Message:
             await asyncio.sleep(0.05)
             return {"type": "http.disconnect"}
 
-        await ClosingStream(chunks_of(items), items, "text/plain")(SCOPE, leave, take)
+        await ClosingStream(chunks_of(items), items, "text/plain")(SCOPE, disconnect, take)
         assert source.closed
 
     run(work())
 
 
-def test_raw_audio_that_fails_midway_has_no_regular_end() -> None:
+def test_raw_audio_that_fails_midway_is_not_ended_regularly() -> None:
     async def work() -> None:
         source = Source(2, error=ApiError(503, "the decoder ended"))
         items = source.items()

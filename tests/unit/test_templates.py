@@ -1,4 +1,4 @@
-"""Templates: what is filled in, what is left out, and what is refused."""
+"""Templates: how they are filled, what is omitted, and what is refused."""
 
 from pathlib import Path
 
@@ -15,45 +15,47 @@ def encode(text: str) -> list[int]:
     return list(text.encode())
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_template(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "template.json"
     file.write_text(text)
     return file
 
 
-def filled(template: Template, **values: str | None) -> list[tuple[str, str]]:
+def fill(template: Template, **values: str | None) -> list[tuple[str, str]]:
     messages = template.fill({"instructions": None, "voice": None, **values}, encode)
     return [(message.role, bytes(message.content.ids).decode()) for message in messages]  # type: ignore[union-attr]
 
 
-def test_the_input_and_the_instructions_are_filled_in() -> None:
-    messages = filled(DEFAULT.speech, input="Good day.", instructions="Whisper.")
+def test_input_and_instructions_are_filled_in() -> None:
+    messages = fill(DEFAULT.speech, input="Good day.", instructions="Whisper.")
     assert messages[-1] == ("user", "Read this aloud. Whisper.\n\nGood day.")
 
 
-def test_what_the_request_leaves_out_is_left_out() -> None:
-    for nothing in (None, "", " ", "\u200b"):
-        messages = filled(DEFAULT.speech, input="Good day.", instructions=nothing)
+def test_empty_fields_of_the_request_are_omitted() -> None:
+    for empty in (None, "", " ", "\u200b"):
+        messages = fill(DEFAULT.speech, input="Good day.", instructions=empty)
         assert messages[-1] == ("user", "Read this aloud.\n\nGood day.")
 
 
-def test_names_inside_what_is_filled_in_stay_as_they_are() -> None:
-    said = "{instructions} {input} {0} {input.__class__} {{x}} %s $input"
-    messages = filled(DEFAULT.speech, input=said, instructions="{input}")
-    assert messages[-1][1] == f"Read this aloud. {{input}}\n\n{said}"
+def test_placeholders_inside_values_are_not_replaced() -> None:
+    value = "{instructions} {input} {0} {input.__class__} {{x}} %s $input"
+    messages = fill(DEFAULT.speech, input=value, instructions="{input}")
+    assert messages[-1][1] == f"Read this aloud. {{input}}\n\n{value}"
 
 
-def test_a_message_of_which_nothing_is_left_is_left_out(tmp_path: Path) -> None:
+def test_a_message_that_becomes_empty_is_omitted(tmp_path: Path) -> None:
     text = '{"messages": [{"role": "system", "content": "{instructions}"}, {"role": "user", "content": "{input}"}]}'
-    template = load_template(SpeechTemplate, written(tmp_path, text))
-    assert filled(template, input="Hello.", instructions=None) == [("user", "Hello.")]
-    assert filled(template, input="Hello.", instructions="Sing.") == [("system", "Sing."), ("user", "Hello.")]
+    template = load_template(SpeechTemplate, write_template(tmp_path, text))
+    assert fill(template, input="Hello.", instructions=None) == [("user", "Hello.")]
+    assert fill(template, input="Hello.", instructions="Sing.") == [("system", "Sing."), ("user", "Hello.")]
 
 
-def test_the_clip_stands_where_the_template_says(tmp_path: Path) -> None:
+def test_the_clip_is_inserted_where_the_template_says(tmp_path: Path) -> None:
     text = '{"messages": [{"role": "user", "content": ["Listen: ", {"type": "audio"}, "Write", " it in {language}."]}]}'
     clip = Heard(None)  # type: ignore[arg-type]
-    messages = load_template(TranscriptionTemplate, written(tmp_path, text)).fill({"language": "French"}, encode, clip)
+    messages = load_template(TranscriptionTemplate, write_template(tmp_path, text)).fill(
+        {"language": "French"}, encode, clip
+    )
     contents = [message.content for message in messages]
     assert contents[1] is clip
     assert [bytes(content.ids).decode() for content in contents if isinstance(content, Text)] == [
@@ -77,16 +79,18 @@ def test_the_clip_stands_where_the_template_says(tmp_path: Path) -> None:
         ('{"messages": [{"role": "user", "content": ["{input}", {"type": "audio"}]}]}', "0 times"),
     ],
 )
-def test_a_file_that_is_no_template_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
-    file = written(tmp_path, text)
-    with pytest.raises(ValueError, match=complaint) as raised:
+def test_an_invalid_template_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+    file = write_template(tmp_path, text)
+    with pytest.raises(ValueError, match=complaint) as error:
         load_template(SpeechTemplate, file)
-    assert str(file) in str(raised.value)
+    assert str(file) in str(error.value)
 
 
 def test_a_transcription_template_needs_its_clip(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 times"):
-        load_template(TranscriptionTemplate, written(tmp_path, '{"messages": [{"role": "user", "content": "Write."}]}'))
+        load_template(
+            TranscriptionTemplate, write_template(tmp_path, '{"messages": [{"role": "user", "content": "Write."}]}')
+        )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -94,9 +98,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_template(SpeechTemplate, tmp_path / "none.json")
 
 
-def test_what_is_given_and_has_no_place_is_known(tmp_path: Path) -> None:
+def test_values_without_a_placeholder_are_reported(tmp_path: Path) -> None:
     template = load_template(
-        SpeechTemplate, written(tmp_path, '{"messages": [{"role": "user", "content": "{input}"}]}')
+        SpeechTemplate, write_template(tmp_path, '{"messages": [{"role": "user", "content": "{input}"}]}')
     )
     assert template.unused({"input": "Hello.", "instructions": "Sing.", "voice": " "}) == ["instructions"]
     assert DEFAULT.speech.unused({"input": "Hello.", "instructions": "Sing.", "voice": None}) == []

@@ -1,4 +1,4 @@
-"""The offset tokenizer and what sits on it."""
+"""The offset tokenizer and the classes built on it."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def tokenizer(served: Path) -> TextTokenizer:
 
 @pytest.fixture(scope="module")
 def literal(served: Path) -> TextTokenizer:
-    """One that keeps the raw id 0, so that every text comes back."""
+    """A tokenizer that keeps the raw id 0, so that every text can be decoded again."""
     return TextTokenizer.from_pretrained(served, SpeechLMConfig(**{**CONFIG.to_dict(), "text_id_zero_is_pad": False}))
 
 
@@ -58,7 +58,7 @@ def write_served(raw_directory: Path, directory: Path, config: SpeechLMConfig) -
     return directory
 
 
-def changed(raw_directory: Path, directory: Path, **changes: Any) -> Path:
+def write_changed(raw_directory: Path, directory: Path, **changes: Any) -> Path:
     content = json.loads((raw_directory / "tokenizer.json").read_text(encoding="utf-8"))
     (directory / "tokenizer.json").write_text(json.dumps(content | changes), encoding="utf-8")
     return directory
@@ -70,29 +70,29 @@ def test_ids_are_the_raw_ids_plus_the_offset(tokenizer: TextTokenizer, raw: Toke
 
 
 @pytest.mark.parametrize("text", ["What is the weather?", "!", " 日本 ", "<|assistant|>a<|im_start|>", "", "\n\n"])
-def test_names_may_be_read_as_sglang_reads_them(text: str, tokenizer: TextTokenizer, served: Path) -> None:
+def test_names_may_be_encoded_like_in_sglang(text: str, tokenizer: TextTokenizer, served: Path) -> None:
     assert tokenizer.encode_with_names(text, 100) == AutoTokenizer.from_pretrained(served)(text)["input_ids"]
     assert tokenizer.encode("<|assistant|>") != tokenizer.encode_with_names("<|assistant|>", 100)
 
 
-def test_a_text_that_takes_too_many_ids_is_not_encoded_to_its_end(
+def test_a_text_that_takes_too_many_ids_is_not_encoded_completely(
     tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
+    lengths_read: list[int] = []
     ids_of = text_module._ids_of
 
-    def counting(encoder: Tokenizer, text: str) -> list[int]:
-        read.append(len(text))
+    def count_lengths(encoder: Tokenizer, text: str) -> list[int]:
+        lengths_read.append(len(text))
         return ids_of(encoder, text)
 
-    monkeypatch.setattr(text_module, "_ids_of", counting)
+    monkeypatch.setattr(text_module, "_ids_of", count_lengths)
     with pytest.raises(ValueError, match="a text of 90000 bytes is too long"):
         tokenizer.encode("7" * 90_000, 10_000)
-    assert sum(read) < 90_000
+    assert sum(lengths_read) < 90_000
     assert len(tokenizer.encode("7" * 15_000, 16_000)) <= 15_000
 
 
-def test_more_ids_than_are_allowed_are_refused(tokenizer: TextTokenizer) -> None:
+def test_too_many_ids_are_refused(tokenizer: TextTokenizer) -> None:
     with pytest.raises(ValueError, match="the context length is 10 tokens"):
         tokenizer.encode_with_names("a b c d e f g h i j k l", 10)
 
@@ -102,7 +102,7 @@ def test_raw_id_zero_is_pad_as_in_training(tokenizer: TextTokenizer, raw: Tokeni
     assert tokenizer.encode("!") == [IDS.pad]
 
 
-def test_raw_id_zero_keeps_its_own_id_where_the_config_says_so(literal: TextTokenizer) -> None:
+def test_raw_id_zero_is_kept_if_the_config_says_so(literal: TextTokenizer) -> None:
     assert literal.encode("!") == [IDS.text_begin]
 
 
@@ -115,13 +115,13 @@ def test_reserved_and_special_names_in_a_text_are_plain_text(
     assert all(IDS.text_begin <= index < IDS.text_end and index not in special for index in encoded)
 
 
-def test_added_tokens_that_are_not_special_keep_their_ids(tokenizer: TextTokenizer, raw: Tokenizer) -> None:
+def test_added_tokens_that_are_not_special_are_encoded(tokenizer: TextTokenizer, raw: Tokenizer) -> None:
     assert tokenizer.encode("<think>") == [raw.token_to_id("<think>") + 256]
     assert tokenizer.decode(tokenizer.encode("<think>")) == "<think>"
 
 
 @given(text=st.text(max_size=40))
-def test_a_text_comes_back_in_its_normal_form(literal: TextTokenizer, raw: Tokenizer, text: str) -> None:
+def test_decoding_gives_the_normalised_text(literal: TextTokenizer, raw: Tokenizer, text: str) -> None:
     assert literal.decode(literal.encode(text)) == raw.normalizer.normalize_str(text)
 
 
@@ -131,17 +131,19 @@ def test_a_lone_surrogate_is_refused(tokenizer: TextTokenizer) -> None:
 
 
 def test_decoding_drops_what_is_not_text(tokenizer: TextTokenizer, raw: Tokenizer) -> None:
-    others = [IDS.bos, IDS.assistant, IDS.codec_begin, IDS.codec_end - 1, IDS.vocab_size, 10**9, -1, IDS.text_end - 1]
-    others += [raw.token_to_id(name) + 256 for name in SPECIAL]
-    mixed = [index for pair in zip(others, [*tokenizer.encode("hello"), *[0] * 20], strict=False) for index in pair]
-    assert tokenizer.decode(mixed) == "hello"
+    not_text = [IDS.bos, IDS.assistant, IDS.codec_begin, IDS.codec_end - 1, IDS.vocab_size, 10**9, -1, IDS.text_end - 1]
+    not_text += [raw.token_to_id(name) + 256 for name in SPECIAL]
+    interleaved = [
+        index for pair in zip(not_text, [*tokenizer.encode("hello"), *[0] * 20], strict=False) for index in pair
+    ]
+    assert tokenizer.decode(interleaved) == "hello"
 
 
-def test_half_a_character_decodes_to_a_replacement(tokenizer: TextTokenizer) -> None:
+def test_an_incomplete_character_is_decoded_to_a_replacement(tokenizer: TextTokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a🦉")[:-1]) == "a\ufffd"
 
 
-def test_a_stream_holds_back_half_a_character(tokenizer: TextTokenizer) -> None:
+def test_a_stream_holds_back_an_incomplete_character(tokenizer: TextTokenizer) -> None:
     stream = tokenizer.stream()
     encoded = tokenizer.encode("🦉")
     assert len(encoded) == 4
@@ -149,14 +151,14 @@ def test_a_stream_holds_back_half_a_character(tokenizer: TextTokenizer) -> None:
     assert stream.flush() == ""
 
 
-def test_flushing_a_stream_gives_a_replacement_for_an_unfinished_character(tokenizer: TextTokenizer) -> None:
+def test_flushing_a_stream_gives_a_replacement_for_an_incomplete_character(tokenizer: TextTokenizer) -> None:
     stream = tokenizer.stream()
     assert stream.push(tokenizer.encode("a🦉")[:-1]) == "a"
     assert stream.flush() == "\ufffd"
 
 
 @given(ids=st.lists(st.integers(0, IDS.vocab_size), max_size=40), size=st.integers(1, 5))
-def test_a_stream_put_together_is_the_decoded_whole(tokenizer: TextTokenizer, ids: list[int], size: int) -> None:
+def test_the_parts_of_a_stream_join_to_the_decoded_text(tokenizer: TextTokenizer, ids: list[int], size: int) -> None:
     stream = tokenizer.stream()
     parts = [stream.push(ids[start : start + size]) for start in range(0, len(ids), size)]
     assert "".join(parts) + stream.flush() == tokenizer.decode(ids)
@@ -184,7 +186,7 @@ def auto(directory: Path) -> Any:
     return _AUTO[directory]
 
 
-def test_reserved_names_stand_at_the_ids_of_the_config() -> None:
+def test_reserved_names_have_the_ids_in_the_config() -> None:
     config = SpeechLMConfig(**{**CONFIG.to_dict(), "eot_token_id": 40})
     names = reserved_names(config)
     assert (names[40], names[3], names[9], names[11], names[12]) == (
@@ -193,7 +195,7 @@ def test_reserved_names_stand_at_the_ids_of_the_config() -> None:
     assert len(set(names)) == 256
 
 
-def test_added_tokens_of_a_vocabulary_of_qwen3s_size_move_with_the_offset(raw_directory: Path, tmp_path: Path) -> None:
+def test_added_tokens_of_a_vocabulary_of_qwen3s_size_are_offset(raw_directory: Path, tmp_path: Path) -> None:
     content = json.loads((raw_directory / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = content["model"]["vocab"]
     for token in content["added_tokens"]:
@@ -203,7 +205,7 @@ def test_added_tokens_of_a_vocabulary_of_qwen3s_size_move_with_the_offset(raw_di
     source, target = tmp_path / "raw", tmp_path / "served"
     source.mkdir()
     target.mkdir()
-    changed(raw_directory, source, added_tokens=added, model=content["model"] | {"vocab": vocabulary})
+    write_changed(raw_directory, source, added_tokens=added, model=content["model"] | {"vocab": vocabulary})
     served = write_served(source, target, SpeechLMConfig())
     assert auto(served).convert_tokens_to_ids("<|im_end|>") == 151645 + 256
     assert auto(served).decode([151646 + 256]) == "<think>"
@@ -221,16 +223,16 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         TextTokenizer.from_pretrained(tmp_path, CONFIG)
 
 
-def test_an_offset_tokenizer_stays_as_it_is(served: Path) -> None:
-    again = json.loads(offset_tokenizer(served, CONFIG)["tokenizer.json"])
-    assert again == json.loads((served / "tokenizer.json").read_text(encoding="utf-8"))
+def test_an_offset_tokenizer_is_unchanged(served: Path) -> None:
+    reoffset = json.loads(offset_tokenizer(served, CONFIG)["tokenizer.json"])
+    assert reoffset == json.loads((served / "tokenizer.json").read_text(encoding="utf-8"))
 
 
-def test_other_names_of_reserved_ids_give_way(served: Path, tokenizer: TextTokenizer, tmp_path: Path) -> None:
+def test_other_names_of_reserved_ids_are_replaced(served: Path, tokenizer: TextTokenizer, tmp_path: Path) -> None:
     content = json.loads((served / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = {f"<{index}>" if index < 256 else name: index for name, index in content["model"]["vocab"].items()}
     added = [token for token in content["added_tokens"] if token["id"] >= 256]
-    changed(served, tmp_path, added_tokens=added, model=content["model"] | {"vocab": vocabulary})
+    write_changed(served, tmp_path, added_tokens=added, model=content["model"] | {"vocab": vocabulary})
     assert not TextTokenizer.fits(tmp_path, CONFIG)
     for name, text in offset_tokenizer(tmp_path, CONFIG).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -245,13 +247,13 @@ def test_a_vocabulary_beyond_the_text_range_is_refused(raw_directory: Path) -> N
         offset_tokenizer(raw_directory, config)
 
 
-def test_a_tokenizer_that_is_no_byte_level_bpe_is_refused(raw_directory: Path, tmp_path: Path) -> None:
-    changed(raw_directory, tmp_path, decoder={"type": "WordPiece"})
+def test_a_tokenizer_that_is_not_byte_level_bpe_is_refused(raw_directory: Path, tmp_path: Path) -> None:
+    write_changed(raw_directory, tmp_path, decoder={"type": "WordPiece"})
     with pytest.raises(ValueError, match="byte-level BPE"):
         offset_tokenizer(tmp_path, CONFIG)
 
 
 def test_a_post_processor_that_adds_ids_is_refused(raw_directory: Path, tmp_path: Path) -> None:
-    changed(raw_directory, tmp_path, post_processor={"type": "TemplateProcessing"})
+    write_changed(raw_directory, tmp_path, post_processor={"type": "TemplateProcessing"})
     with pytest.raises(ValueError, match="TemplateProcessing"):
         offset_tokenizer(tmp_path, CONFIG)

@@ -1,4 +1,4 @@
-"""Warnings of an answer: each stands once, and their header is short."""
+"""Warnings of an answer: each appears once, and their header is short."""
 
 import json
 
@@ -19,7 +19,7 @@ def test_without_warnings_nothing_is_added() -> None:
     assert warnings_of().member() == {}
 
 
-def test_a_warning_stands_once() -> None:
+def test_a_repeated_warning_appears_once() -> None:
     assert list(warnings_of("a", "b", "a")) == ["a", "b"]
 
 
@@ -32,7 +32,7 @@ def test_a_header_of_any_warnings_is_short_ascii_on_one_line(texts: list[str]) -
     assert json.loads(value)
 
 
-def test_what_has_no_room_in_the_header_is_counted() -> None:
+def test_warnings_that_do_not_fit_in_the_header_are_counted() -> None:
     warnings = warnings_of(*(f"warning {number}: {'é' * 100}" for number in range(20)))
     *shown, last = json.loads(warnings.headers()[WARNINGS_HEADER])
     assert shown == list(warnings)[: len(shown)]
