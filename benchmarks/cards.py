@@ -1,4 +1,4 @@
-"""Check whether a server would start on cards that are not there: SGLang's option resolution, with simulated cards.
+"""Check whether a server would start on GPUs that are not installed: SGLang's option resolution on simulated cards.
 
     python -m benchmarks.cards
 
@@ -61,9 +61,9 @@ CARDS = {
 SCRIPTS = {1: "serve_cfg_1.sh", 4: "serve_cfg.sh"}
 """Scripts by the number of GPUs that they use."""
 WEIGHTS = {"bfloat16": (), "fp8": ("--quantization", "fp8")}
-"""Options by what the weights are served in."""
+"""Options by the precision of the served weights."""
 ROWS = [("bfloat16", 1), ("bfloat16", 4), ("fp8", 1)]
-"""What the weights are served in, and the number of GPUs, for each of the cards."""
+"""The precision of the served weights, and the number of GPUs, for each of the cards."""
 
 
 @functools.cache
@@ -98,7 +98,7 @@ def _forget(common: Any) -> None:
 
 
 @contextmanager
-def played(card: Card) -> Iterator[None]:
+def simulated(card: Card) -> Iterator[None]:
     """Make torch and SGLang see eight of this card."""
     common = _import_as_on_a_gpu()
     with (
@@ -135,7 +135,7 @@ def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, li
     Raises:
         ValueError: if a server would not start.
     """
-    with played(card):
+    with simulated(card):
         from sglang_speechlm.options.command_line import CommandLine, build_parser, settle
         from sglang_speechlm.options.server import OwnOptions
         from sglang_speechlm.options.vllm_names import Machine, choose
@@ -148,16 +148,16 @@ def resolve(card: Card, folder: Path, arguments: Sequence[str]) -> tuple[Any, li
         return settle(command_line, Machine.here())
 
 
-def row(name: str, ranks: int, served_in: str, folder: Path) -> dict[str, Any]:
+def row(name: str, ranks: int, precision: str, folder: Path) -> dict[str, Any]:
     """Return a card's row of the table, with the script for ``ranks`` GPUs: its options, or why it fails."""
     from sglang_speechlm.options.gpu_memory import plan_memory
     from sglang_speechlm.sglang_hooks.options import resolved
 
     card = CARDS[name]
-    shown: dict[str, Any] = {"card": name, "GPUs": ranks, "served in": served_in}
+    shown: dict[str, Any] = {"card": name, "GPUs": ranks, "served in": precision}
     shown["memory"] = round(card.mebibytes / 1024, 2)
     try:
-        server_args, _ = resolve(card, folder, [*script_defaults(SCRIPTS[ranks]), *WEIGHTS[served_in]])
+        server_args, _ = resolve(card, folder, [*script_defaults(SCRIPTS[ranks]), *WEIGHTS[precision]])
     except (ValueError, AssertionError) as error:
         return shown | {"comes up": f"no: {error}"}
     options = resolved(server_args)
@@ -181,7 +181,7 @@ def main() -> int:
     as_json = parser.parse_args().json
     with tempfile.TemporaryDirectory() as scratch:
         folder = released_sizes(Path(scratch))
-        rows = [row(name, ranks, served_in, folder) for served_in, ranks in ROWS for name in CARDS]
+        rows = [row(name, ranks, precision, folder) for precision, ranks in ROWS for name in CARDS]
     if as_json:
         print(json.dumps(rows))
     else:

@@ -3,11 +3,9 @@
     python -m benchmarks.serving --output benchmarks/results/serving.json
 
 Every listener requests an answer, reads it as it arrives, and requests the next one, so that the number of running
-answers is constant. For each answer: the time to its first text, from the end of its text to its first sound, between
-    pieces of its
-sound, and whether a player that starts with the first piece would ever have had to wait. The listeners share the
-machine with
-the server: a running one with --url, else a small one that is started.
+answers is constant. For each answer, it measures the time to its first text, from the end of its text to its first
+sound, and between pieces of its sound, and whether a player that starts with the first piece would ever have had to
+wait. The listeners share the machine with the server: a running one with --url, else a small one that is started.
 """
 
 from __future__ import annotations

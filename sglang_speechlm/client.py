@@ -97,12 +97,12 @@ def _readable(name: str) -> Path:
 
 
 def _new(name: str) -> Path:
-    """A file that is not there yet, in a folder that is: nothing is overwritten, and no answer is made in vain."""
+    """Parse the path of a new file in an existing folder, so that nothing is overwritten and no answer is wasted."""
     path = Path(name)
     if path.exists() or path.is_symlink():
-        raise argparse.ArgumentTypeError(f"{name!r} is there already; name a new file")
+        raise argparse.ArgumentTypeError(f"{name!r} exists already; name a new file")
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"the folder of {name!r} is not there")
+        raise argparse.ArgumentTypeError(f"the folder of {name!r} does not exist")
     return path
 
 

@@ -2,8 +2,7 @@
 
 A complete file is written under a new name and then moved to its place, so that no reader sees half of it and a full
 disk loses nothing. An existing file is replaced only if it provably belongs to the run: ``ledger.py`` has the proof.
-    Records are
-only appended. Nothing is truncated.
+Records are only appended. Nothing is truncated.
 """
 
 from __future__ import annotations

@@ -22,8 +22,7 @@ class Ledger:
     """The ledger of one run, including its resumptions.
 
     A file of records belongs to the run if every record begins with the run's id. Any other file belongs to the run if
-    its
-    bytes are what the run last wrote: their SHA-256 is recorded here before they take their place.
+    its bytes are what the run last wrote: their SHA-256 is recorded here before they take their place.
 
     Attributes:
         path: the ledger's file.

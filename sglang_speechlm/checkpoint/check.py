@@ -1,4 +1,4 @@
-"""``--check``: report what a source is, what it would become and every problem, without writing anything."""
+"""``--check``: report what a source is, what its conversion would be and every problem, without writing anything."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def check(wanted: Wanted, say: Say) -> int:
     """Report on a source; return the exit status: 0 without problems, 2 with any."""
     problems: list[str] = []
 
-    def tried(action: Callable[[], Value]) -> Value | None:
+    def attempt(action: Callable[[], Value]) -> Value | None:
         try:
             return action()
         except (ValueError, OSError) as error:
             problems.append(str(error))
             return None
 
-    source = tried(lambda: _locate(wanted, say))
+    source = attempt(lambda: _locate(wanted, say))
     config = None
     if source is not None:
         say(source.description)
         for note in source.notes:
             say(f"note: {note}")
         if source.kind == "served":
-            config = tried(lambda: checkpoint_config(source.path))
+            config = attempt(lambda: checkpoint_config(source.path))
             if config is not None:
-                _check_parts(wanted, source.path, config, tried)
+                _check_parts(wanted, source.path, config, attempt)
         else:
-            conversion = tried(lambda: _plan(wanted, source, say))
+            conversion = attempt(lambda: _plan(wanted, source, say))
             if conversion is not None:
                 config = conversion.config
-                tried(lambda: _say_conversion(wanted, conversion, say))
+                attempt(lambda: _report_conversion(wanted, conversion, say))
     if config is not None:
-        _say_config(config, say)
+        _report_config(config, say)
         for line in describe_cards(config):
             say(line)
     for problem in problems:
@@ -76,12 +76,12 @@ def _locate(wanted: Wanted, say: Say) -> Source | None:
     return find_source(remote.folder, wanted.train_config)
 
 
-def _check_parts(wanted: Wanted, directory: Path, config: SpeechLMConfig, tried: Callable[..., Any]) -> None:
-    """What a served directory holds beside its config: every part is looked at, whatever is wrong with another."""
+def _check_parts(wanted: Wanted, directory: Path, config: SpeechLMConfig, attempt: Callable[..., Any]) -> None:
+    """Check each part of a served directory besides its config, even if another part has a problem."""
     named = Path(wanted.tokenizer) if wanted.tokenizer else directory
-    tried(lambda: check_served(directory, config))
-    tried(lambda: tokenizer_files(named if named.is_dir() else directory, config))
-    tried(lambda: load_preset(None, directory))
+    attempt(lambda: check_served(directory, config))
+    attempt(lambda: tokenizer_files(named if named.is_dir() else directory, config))
+    attempt(lambda: load_preset(None, directory))
 
 
 def _plan(wanted: Wanted, source: Source, say: Say) -> Conversion:
@@ -98,7 +98,7 @@ def _plan(wanted: Wanted, source: Source, say: Say) -> Conversion:
     return plan_conversion(source, directory, wanted.settings)
 
 
-def _say_conversion(wanted: Wanted, conversion: Conversion, say: Say) -> None:
+def _report_conversion(wanted: Wanted, conversion: Conversion, say: Say) -> None:
     for note in conversion.notes[len(conversion.source.notes) :]:
         say(f"note: {note}")
     directory = cached_at(wanted, conversion.source)
@@ -110,7 +110,7 @@ def _say_conversion(wanted: Wanted, conversion: Conversion, say: Say) -> None:
     refuse_full_disk(conversion_need(conversion, directory))
 
 
-def _say_config(config: SpeechLMConfig, say: Say) -> None:
+def _report_config(config: SpeechLMConfig, say: Say) -> None:
     text, audio = config.text_config, config.audio_config
     say(
         f"model: {text.num_hidden_layers} layers, hidden {text.hidden_size}, {config.vocab_size} ids, "

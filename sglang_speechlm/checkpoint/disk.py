@@ -1,4 +1,4 @@
-"""Room on the disk, checked before anything large is written."""
+"""Free disk space, checked before anything large is written."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
 
 def _return_memory() -> None:
     """Return freed memory to the system: this process may live on as the server's launcher."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only; other C libraries return memory by themselves
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only; other C libraries return memory on their own
     if trim is not None:
         trim(0)
 

@@ -16,11 +16,11 @@ QUANTIZATION_FIELDS = ("quantization_config", "compression_config")
 """Fields of a config.json that say how its tensors are quantized."""
 
 _QUANTIZATION_FILES = ("hf_quant_config.json", "quant_model_description.json")
-"""Files beside a config.json that say so in its place."""
+"""Files that describe the quantization instead, next to a config.json."""
 
 _ALLOWED_INSTEAD = (
-    "allowed: a checkpoint that is not quantized, such as the one that this was made of; --quantization fp8 quantizes "
-    "it when it is loaded"
+    "allowed: a checkpoint that is not quantized, such as the one that this was made from; --quantization fp8 "
+    "quantizes it when it is loaded"
 )
 
 
@@ -83,7 +83,7 @@ def check_served(directory: Path, config: SpeechLMConfig) -> None:
 
 
 def tokenizer_files(directory: Path, config: SpeechLMConfig) -> dict[str, str] | None:
-    """What must be served in place of a directory's own tokenizer files, name to content; None where those fit.
+    """Return the tokenizer files to serve instead of a directory's own, name to content; None if its own are usable.
 
     Raises:
         CheckpointError: if there is no tokenizer, or it is broken or of another kind.

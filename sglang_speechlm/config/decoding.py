@@ -25,12 +25,12 @@ _LARGEST = 1e9
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value of decoding may be.
+    """The allowed values of a decoding field.
 
     Attributes:
-        allowed: for a message.
-        holds: whether a number is.
-        kind: what it becomes.
+        allowed: their description, for messages.
+        holds: whether a number is allowed.
+        kind: the type to which a value is converted.
     """
 
     allowed: str
@@ -38,7 +38,7 @@ class Rule:
     kind: type[int] | type[float]
 
     def admits(self, value: Any) -> bool:
-        """Whether a value is a number, and one that may be."""
+        """Whether a value is an allowed number."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
         return is_number and self.holds(value)
 
@@ -63,15 +63,17 @@ RULES: dict[str, Rule] = {
     "audio_min_frames": _whole(0),
     "audio_max_frames": _whole(1),
 }
-"""By the names of ``SpeechLMConfig``'s fields."""
+"""The rules by field of ``SpeechLMConfig``."""
 
 _UNBOUNDED = ("text_max_tokens", "audio_min_frames", "audio_max_frames")
-"""Those that may be None."""
+"""Fields that may be None."""
 
 
 def check_decoding(fields: Mapping[str, Any]) -> None:
-    """Raises:
-    ValueError: if a config's field is out of range: the field, its value and what is allowed.
+    """Check a config's decoding fields.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed, if one is out of range.
     """
     for name, rule in RULES.items():
         value = fields[name]

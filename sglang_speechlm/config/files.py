@@ -80,7 +80,7 @@ def read_json(path: Path, *, is_named_once: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file.
-        is_named_once: refuse objects that give a name twice, as in a file that somebody wrote by hand: the parser keeps
+        is_named_once: refuse objects that give a name twice, as a file written by hand may: the parser would keep only
             the last value.
 
     Raises:

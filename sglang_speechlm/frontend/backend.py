@@ -40,8 +40,7 @@ class SpeechLM(BaseBackend):
     """A backend that runs ``sgl.gen`` and ``frontend.speak`` on a SpeechLM server.
 
     Each call is one chat request with the conversation so far: the server lays out the prompt, and its radix cache
-        shares
-    the common prefix of forks. Thread-safe.
+    shares the common prefix of forks. Thread-safe.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:

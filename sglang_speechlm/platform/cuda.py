@@ -75,7 +75,7 @@ def driver_version(root: Path = Path("/")) -> str | None:
 
 
 def check_machine(device: str | None) -> None:
-    """Refuse to serve on a GPU without what that needs, and on a CPU that nobody chose where there is a GPU.
+    """Refuse to serve on a GPU without the necessary tools, or on a CPU that was not chosen if there is a GPU.
 
     Args:
         device: the value of SGLang's --device; None for its default, a GPU if there is one.
@@ -95,7 +95,7 @@ def check_machine(device: str | None) -> None:
 
 
 def refuse_unchosen_cpu(torch: Torch, gpu: str | None, driver: str | None) -> None:
-    """Refuse a CPU that nobody chose.
+    """Refuse a CPU that was not chosen.
 
     Args:
         torch: a torch that cannot use CUDA.
@@ -117,7 +117,7 @@ def refuse_unchosen_cpu(torch: Torch, gpu: str | None, driver: str | None) -> No
 
 
 def driver_problem(cuda: str, driver: str | None) -> str | None:
-    """Return what is wrong with a driver for a CUDA version; None if nothing is known to be."""
+    """Return what is wrong with a driver for a CUDA version; None if no fault is known."""
     oldest = DRIVERS.get(int(cuda.split(".")[0]))
     if driver is None or oldest is None or int(driver.split(".")[0]) >= oldest:
         return None
@@ -142,7 +142,7 @@ def missing_tools(
     Args:
         cuda: torch's CUDA version, such as ``13.0``.
         environment: its PATH, CUDA_HOME, CUDA_PATH, CC and CXX are used, as the compiling libraries use them.
-        root: where usr/local/cuda is looked for.
+        root: the folder that contains usr/local/cuda.
         python_headers: the folder of Python.h (default: this Python's).
     """
     path = environment.get("PATH", os.defpath)
@@ -162,7 +162,7 @@ def missing_tools(
 
 
 def _nvcc_problem(cuda: str, environment: Mapping[str, str], root: Path) -> str | None:
-    """Return why this environment's nvcc cannot compile kernels for a CUDA version; None if nothing is known."""
+    """Return why this environment's nvcc cannot compile kernels for a CUDA version; None if no fault is known."""
     home, place = root / "usr/local/cuda", "on PATH nor in /usr/local/cuda, and CUDA_HOME is not set"
     if named := environment.get("CUDA_HOME") or environment.get("CUDA_PATH"):
         home, place = Path(named), f"in {named}/bin (CUDA_HOME or CUDA_PATH)"
@@ -207,7 +207,7 @@ def _output(*command: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what this machine lacks for a server on a GPU with torch for a CUDA version; return 1 if there is any."""
+    """Print what this machine lacks to serve on a GPU with torch for a CUDA version; return 1 if it lacks anything."""
     (cuda,) = arguments
     add_scripts_to_path()
     problem = driver_problem(cuda, driver_version())

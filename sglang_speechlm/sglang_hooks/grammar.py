@@ -30,10 +30,10 @@ from sglang_speechlm.prompt.tools import END, SEPARATOR, START, head
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _MOST_KEPT = 64
-"""Compiled grammars; SGLang keeps every one that a client has ever sent."""
+"""Maximum number of compiled grammars; SGLang keeps every one that a client has ever sent."""
 
 _THREADS = 2
-"""Of a compilation, and compilations at once; the scheduler goes on beside them."""
+"""Threads of a compilation, and concurrent compilations; the scheduler continues meanwhile."""
 
 
 class TextGrammar(XGrammarGrammar):
@@ -41,7 +41,7 @@ class TextGrammar(XGrammarGrammar):
 
     @classmethod
     def of(cls, compiled: CompiledGrammar, vocab_size: int) -> TextGrammar:
-        """The state of a text that has not begun."""
+        """Return the state of a text that has not begun."""
         matcher = GrammarMatcher(compiled, max_rollback_tokens=MAX_ROLLBACK_TOKENS)
         return cls(matcher, vocab_size, compiled, None)
 
@@ -71,7 +71,7 @@ class TextGrammarBackend(XGrammarGrammarBackend):
 
     def __init__(self, config: SpeechLMConfig, tokenizer_path: str, vocab_size: int) -> None:
         """Take the checkpoint's config, the directory of its tokenizer, and the width of the logits."""
-        BaseGrammarBackend.__init__(self)  # SGLang's subclass would take control ids for text
+        BaseGrammarBackend.__init__(self)  # SGLang's subclass would treat control ids as text
         self.executor = ThreadPoolExecutor(_THREADS)
         self._config = config
         self._tokenizer_path = Path(tokenizer_path)
@@ -171,14 +171,14 @@ def _arguments(schema: dict[str, Any]) -> str:
 
 
 def vocabulary(tokenizer: TextTokenizer, config: SpeechLMConfig) -> list[bytes]:
-    """The bytes of each id; empty for ids that are no text, which are never part of a structure."""
+    """Return the bytes of each id; empty for ids that are not text, which are never part of a structure."""
     return [tokenizer.token_bytes(index) for index in range(config.vocab_size)]
 
 
 def json_vocabulary(words: list[bytes]) -> list[bytes]:
-    """A vocabulary without the ids that have control characters, a line's end among them.
+    """Return a vocabulary without the ids that contain control characters, including line ends.
 
-    Inside of strings JSON has none of them, but xgrammar does, and between its parts it needs none.
+    JSON does not allow them in strings, but xgrammar does; between its parts, JSON does not need them.
     """
     return [b"" if any(byte < 32 for byte in word) else word for word in words]
 

@@ -17,17 +17,17 @@ from sglang_speechlm.config.files import CheckpointError, naming
 
 METADATA_FILE = ".metadata"
 _MODEL = "model."
-_TELLING = "stream_emb.weight"
+_KNOWN_NAME = "stream_emb.weight"
 """A name in every SpeechLM, which shows whether all names have the trainer's prefix."""
 
-_TRAINERS = ("optimizer.", "lr_scheduler.", "train_state.", "dataloader.")
-"""What stands beside a model whose names have no prefix."""
+_OTHER_STATE = ("optimizer.", "lr_scheduler.", "train_state.", "dataloader.")
+"""Prefixes of a trainer's other state, which is saved along with a model whose names have no prefix."""
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
 def _table() -> tuple[dict[tuple[str, str], Any], type[Any], type[Any]]:
-    """Return record classes for the names in ``.metadata``, then those of the whole and of a tensor, for one reading.
+    """Return classes for the names in ``.metadata``, and those of the metadata and of a tensor, for a single use.
 
     They are not torch's own classes, because a pickle can set attributes of the classes that it names.
     """
@@ -35,7 +35,7 @@ def _table() -> tuple[dict[tuple[str, str], Any], type[Any], type[Any]]:
     class Record:
         pass
 
-    class Whole(Record):
+    class Metadata(Record):
         pass
 
     class Tensor(Record):
@@ -45,19 +45,19 @@ def _table() -> tuple[dict[tuple[str, str], Any], type[Any], type[Any]]:
         def __setstate__(self, state: Any) -> None:
             self.dtype = state[0]
 
-    torchs = "torch.distributed.checkpoint.metadata"
+    module = "torch.distributed.checkpoint.metadata"
     table: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): OrderedDict,
         ("torch", "Size"): torch.Size,
-        (torchs, "Metadata"): Whole,
-        (torchs, "TensorStorageMetadata"): Tensor,
-        (torchs, "TensorProperties"): Properties,
-        (torchs, "ChunkStorageMetadata"): type("Chunk", (Record,), {}),
-        (torchs, "MetadataIndex"): type("Index", (Record,), {}),
+        (module, "Metadata"): Metadata,
+        (module, "TensorStorageMetadata"): Tensor,
+        (module, "TensorProperties"): Properties,
+        (module, "ChunkStorageMetadata"): type("Chunk", (Record,), {}),
+        (module, "MetadataIndex"): type("Index", (Record,), {}),
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): type("Place", (Record,), {}),
         **{("torch", name): dtype for name, dtype in _DTYPES.items()},
     }
-    return table, Whole, Tensor
+    return table, Metadata, Tensor
 
 
 def open_distributed(directory: Path) -> dict[str, StoredTensor]:
@@ -83,17 +83,17 @@ def open_distributed(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _model_names(directory: Path, saved: list[str]) -> dict[str, str]:
-    """The names of the model's tensors as they are saved, to those that the model gives them.
+    """Map the names of the model's tensors in the file to their names in the model.
 
     Raises:
-        CheckpointError: if they are no SpeechLM's.
+        CheckpointError: if they are not those of a SpeechLM.
     """
     for prefix in (_MODEL, ""):
-        own = [name for name in saved if name.startswith(prefix) and not name.startswith(_TRAINERS)]
+        own = [name for name in saved if name.startswith(prefix) and not name.startswith(_OTHER_STATE)]
         plain = plain_names(directory, [name.removeprefix(prefix) for name in own])
-        if _TELLING in plain.values():
+        if _KNOWN_NAME in plain.values():
             return {name: plain[name.removeprefix(prefix)] for name in own}
-    raise CheckpointError(f"{directory}: holds no {_MODEL + _TELLING}; it is no checkpoint of a SpeechLM")
+    raise CheckpointError(f"{directory}: holds no {_MODEL + _KNOWN_NAME}; it is not a checkpoint of a SpeechLM")
 
 
 def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:

@@ -54,7 +54,7 @@ class Source:
 
     @property
     def description(self) -> str:
-        """What it is, in words."""
+        """A description in words."""
         if self.kind == "served":
             return f"{self.path}: a directory that is served as it is"
         if self.kind == "distributed":
@@ -76,12 +76,12 @@ def find_source(path: Path, train_config: Path | None = None) -> Source:
 
     Args:
         path: a file or a directory.
-        train_config: the training YAML; by default the one beside the weights or up to three folders above.
+        train_config: the training YAML; by default the one next to the weights or up to three folders above.
 
     Raises:
         CheckpointError: if there is no checkpoint, or more than one.
     """
-    path = path.resolve() if ".." in path.parts else path.absolute()  # folders above are looked into by name
+    path = path.resolve() if ".." in path.parts else path.absolute()  # folders above are found by name
     with naming(path):
         if path.is_file():
             if path.suffix not in _TORCH_SUFFIXES:
@@ -99,7 +99,7 @@ def find_source(path: Path, train_config: Path | None = None) -> Source:
 
 
 def _save_in(folder: Path) -> Path | None:
-    """Where the complete save in a folder is: there, or in a folder of DeepSpeed's; None if there is none.
+    """Return the folder of a complete save: the folder itself, or one of DeepSpeed's in it; None if there is none.
 
     DeepSpeed puts each save into a folder ``global_step<N>`` and its name into a file ``latest``.
     """
@@ -112,7 +112,7 @@ def _save_in(folder: Path) -> Path | None:
 
 
 def _latest(folder: Path) -> str | None:
-    """What DeepSpeed's file says is the save that was completed last."""
+    """Return the name of the last completed save according to DeepSpeed's file; None without that file."""
     if not (folder / _LATEST).is_file():
         return None
     with (folder / _LATEST).open("rb") as file:
@@ -171,15 +171,15 @@ def _with_yamls(source: Source, train_config: Path | None) -> Source:
 
 
 def _train_config_near(weights: Path) -> Path | None:
-    """The training YAML in the weights' folder, or in the nearest folder above that has one.
+    """Return the training YAML in the weights' folder, or in the nearest folder above that has one.
 
-    Where there is none, the only YAML beside the weights: what is wrong with it is said when it is read.
+    Without one, return the only YAML file next to the weights, whose errors are reported when it is read.
     """
-    beside = [file for file in _yamls(weights) if not file.name.startswith("inference")]
-    only = beside[0] if len(beside) == 1 else None
+    adjacent = [file for file in _yamls(weights) if not file.name.startswith("inference")]
+    only = adjacent[0] if len(adjacent) == 1 else None
     if only is not None:
-        read_yaml(only)  # one that is broken might be the training config, so none above is taken in its place
-    for folder, yamls in chain([(weights, beside)], _yamls_above(weights)):
+        read_yaml(only)  # a broken file might be the training config, so none from above replaces it
+    for folder, yamls in chain([(weights, adjacent)], _yamls_above(weights)):
         found = [file for file in yamls if _is_train_config(file)]
         if len(found) > 1:
             raise CheckpointError(
@@ -193,7 +193,7 @@ def _train_config_near(weights: Path) -> Path | None:
 
 def _yamls_above(weights: Path) -> Iterator[tuple[Path, list[Path]]]:
     for folder in weights.absolute().parents[:_LEVELS_UP]:
-        with suppress(PermissionError):  # a folder may let pass those whom it does not let look
+        with suppress(PermissionError):  # a folder that cannot be listed may still be passed through
             yield folder, _yamls(folder)
 
 

@@ -1,4 +1,4 @@
-"""Names of tensors as modules have them, whatever a trainer wrapped the modules in."""
+"""Names of tensors without what a trainer's wrappers added to them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from sglang_speechlm.config.files import CheckpointError
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-"""What torch.compile, activation checkpointing and FSDP put into names."""
+"""Parts that torch.compile, activation checkpointing and FSDP insert into names."""
 
 _PARALLEL = "module."
-"""What DistributedDataParallel puts before all names."""
+"""The prefix that DistributedDataParallel adds to all names."""
 
 
 def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """Each name as it is saved, to the name without what wrappers put into it.
+    """Map each saved name to the name without what wrappers added to it.
 
     Raises:
         CheckpointError: naming ``path``, if two names become the same.
@@ -28,5 +28,5 @@ def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
     if all(name.startswith(_PARALLEL) for name in plain.values()):
         plain = {name: short.removeprefix(_PARALLEL) for name, short in plain.items()}
     if len(set(plain.values())) != len(plain):
-        raise CheckpointError(f"{path}: names clash when {', '.join((*_WRAPPERS, _PARALLEL))} are taken off")
+        raise CheckpointError(f"{path}: names clash when {', '.join((*_WRAPPERS, _PARALLEL))} are removed")
     return plain

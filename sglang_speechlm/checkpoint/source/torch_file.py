@@ -23,7 +23,7 @@ _NAMES_IN_A_MESSAGE = 8
 _PICKLE_BYTES = 256 << 20
 _LOCAL_HEADER = 30
 _EXPANDED_VALUES = 1 << 24
-"""An expanded tensor of at most so many values is read, as the weights of the loss may be."""
+"""Maximum values of an expanded tensor; the weights of the loss may be one."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -40,7 +40,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes of the file of which tensors are views."""
+    """Bytes of the file; tensors are views of them."""
 
     key: str
     dtype: torch.dtype
@@ -102,7 +102,7 @@ def _unpickled(path: Path, archive: zipfile.ZipFile) -> Any:
 
 
 def _storage(pid: Any) -> _Storage | Skipped:
-    """The storage; skipped where it is of a dtype that no model's tensor has, since a trainer's may stand beside."""
+    """Return the storage, or a stand-in for a dtype that no model's tensor has but a trainer's other state may."""
     kind, dtype, key, _location, numel = pid
     if kind != "storage" or type(numel) is not int or type(key) is not str:
         raise ValueError("holds an unknown kind of storage")

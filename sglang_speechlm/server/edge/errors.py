@@ -129,8 +129,7 @@ def from_validation(error: ValidationError, body: Any) -> ApiError:
     """Return the first error of a body's validation: the field, what is allowed, and its value.
 
     If a field may have several forms, the error is about the form that the body came closest to: the one with the
-        deepest
-    error, or else one that has the value's type.
+    deepest error, or else one that has the value's type.
     """
     errors = error.errors(include_url=False)
     # An unknown field is reported as an error of its object.

@@ -16,8 +16,7 @@ class Target:
     """Middleware that refuses targets that are not paths and ambiguous framing, and gives all paths one spelling.
 
     All decisions by path, here and on a server that the request is forwarded to, then use the same path: whether a key
-        is
-    needed, which route answers, and where a request goes. HEAD is passed on as GET.
+    is needed, which route answers, and where a request goes. HEAD is passed on as GET.
     """
 
     def __init__(self, app: ASGIApp) -> None:

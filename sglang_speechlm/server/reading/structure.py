@@ -1,4 +1,4 @@
-"""Which JSON Schemas a text can be held to, to the letter and in bounded time."""
+"""The JSON Schemas that a text can be made to follow exactly and in bounded time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from sglang_speechlm.server.edge.errors import bad_field, shown
 ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 """The schema of OpenAI's json_object."""
 
-# What lies beyond these takes xgrammar minutes, or ends its process.
+# Beyond these limits, xgrammar takes minutes or ends its process.
 _MOST_DEPTH = 10
 _MOST_SCHEMAS = 100
 _MOST_SCHEMAS_TOGETHER = 1000
 _MOST_VALUES = 500
-"""Of all ``enum`` lists together."""
+"""Maximum for all ``enum`` lists together."""
 _MOST_CHARACTERS = 20_000
-"""Of all names and values together."""
+"""Maximum for all names and values together."""
 _MOST_COUNT = 100
-"""A length, or a number of items."""
+"""Maximum length, or number of items."""
 _MOST_COUNTS = 300
-"""Of all lengths and numbers of items together."""
+"""Maximum sum of all lengths and numbers of items."""
 _MOST_INTEGER = 10**15
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -50,7 +50,7 @@ _OF_TYPES = {
     "exclusiveMinimum": "integer",
     "exclusiveMaximum": "integer",
 }
-"""Keywords by the type that they need beside them. Bounds of numbers with a fraction are not kept to by xgrammar."""
+"""The type that each keyword requires. xgrammar does not enforce bounds of numbers with a fraction."""
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
 _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _BOUNDS = (*_LOWER, *_UPPER)
@@ -66,14 +66,14 @@ _ALONE = {
     "const": ("type",),
     "format": ("type",),
 }
-"""Keywords beside which no other holds, but for these."""
+"""Keywords that exclude all others except these."""
 _KNOWN = tuple(dict.fromkeys(("type", *_ALONE, *_OF_TYPES)))
 
 Schema = dict[str, Any]
 
 
 class Size(NamedTuple):
-    """What the schemas of one text hold: subschemas, enum values, lengths and numbers of items, and characters."""
+    """The size of the schemas of one text: subschemas, enum values, lengths and numbers of items, and characters."""
 
     schemas: int = 0
     values: int = 0
@@ -85,7 +85,7 @@ _NONE = Size()
 
 
 def check_schema(schema: Schema, field: str, others: Size = _NONE) -> Size:
-    """Refuse a JSON Schema with a keyword that is not known here, is wrong, or could not be kept to.
+    """Refuse a JSON Schema with a keyword that is unknown, is wrong, or cannot be enforced.
 
     Args:
         schema: as it was parsed from the request.
@@ -131,7 +131,7 @@ def check_schema(schema: Schema, field: str, others: Size = _NONE) -> Size:
 
 
 def _children(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
-    """The schemas in a schema, each with its path."""
+    """Yield the schemas in a schema, each with its path."""
     for keyword in ("properties", *_DEFINITIONS):
         for name, child in schema.get(keyword, {}).items():
             yield f"{path}.{keyword}.{name}", child
@@ -153,11 +153,11 @@ def _check_keywords(schema: Schema, path: str) -> None:
         if (problem := _problem(keyword, value)) is not None:
             raise bad_field(place, f"{problem}; got {shown(value)}")
     constraints = [keyword for keyword in schema if keyword in _KNOWN]
-    for keyword, beside in _ALONE.items():
+    for keyword, allowed in _ALONE.items():
         if keyword in schema:
             for other in constraints:
-                if other != keyword and other not in beside:
-                    raise bad_field(f"{path}.{keyword}", f"does not go with {other} beside it")
+                if other != keyword and other not in allowed:
+                    raise bad_field(f"{path}.{keyword}", f"must not be combined with {other}")
     types = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", _TYPES)
     for keyword in ("enum", "const"):
         for value in schema.get("enum", ()) if keyword == "enum" else [schema[keyword]] if keyword in schema else ():
@@ -165,9 +165,9 @@ def _check_keywords(schema: Schema, path: str) -> None:
                 raise bad_field(f"{path}.{keyword}", f"must be of the type {' or '.join(types)}; got {shown(value)}")
     for keyword, kind in _OF_TYPES.items():
         if keyword in schema and set(types) - {"null"} != {kind}:
-            raise bad_field(f"{path}.{keyword}", f"needs the type {kind!r} beside it, and no other but 'null'")
+            raise bad_field(f"{path}.{keyword}", f"requires the type {kind!r}, with no other type except 'null'")
     lower, upper = ([schema[name] for name in pair if name in schema] for pair in (_LOWER, _UPPER))
-    if (upper and not lower) or (lower and not upper and min(lower) < 0):  # which xgrammar does not keep to
+    if (upper and not lower) or (lower and not upper and min(lower) < 0):  # which xgrammar does not enforce
         bound = next(name for name in _BOUNDS if name in schema)
         raise bad_field(f"{path}.{bound}", "needs a bound on the other side, unless it is a minimum of 0 or more")
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
@@ -179,7 +179,7 @@ def _check_keywords(schema: Schema, path: str) -> None:
 
 
 def _problem(keyword: str, value: Any) -> str | None:
-    """What is wrong with a keyword's value; None if nothing is."""
+    """Return what is wrong with a keyword's value; None if nothing is."""
     match keyword:
         case "type":
             names = [value] if isinstance(value, str) else value
@@ -216,15 +216,15 @@ def _problem(keyword: str, value: Any) -> str | None:
 
 
 def _is_of(value: Any, name: str) -> bool:
-    """Whether a value is of one of JSON's types; a number without a fraction that has a point is no integer here."""
+    """Whether a value has one of JSON's types; a number with a decimal point is no integer, even without a fraction."""
     return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
 
 
 def _check_references(schemas: dict[str, Schema], root: str) -> None:
-    """Refuse references to nothing, and those that lead back to themselves before any text is written."""
+    """Refuse references to missing schemas, and cycles that are closed before any text is written."""
 
     def reached(path: str) -> Iterator[str]:
-        """The paths of the schemas that stand for this one."""
+        """Yield the paths of the schemas that may replace this one."""
         part = schemas[path]
         if "$ref" in part:
             target = root + part["$ref"].removeprefix("#").replace("/", ".")

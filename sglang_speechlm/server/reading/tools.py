@@ -69,12 +69,12 @@ def call_rules(
 ) -> CallRules | None:
     """Return which functions a text may call; None if it may call none.
 
-    The schema of a function's arguments that cannot be kept to, or is too large together with those before it, is
-    replaced by any object, with a warning, unless the function is ``strict``.
+    If the schema of a function's arguments cannot be enforced, or is too large together with those before it, any
+    object is allowed, with a warning, unless the function is ``strict``.
 
     Raises:
-        ApiError: 400 for a function that is there twice, is chosen without being there, or is strict with a schema that
-            cannot be kept to.
+        ApiError: 400 for a function that is defined twice, is chosen but not defined, or is strict with a schema that
+            cannot be enforced.
     """
     if choice == "none":
         return None
