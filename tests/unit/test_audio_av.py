@@ -62,12 +62,12 @@ def test_a_file_with_a_bad_header_is_one_file(start: bytes) -> None:
 
 
 def test_ignored_bytes_after_a_file_give_a_warning() -> None:
-    (warning,) = decode_clip(recorded("m4a", tone(1)) + bytes(1000)).warnings
+    (warning,) = decode_clip(recorded_file("m4a", tone(1)) + bytes(1000)).warnings
     assert warning == "1000 bytes after the end of the sound were ignored: they are not an audio file"
 
 
 def test_joined_files_that_each_need_a_process_are_limited() -> None:
-    (warning,) = decode_clip(recorded("aac", tone(0.1)) + 20 * recorded("m4a", tone(0.1))).warnings
+    (warning,) = decode_clip(recorded_file("aac", tone(0.1)) + 20 * recorded_file("m4a", tone(0.1))).warnings
     assert warning.startswith("10 joined files were heard; what follows them was not: the limit is 10 files")
 
 
@@ -78,19 +78,19 @@ def test_amr_is_read() -> None:
 
 
 def test_a_video_gives_its_sound() -> None:
-    clip = decode_clip(recorded("mp4", tone(2), film=True))
+    clip = decode_clip(recorded_file("mp4", tone(2), film=True))
     assert loudest_hertz(clip) == pytest.approx(440, abs=2)
     assert clip.warnings == ()
 
 
 def test_only_the_first_of_several_tracks_is_heard_with_a_warning() -> None:
-    clip = decode_clip(recorded("mka", tone(2), tracks=3))
+    clip = decode_clip(recorded_file("mka", tone(2), tracks=3))
     assert clip.seconds == 2
     assert clip.warnings == ("the file has 3 audio tracks: only the first was heard",)
 
 
 def test_codecs_of_video_sound_are_read_and_others_are_refused() -> None:
-    assert decode_clip(recorded("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
+    assert decode_clip(recorded_file("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
     with pytest.raises(AudioError, match="unsupported encoding"):
         decode_clip(recorded_file("mka", tone(2), codec="tta"))
 
@@ -102,7 +102,7 @@ def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
 
 
 def test_a_long_clip_is_cut_but_a_long_recording_is_heard_whole() -> None:
-    data = recorded("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
+    data = recorded_file("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
     clip = decode_clip(data)
     assert clip.seconds == 30
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
@@ -115,7 +115,7 @@ def test_a_long_clip_is_cut_but_a_long_recording_is_heard_whole() -> None:
 
 @pytest.mark.parametrize("name", ["webm", "aac", "mp4 in fragments"])
 def test_a_truncated_file_is_heard_up_to_the_cut(name: str) -> None:
-    data = recorded(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
+    data = recorded_file(name, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE).astype(np.float32))
     clip = decode_clip(data[: len(data) * 3 // 4])
     assert 1 < clip.seconds < 7
     (warning,) = clip.warnings
@@ -129,7 +129,7 @@ def test_an_mp4_without_its_index_is_refused() -> None:
 
 
 def test_the_decoder_process_ends_when_reading_stops() -> None:
-    data = recorded("m4a", tone(40))
+    data = recorded_file("m4a", tone(40))
     windows = Recording(data, None).windows(30, None)
     next(windows)
     windows.close()

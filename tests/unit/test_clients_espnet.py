@@ -31,15 +31,15 @@ def write_manifest(*samples: Any, path: str = STALE, reader: str = "dialogue", *
 
 
 def run_with_manifest(port: int, *options: str) -> int:
-    return ask(port, "--input", "set/dataset.json", *options)
+    return run_client(port, "--input", "set/dataset.json", *options)
 
 
 def test_a_manifest_chooses_dialogues_by_their_ids(folder: Path) -> None:
-    with small(lambda _: OK) as server:
+    with scripted_server(lambda _: OK) as server:
         assert run_with_manifest(server.port, "--num-examples", "3") == ANSWERED
         assert {record["line"]: record["example_id"] for record in records()} == {1: "f", 3: "d", 4: "c"}
         assert run_with_manifest(server.port) == ANSWERED
-    assert texts_of(server.asked) == [ALL[0], ALL[2], ALL[3], ALL[5]]
+    assert texts_of(server.bodies) == [TEXTS[0], TEXTS[2], TEXTS[3], TEXTS[5]]
 
 
 def test_dialogues_are_read_from_the_path_in_the_manifest(folder: Path) -> None:
@@ -153,7 +153,7 @@ def test_audio_below_the_root_is_sent(folder: Path, audio: Path) -> None:
 
 
 def test_answers_are_written_in_the_format_of_espnets_inference(folder: Path) -> None:
-    with small(lambda _: OK) as server:
+    with scripted_server(lambda _: OK) as server:
         assert run_with_manifest(server.port) == ANSWERED
     answers = orjson.loads(Path("x.results.json").read_bytes())
     assert answers.keys() == {"a", "c", "d", "f"}

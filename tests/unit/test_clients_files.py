@@ -54,7 +54,7 @@ def test_a_file_that_is_not_the_runs_own_is_refused_by_name(
     path = first_sound() if name == "sounds" else Path(name)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    assert ask(NO_SERVER, *options) == REFUSED
+    assert run_client(NO_SERVER, *options) == REFUSED
     message = capsys.readouterr().err
     assert str(path) in message
     assert "--fresh" not in message
@@ -107,7 +107,7 @@ def test_the_input_is_not_overwritten_under_any_name(
 ) -> None:
     Path("in.jsonl").write_bytes(content)
     output = path_to(Path("in.jsonl"))
-    assert ask(NO_SERVER, "--output", str(output), *options) == REFUSED
+    assert run_client(NO_SERVER, "--output", str(output), *options) == REFUSED
     message = capsys.readouterr().err
     assert "is the same file as --input in.jsonl" in message
     assert "--fresh" not in message
@@ -124,7 +124,7 @@ def test_an_input_with_the_name_of_an_output_is_not_overwritten(folder: Path, na
 def test_a_clip_that_the_input_names_is_not_overwritten(folder: Path) -> None:
     Path("clip.jsonl").write_bytes(b"RIFF sound")
     Path("in.jsonl").write_bytes(b'{"messages": [["user", "audio", "clip.jsonl"]]}\n')
-    assert ask(NO_SERVER, "--output", "clip.jsonl", "--fresh") == REFUSED
+    assert run_client(NO_SERVER, "--output", "clip.jsonl", "--fresh") == REFUSED
     assert Path("clip.jsonl").read_bytes() == b"RIFF sound"
 
 
@@ -146,7 +146,7 @@ def test_an_output_that_is_not_a_regular_file_is_refused_by_name(
     folder: Path, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(Path(name))
-    assert ask(NO_SERVER, "--fresh") == REFUSED
+    assert run_client(NO_SERVER, "--fresh") == REFUSED
     assert f"{name}: must be a file" in capsys.readouterr().err
 
 
@@ -156,7 +156,7 @@ def test_an_input_that_is_not_a_regular_file_is_refused(
 ) -> None:
     Path("in.jsonl").unlink()
     make(Path("in.jsonl"))
-    assert ask(NO_SERVER) == REFUSED
+    assert run_client(NO_SERVER) == REFUSED
     assert "--input in.jsonl: must be a file" in capsys.readouterr().err
 
 
@@ -173,8 +173,8 @@ def test_a_dangling_link_is_followed(folder: Path) -> None:
 def test_results_of_another_task_are_refused(
     folder: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
     before = all_files(folder)
     client = CLIENT.with_name("client.py")
     command = [sys.executable, str(client), "--port", "1", "--input", "in.jsonl", "--output", "x.jsonl", *options]
@@ -196,18 +196,18 @@ def test_a_file_that_was_changed_by_hand_is_refused_by_name(
         capsys.readouterr()
         path.write_bytes(b"[" + path.read_bytes())
         before = all_files(folder)
-        assert ask(server.port, *options) == REFUSED
+        assert run_client(server.port, *options) == REFUSED
     assert str(path) in capsys.readouterr().err
     assert all_files(folder) == before
 
 
 def test_sounds_of_another_run_in_the_same_folder_are_refused(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
         sounds = all_files(folder / "sounds")
-        assert ask(server.port, "--output", "other/x.jsonl") == REFUSED
-        assert ask(server.port, "--output", "y.jsonl") == ANSWERED
-    assert len(server.asked) == 12
+        assert run_client(server.port, "--output", "other/x.jsonl") == REFUSED
+        assert run_client(server.port, "--output", "y.jsonl") == ANSWERED
+    assert len(server.bodies) == 12
     assert all_files(folder / "sounds").items() > sounds.items()
 
 
@@ -218,16 +218,16 @@ def test_a_file_written_by_another_program_during_the_run_is_not_lost(
         Path("x.summary.json").write_bytes(PRECIOUS)
         return OK
 
-    with small(overwrite) as server:
-        assert ask(server.port) == REFUSED
+    with scripted_server(overwrite) as server:
+        assert run_client(server.port) == REFUSED
     assert "x.summary.json: not written by this run" in capsys.readouterr().err
     assert Path("x.summary.json").read_bytes() == PRECIOUS
     assert len(records()) == 6
 
 
 def test_fresh_replaces_all_files_of_the_run(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
         earlier = Path("kept.jsonl")
         earlier.hardlink_to("x.jsonl")
         assert run_client(server.port, "--fresh") == ANSWERED
@@ -236,11 +236,11 @@ def test_fresh_replaces_all_files_of_the_run(folder: Path) -> None:
 
 
 def test_nothing_changes_if_the_server_cannot_be_reached(folder: Path) -> None:
-    with small(lambda number: (500, {}, b"") if number == 0 else OK) as server:
-        assert ask(server.port) == LACKING
+    with scripted_server(lambda number: (500, {}, b"") if number == 0 else OK) as server:
+        assert run_client(server.port) == LACKING
     before = all_files(folder)
     for options in ((), ("--fresh",)):
-        assert ask(NO_SERVER, *options) == REFUSED
+        assert run_client(NO_SERVER, *options) == REFUSED
         assert all_files(folder) == before
 
 
@@ -294,8 +294,8 @@ def test_an_input_that_changes_during_the_run_is_reported(
             os.replace("new.jsonl", "in.jsonl")
         return OK
 
-    with small(overwrite) as server:
-        assert ask(server.port, "--concurrency", "1") == REFUSED
+    with scripted_server(overwrite) as server:
+        assert run_client(server.port, "--concurrency", "1") == REFUSED
         assert "--input in.jsonl: changed while it was read" in capsys.readouterr().err
         assert run_client(server.port) == REFUSED
     assert "input was" in capsys.readouterr().err
@@ -304,7 +304,7 @@ def test_an_input_that_changes_during_the_run_is_reported(
 
 def test_a_run_on_an_empty_input_succeeds(folder: Path) -> None:
     Path("in.jsonl").write_bytes(b"")
-    assert ask(NO_SERVER) == ANSWERED
+    assert run_client(NO_SERVER) == ANSWERED
     assert orjson.loads(Path("x.results.json").read_bytes()) == {}
 
 
@@ -334,13 +334,13 @@ def test_a_client_that_is_killed_repeatedly_neither_loses_nor_repeats_an_answer(
         time.sleep(0.01)
         return OK
 
-    with small(slowly) as server:
+    with scripted_server(slowly) as server:
         status = None
         for signal_number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
-            before = len(server.asked)
+            before = len(server.bodies)
             client = subprocess.Popen([*command, "--port", str(server.port)], stderr=subprocess.DEVNULL)
             request_count = before + random.randrange(1, 15)
-            while client.poll() is None and len(server.asked) < request_count:
+            while client.poll() is None and len(server.bodies) < request_count:
                 time.sleep(0.01)
             time.sleep(random.random() / 20)
             client.send_signal(signal_number)
@@ -355,7 +355,7 @@ def test_a_client_that_is_killed_repeatedly_neither_loses_nor_repeats_an_answer(
 
 
 def test_a_summary_that_cannot_be_printed_is_no_failure(folder: Path) -> None:
-    with small(lambda _: OK) as server, open("/dev/full", "w") as full:
+    with scripted_server(lambda _: OK) as server, open("/dev/full", "w") as full:
         command = [sys.executable, str(CLIENT), "--port", str(server.port), "--input", "in.jsonl"]
         result = subprocess.run([*command, "--output", "x.jsonl"], stdout=full, stderr=subprocess.PIPE)
     assert result.returncode == ANSWERED, result.stderr

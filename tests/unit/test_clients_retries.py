@@ -71,23 +71,23 @@ def test_every_line_is_answered_once(folder: Path) -> None:
 @pytest.mark.parametrize("retry_after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
 def test_requests_to_a_full_server_are_repeated_after_retry_after(folder: Path, retry_after: str, status: int) -> None:
     full: Reply = (status, {"Retry-After": retry_after}, b'{"error": {"message": "full"}}')
-    with small(lambda number: full if number < 3 else OK) as server:
-        assert ask(server.port) == ANSWERED
-    assert len(server.asked) == 9
+    with scripted_server(lambda number: full if number < 3 else OK) as server:
+        assert run_client(server.port) == ANSWERED
+    assert len(server.bodies) == 9
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_requests_to_a_full_server_without_retry_after_are_repeated(folder: Path) -> None:
-    with small(lambda number: (429, {}, b"") if number < 2 else OK) as server:
-        assert ask(server.port) == ANSWERED
-    assert len(server.asked) == 8
+    with scripted_server(lambda number: (429, {}, b"") if number < 2 else OK) as server:
+        assert run_client(server.port) == ANSWERED
+    assert len(server.bodies) == 8
 
 
 @pytest.mark.parametrize("retry_after", ["9" * 400, "soon", "-1", "1.5", "", "Fri, 31 Dec 9999 23:59:59 -2359", "²"])
 def test_a_retry_after_of_any_form_is_limited_by_the_timeout(folder: Path, retry_after: str) -> None:
     Path("in.jsonl").write_bytes(lines(1))
-    with small(lambda _: (503, {"Retry-After": retry_after}, b"")) as server:
-        assert ask(server.port, "--timeout", "0.5") == LACKING
+    with scripted_server(lambda _: (503, {"Retry-After": retry_after}, b"")) as server:
+        assert run_client(server.port, "--timeout", "0.5") == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"]
 
 
@@ -100,11 +100,11 @@ def test_proxies_are_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_redirection_is_reported_and_not_followed(folder: Path) -> None:
     with (
-        small(lambda _: OK) as target,
-        small(lambda _: (307, {"Location": f"http://127.0.0.1:{target.port}/"}, b"")) as redirecting,
+        scripted_server(lambda _: OK) as target,
+        scripted_server(lambda _: (307, {"Location": f"http://127.0.0.1:{target.port}/"}, b"")) as redirecting,
     ):
-        assert ask(redirecting.port) == LACKING
-    assert not target.asked
+        assert run_client(redirecting.port) == LACKING
+    assert not target.bodies
     assert {record["kind"] for record in records("x.failures.jsonl")} == {"http_307"}
 
 
@@ -118,7 +118,7 @@ def test_a_key_that_is_not_a_valid_header_value_is_refused(
 
 
 def test_an_invalid_port_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ask(99999) == REFUSED
+    assert run_client(99999) == REFUSED
     assert "99999" in capsys.readouterr().err
 
 
@@ -132,8 +132,8 @@ def test_a_huge_line_is_sent_unchanged(folder: Path) -> None:
 
 def test_an_answer_without_usage_is_accepted(folder: Path) -> None:
     without_usage = orjson.dumps({"choices": [{"message": {"content": "Yes."}}], "usage": None})
-    with small(lambda _: (200, {}, without_usage)) as server:
-        assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: (200, {}, without_usage)) as server:
+        assert run_client(server.port) == ANSWERED
     assert {(record["text"], record["prompt_tokens"], record["finish_reason"]) for record in records()} == {
         ("Yes.", 0, "unknown")
     }
@@ -170,8 +170,8 @@ def test_a_failure_records_everything_that_a_retry_needs(folder: Path) -> None:
 
 
 def test_requests_to_a_server_that_stays_full_time_out(folder: Path) -> None:
-    with small(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
-        assert ask(server.port, "--timeout", "2", "--concurrency", "6") == LACKING
+    with scripted_server(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
+        assert run_client(server.port, "--timeout", "2", "--concurrency", "6") == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"] * 6
 
 
@@ -203,36 +203,36 @@ def test_a_request_that_times_out_is_not_repeated(folder: Path) -> None:
 
 
 def test_an_invalid_answer_is_a_failure(folder: Path) -> None:
-    with small(lambda number: OK if number else (200, {}, b"<html>")) as server:
-        assert ask(server.port) == LACKING
+    with scripted_server(lambda number: OK if number else (200, {}, b"<html>")) as server:
+        assert run_client(server.port) == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["bad_answer"]
 
 
 def test_the_next_run_retries_failures(folder: Path) -> None:
-    with small(lambda number: (500, {}, b"") if number < 2 else OK) as server:
-        assert ask(server.port) == LACKING
-        assert ask(server.port) == ANSWERED
-    assert len(server.asked) == 8
+    with scripted_server(lambda number: (500, {}, b"") if number < 2 else OK) as server:
+        assert run_client(server.port) == LACKING
+        assert run_client(server.port) == ANSWERED
+    assert len(server.bodies) == 8
     assert sorted(record["line"] for record in records()) == [1, 2, 3, 4, 5, 6]
     assert not Path("x.failures.jsonl").exists()
 
 
 def test_a_finished_run_sends_no_requests(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port) == ANSWERED
-    assert ask(server.port) == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
+    assert run_client(server.port) == ANSWERED
     assert len(records()) == 6
 
 
 def test_an_unreachable_server_is_reported_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with small(lambda _: OK) as server:
+    with scripted_server(lambda _: OK) as server:
         pass
     assert run_client(server.port) == REFUSED
     assert "cannot reach the server" in capsys.readouterr().err
 
 
 def test_the_client_waits_for_a_server_that_restarts(folder: Path) -> None:
-    later: list[Small] = []
+    later: list[ScriptedServer] = []
 
     def close_after_first(number: int) -> Reply:
         if number == 0:
@@ -245,8 +245,8 @@ def test_the_client_waits_for_a_server_that_restarts(folder: Path) -> None:
         time.sleep(0.7)
         later.append(ScriptedServer(lambda _: OK, first.port))
 
-    first = Small(close_after_first)
-    assert ask(first.port, "--concurrency", "1") == ANSWERED
+    first = ScriptedServer(close_after_first)
+    assert run_client(first.port, "--concurrency", "1") == ANSWERED
     later[0].close()
     assert texts_of(first.bodies + later[0].bodies) == TEXTS
     assert (len(first.bodies), len(records())) == (1, 6)
@@ -276,10 +276,10 @@ def test_no_more_lines_are_read_ahead_than_the_concurrency(folder: Path, monkeyp
         barrier.wait(SECONDS)
         return OK
 
-    with small(answer_three_at_once) as server:
-        assert ask(server.port, "--concurrency", "3") == ANSWERED
+    with scripted_server(answer_three_at_once) as server:
+        assert run_client(server.port, "--concurrency", "3") == ANSWERED
     assert len(read) == 120
-    assert max(ahead) == server.most == 3
+    assert max(ahead) == server.most_at_once == 3
 
 
 def test_bad_lines_are_reported_with_their_numbers_and_do_not_stop_the_run(
@@ -314,8 +314,8 @@ def test_a_run_with_other_settings_is_refused(
 
 
 def test_more_examples_are_added_to_existing_results(folder: Path) -> None:
-    with small(lambda _: OK) as server:
-        assert ask(server.port, "--num-examples", "2") == ANSWERED
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port, "--num-examples", "2") == ANSWERED
         assert sorted(record["line"] for record in records()) == [1, 2]
         assert run_client(server.port, "--num-examples", "5") == ANSWERED
     assert texts_of(server.bodies) == TEXTS[:5]
@@ -344,9 +344,9 @@ def test_an_interrupted_run_keeps_its_results_and_is_resumed(folder: Path, signa
         assert "run the same command again to resume" in errors
         assert "3 of 6 answered; 3 left" in printed
         assert "Traceback" not in errors
-    with small(lambda _: OK) as second_server:
+    with scripted_server(lambda _: OK) as second_server:
         assert subprocess.run([*command, "--port", str(second_server.port)], capture_output=True).returncode == ANSWERED
-    assert texts_of(second_server.asked) == ALL[3:]
+    assert texts_of(second_server.bodies) == TEXTS[3:]
     assert [record["line"] for record in records()] == [1, 2, 3, 4, 5, 6]
 
 

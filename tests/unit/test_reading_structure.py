@@ -85,7 +85,7 @@ ACCEPTED: dict[str, Any] = {
 def test_accepted_schemas_are_followed(name: str) -> None:
     check_schema(ACCEPTED[name], "schema")
     compiled = compiled_schema(COMPILER, json.dumps(ACCEPTED[name]))
-    texts = [text for number in range(12) if (text := drawn(compiled, VOCABULARY, number)) is not None]
+    texts = [text for number in range(12) if (text := random_text(compiled, VOCABULARY, number)) is not None]
     assert texts
     for text in texts:
         jsonschema.validate(json.loads(text), ACCEPTED[name])
