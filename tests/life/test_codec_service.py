@@ -1,4 +1,4 @@
-"""The codec service with its real worker process."""
+"""The codec service with a real codec process."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStr
 LARGEST_PIECE = 32
 UNDELIVERED = 3
 SECONDS = 300
-"""That a test waits at most for what takes a moment."""
+"""Maximum time that a test waits for something that normally takes a moment."""
 TOLERANCE = 1e-5
 
 Run = Callable[[Awaitable[Any]], Any]
@@ -42,13 +42,13 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def spawned() -> Spawned:
-    """A worker that is started ahead of time, as a fresh interpreter."""
+    """Start a codec process ahead of time, in a new interpreter."""
     return spawn()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def copying(spawned: Spawned) -> Iterator[ForkServerContext]:
-    """Starts all later workers as copies of a process that has imported what they need, which takes seconds."""
+def forking(spawned: Spawned) -> Iterator[ForkServerContext]:
+    """Fork all later codec processes from one that has already imported their modules, which takes seconds."""
     context = ForkServerContext()
     context.set_forkserver_preload(["sglang_speechlm.codec.worker.main", "transformers.models.xcodec.modeling_xcodec"])
     with pytest.MonkeyPatch.context() as patch:
@@ -81,15 +81,15 @@ async def read(stream: CodecStream) -> np.ndarray:
 
 
 async def assert_idle(service: CodecService) -> None:
-    """Fails when the service does not become idle."""
+    """Fail unless the service becomes idle."""
     async with asyncio.timeout(SECONDS):
         while (stats := await service.stats()).slots:
             await asyncio.sleep(0.01)
     assert (stats.streams, stats.undelivered) == (0, 0)
 
 
-async def settled(service: CodecService) -> CodecStats:
-    """The stats once a stream nobody reads has its full share of undelivered pieces, and some decodes later."""
+async def settled_stats(service: CodecService) -> CodecStats:
+    """Return the stats after a stream without a reader has filled its undelivered pieces, and some decodes later."""
     while (await service.stats()).undelivered < UNDELIVERED:
         await asyncio.sleep(0)
     for _ in range(3):
@@ -97,12 +97,12 @@ async def settled(service: CodecService) -> CodecStats:
     return await service.stats()
 
 
-def test_a_worker_that_was_started_ahead_of_time_is_the_first(checkpoint: Path, run: Run) -> None:
+def test_the_first_codec_process_may_be_started_ahead_of_time(checkpoint: Path, run: Run) -> None:
     async def scenario() -> None:
-        ahead = spawn()
-        service = CodecService(checkpoint, tiny_config(), spawned=ahead)
+        spawned = spawn()
+        service = CodecService(checkpoint, tiny_config(), spawned=spawned)
         await service.start()
-        assert (await service.stats()).pid == ahead.process.pid
+        assert (await service.stats()).pid == spawned.process.pid
         await service.stop()
 
     run(scenario())
@@ -123,14 +123,14 @@ def test_files_of_all_lengths_equal_the_codecs_own_decode(service: CodecService,
     run(assert_idle(service))
 
 
-def test_no_codes_give_no_samples(service: CodecService, run: Run) -> None:
+def test_decoding_no_codes_returns_no_samples(service: CodecService, run: Run) -> None:
     assert run(service.decode(random_codes(0))).shape == (0,)
     run(assert_idle(service))
 
 
 @pytest.mark.parametrize("step", [1, 7, 50])
-def test_the_pieces_of_streams_join_to_the_whole(service: CodecService, run: Run, codec: Any, step: int) -> None:
-    async def one(length: int) -> None:
+def test_the_pieces_of_a_stream_equal_the_whole_decode(service: CodecService, run: Run, codec: Any, step: int) -> None:
+    async def stream_codes(length: int) -> None:
         codes = random_codes(length, seed=length)
         async with service.open_stream() as stream:
 
@@ -143,14 +143,14 @@ def test_the_pieces_of_streams_join_to_the_whole(service: CodecService, run: Run
         assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
 
     async def all_at_once() -> None:
-        await asyncio.gather(*(one(length) for length in (1, 8, 33, 100, 151)))
+        await asyncio.gather(*(stream_codes(length) for length in (1, 8, 33, 100, 151)))
         await assert_idle(service)
 
     run(all_at_once())
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000])
-def test_a_stream_with_a_rate_has_16_bit_samples_of_the_whole(
+def test_a_stream_with_a_sample_rate_equals_the_whole_decode_in_16_bits(
     service: CodecService, run: Run, codec: Any, rate: int
 ) -> None:
     codes = random_codes(151)
@@ -169,7 +169,7 @@ def test_a_stream_with_a_rate_has_16_bit_samples_of_the_whole(
     run(assert_idle(service))
 
 
-def test_the_first_piece_comes_before_the_last_code_is_there(service: CodecService, run: Run) -> None:
+def test_the_first_piece_arrives_before_the_last_code(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
         async with service.open_stream() as stream:
             await stream.push(random_codes(30))
@@ -178,7 +178,7 @@ def test_the_first_piece_comes_before_the_last_code_is_there(service: CodecServi
     run(scenario())
 
 
-def test_a_slow_reader_has_a_bounded_number_of_pieces_waiting_and_loses_none(
+def test_a_slow_reader_has_a_bounded_number_of_waiting_pieces_and_loses_none(
     service: CodecService, run: Run, codec: Any
 ) -> None:
     codes = random_codes(1000)
@@ -187,9 +187,9 @@ def test_a_slow_reader_has_a_bounded_number_of_pieces_waiting_and_loses_none(
         async with service.open_stream() as stream:
             await stream.push(codes)
             stream.finish()
-            assert (await settled(service)).undelivered == UNDELIVERED
+            assert (await settled_stats(service)).undelivered == UNDELIVERED
             first = await anext(stream)
-            assert (await settled(service)).undelivered == UNDELIVERED
+            assert (await settled_stats(service)).undelivered == UNDELIVERED
             return np.concatenate([first, await read(stream)])
 
     samples = run(scenario())
@@ -197,17 +197,17 @@ def test_a_slow_reader_has_a_bounded_number_of_pieces_waiting_and_loses_none(
     run(assert_idle(service))
 
 
-def test_a_slow_reader_holds_nobody_up(service: CodecService, run: Run) -> None:
+def test_a_slow_reader_does_not_delay_other_requests(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
         async with service.open_stream() as stream:
             await stream.push(random_codes(1000))
-            await settled(service)
+            await settled_stats(service)
             assert (await service.decode(random_codes(100))).shape == (100 * HOP,)
 
     run(scenario())
 
 
-def test_a_code_outside_the_codebook_fails_its_own_request_alone(service: CodecService, run: Run, codec: Any) -> None:
+def test_a_code_outside_the_codebook_fails_only_its_own_request(service: CodecService, run: Run, codec: Any) -> None:
     good, bad = random_codes(60), random_codes(60)
     bad[40, 1] = 16
 
@@ -225,7 +225,7 @@ def test_a_code_outside_the_codebook_fails_its_own_request_alone(service: CodecS
 
 
 @pytest.mark.parametrize("steps", range(6))
-def test_a_request_cancelled_at_any_point_leaves_nothing(service: CodecService, run: Run, steps: int) -> None:
+def test_a_request_cancelled_at_any_point_leaves_nothing_behind(service: CodecService, run: Run, steps: int) -> None:
     async def scenario() -> None:
         task = asyncio.create_task(service.decode(random_codes(2000)))
         for _ in range(steps):
@@ -239,33 +239,33 @@ def test_a_request_cancelled_at_any_point_leaves_nothing(service: CodecService, 
     run(scenario())
 
 
-def test_a_stream_left_with_pieces_unread_leaves_nothing(service: CodecService, run: Run) -> None:
+def test_a_stream_closed_with_unread_pieces_leaves_nothing_behind(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
         async with service.open_stream() as stream:
             await stream.push(random_codes(1000))
-            await settled(service)
+            await settled_stats(service)
         await assert_idle(service)
         assert [piece async for piece in stream] == []
 
     run(scenario())
 
 
-def test_a_killed_worker_fails_what_was_in_it_and_nothing_else(service: CodecService, run: Run, codec: Any) -> None:
+def test_a_killed_codec_process_fails_only_its_own_requests(service: CodecService, run: Run, codec: Any) -> None:
     async def scenario() -> None:
         before = await service.stats()
-        os.kill(before.pid, signal.SIGSTOP)  # so that both requests are in it when it dies
-        caught = [asyncio.create_task(service.decode(random_codes(50))) for _ in range(2)]
+        os.kill(before.pid, signal.SIGSTOP)  # so that it holds both requests when it dies
+        requests = [asyncio.create_task(service.decode(random_codes(50))) for _ in range(2)]
         async with service.open_stream() as stream:
             await stream.push(random_codes(50))
             os.kill(before.pid, signal.SIGKILL)
-            for result in (*await asyncio.gather(*caught, return_exceptions=True), await failure(stream)):
+            for result in (*await asyncio.gather(*requests, return_exceptions=True), await failure(stream)):
                 assert isinstance(result, CodecError)
                 assert "the codec process was restarted before this audio was complete" in str(result)
                 assert "SIGKILL" in str(result)
             with pytest.raises(CodecError, match="SIGKILL"):
                 await stream.push(random_codes(1))
         codes = random_codes(70)
-        # While the worker is away: these wait for the next one.
+        # While the codec process is away, requests wait for the next one.
         samples, _ = await asyncio.gather(service.decode(codes), service.decode(codes))
         assert np.abs(samples - whole_decode(codec, codes)).max() < TOLERANCE
         after = await service.stats()
@@ -284,14 +284,14 @@ async def failure(stream: CodecStream) -> Exception | None:
     return None
 
 
-def test_a_worker_that_hangs_is_replaced_and_what_was_in_it_fails(
+def test_a_hanging_codec_process_is_replaced_and_its_requests_fail(
     service: CodecService, run: Run, codec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sglang_speechlm.codec.process.HUNG_SECONDS", 2.0)
 
     async def scenario() -> None:
         before = await service.stats()
-        os.kill(before.pid, signal.SIGKILL)  # the next one is watched with the patience of this test
+        os.kill(before.pid, signal.SIGKILL)  # the next one is watched with the timeout of this test
         while (hanging := (await service.stats()).pid) == before.pid:
             await asyncio.sleep(0)
         os.kill(hanging, signal.SIGSTOP)
@@ -305,10 +305,10 @@ def test_a_worker_that_hangs_is_replaced_and_what_was_in_it_fails(
     run(scenario())
 
 
-def test_a_worker_that_cannot_be_started_is_tried_again_while_requests_fail_at_once(
+def test_a_codec_process_that_cannot_start_is_retried_while_requests_fail_at_once(
     service: CodecService, run: Run
 ) -> None:
-    """No more files may be opened for a while, so that not even a process can be started."""
+    """For a while no file can be opened, so no process can be started."""
 
     async def scenario() -> None:
         pid = (await service.stats()).pid
@@ -330,7 +330,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again_while_requests_fail_at_o
     run(scenario())
 
 
-def test_an_interrupt_from_the_terminal_does_not_end_the_worker(service: CodecService, run: Run) -> None:
+def test_an_interrupt_from_the_terminal_does_not_end_the_codec_process(service: CodecService, run: Run) -> None:
     async def scenario() -> None:
         pid = (await service.stats()).pid
         os.kill(pid, signal.SIGINT)
@@ -340,14 +340,14 @@ def test_an_interrupt_from_the_terminal_does_not_end_the_worker(service: CodecSe
     run(scenario())
 
 
-def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint: Path, run: Run) -> None:
+def test_requests_fail_after_a_bounded_time_if_the_codec_process_does_not_return(checkpoint: Path, run: Run) -> None:
     async def scenario() -> None:
         service = CodecService(checkpoint, tiny_config(), nice=0, restart_seconds=0.01)
         await service.start()
-        caught = asyncio.create_task(service.decode(random_codes(10**6)))
+        requests = asyncio.create_task(service.decode(random_codes(10**6)))
         os.kill((await service.stats()).pid, signal.SIGKILL)
         with pytest.raises(CodecError, match="was restarted"):
-            await caught
+            await requests
         with pytest.raises(CodecError, match=r"did not come back within 0\.01 s"):
             await service.decode(random_codes(1))
         await service.stop()
@@ -355,58 +355,58 @@ def test_a_worker_that_stays_away_fails_requests_after_a_bounded_time(checkpoint
     run(scenario())
 
 
-def test_a_codec_that_does_not_fit_is_named_at_start(checkpoint: Path, run: Run) -> None:
+def test_a_codec_that_does_not_match_the_config_is_reported_at_start(checkpoint: Path, run: Run) -> None:
     service = CodecService(checkpoint, tiny_config(num_stream=8), nice=0)
     with pytest.raises(CodecError, match="could not start: ValueError: num_stream is 8"):
         run(service.start())
 
 
-async def keep_a_worker(checkpoint: Path, method: Literal["spawn", "fork"], pids: Connection) -> None:
+async def run_codec_process(checkpoint: Path, method: Literal["spawn", "fork"], pids: Connection) -> None:
     service = CodecService(checkpoint, tiny_config(), nice=0, spawned=spawn(method))
     await service.start()
     pids.send((await service.stats()).pid)
     await asyncio.sleep(3600)
 
 
-def be_a_parent(*arguments: Any) -> None:
-    asyncio.run(keep_a_worker(*arguments))
+def run_parent(*arguments: Any) -> None:
+    asyncio.run(run_codec_process(*arguments))
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_the_worker_ends_when_its_parent_is_killed(
-    method: str, checkpoint: Path, run: Run, copying: ForkServerContext
+def test_a_codec_process_ends_when_its_parent_is_killed(
+    method: str, checkpoint: Path, run: Run, forking: ForkServerContext
 ) -> None:
-    received, sent = Pipe(duplex=False)
-    parent = copying.Process(target=be_a_parent, args=(checkpoint, method, sent))
+    receiver, sender = Pipe(duplex=False)
+    parent = forking.Process(target=run_parent, args=(checkpoint, method, sender))
     parent.start()
-    assert received.poll(SECONDS)
-    pid = received.recv()
-    os.kill(pid, signal.SIGSTOP)  # so that it can't notice the closed connection
+    assert receiver.poll(SECONDS)
+    pid = receiver.recv()
+    os.kill(pid, signal.SIGSTOP)  # so that it cannot notice the closed connection
     parent.kill()
 
-    async def gone() -> None:
+    async def wait_for_end() -> None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
                 await asyncio.sleep(0.01)
 
-    run(gone())
+    run(wait_for_end())
 
 
-def close_a_copys_connection() -> None:
+def close_connection_of_fork() -> None:
     worker = spawn("fork")
     worker.connection.close()
     worker.process.join()
     sys.exit(worker.process.exitcode)
 
 
-def test_a_copy_ends_when_its_connection_is_closed(copying: ForkServerContext) -> None:
-    process = copying.Process(target=close_a_copys_connection)
+def test_a_forked_codec_process_ends_when_its_connection_is_closed(forking: ForkServerContext) -> None:
+    process = forking.Process(target=close_connection_of_fork)
     process.start()
     process.join(SECONDS)
     assert process.exitcode == 0
 
 
-async def decode_by_a_copy(checkpoint: Path) -> np.ndarray:
+async def decode_in_fork(checkpoint: Path) -> np.ndarray:
     service = CodecService(checkpoint, tiny_config(), nice=0, spawned=spawn("fork"))
     await service.start()
     samples = await service.decode(random_codes(90))
@@ -414,18 +414,20 @@ async def decode_by_a_copy(checkpoint: Path) -> np.ndarray:
     return samples
 
 
-def send_a_copys_samples(checkpoint: Path, samples: Connection) -> None:
-    samples.send(asyncio.run(decode_by_a_copy(checkpoint)))
+def send_samples_of_fork(checkpoint: Path, samples: Connection) -> None:
+    samples.send(asyncio.run(decode_in_fork(checkpoint)))
 
 
-def test_a_copy_answers_as_a_fresh_worker_does(checkpoint: Path, codec: Any, copying: ForkServerContext) -> None:
-    received, sent = Pipe(duplex=False)
-    copying.Process(target=send_a_copys_samples, args=(checkpoint, sent)).start()
-    assert received.poll(SECONDS)
-    assert np.abs(received.recv() - whole_decode(codec, random_codes(90))).max() < TOLERANCE
+def test_a_forked_codec_process_decodes_like_a_new_one(
+    checkpoint: Path, codec: Any, forking: ForkServerContext
+) -> None:
+    receiver, sender = Pipe(duplex=False)
+    forking.Process(target=send_samples_of_fork, args=(checkpoint, sender)).start()
+    assert receiver.poll(SECONDS)
+    assert np.abs(receiver.recv() - whole_decode(codec, random_codes(90))).max() < TOLERANCE
 
 
-def test_stopping_fails_open_requests_and_ends_the_worker(checkpoint: Path, run: Run) -> None:
+def test_stopping_fails_open_requests_and_ends_the_codec_process(checkpoint: Path, run: Run) -> None:
     async def scenario() -> None:
         service = CodecService(checkpoint, tiny_config())
         await service.start()

@@ -1,4 +1,4 @@
-"""The demonstration works, says where its sound is, and leaves nothing running."""
+"""The demonstration works, prints where its sounds are, and leaves no process running."""
 
 import signal
 import subprocess
@@ -17,18 +17,18 @@ from sglang_speechlm.demo import GUIDANCE, MODEL
 
 @contextmanager
 def demo(model: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
-    """The demonstration as `make demo` starts it."""
+    """Start the demonstration as `make demo` does."""
     command = [sys.executable, "-m", "sglang_speechlm.demo", "--model", str(model), "--output", str(output)]
-    # Shells ignore interruptions in what they start in the background, and that is inherited.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heeding) as process:
+    # Shells ignore SIGINT in background processes, and their children inherit that.
+    heed_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def test_it_writes_speaks_listens_and_stops(tmp_path: Path) -> None:
+def test_the_demonstration_writes_speaks_listens_and_stops(tmp_path: Path) -> None:
     with demo(MODEL, tmp_path) as process:
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, printed
@@ -55,22 +55,22 @@ def test_it_writes_speaks_listens_and_stops(tmp_path: Path) -> None:
     assert "SIGTERM received" in (tmp_path / "server.log").read_text()
 
 
-def test_an_interruption_stops_its_server(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_demonstration_and_its_server(served_checkpoint: Path, tmp_path: Path) -> None:
     with demo(served_checkpoint, tmp_path) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        assert "starting a server" in first
+        first_line = process.stdout.readline()
+        assert "starting a server" in first_line
         assert wait_for(lambda: bool(psutil.Process(process.pid).children()))
-        family = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, printed
     assert "interrupted" in printed
-    _, left = psutil.wait_procs(family, timeout=SECONDS)
+    _, left = psutil.wait_procs(children, timeout=SECONDS)
     assert left == []
 
 
-def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_reported_with_the_reason(tmp_path: Path) -> None:
     with demo(tmp_path / "nothing", tmp_path) as process:
         printed, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""The examples run, and leave what they say."""
+"""The examples run and write the files that they promise."""
 
 import io
 import os
@@ -22,7 +22,7 @@ FILES = {
 }
 
 
-def test_each_example_is_in_the_readme_and_is_tested() -> None:
+def test_every_example_is_in_the_readme_and_tested() -> None:
     examples = {file.name for file in EXAMPLES.glob("*.py")}
     assert examples == set(FILES)
     readme = (EXAMPLES / "README.md").read_text()
@@ -49,8 +49,8 @@ def test_an_example_runs(
     not shutil.which("node") or not (EXAMPLES / "node" / "node_modules" / "openai").is_dir(),
     reason="needs node, and npm install in examples/node",
 )
-def test_the_example_for_node_runs(server: Server, tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_the_node_example_runs(server: Server, tmp_path: Path) -> None:
+    result = subprocess.run(
         ["node", EXAMPLES / "node" / "talk.mjs"],
         cwd=tmp_path,
         env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none"},
@@ -59,9 +59,9 @@ def test_the_example_for_node_runs(server: Server, tmp_path: Path) -> None:
         timeout=SECONDS,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "heard:" in done.stdout
-    assert "answered:" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "heard:" in result.stdout
+    assert "answered:" in result.stdout
     for name in ("speech.wav", "answer.wav"):
         assert soundfile.info(tmp_path / name).frames > 0
     assert (tmp_path / "stream.pcm").stat().st_size > 0

@@ -1,4 +1,4 @@
-"""Two workers behind one port: what one alone would answer, and nothing lost when a part is killed."""
+"""Two workers behind one port: they answer like a single worker, and a killed part loses only its own requests."""
 
 import base64
 import contextlib
@@ -37,7 +37,7 @@ CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
 LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 400, "logit_bias": {"2": -100, "3": -100}}
 LONGER = {**LONG, "max_tokens": 1500}
-"""Lasts until a worker whose keeper hangs is killed."""
+"""Runs until a worker whose keeper hangs is killed."""
 
 # The guide's payloads, with a seed.
 _SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
@@ -117,21 +117,21 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFleet]:
-    with SharedFleet(2, served_checkpoint, tmp_path_factory, is_copying=True) as started:
-        yield started
+def shared_fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFleet]:
+    with SharedFleet(2, served_checkpoint, tmp_path_factory, is_copying=True) as shared:
+        yield shared
 
 
 @pytest.fixture
-def fleet(fleets: SharedFleet) -> Fleet:
-    return fleets.running()
+def fleet(shared_fleet: SharedFleet) -> Fleet:
+    return shared_fleet.running()
 
 
-# What one worker alone would answer
+# Answers like those of a single worker
 
 
 def masked(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
-    """Status, headers and body without sound and what is random or tells the time: ids and when they were made."""
+    """Return status, headers and body without sound, random ids and times."""
     body = "" if is_sound(answer) else answer.text
     text = re.sub(r"(chatcmpl|speech|transcription|call)[-_][0-9a-f]{24,32}", r"\1-ID", body)
     text = re.sub(r'audio-[0-9a-f]{8}-|"(created|expires_at)":\d+|"data":"[^"]*"', "", text)
@@ -144,7 +144,7 @@ def masked(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
 
 
 def sound_of(answer: httpx.Response) -> np.ndarray:
-    """The samples of an answer; none where it is text alone."""
+    """Return the samples of an answer; none if it is only text."""
     if is_sound(answer):
         return soundfile.read(io.BytesIO(answer.content), dtype="float32")[0]
     message = message_of(answer.json())
@@ -160,33 +160,33 @@ def post_to(url: str, path: str, **request: Any) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_an_answer_is_byte_for_byte_a_workers_own_but_for_how_samples_round(name: str, fleet: Fleet) -> None:
+def test_an_answer_equals_a_workers_own_except_for_rounded_samples(name: str, fleet: Fleet) -> None:
     body = {**REQUESTS[name], "speechlm": {"return_ids": True}}
-    for url in fleet.workers:  # so that their caches say the same
+    for url in fleet.workers:  # so that both have the same cached tokens
         post_to(url, CHAT, json=body)
-    own = [post_to(url, CHAT, json=body) for url in fleet.workers]
-    through = [post_to(fleet.server.url, CHAT, json=body) for _ in range(2)]
-    assert own[0].status_code == 200
-    assert [masked(answer) for answer in through] == [masked(answer) for answer in own]
-    for one, other in zip(through, own, strict=True):
-        assert_same_sound(sound_of(one), sound_of(other))
+    direct = [post_to(url, CHAT, json=body) for url in fleet.workers]
+    via_fleet = [post_to(fleet.server.url, CHAT, json=body) for _ in range(2)]
+    assert direct[0].status_code == 200
+    assert [masked(answer) for answer in via_fleet] == [masked(answer) for answer in direct]
+    for found, expected in zip(via_fleet, direct, strict=True):
+        assert_same_sound(sound_of(found), sound_of(expected))
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_stream_says_what_a_workers_own_says(name: str, fleet: Fleet) -> None:
+def test_a_stream_equals_a_workers_own(name: str, fleet: Fleet) -> None:
     body = {**REQUESTS[name], "sample_rate": 16_000}
-    with Client(fleet.workers[0]) as direct:
-        own = direct.stream(body)
+    with Client(fleet.workers[0]) as worker:
+        direct = worker.stream(body)
     for _ in range(2):
-        through = fleet.client.stream(body)
-        assert [said(chunks) for chunks in (own, through)] == [said(own)] * 2
-        assert_same_sound(pcm_of(through), pcm_of(own))
-    assert (name == "call") == (said(own)[1] != "")
-    assert ("audio" in name or name == "guided") == (len(pcm_of(own)) > 0 or name == "audio question")
+        via_fleet = fleet.client.stream(body)
+        assert [content_of(chunks) for chunks in (direct, via_fleet)] == [content_of(direct)] * 2
+        assert_same_sound(pcm_of(via_fleet), pcm_of(direct))
+    assert (name == "call") == (content_of(direct)[1] != "")
+    assert ("audio" in name or name == "guided") == (len(pcm_of(direct)) > 0 or name == "audio question")
 
 
-def said(chunks: list[Any]) -> tuple[str, str, str]:
-    """Text, a call's arguments and the end of a stream; how many chunks they are in is a matter of time."""
+def content_of(chunks: list[Any]) -> tuple[str, str, str]:
+    """Return a stream's text, tool call arguments and finish reason; the number of chunks depends on timing."""
     deltas = deltas_of(chunks)
     text = "".join(delta.get("content") or "" for delta in deltas)
     arguments = "".join(
@@ -214,21 +214,21 @@ def said(chunks: list[Any]) -> tuple[str, str, str]:
         (CHAT, {"content": b"not JSON", "headers": {"content-type": "application/json"}}),
     ],
 )
-def test_every_route_answers_as_a_worker_does(path: str, request_of: dict[str, Any], fleet: Fleet) -> None:
-    own, through = (post_to(url, path, **request_of) for url in (fleet.workers[0], fleet.server.url))
+def test_every_route_answers_like_a_worker(path: str, request_of: dict[str, Any], fleet: Fleet) -> None:
+    direct, via_fleet = (post_to(url, path, **request_of) for url in (fleet.workers[0], fleet.server.url))
     if path == "/generate":
-        assert own.json()["output_ids"] == through.json()["output_ids"]
+        assert direct.json()["output_ids"] == via_fleet.json()["output_ids"]
     else:
-        assert masked(through) == masked(own)
+        assert masked(via_fleet) == masked(direct)
     if path == "/v1/audio/speech":
-        assert_same_sound(sound_of(through), sound_of(own))
+        assert_same_sound(sound_of(via_fleet), sound_of(direct))
 
 
-def test_nothing_of_a_fleet_listens_beyond_its_host(fleet: Fleet) -> None:
+def test_a_fleet_listens_only_on_the_loopback(fleet: Fleet) -> None:
     assert listening_addresses(fleet.server.process.pid) == {"127.0.0.1"}
 
 
-def test_a_clip_of_ten_megabytes_passes(fleet: Fleet) -> None:
+def test_a_clip_of_ten_megabytes_is_forwarded(fleet: Fleet) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.tile(clip(4, 21.0), 3)[:, None].repeat(2, axis=1), 48_000, format="WAV", subtype="FLOAT")
     data = base64.b64encode(file.getvalue()).decode()
@@ -237,12 +237,12 @@ def test_a_clip_of_ten_megabytes_passes(fleet: Fleet) -> None:
     body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 20, "temperature": 0}
     for url in fleet.workers:
         post_to(url, CHAT, json=body)
-    own, through = (post_to(url, CHAT, json=body) for url in (fleet.workers[1], fleet.server.url))
-    assert masked(through) == masked(own)
-    assert through.status_code == 200
+    direct, via_fleet = (post_to(url, CHAT, json=body) for url in (fleet.workers[1], fleet.server.url))
+    assert masked(via_fleet) == masked(direct)
+    assert via_fleet.status_code == 200
 
 
-def test_both_workers_take_their_turn(fleet: Fleet) -> None:
+def test_requests_alternate_between_workers(fleet: Fleet) -> None:
     before = [replies(url) for url in fleet.workers]
     for _ in range(6):
         fleet.client.chat({"messages": HELLO, "max_tokens": 2})
@@ -257,7 +257,7 @@ def replies(url: str) -> float:
         return sum(value for (name, _), value in client.metrics().items() if name == "speechlm_replies_total")
 
 
-def test_earlier_audio_is_found_whichever_worker_spoke_it(fleet: Fleet) -> None:
+def test_earlier_audio_is_found_whichever_worker_generated_it(fleet: Fleet) -> None:
     for _ in range(2):
         spoken = fleet.client.chat({**_SPOKEN, "vllm_xargs": {**_XARGS}})
         audio = {"id": spoken["choices"][0]["message"]["audio"]["id"]}
@@ -266,29 +266,29 @@ def test_earlier_audio_is_found_whichever_worker_spoke_it(fleet: Fleet) -> None:
             assert fleet.client.chat({"messages": more, "max_tokens": 4})["usage"]["completion_tokens"] > 0
 
 
-# A part is killed
+# Killed parts
 
 
-class Asked:
-    """A streamed answer on its way; whole when it ended with a reason to finish, an error when it ended with that."""
+class StreamedAnswer:
+    """A streamed answer that is being received."""
 
     def __init__(self, fleet: Fleet, body: dict[str, Any] = LONG, path: str = CHAT) -> None:
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.text = ""
-        self._ask = (fleet.server.url, path, {**body, "stream": True})
+        self._request = (fleet.server.url, path, {**body, "stream": True})
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
-        assert self.begun.wait(SECONDS)
+        assert self.started.wait(SECONDS)
 
     def _read(self) -> None:
-        url, path, body = self._ask
+        url, path, body = self._request
         with httpx.stream("POST", f"{url}{path}", json=body, timeout=SECONDS, trust_env=False) as response:
             for text in response.iter_text():
                 self.text += text
-                self.begun.set()
+                self.started.set()
 
     def end(self) -> str:
-        """What it came to: "whole" or "error"; anything else fails the test."""
+        """Wait for the end and return "whole" or "error"; fail if it is neither."""
         self._thread.join(SECONDS)
         events = [event for event in self.text.removesuffix("data: [DONE]\n\n").split("\n\n") if event]
         assert all(json.loads(event.removeprefix("data: ")) for event in events)
@@ -304,17 +304,17 @@ class Asked:
     ("part", "number"),
     [("keeper", signal.SIGKILL), ("sglang::scheduler", signal.SIGKILL), ("keeper", signal.SIGSTOP)],
 )
-def test_a_worker_that_dies_or_hangs_fails_its_own_requests_clearly_and_comes_back(
+def test_a_worker_that_dies_or_hangs_fails_only_its_own_requests_and_is_restarted(
     part: str, number: signal.Signals, fleet: Fleet
 ) -> None:
     urls = fleet.workers
     body = LONGER if number == signal.SIGSTOP else LONG
     with ThreadPoolExecutor(2) as threads:
         whole = [threads.submit(post_to, fleet.server.url, CHAT, json=body) for _ in range(2)]
-        streams = [Asked(fleet, body) for _ in range(2)]
+        streams = [StreamedAnswer(fleet, body) for _ in range(2)]
         assert wait_for(lambda: all(running_in(url) == 2 for url in urls))
         (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], part)).send_signal(number)
-        answers = [asked.result() for asked in whole]
+        answers = [future.result() for future in whole]
         ends = [stream.end() for stream in streams]
     failed = [answer for answer in answers if answer.status_code != 200]
     assert len(failed) + ends.count("error") == 2
@@ -334,29 +334,29 @@ def running_in(url: str) -> float:
         return sum(value for (name, _), value in client.metrics().items() if name == "speechlm_replies_running")
 
 
-def test_a_killed_router_comes_back_and_what_passes_it_by_goes_on(fleet: Fleet) -> None:
-    past = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 300}}
-    beside, through = Asked(fleet, past, "/v1/audio/speech"), Asked(fleet)
+def test_a_killed_router_is_restarted_and_streams_past_it_continue(fleet: Fleet) -> None:
+    speech = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 300}}
+    past_router, through_router = StreamedAnswer(fleet, speech, "/v1/audio/speech"), StreamedAnswer(fleet)
     fleet.router().kill()
-    assert through.end() == "error"
-    beside._thread.join(SECONDS)
-    assert '"type":"speech.audio.done"' in beside.text
+    assert through_router.end() == "error"
+    past_router._thread.join(SECONDS)
+    assert '"type":"speech.audio.done"' in past_router.text
     assert wait_for(lambda: "The router ended" in fleet.server.output())
-    # Until it is back, the front chooses by itself.
+    # Until the router is back, the front chooses a worker itself.
     assert [fleet.client.http.post(CHAT, json={"messages": HELLO}).status_code for _ in range(4)] == [200] * 4
     assert wait_for(lambda: any("router_process" in command_of(process) for process in fleet.processes()))
 
 
-def test_a_killed_launcher_takes_everything_with_it(fleet: Fleet) -> None:
-    family = fleet.processes()
-    segments = {path for process in family for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
-    # A copy's environment is that of the process that it is a copy of; Python's resource trackers begin anew.
-    trackers = [process for process in family if "multiprocessing.resource_tracker" in command_of(process)]
+def test_a_killed_launcher_leaves_no_process_file_or_shared_memory(fleet: Fleet) -> None:
+    processes = fleet.processes()
+    segments = {path for process in processes for path in re.findall(r"/dev/shm/\S+", maps_of(process))}
+    # A fork has its parent's environment; Python's resource trackers are new processes with the right one.
+    trackers = [process for process in processes if "multiprocessing.resource_tracker" in command_of(process)]
     folders = {Path(process.environ()["TMPDIR"]) for process in trackers}
     assert segments
     assert len(folders) == 2
     fleet.server.process.kill()
-    _, alive = psutil.wait_procs(family, timeout=SECONDS)
+    _, alive = psutil.wait_procs(processes, timeout=SECONDS)
     assert alive == []
     assert wait_for(lambda: not any(Path(path).exists() for path in [*segments, *folders]))
 

@@ -1,4 +1,4 @@
-"""A fleet of one: a single server that is started again by itself."""
+"""A fleet of one worker: a single server that is restarted automatically."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +16,17 @@ ENDLESS = {**TEXT, "max_tokens": 3900, "logit_bias": {"2": -100, "3": -100}}
 
 
 @pytest.fixture(scope="module")
-def fleets(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFleet]:
-    with SharedFleet(1, served_checkpoint, tmp_path_factory) as started:
-        yield started
+def shared_fleet(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFleet]:
+    with SharedFleet(1, served_checkpoint, tmp_path_factory) as shared:
+        yield shared
 
 
 @pytest.fixture
-def fleet(fleets: SharedFleet) -> Fleet:
-    return fleets.running()
+def fleet(shared_fleet: SharedFleet) -> Fleet:
+    return shared_fleet.running()
 
 
-def test_a_worker_whose_http_process_hangs_fails_its_requests_and_is_started_again(fleet: Fleet) -> None:
+def test_a_worker_whose_http_process_hangs_fails_its_requests_and_is_restarted(fleet: Fleet) -> None:
     (url,) = fleet.workers
     http = fleet.keeper(url).children()[0]
     http.suspend()
@@ -37,5 +37,5 @@ def test_a_worker_whose_http_process_hangs_fails_its_requests_and_is_started_aga
     assert fleet.client.http.post(CHAT, json=TEXT).status_code == 200
 
 
-def test_it_stops_as_it_is_told(fleet: Fleet) -> None:
+def test_a_stopped_fleet_ends_with_status_stopped(fleet: Fleet) -> None:
     assert fleet.server.stop() == ExitStatus.STOPPED

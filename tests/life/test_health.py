@@ -1,4 +1,4 @@
-"""``/health`` of a server tells what it can do now."""
+"""``/health`` reports what a server cannot do at present."""
 
 from typing import Any
 
@@ -12,9 +12,11 @@ SPOKEN: dict[str, Any] = {
 }
 
 
-def test_a_hanging_codec_is_told_and_replaced_and_sound_is_refused_meanwhile(server: Server, client: Client) -> None:
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    codec = next(process for process in family if "sglang_speechlm.codec.worker.main" in command_of(process))
+def test_a_hanging_codec_is_reported_and_replaced_while_audio_requests_are_refused(
+    server: Server, client: Client
+) -> None:
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    codec = next(process for process in processes if "sglang_speechlm.codec.worker.main" in command_of(process))
     codec.suspend()
     assert wait_for(lambda: client.http.get("/health").status_code == 503)
     assert "the codec process" in client.http.get("/health").json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""The life of one server: ready, drained, killed in every part; and nothing is left of it."""
+"""The lifetime of one server: it starts, drains, stops and fails, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ from sglang_speechlm.process import ExitStatus
 SPOKEN = {**TEXT, "max_tokens": 500, "speechlm": {"mode": "text_audio", "text": "Hi.", "audio_min_frames": 400}}
 
 
-def assert_not_begun(response: httpx.Response, message: str) -> None:
-    """It may be asked again without anything being made twice."""
+def assert_refused_before_work(response: httpx.Response, message: str) -> None:
+    """The client may retry: no work was done for this request."""
     assert error_of(response)["message"] == message
     assert int(response.headers["retry-after"]) >= 1
 
 
-def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Path, tmp_path: Path) -> None:
-    """And then it drains: what runs is finished, what comes is refused."""
+def test_a_server_is_ready_after_a_full_warm_up_and_drains_on_sigint(served_checkpoint: Path, tmp_path: Path) -> None:
+    """While it drains, running requests are finished and new ones are refused."""
     patient = ("--drain-timeout", str(SECONDS))
     with starting(served_checkpoint, tmp_path / "log", *patient) as watched, client_of(watched) as client:
 
-        def early(method: str, path: str, **more: Any) -> httpx.Response | None:
+        def request_if_listening(method: str, path: str, **more: Any) -> httpx.Response | None:
             with contextlib.suppress(httpx.TransportError):
                 return client.request(method, path, **more)
             return None
 
-        assert wait_for(lambda: early("GET", "/health") is not None)
-        before = []
+        assert wait_for(lambda: request_if_listening("GET", "/health") is not None)
+        statuses = []
         for _ in itertools.count():
             log = watched.server.output()
-            health, answer = early("GET", "/health"), early("POST", CHAT, json=TEXT)
+            health, answer = request_if_listening("GET", "/health"), request_if_listening("POST", CHAT, json=TEXT)
             assert health is not None
             assert answer is not None
             if health.status_code == 200 or answer.status_code == 200:
                 break
-            before.append(health.status_code)
-            assert_not_begun(answer, "the server is warming up")
+            statuses.append(health.status_code)
+            assert_refused_before_work(answer, "the server is warming up")
             assert "Uvicorn running" not in log
-        assert set(before) == {503}
+        assert set(statuses) == {503}
         assert client.get("/health").status_code == 200
-        # A request's line is written after its answer is sent.
+        # The log line of a request is written after its answer is sent.
         assert wait_for(lambda: "kind=guided" in watched.server.output())
         log = watched.server.output()
         assert log.index("ready to roll") < log.index("Uvicorn running on http://127.0.0.1:")
@@ -75,28 +75,28 @@ def test_it_is_ready_when_all_kinds_of_answers_have_worked(served_checkpoint: Pa
         with requests_running(watched, LONG, SPOKEN) as requests:
             watched.server.process.send_signal(signal.SIGINT)
             assert wait_for(lambda: client.get("/health").status_code == 503)
-            assert_not_begun(client.post(CHAT, json=TEXT), "the server is stopping")
+            assert_refused_before_work(client.post(CHAT, json=TEXT), "the server is stopping")
             assert client.get("/v1/models").status_code == 200
-            assert [each.result().status_code for each in requests.responses] == [200, 200]
+            assert [response.result().status_code for response in requests.responses] == [200, 200]
             assert requests.responses[0].result().json()["usage"]["completion_tokens"] == LONG["max_tokens"]
         assert requests.stream.is_complete
         assert requests.stream.received.endswith("data: [DONE]\n\n")
         assert watched.wait_until_gone() == ExitStatus.STOPPED
 
 
-def test_answers_that_take_too_long_are_cut_off_with_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_answers_beyond_the_drain_timeout_are_cut_off_with_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
     with started(served_checkpoint, tmp_path / "log", "--drain-timeout", "1") as watched:
         with requests_running(watched, ENDLESS, ENDLESS_SOUND) as requests:
             watched.server.process.terminate()
-            for each in requests.responses:
-                assert "stopped before this answer was complete" in error_of(each.result())["message"]
+            for response in requests.responses:
+                assert "stopped before this answer was complete" in error_of(response.result())["message"]
         *_, last = requests.stream.received.strip().split("\n\n")
         assert "stopped" in json.loads(last.removeprefix("data: "))["error"]["message"]
         assert watched.wait_until_gone() == ExitStatus.CUT_OFF
 
 
-def test_a_second_signal_ends_it_at_once(served_checkpoint: Path) -> None:
-    """On a full disk, moreover, where no line of the log can be written."""
+def test_a_second_signal_ends_the_server_at_once(served_checkpoint: Path) -> None:
+    """This holds even on a full disk, where no log line can be written."""
     with started(served_checkpoint, None) as watched:
         with requests_running(watched, ENDLESS) as requests:
             watched.server.process.terminate()
@@ -110,10 +110,10 @@ def test_a_second_signal_ends_it_at_once(served_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("part", ["keeper", "http"])
-def test_a_part_that_is_killed_or_hangs_takes_all_others_with_it(
+def test_a_part_that_is_killed_or_hangs_ends_all_others(
     part: str, number: signal.Signals, served_checkpoint: Path, tmp_path: Path
 ) -> None:
-    # A hanging keeper ends nothing by itself: the answer must outlast the wait for its heartbeat.
+    # A hanging keeper ends nothing itself: the answer must last until its heartbeat is found missing.
     body = ENDLESS if part == "keeper" else LONG
     with started(served_checkpoint, tmp_path / "log") as watched:
         with requests_running(watched, body) as requests:
@@ -134,7 +134,7 @@ def test_requests_in_a_server_whose_scheduler_hangs_get_an_error(served_checkpoi
         assert_part_failure_ends_server(watched, "sglang::scheduler", signal.SIGSTOP)
 
 
-def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_failed_warm_up_ends_the_server(served_checkpoint: Path, tmp_path: Path) -> None:
     with starting(served_checkpoint, tmp_path / "log", "--request-timeout-secs", "0.001") as watched:
         assert wait_for(lambda: "Started server process" in watched.server.output())
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -144,7 +144,7 @@ def test_a_warm_up_that_fails_ends_it(served_checkpoint: Path, tmp_path: Path) -
         assert "Uvicorn running" not in watched.server.output()
 
 
-def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_scheduler_that_dies_while_loading_ends_the_server(served_checkpoint: Path, tmp_path: Path) -> None:
     with starting(served_checkpoint, tmp_path / "log") as watched:
         assert wait_for(lambda: "Memory baseline taken" in watched.server.output())
         watched.record_resources()
@@ -153,7 +153,7 @@ def test_a_scheduler_that_dies_while_it_loads_ends_it(served_checkpoint: Path, t
 
 
 @pytest.mark.parametrize("line", ["server_args=", "Load weight begin", "Application startup complete", "kind=text"])
-def test_it_can_be_told_to_stop_while_it_starts(line: str, served_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_starting_server_can_be_stopped(line: str, served_checkpoint: Path, tmp_path: Path) -> None:
     with starting(served_checkpoint, tmp_path / "log") as watched:
         assert wait_for(lambda: line in watched.server.output())
         watched.record_resources()
@@ -174,10 +174,10 @@ def handle_and_stop(logger, record):
 
 logging.Logger.handle = handle_and_stop
 """
-"""Has the keeper told to stop when uvicorn has begun and the application has not, and goes no further by itself."""
+"""Sends the keeper SIGTERM after uvicorn has started and before the application has, and then blocks."""
 
 
-def test_it_can_be_told_to_stop_before_the_application_has_the_signals(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_server_can_be_stopped_before_the_application_starts(served_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(STOPS_ITSELF)
     with starting(served_checkpoint, tmp_path / "log", variables={"PYTHONPATH": str(tmp_path)}) as watched:
         assert watched.wait_until_gone() == ExitStatus.STOPPED

@@ -1,4 +1,4 @@
-"""A server with a certificate, behind a proxy that takes a prefix away."""
+"""A server with a certificate, behind a proxy that strips a path prefix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = {"Authorization": "Bearer user"}
 
 @pytest.fixture(scope="module")
 def secure(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a ready server whose certificate is its own authority's, and names another host."""
+    """Yield a client of a ready server with a self-signed certificate for another host name."""
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=speech.test"]
@@ -37,25 +37,25 @@ def secure(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
             yield client
 
 
-def test_routes_and_keys_are_those_without_a_prefix(secure: httpx.Client) -> None:
+def test_routes_and_keys_work_without_the_prefix(secure: httpx.Client) -> None:
     assert secure.get("/v1/models").status_code == 401
     assert secure.get("/v1/models", headers=KEY).json()["data"]
     assert secure.get("/speech/v1/models", headers=KEY).status_code == 404
 
 
-def test_a_large_body_is_taken_where_one_is_expected(secure: httpx.Client) -> None:
+def test_a_large_body_is_accepted_on_a_route_for_large_bodies(secure: httpx.Client) -> None:
     content = [{"type": "text", "text": "Hello."}]
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": 1, "padding": "x" * (1 << 17)}
     assert secure.post("/v1/chat/completions", json=body, headers=KEY).status_code == 200
 
 
-def test_the_page_and_what_it_loads_are_found(secure: httpx.Client) -> None:
+def test_the_page_and_its_scripts_are_served(secure: httpx.Client) -> None:
     assert secure.get("/", headers=KEY).status_code == 200
     assert secure.get("/page.js", headers=KEY).status_code == 200
 
 
 @pytest.mark.parametrize(("origin", "status"), [(None, 200), ("https://elsewhere.example", 403)])
-def test_pages_of_the_server_itself_are_answered(origin: str | None, status: int, secure: httpx.Client) -> None:
+def test_only_pages_of_the_server_itself_are_answered(origin: str | None, status: int, secure: httpx.Client) -> None:
     own = f"https://{secure.base_url.netloc.decode()}"
     answer = secure.get("/v1/models", headers={**KEY, "Origin": origin or own})
     assert answer.status_code == status

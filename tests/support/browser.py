@@ -1,4 +1,4 @@
-"""A real browser for tests of the page: a headless Chromium, where this machine has one."""
+"""A real browser for tests of the page: a headless Chromium, if one is installed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ expect.set_options(timeout=1000 * SECONDS)
 
 @contextmanager
 def browser_page(url: str, hosts: set[str], failures: list[str]) -> Iterator[Page]:
-    """A page of a new browser.
+    """Yield a page of a new browser.
 
     Args:
-        url: what it shows.
-        hosts: takes the hosts that it asks for something.
-        failures: takes the errors of its scripts.
+        url: the address to open.
+        hosts: collects the hosts to which the page sends requests.
+        failures: collects the errors of its scripts.
     """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS), timeout=1000 * SECONDS)
@@ -49,5 +49,5 @@ def browser_page(url: str, hosts: set[str], failures: list[str]) -> Iterator[Pag
 
 
 def json_of(request: Request) -> Any:
-    """The JSON that a request carries."""
+    """Return the JSON body of a request."""
     return json.loads(request.post_data or "")

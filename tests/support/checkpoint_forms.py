@@ -1,4 +1,4 @@
-"""One checkpoint in every form that people have: made by test code, from the tensors of a built one."""
+"""One checkpoint in every published form, written by test code from the tensors of a built checkpoint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ INFERENCE = {
 
 
 class Obstacle:
-    """What a trainer pickles beside its tensors; building it would leave a file behind."""
+    """An object that a trainer pickles with its tensors; unpickling it leaves a file behind."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -56,13 +56,13 @@ class Obstacle:
 
 
 def released_tensors(served: Path) -> dict[str, Tensor]:
-    """A built checkpoint's tensors, with the weights of the loss, as releases have them."""
+    """Return the tensors of a built checkpoint together with the loss weights that releases contain."""
     tensors = load_file(served / "model.safetensors")
     return {**tensors, "vocab_weight": torch.ones(len(tensors["model.embed_tokens.weight"]))}
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """A directory as Qwen3's on the hub."""
+    """Write a directory like Qwen3's on the hub."""
     folder.mkdir(parents=True)
     write_raw_tokenizer(folder, SPEC.text_vocab_size)
     qwen = {"model_type": "qwen3", "vocab_size": SPEC.text_vocab_size, "max_position_embeddings": 4096}
@@ -71,7 +71,7 @@ def write_tokenizer(folder: Path) -> Path:
 
 
 def write_train_config(folder: Path, name: str = "train.yaml", **discrete_audio: Any) -> Path:
-    """A training YAML, with changes to the codec's part."""
+    """Write a training YAML with changes to its codec section."""
     content = json.loads(json.dumps(TRAIN_CONFIG))
     content["multimodal_io"]["discrete_audio"] |= discrete_audio
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def write_train_config(folder: Path, name: str = "train.yaml", **discrete_audio:
 
 
 def write_release(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """As published: a YAML, a .pt, decoding defaults, and a page."""
+    """Write a release as it is published: a YAML file, a .pt file, decoding defaults and a README."""
     write_train_config(folder, "train_bagpiper_tts.yaml")
     torch.save({"module": dict(tensors)}, folder / "model.pt")
     (folder / "inference.yaml").write_text(yaml.safe_dump(INFERENCE))
@@ -90,29 +90,29 @@ def write_release(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
 
 
 def write_plain(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """A state dict and nothing else."""
+    """Write a plain state dict."""
     write_train_config(folder)
     torch.save(dict(tensors), folder / "weights.pt")
     return folder / "weights.pt"
 
 
 def write_deepspeed(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """DeepSpeed's model states in the folder of a step, the YAML in the folder above."""
+    """Write DeepSpeed's model states in a step's folder, and the YAML file in the folder above."""
     write_train_config(folder)
     step = folder / "checkpoints" / "step_20"
     step.mkdir(parents=True)
-    beside = {
+    others = {
         "optimizer": Obstacle(folder / "pwned"),
         "param_shapes": [{"a": torch.Size([2])}],
         "ds_version": "0.17",
         "lr_scheduler": [Obstacle(folder / "pwned"), {Obstacle(folder / "pwned")}],
     }
-    torch.save({"module": dict(tensors), **beside}, step / "mp_rank_00_model_states.pt")
+    torch.save({"module": dict(tensors), **others}, step / "mp_rank_00_model_states.pt")
     return step
 
 
 def write_distributed(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """A trainer's output: two complete steps and an unfinished one."""
+    """Write a trainer's output: two complete steps and an unfinished one."""
     write_train_config(folder)
     for step, scale in ((2, 0.0), (10, 1.0)):
         state: dict[str, Any] = {
@@ -136,13 +136,13 @@ def write_fork(
     hidden: bool = False,
     codec: str = "",
 ) -> Path:
-    """A directory as a fork of vLLM's converter writes it.
+    """Write a directory like the converter of a vLLM fork.
 
     Args:
-        name: model type: "bagpiper", or "speechlm" of the first fork.
-        with_codec: whether the codec's tensors are among the others.
-        hidden: whether Qwen's added tokens stand in the vocabulary alone.
-        codec: the codec's hub tag or directory.
+        name: the model type: "bagpiper", or "speechlm" for the first fork.
+        with_codec: whether the codec's tensors are included.
+        hidden: whether Qwen's added tokens appear only in the vocabulary.
+        codec: the hub tag or directory of the codec.
     """
     folder.mkdir(parents=True)
     config = SpeechLMConfig.from_pretrained(served)
@@ -153,8 +153,8 @@ def write_fork(
     _write_fork_config(folder, config, name, codec)
     _write_fork_tokenizer(folder, json.loads((served / "tokenizer.json").read_text()), config, name, hidden=hidden)
     if name == "speechlm":
-        qwens = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-        (folder / "special_tokens_map.json").write_text(json.dumps(qwens))
+        special_tokens = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+        (folder / "special_tokens_map.json").write_text(json.dumps(special_tokens))
     return folder
 
 
@@ -188,7 +188,7 @@ def _write_fork_config(folder: Path, config: SpeechLMConfig, name: str, codec: s
         "xcodec_hf_model_tag": codec or "hf-audio/xcodec-hubert-general",
     }
     (folder / "config.json").write_text(json.dumps(fields))
-    # As a chat model's: 300 is a piece of text here.
+    # Like a chat model's file, although ids such as 300 are ordinary text here.
     generation = {"bos_token_id": 1, "eos_token_id": [2, *range(256, 400)], "pad_token_id": 0}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
@@ -223,4 +223,4 @@ FORMS: dict[str, Callable[[Path, Mapping[str, Tensor]], Path]] = {
     "deepspeed": write_deepspeed,
     "distributed": write_distributed,
 }
-"""Forms that are converted: each writes the tensors into a new folder, and gives what a user would name."""
+"""Forms that need conversion: each function writes the tensors to a new folder and returns the path to convert."""

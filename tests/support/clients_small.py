@@ -1,4 +1,4 @@
-"""A small HTTP server that the clients are tried against: it refuses, fails, hangs and goes away as it is told."""
+"""A small HTTP server for tests of the clients: it refuses, fails, hangs and closes as scripted."""
 
 import base64
 import contextlib
@@ -20,12 +20,12 @@ from core.run import Work
 CLIENT = Path(__file__).parents[2] / "clients" / "client_audiogen_cfg.py"
 
 SECONDS = 300
-"""That a test waits at most for what takes a moment."""
+"""Maximum time that a test waits for something that normally takes a moment."""
 DEFAULTS = Defaults("x", ("audiogen_cfg",), port=9001, concurrency=4, output="x.jsonl", save_dir="sounds")
 
 
 def sound(frames: int) -> str:
-    """A WAV file in base64."""
+    """Return a silent WAV file in base64."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writing:
         writing.setnchannels(1)
@@ -48,20 +48,21 @@ OK: Reply = (200, {}, ANSWER)
 
 
 class ScriptedServer:
-    """A server that answers as it is told; several may follow one another on one port.
+    """A server with scripted replies; several may use the same port in turn.
 
     Attributes:
-        asked: the bodies of chat requests, in the order in which they came.
-        most: requests that were there at once.
+        bodies: the bodies of chat requests, in order of arrival.
+        most_at_once: the largest number of concurrent requests.
+        closed: set when the server is closed.
     """
 
     def __init__(self, behave: Callable[[int], Reply | None], port: int = 0) -> None:
-        """``behave`` is told the number of the request, from 0; None closes the connection without an answer."""
+        """Serve: ``behave`` maps a request's number, from 0, to a reply, or to None to close the connection."""
         self.bodies: list[Any] = []
         self.most_at_once = self._now = 0
         self._lock = threading.Lock()
         self.closed = threading.Event()
-        small = self
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -69,14 +70,14 @@ class ScriptedServer:
 
             def do_POST(self) -> None:
                 body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with small._lock:
-                    number = len(small.bodies)
-                    small.bodies.append(body)
-                    small._now += 1
-                    small.most_at_once = max(small.most_at_once, small._now)
+                with server._lock:
+                    number = len(server.bodies)
+                    server.bodies.append(body)
+                    server._now += 1
+                    server.most_at_once = max(server.most_at_once, server._now)
                 reply = behave(number)
-                with small._lock:
-                    small._now -= 1
+                with server._lock:
+                    server._now -= 1
                 if reply is not None:
                     self._answer(reply)
 
@@ -97,7 +98,7 @@ class ScriptedServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
-        """Go away; what hangs is let go, when nobody can come any more."""
+        """Stop listening, then release the requests that hang."""
         self._server.shutdown()
         self._server.server_close()
         self.closed.set()
@@ -105,42 +106,46 @@ class ScriptedServer:
 
 @contextlib.contextmanager
 def scripted_server(behave: Callable[[int], Reply | None]) -> Iterator[ScriptedServer]:
-    serving = ScriptedServer(behave)
+    """Yield a running server, closed at the end."""
+    server = ScriptedServer(behave)
     try:
-        yield serving
+        yield server
     finally:
-        serving.close()
+        server.close()
 
 
 _pictures: dict[Any, bytes] = {}
 
 
 def run_client(port: int, *options: str) -> int:
+    """Return the exit status of a client that answers ``in.jsonl``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.command.draw", _draw_once)
         return main(DEFAULTS, ["--port", str(port), "--input", "in.jsonl", *options])
 
 
 def _draw_once(works: Sequence[Work]) -> bytes:
-    """The picture of the first run that ended in this way: to draw it takes fifty times as long as to ask."""
+    """Return the picture of the first run with this outcome: drawing takes fifty times as long as the requests."""
     tallies = [work.results.tally for work in works]
-    way = tuple((bool(tally.seconds), bool(tally.failures), bool(tally.audio_seconds)) for tally in tallies)
-    if way not in _pictures:
-        _pictures[way] = draw(works)
-    return _pictures[way]
+    outcome = tuple((bool(tally.seconds), bool(tally.failures), bool(tally.audio_seconds)) for tally in tallies)
+    if outcome not in _pictures:
+        _pictures[outcome] = draw(works)
+    return _pictures[outcome]
 
 
 def records(name: str = "x.jsonl", *, torn: bool = False) -> list[Any]:
-    """The records of a file; ``torn``: without the last line, if it was not written to its end."""
+    """Return the records of a file; with ``torn``, skip a last line that is incomplete."""
     path = Path(name)
-    found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [orjson.loads(line) for line in found if not torn or line.endswith(b"\n")]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [orjson.loads(line) for line in lines if not torn or line.endswith(b"\n")]
 
 
 def lines(count: int) -> bytes:
-    """An input; each id stands on two lines."""
-    made = [{"example_id": f"id{n // 2 * 2}", "messages": [["user", "text", f"Say {n}."]]} for n in range(1, count + 1)]
-    return b"".join(orjson.dumps(line) + b"\n" for line in made)
+    """Return an input file in which each id appears on two lines."""
+    examples = [
+        {"example_id": f"id{n // 2 * 2}", "messages": [["user", "text", f"Say {n}."]]} for n in range(1, count + 1)
+    ]
+    return b"".join(orjson.dumps(line) + b"\n" for line in examples)
 
 
 def texts_of(bodies: list[Any]) -> list[str]:

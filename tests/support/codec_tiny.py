@@ -1,4 +1,4 @@
-"""A checkpoint folder with nothing but a tiny Xcodec in it, loud enough that a wrong code is heard."""
+"""A checkpoint folder that contains only a tiny Xcodec, loud enough for a wrong code to be audible."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HOP = 10
 
 
 def tiny_config(**changes: Any) -> SpeechLMConfig:
-    """A config that fits ``tiny_codec``, with ``changes``."""
+    """Return a config that matches ``tiny_codec``, with ``changes``."""
     fields = {"num_stream": NUM_STREAM, "codec_layer_size": CODEBOOK_SIZE + 1, "xcodec_hop_length": HOP}
     return SpeechLMConfig(**{**fields, **changes})
 
 
 def tiny_codec() -> Any:
-    """An XcodecModel with an odd and an even stride, 3 codebooks of 16 and 10 samples per code."""
+    """Return an XcodecModel with an odd and an even stride, 3 codebooks of 16 codes, and 10 samples per code."""
     from transformers import XcodecConfig, XcodecModel
 
     torch.manual_seed(0)
@@ -72,11 +72,11 @@ def write_checkpoint(folder: Path) -> Path:
 
 
 def random_codes(length: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """``[length, NUM_STREAM]`` codes."""
+    """Return codes ``[length, NUM_STREAM]``."""
     return np.random.default_rng(seed).integers(0, CODEBOOK_SIZE, (length, NUM_STREAM))
 
 
 def whole_decode(model: Any, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """What XcodecModel itself makes of ``[T, S]`` codes: ``[T * HOP]`` samples."""
+    """Return the samples ``[T * HOP]`` that XcodecModel itself decodes from ``[T, S]`` codes."""
     with torch.inference_mode():
         return model.decode(torch.from_numpy(codes.T[None])).audio_values[0, 0].numpy()

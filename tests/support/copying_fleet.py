@@ -1,4 +1,4 @@
-"""The launcher of a fleet whose workers begin as copies, like servers of tests: without the seconds of imports."""
+"""The launcher of a fleet whose workers are forked, like the tests' servers, to save the seconds of imports."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sglang_speechlm.process import ServerProcess
 from sglang_speechlm.process.child import Process
 from sglang_speechlm.process.parent import end_with_parent
 
-sys.path.append(str(Path(__file__).parent))  # behind all others: modules of tests have names that others have too
+sys.path.append(str(Path(__file__).parent))  # last: test modules share names with other modules
 from zygote import Zygote, connected, fork_launchers
 
 
 def main() -> None:
-    """Be the launcher, or a worker in a copy of it."""
-    here, there = connected()
+    """Run the launcher, or a worker in a fork of it."""
+    launcher_end, fork_end = connected()
     if os.fork() == 0:
         end_with_parent(signal.SIGKILL)
-        here.close()
-        fork_launchers(there)
+        launcher_end.close()
+        fork_launchers(fork_end)
         return
-    there.close()
-    zygote = Zygote(here)
+    fork_end.close()
+    zygote = Zygote(launcher_end)
 
     class Worker(ServerProcess):
         def _begin(self, command: list[str], _output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:

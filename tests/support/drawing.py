@@ -1,4 +1,4 @@
-"""Texts that a grammar allows, by ids drawn at random."""
+"""Random texts that a grammar allows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import random
 import xgrammar
 
 END = 256
-"""The id that ends a text; those below it are the bytes."""
+"""The id that ends a text; the ids below it are bytes."""
 _MOST_IDS = 600
 
 
 def compiler_of(vocabulary: list[bytes]) -> xgrammar.GrammarCompiler:
-    """A compiler of grammars for texts that consist of these pieces, by their ids."""
+    """Return a grammar compiler for a vocabulary: the bytes of each id."""
     info = xgrammar.TokenizerInfo(vocabulary, vocab_size=len(vocabulary), stop_token_ids=[END])
     return xgrammar.GrammarCompiler(info, cache_enabled=False)
 
 
 def random_text(grammar: xgrammar.CompiledGrammar, vocabulary: list[bytes], number: int) -> str | None:
-    """A text by ids drawn from the allowed ones, closing ones first; None if it does not end soon."""
+    """Return a text drawn from the allowed ids, with a preference for closing ones; None if it does not end soon."""
     matcher, draws = xgrammar.GrammarMatcher(grammar), random.Random(number)
     allowed = xgrammar.allocate_token_bitmask(1, len(vocabulary))
     text = b""
@@ -27,7 +27,7 @@ def random_text(grammar: xgrammar.CompiledGrammar, vocabulary: list[bytes], numb
         mask = allowed[0].tolist()
         ids = [index for index in range(len(vocabulary)) if mask[index // 32] >> (index % 32) & 1]
         closing = [index for index in ids if index in (*b'"]}', END)]
-        # Bytes that are no ASCII may make up no UTF-8, which a text shows as U+FFFD.
+        # Random non-ASCII bytes may be invalid UTF-8, which a text shows as U+FFFD.
         index = draws.choice(
             closing if closing and draws.random() < 0.2 + step / 200 else [i for i in ids if i < 128] or ids
         )

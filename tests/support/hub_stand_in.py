@@ -1,4 +1,4 @@
-"""The part of the hub's HTTP API that downloads go through, on the loopback, with a connection that breaks."""
+"""A stand-in on the loopback for the download part of the hub's HTTP API; its connections can break."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """Repositories by tag, each a folder.
+    """Repositories by tag.
 
     Attributes:
-        folders: tag to folder.
-        breaks: names of files whose next download ends after half of it.
-        requests: paths of all requests, with their Range.
-        url: for HF_ENDPOINT.
+        folders: the folder of each tag.
+        breaks: names of files whose next download ends half-way.
+        requests: the method, path and Range of each request.
+        url: the value for HF_ENDPOINT.
     """
 
     folders: dict[str, Path]
@@ -33,14 +33,14 @@ class Hub:
     url: str = ""
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._noted])
+        app = web.Application(middlewares=[self._log_request])
         for path in ("/api/models/{owner}/{name}", "/api/models/{owner}/{name}/revision/{revision}"):
             app.router.add_get(path, self._info)
         app.router.add_get("/{owner}/{name}/resolve/{revision}/{file:.*}", self._file)
         return app
 
     @web.middleware
-    async def _noted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _log_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self.requests.append(f"{request.method} {request.path} {request.headers.get('Range', '')}".strip())
         return await handler(request)
 
@@ -91,7 +91,7 @@ class Hub:
 
 @contextmanager
 def hub_of(folders: dict[str, Path]) -> Iterator[Hub]:
-    """A running stand-in."""
+    """Yield a running stand-in."""
     hub = Hub(folders)
     started = threading.Event()
     stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []

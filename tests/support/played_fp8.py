@@ -1,7 +1,7 @@
-"""The launcher on a CPU, with --quantization fp8 as on a GPU: SGLang quantizes the weights after it has loaded them.
+"""The launcher on a CPU with --quantization fp8 as on a GPU: SGLang quantizes the weights after loading them.
 
-Its two kernels, which quantize rows and multiply by quantized matrices, are played in plain torch. The weights that are
-served are written to a file beside the checkpoint.
+Plain torch replaces the two kernels that quantize rows and multiply by quantized matrices. The served weights are
+written to a file next to the checkpoint.
 """
 
 import runpy
@@ -19,18 +19,18 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 def written_weights(checkpoint: Path) -> Path:
-    """The file of the weights that a checkpoint is served with."""
+    """Return the file of the weights with which a checkpoint is served."""
     return checkpoint.with_name(f"{checkpoint.name}.served.safetensors")
 
 
 def quantize_rows(rows: torch.Tensor, _group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows [N, size] in fp8, and their scales, float32 [N, 1]."""
+    """Return the rows [N, size] in fp8 and their scales, float32 [N, 1]."""
     scales = rows.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-10) / LARGEST
     return (rows.float() / scales).to(torch.float8_e4m3fn), scales
 
 
 def multiply(input: Any, weight: Any, weight_scale: Any, **_: Any) -> torch.Tensor:
-    """The product of rows [N, K] with a matrix in fp8 [K, M] and its scales [1, M], as on a GPU of capability 8.0."""
+    """Return the product of rows [N, K] and an fp8 matrix [K, M] with scales [1, M], as on a GPU of capability 8.0."""
     product: torch.Tensor = (input.float() @ weight.float()) * weight_scale
     return product.to(input.dtype)
 
@@ -43,12 +43,12 @@ def _write_weights(_result: Any, runner: Any, *_: Any, **__: Any) -> None:
 
 
 def main() -> None:
-    """Be the launcher."""
-    played: Any = fp8
-    played._is_cpu = False
-    played.cutlass_fp8_supported = lambda: True
-    played.per_token_group_quant_fp8 = quantize_rows
-    played.apply_fp8_linear = multiply
+    """Run the launcher."""
+    patched: Any = fp8
+    patched._is_cpu = False
+    patched.cutlass_fp8_supported = lambda: True
+    patched.per_token_group_quant_fp8 = quantize_rows
+    patched.apply_fp8_linear = multiply
     options: Any = command_line
     options.refuse_quantization = lambda *_: None
     HookRegistry.register(

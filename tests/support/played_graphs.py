@@ -1,7 +1,7 @@
-"""The launcher on a CPU, with decode graphs as on a GPU: SGLang's own runner captures, pads, replays and slices.
+"""The launcher on a CPU with decode graphs as on a GPU: SGLang's own runner captures, pads, replays and slices.
 
-In place of a CUDA graph, its backend keeps the captured forward, which sees the runner's buffers alone, and runs it
-again. Every product with a head is logged, as ``head of ROWS ids``.
+Instead of a CUDA graph, the backend keeps the captured forward pass, which reads only the runner's buffers, and runs
+it again. Each product with a head is logged as ``head of N ids for M rows``.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SIZES = [2, 5, 12]
 
 
 class Replays(BaseCudaGraphBackend):
-    """Keeps what is captured, by its shape."""
+    """Keeps captured forward passes by shape."""
 
     def __init__(self) -> None:
         self._forwards: dict[Any, Callable[[], Any]] = {}
@@ -59,7 +59,7 @@ def _no_stream(**_: Any) -> Iterator[Any]:
 
 
 class PlayedRunner(runners.DecodeCudaGraphRunner):
-    """SGLang's runner, with events that have always happened."""
+    """SGLang's runner with events that are always complete."""
 
     @override
     def capture(self) -> None:
@@ -80,17 +80,17 @@ def _log_head(_self: Any, hidden: torch.Tensor, head: Any, *_: Any, **__: Any) -
 
 
 def main() -> None:
-    """Be the launcher."""
+    """Run the launcher."""
     os.environ["SGLANG_LOG_DECODE_GRAPH_KEY"] = "1"
     attention: Any = CpuAttention
     attention.init_cuda_graph_state = lambda *_: None
     attention.get_cuda_graph_seq_len_fill_value = lambda _self: 1
     attention.init_forward_metadata_out_graph = lambda self, batch, **_: self.init_forward_metadata(batch)
     attention.init_forward_metadata_in_graph = lambda *_: None
-    played: Any = runners
-    played.get_batch_sizes_to_capture = lambda *_, **__: (SIZES, [])
-    played.graph_capture = _no_stream
-    played.resolve_decode_backend = lambda _runner: Replays()
+    patched: Any = runners
+    patched.get_batch_sizes_to_capture = lambda *_, **__: (SIZES, [])
+    patched.graph_capture = _no_stream
+    patched.resolve_decode_backend = lambda _runner: Replays()
     HookRegistry.register(
         "sglang.srt.model_executor.model_runner.ModelRunner.init_cuda_graphs", _capture, HookType.AFTER
     )

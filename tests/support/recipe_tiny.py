@@ -1,4 +1,4 @@
-"""A recipe's work folder with one word, one question and one sentence in it."""
+"""The work folder of a recipe with one word, one question and one sentence."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files as browsers and telephones record them, written by FFmpeg's libraries."""
+"""Recordings as browsers and phones make them, written by FFmpeg's libraries."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FORMATS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 
 def recorded_file(name: str, samples: Any, *, film: bool = False, tracks: int = 1, codec: str | None = None) -> bytes:
-    """A file as FFmpeg writes it, with the same sound on each of its tracks; float32 [n, ...].
+    """Return a file written by FFmpeg with the same samples, float32 [n, ...], on each track.
 
-    An MP4 file has its index at its end, unless its name says otherwise.
+    An MP4 file has its index at the end, unless it is fragmented.
     """
     format, usual, options = FORMATS[name]
     out = io.BytesIO()

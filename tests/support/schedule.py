@@ -1,7 +1,7 @@
-"""Marks the tests that start no process, and orders the files of tests: the longest first.
+"""Pytest hooks that mark the tests that start no process, and run the longest files first.
 
-Both are hooks of pytest's, which ``conftest`` imports. ``--keep-durations`` writes this run's seconds for later runs;
-``--shuffle=SEED`` shows whether a test depends on another one.
+``conftest`` imports them. ``--keep-durations`` saves the durations of this run for later runs; ``--shuffle=SEED``
+reveals whether a test depends on another.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from typing import Any
 import pytest
 
 _DURATIONS = Path(__file__).with_name("durations.json")
-"""Seconds by file name, of a run of all tests on two cores; files below one second are left out."""
+"""Seconds by file name in a run of all tests on two cores; files below one second are left out."""
 _STARTERS = {"Popen", "Runner", "Server", "ServerProcess", "spawn", "subprocess"}
-"""Names of what begins a process, or watches one."""
+"""Names of classes and modules that start or watch a process."""
 _TESTS = str(Path(__file__).parents[1])
 _seconds: defaultdict[str, float] = defaultdict(float)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--keep-durations`` and ``--shuffle``."""
-    parser.addoption("--keep-durations", action="store_true", help=f"write this run's seconds to {_DURATIONS.name}")
-    parser.addoption("--shuffle", metavar="SEED", help="run files, and the tests in each, in an order of this seed")
+    parser.addoption(
+        "--keep-durations", action="store_true", help=f"save the durations of this run in {_DURATIONS.name}"
+    )
+    parser.addoption(
+        "--shuffle", metavar="SEED", help="run files, and the tests in each, in the random order of this seed"
+    )
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the units, and put the files in order."""
+    """Mark unit tests and order the files."""
     if (seed := config.option.shuffle) is not None:
-        # By digests, not by a generator: tests keep their places however many of them are chosen.
+        # Ordered by digests instead of a generator, so that the order does not depend on the selection.
         items.sort(key=lambda item: (_digest(seed, item.path.name), _digest(seed, item.nodeid)))
     else:
         durations: dict[str, float] = json.loads(_DURATIONS.read_text())
@@ -46,12 +50,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Add a phase of a test to the seconds of its file."""
+    """Add the duration of a test's phase to its file."""
     _seconds[Path(report.fspath).name] += report.duration
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the seconds, where it is asked for, in the process that gets all reports."""
+    """Save the durations, if requested, in the process that receives all reports."""
     if session.config.option.keep_durations and not hasattr(session.config, "workerinput"):
         kept = {name: round(seconds, 1) for name, seconds in sorted(_seconds.items()) if seconds >= 1}
         _DURATIONS.write_text(json.dumps(kept, indent=0) + "\n")
@@ -62,14 +66,14 @@ def _digest(seed: str, name: str) -> bytes:
 
 
 def _functions(item: Any) -> Iterator[Callable[..., Any]]:
-    """The test, and the fixtures that it uses."""
+    """Yield the test function and the fixtures that it uses."""
     yield item.function
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         yield from (definition.func for definition in definitions)
 
 
 def _starts_a_process(function: Callable[..., Any], seen: frozenset[Any] = frozenset()) -> bool:
-    """Whether a function of the tests, or one that it calls, names what begins a process."""
+    """Return whether a test function, or one that it calls, uses one of ``_STARTERS``."""
     function = inspect.unwrap(function)
     if not isinstance(function, FunctionType) or function in seen:
         return False

@@ -1,7 +1,7 @@
-"""A process that has imported what a server imports, and forks launchers: a start without the seconds of imports.
+"""A process that has imported a server's modules and forks launchers, which saves the seconds of imports.
 
-Run as a script by ``Zygote``. It has one thread, so that its copies are sound. Each copy has a parent of its own, which
-passes the exit status on. All of them end with the process that runs the tests: its end of the connection closes.
+``Zygote`` runs it as a script. It has one thread, so that it can be forked safely. Each launcher has a parent of its
+own, which reports the exit status. All of them end when the process that runs the tests closes the connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _READ_AGAIN = {
     "SGLANG_TEST_RETRACT": "TEST_RETRACT",
     "SGLANG_TEST_RETRACT_INTERVAL": "TEST_RETRACT_INTERVAL",
 }
-"""Variables that SGLang's scheduler reads when it is imported, and its names for what it read."""
+"""Variables that SGLang's scheduler reads on import, and the names of its constants."""
 _READ_LATE = {
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "PYTEST_CURRENT_TEST",
@@ -39,7 +39,7 @@ _READ_LATE = {
     "TMPDIR",
     *_READ_AGAIN,
 }
-"""Variables that may differ: nothing else reads them while it is imported."""
+"""Variables that may differ: no other module reads them on import."""
 _IMPORTED = (
     "sglang.srt.entrypoints.http_server",
     "sglang.srt.managers.scheduler",
@@ -50,11 +50,11 @@ _IMPORTED = (
 
 
 class Launched:
-    """A launcher, as ``subprocess.Popen`` would show it.
+    """A launcher with the interface of ``subprocess.Popen``.
 
     Attributes:
-        pid: its process id.
-        returncode: its exit status, negative for a signal; None while it runs, as far as is known.
+        pid: the process id.
+        returncode: the exit status, negative for a signal; None as long as no end is known.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -63,14 +63,14 @@ class Launched:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit status; None if it still runs."""
+        """Return the exit status, or None if it still runs."""
         try:
             return self.wait(0)
         except subprocess.TimeoutExpired:
             return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit status, once it has ended.
+        """Wait for its end and return the exit status.
 
         Raises:
             subprocess.TimeoutExpired: if it still runs after ``timeout`` seconds.
@@ -86,7 +86,7 @@ class Launched:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -100,10 +100,10 @@ class Launched:
 
 
 class Zygote:
-    """The process, seen by the tests; started when it is first needed.
+    """The tests' handle on the process, which starts at the first launch.
 
     Args:
-        connection: to a process that is there already.
+        connection: a connection to a process that already runs.
     """
 
     def __init__(self, connection: socket.socket | None = None) -> None:
@@ -111,33 +111,33 @@ class Zygote:
         self._environment: dict[str, str] = {}
 
     def can_run_with(self, environment: Mapping[str, str]) -> bool:
-        """Whether a copy would see these variables as a process does that begins with them."""
+        """Return whether a fork would see these variables like a new process started with them."""
         started = self._environment or {**os.environ, **_THREADS}
         names = started.keys() | environment.keys()
         return {name for name in names if started.get(name) != environment.get(name)} <= _READ_LATE
 
     def launch(self, command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]) -> Launched:
-        """Run a command ``python -m sglang_speechlm.launch ...`` in a session of its own, as a copy.
+        """Fork a process in its own session that runs ``python -m sglang_speechlm.launch ...``.
 
         Args:
-            command: its first three words are those.
-            environment: all of its variables.
-            outputs: descriptors of its standard output and error.
+            command: begins with the three words above.
+            environment: all of its environment variables.
+            outputs: file descriptors for standard output and standard error.
         """
         control = self._connection or self._start()
-        ours, theirs = socket.socketpair()
-        with theirs:
+        tests_end, launcher_end = socket.socketpair()
+        with launcher_end:
             message = json.dumps([list(command), dict(environment), os.getcwd()]).encode()
-            socket.send_fds(control, [message], [theirs.fileno(), *outputs])
-        return Launched(ours)
+            socket.send_fds(control, [message], [launcher_end.fileno(), *outputs])
+        return Launched(tests_end)
 
     def _start(self) -> socket.socket:
         self._environment = {**os.environ, **_THREADS}
-        self._connection, theirs = connected()
-        with theirs:
+        self._connection, zygote_end = connected()
+        with zygote_end:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, __file__, str(zygote_end.fileno())],
+                pass_fds=[zygote_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env=self._environment,
@@ -146,20 +146,20 @@ class Zygote:
 
 
 def main() -> None:
-    """Import, and fork launchers until the tests end. Returns in the copies only, where it has run one."""
+    """Import the modules and fork launchers until the tests end; returns only in a fork, after its launcher has run."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    _import_what_servers_need()
+    _import_server_modules()
     fork_launchers(control)
 
 
 def connected() -> tuple[socket.socket, socket.socket]:
-    """The ends of a new connection to a zygote: the tests' and its own."""
+    """Return both ends of a new connection: the tests' end and the zygote's."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def fork_launchers(control: socket.socket) -> None:
-    """Fork launchers until the connection is closed. Returns in the copies only, where it has run one."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies' parents
+    """Fork launchers until the connection is closed; returns only in a fork, after its launcher has run."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the launchers' parents
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 3)
         if not message:
@@ -172,19 +172,19 @@ def fork_launchers(control: socket.socket) -> None:
             os.close(descriptor)
 
 
-def _import_what_servers_need() -> None:
-    """Import no module of the product's, some of which choose a name for their process when they are imported."""
+def _import_server_modules() -> None:
+    """Import SGLang's modules, but none of the product's that set the process title on import."""
     gc.disable()
-    # As the launcher does before it imports SGLang; this imports "sglang_speechlm" first, which prepares the others.
+    # The launcher does this before it imports SGLang; it imports "sglang_speechlm" first, which prepares the others.
     import_module("sglang_speechlm.platform.torch_compiler").compile_nothing()
     for name in _IMPORTED:
         import_module(name)
     gc.freeze()
-    setproctitle("zygote of servers")  # which finds the room for titles while the variables are where they were
+    setproctitle("zygote of servers")  # it must find the space for titles before the environment variables move
 
 
 def _keep(message: bytes, status: int, *outputs: int) -> None:
-    """Fork the launcher, and pass its exit status on; returns in the launcher only, where it has run."""
+    """Fork the launcher and report its exit status; returns only in the launcher, after it has run."""
     from sglang_speechlm.process.parent import end_with_parent
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -204,7 +204,7 @@ def _keep(message: bytes, status: int, *outputs: int) -> None:
 
 
 def _launch(message: bytes, outputs: Sequence[int]) -> None:
-    """Be the command."""
+    """Run the command in this process."""
     command, environment, folder = json.loads(message)
     os.setsid()
     for standard, descriptor in enumerate(outputs, start=1):
@@ -212,7 +212,7 @@ def _launch(message: bytes, outputs: Sequence[int]) -> None:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    tempfile.tempdir = None  # of another TMPDIR
+    tempfile.tempdir = None  # cached from another TMPDIR
     scheduler, environ = (sys.modules[f"sglang.srt.{name}"] for name in ("managers.scheduler", "environ"))
     for variable, name in _READ_AGAIN.items():
         setattr(scheduler, name, getattr(environ.envs, variable).get())
@@ -224,5 +224,5 @@ def _launch(message: bytes, outputs: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # not this folder, whose modules have names that others have too
+    sys.path[0] = os.getcwd()  # not this folder: its modules share names with others
     main()

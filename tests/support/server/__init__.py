@@ -1,4 +1,4 @@
-"""Real servers for tests: started by configuration, asked over HTTP, compared with the reference."""
+"""Real servers for tests: configured, called over HTTP and compared with the reference."""
 
 import sglang_speechlm  # noqa: F401  (first: transformers' models import torchvision, which needs its operators)
 

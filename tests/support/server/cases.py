@@ -1,4 +1,4 @@
-"""Requests of every kind, as the reference takes them and as the body that a client sends."""
+"""Requests of every kind, for the reference and as the body that a client sends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG_TEXT = "Tell me, slowly and clearly, what the river said to the grey cat in
 
 @dataclass(frozen=True)
 class Case:
-    """A greedy request and what to call it."""
+    """A greedy request with a name."""
 
     name: str
     request: Request
@@ -27,9 +27,9 @@ class Case:
         return self.name
 
     def body(self, **speechlm: Any) -> dict[str, Any]:
-        """The body of POST /v1/chat/completions; ``speechlm`` goes to the object of that name."""
+        """Return the body of POST /v1/chat/completions; ``speechlm`` adds fields to the object of that name."""
         request = self.request
-        ours = {
+        fields = {
             "mode": "text_audio" if request.speak else None,
             "text": request.text,
             "text_max_tokens": request.text_max_tokens,
@@ -43,7 +43,7 @@ class Case:
             "messages": [{"role": role, "content": _content(parts)} for role, parts in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": 0,
-            "speechlm": {name: value for name, value in ours.items() if value is not None},
+            "speechlm": {name: value for name, value in fields.items() if value is not None},
         }
         if request.stop_token_ids:
             body["stop_token_ids"] = list(request.stop_token_ids)
@@ -51,7 +51,7 @@ class Case:
 
 
 def clip(number: int, seconds: float) -> np.ndarray:
-    """A sound, different for each number: float32 [n] at 16 kHz that 16-bit samples hold exactly."""
+    """Return a sound that depends on ``number``: float32 [n] at 16 kHz, exact in 16-bit samples."""
     random = np.random.default_rng(number)
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitches = random.uniform(80, 3000, size=4)
@@ -61,7 +61,7 @@ def clip(number: int, seconds: float) -> np.ndarray:
 
 
 def wav(samples: np.ndarray) -> str:
-    """A 16-bit WAV file in base64."""
+    """Return a 16-bit WAV file in base64."""
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return base64.b64encode(file.getvalue()).decode()
@@ -149,6 +149,6 @@ CASES: list[Case] = [
     _case("ends with the assistant", [_user(_text("Go on.")), _assistant("Once upon a time")], speak=True),
     _case("clip after text", [_user(_text("Listen to this:"), _clip(11, 2.6)), _user(_text("What was it?"))]),
 ]
-"""In an order in which neighbours differ in kind."""
+"""Ordered so that neighbours differ in kind."""
 
 BY_NAME: dict[str, Case] = {case.name: case for case in CASES}

@@ -1,4 +1,4 @@
-"""What tests ask of a running server."""
+"""A client for running servers, and helpers that read its responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Client:
-    """Speaks to one server. Usable from several threads."""
+    """Sends requests to one server; safe for use from several threads."""
 
     def __init__(self, url: str) -> None:
         limits = httpx.Limits(max_connections=AT_ONCE)
@@ -38,21 +38,21 @@ class Client:
         self.http.close()
 
     def post(self, path: str, body: Any) -> Any:
-        """The JSON that a POST gives; anything but a 200 fails the test."""
+        """Return the JSON response to a POST; fail unless the status is 200."""
         response = self.http.post(path, json=body)
         assert response.status_code == 200, f"{response.status_code}: {response.text}"
         return response.json()
 
     def chat(self, body: dict[str, Any]) -> Any:
-        """One answer, not streamed."""
+        """Return one answer, not streamed."""
         return self.post(CHAT, body)
 
     def chat_at_once(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
-        """The answers to requests that are all sent at the same time."""
+        """Return the answers to concurrent requests."""
         return self._at_once(CHAT, bodies)
 
     def stream(self, body: dict[str, Any]) -> list[Any]:
-        """The chunks of a streamed answer, which must end as it should."""
+        """Return the chunks of a streamed answer; fail unless it ends with [DONE]."""
         with self.http.stream("POST", CHAT, json={**body, "stream": True}) as response:
             response.read()
         assert response.status_code == 200, f"{response.status_code}: {response.text}"
@@ -62,16 +62,16 @@ class Client:
         return [json.loads(chunk) for chunk in chunks]
 
     def stream_at_once(self, bodies: Sequence[dict[str, Any]]) -> list[list[Any]]:
-        """The chunks of streamed answers that are all asked for at the same time."""
+        """Return the chunks of concurrent streamed answers."""
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return list(threads.map(self.stream, bodies))
 
     def generate(self, body: dict[str, Any]) -> Any:
-        """One stage by itself, through SGLang's own route: ``output_ids``, and ``meta_info.frames`` for audio."""
+        """Run one stage through SGLang's own route: ``output_ids``, and ``meta_info.frames`` for audio."""
         return self.post("/generate", body)
 
     def generate_at_once(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
-        """Stages that are all sent at the same time."""
+        """Run concurrent stages."""
         return self._at_once("/generate", bodies)
 
     def _at_once(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Any]:
@@ -79,18 +79,18 @@ class Client:
             return list(threads.map(lambda body: self.post(path, body), bodies))
 
     def clear_cache(self) -> None:
-        """Wait until the scheduler has nothing left to do, then empty its radix cache."""
-        assert wait_for(lambda: self.http.post("/flush_cache").status_code == 200), "it never got idle"
+        """Wait until the scheduler is idle, then empty its radix cache."""
+        assert wait_for(lambda: self.http.post("/flush_cache").status_code == 200), "the scheduler did not become idle"
 
     def load(self) -> dict[str, Any]:
-        """SGLang's load figures."""
+        """Return SGLang's load figures."""
         response = self.http.get("/v1/loads", params={"include": "core"})
         response.raise_for_status()
         loads: list[dict[str, Any]] = response.json()["loads"]
         return loads[0]
 
     def metrics(self) -> dict[Sample, float]:
-        """Every sample of our own metrics, by its name and its sorted labels."""
+        """Return the samples of the product's own metrics by name and sorted labels."""
         text = self.http.get("/metrics").text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return {
@@ -101,7 +101,7 @@ class Client:
 
 
 def open_request(url: str, body: dict[str, Any], path: str = CHAT, sent: float = 1.0) -> socket.socket:
-    """A connection on which a request, or the first part of it, was sent."""
+    """Open a connection and send a request, or the share ``sent`` of it."""
     content = json.dumps(body).encode()
     address = urlsplit(url)
     assert address.hostname is not None
@@ -115,7 +115,7 @@ def open_request(url: str, body: dict[str, Any], path: str = CHAT, sent: float =
 def raw_answer(
     url: str, method: str, target: str, *headers: str, body: bytes = b""
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (in lower case) and body of the answer to a request that is sent as it is written here."""
+    """Send a request exactly as written; return the response's status, headers (in lower case) and body."""
     address = urlsplit(url)
     assert address.hostname is not None
     lines = [f"{method} {target} HTTP/1.1", f"Host: {address.netloc}", *headers]
@@ -130,47 +130,47 @@ def raw_answer(
 
 
 def raw_status(url: str, method: str, target: str, *headers: str, body: bytes = b"") -> int:
-    """The status of such an answer."""
+    """Send a request exactly as written and return the status of the response."""
     return raw_answer(url, method, target, *headers, body=body)[0]
 
 
 def events_of(text: str) -> list[str]:
-    """The data of server-sent events."""
+    """Return the data of server-sent events."""
     lines = [line for line in text.split("\n\n") if line]
     assert all(line.startswith("data: ") for line in lines)
     return [line.removeprefix("data: ") for line in lines]
 
 
 def deltas_of(chunks: Sequence[Any], index: int = 0) -> list[Any]:
-    """The deltas of one choice of a stream."""
+    """Return the deltas of one choice of a stream."""
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return [choice["delta"] for choice in choices if choice["index"] == index]
 
 
 def pcm_of(chunks: Sequence[Any], index: int = 0) -> np.ndarray:
-    """The sound of one choice of a stream as a client puts it together: int16 [n]."""
+    """Return the sound of one choice of a stream, joined as a client does: int16 [n]."""
     pieces = [delta["audio"].get("data", "") for delta in deltas_of(chunks, index) if "audio" in delta]
     return np.frombuffer(b"".join(base64.b64decode(piece) for piece in pieces), "<i2")
 
 
 def message_of(response: Any) -> Any:
-    """The message of a response's only choice."""
+    """Return the message of a response's only choice."""
     (choice,) = response["choices"]
     return choice["message"]
 
 
 def samples_of(message: Any) -> np.ndarray:
-    """The answer's WAV as float32 [n]; it must be at 16 kHz, as the message says too."""
+    """Return the WAV file of an answer as float32 [n]; fail unless file and message declare 16 kHz."""
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(message["audio"]["data"])), dtype="float32")
     assert rate == message["audio"]["sample_rate"] == 16000
     return samples
 
 
 def assert_same_sound(found: np.ndarray, expected: np.ndarray, within: int = 1) -> None:
-    """Two answers to one request sound the same: int16, or float32 as ``samples_of`` gives it, ``[n]`` each.
+    """Fail unless two answers to one request sound the same: ``[n]`` int16, or float32 as from ``samples_of``.
 
-    The codec's sums depend on what it decodes together, and that on when codes come: a sample may round the other way,
-    and one that is resampled from several of them may be off by more: ``within`` steps of int16.
+    The codec's sums depend on which codes it decodes together, and so on timing: a sample may round the other way, and
+    a resampled one may differ by more. ``within`` is the tolerance in int16 steps.
     """
     found, expected = (
         np.rint(samples * 32768.0 if samples.dtype == np.float32 else samples).astype(np.int32)

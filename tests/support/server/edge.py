@@ -1,4 +1,4 @@
-"""An application of a few routes behind the edge, served by the HTTP protocol of servers and fronts."""
+"""A small application behind the edge, served with the HTTP protocol of servers and fronts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sglang_speechlm.server.edge.stack import behind_the_edge
 
 @contextlib.contextmanager
 def served_edge(keys: Keys | None = None, origins: Origins | None = None, keep_alive: int = 5) -> Iterator[str]:
-    """The URL of an application that is served behind the edge: its GET routes and POST /v1/chat/completions."""
+    """Serve an application behind the edge, with GET routes and POST /v1/chat/completions, and yield its URL."""
     app = behind_the_edge(
         Starlette(
             routes=[

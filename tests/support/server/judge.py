@@ -1,4 +1,4 @@
-"""A server's answers against the reference's, id by id."""
+"""Compares a server's answers with the reference, id by id."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .cases import Case
 from .client import Client
 
 MARGIN = 1e-3
-"""Of the best logit over the second, at every step of every answer. Float32 rounding is 5e-5 here, so that no
-comparison of ids is ever too close to call; a checkpoint that has a smaller one needs another seed."""
+"""Minimum lead of the best logit over the second at every step of every answer. Float32 rounding is 5e-5 here, so no
+comparison of ids is too close to call; a checkpoint with a smaller margin needs another seed."""
 
 _FRAMES = 40
-"""Frames that are judged by their regrets."""
+"""Number of frames whose regrets are computed."""
 
 
 class Judge:
-    """Compares with one reference, which answers each case once."""
+    """Compares with one reference, which computes the answer to each case only once."""
 
     def __init__(self, reference: Reference, margin: float = MARGIN) -> None:
         self.reference, self._margin = reference, margin
@@ -29,29 +29,29 @@ class Judge:
 
     @classmethod
     def load(cls, checkpoint: Path, margin: float = MARGIN) -> Judge:
-        """A judge with the reference of a served directory."""
+        """Load the reference of a served directory."""
         return cls(Reference.load(checkpoint), margin)
 
     def answer(self, case: Case, text_ids: Sequence[int] = (), codes: np.ndarray | None = None) -> Answer:
-        """The reference's answer, which is there sooner if the ids of it are guessed rightly."""
+        """Return the reference's answer, which is computed faster if ``text_ids`` and ``codes`` are its ids."""
         if case.name not in self._answers:
             self._answers[case.name] = self.reference.answer(case.request, text_ids, codes)
         return self._answers[case.name]
 
     def compare(self, cases: Sequence[Case], responses: Sequence[Any]) -> int:
-        """How many ids were compared; the test fails where one differs."""
+        """Return the number of ids compared; fail if any differs."""
         return sum(self._compare(case, response) for case, response in zip(cases, responses, strict=True))
 
     def _compare(self, case: Case, response: Any) -> int:
         (choice,) = response["choices"]
         message, usage = choice["message"], response["usage"]
-        said = message["speechlm"]
-        codes = np.array(said["codes"] or [], dtype=np.int64).reshape(-1, self.reference.ids.num_stream)
-        answer = self.answer(case, said["text_ids"], codes)
+        extension = message["speechlm"]
+        codes = np.array(extension["codes"] or [], dtype=np.int64).reshape(-1, self.reference.ids.num_stream)
+        answer = self.answer(case, extension["text_ids"], codes)
         place = f"in {case.name!r}"
         assert answer.margin > self._margin, place
 
-        assert said["text_ids"] == answer.text_ids, f"text {place}"
+        assert extension["text_ids"] == answer.text_ids, f"text {place}"
         content = case.request.text or self.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True)
         assert message["content"] == content, place
         expected = answer.codes if answer.codes is not None else codes[:0]
@@ -67,7 +67,7 @@ class Judge:
         assert usage["completion_tokens_details"]["audio_tokens"] == frames, place
         if case.request.speak:
             assert (message["audio"] is not None) == (len(expected) > 0), place
-            assert any("no audio" in warning for warning in said["warnings"]) == (len(expected) == 0), place
+            assert any("no audio" in warning for warning in extension["warnings"]) == (len(expected) == 0), place
         else:
             assert "audio" not in message, place
         return len(answer.text_ids) + codes.size
@@ -91,7 +91,7 @@ def regrets(client: Client, reference: Reference, case: Case, text_ids: list[int
 
 
 def _raw_frames(client: Client, reference: Reference, case: Case, text_ids: list[int]) -> np.ndarray:
-    """Return raw frames [F, num_stream], the one of eos left out, of an audio stage by itself."""
+    """Return raw frames [F, num_stream] of a single audio stage, without the frame of eos."""
     request, ids = case.request, reference.ids
     before = [int(row[0]) for row in reference.prompt(request.messages)]
     least = ids.num_stream if request.audio_min_frames is None else request.audio_min_frames

@@ -1,4 +1,4 @@
-"""A server's life for tests: what it has made is known, so that nothing can be left of it unseen."""
+"""Servers whose processes, temporary files and shared memory are recorded, to check that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ ENDLESS_SOUND = {
 
 
 class ServerWithFullDisk(Server):
-    """Writes its log to a full disk."""
+    """A server that writes its log to a full disk."""
 
     def __init__(self, model: Path, options: Sequence[str], environment: Mapping[str, str]) -> None:
         super().__init__(model, Path("/dev/full"), options, environment=environment)
 
     def output(self) -> str:
-        return "(nothing could be written)"  # reading the device would not end
+        return "(nothing could be written)"  # reading /dev/full never ends
 
 
 @dataclass
 class WatchedServer:
-    """A server, what it has made by now, and what it answered to requests that were under way."""
+    """A server, its folder for temporary files, and its recorded processes and shared memory."""
 
     server: Server
     folder: Path
@@ -55,7 +55,7 @@ class WatchedServer:
     shared_memory: set[str] = field(default_factory=set)
 
     def record_resources(self) -> None:
-        """Take note of its processes and of the shared memory that they use."""
+        """Record its processes and the shared memory that they use."""
         keeper = psutil.Process(self.server.process.pid)
         self.processes = [keeper, *keeper.children(recursive=True)]
         for process in self.processes:
@@ -63,7 +63,7 @@ class WatchedServer:
                 self.shared_memory |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text()))
 
     def part(self, name: str) -> psutil.Process:
-        """One of its processes, the last one of that name."""
+        """Return one of its recorded processes; of several with this name, the last."""
         if name == "keeper":
             return self.processes[0]
         if name == "http":
@@ -71,7 +71,7 @@ class WatchedServer:
         return [process for process in self.processes if name in command_of(process)][-1]
 
     def wait_until_gone(self) -> int:
-        """Its exit status; fails if anything is left of it."""
+        """Wait for its end and return the exit status; fail if anything is left behind."""
         status = self.server.process.wait(SECONDS)
         _, alive = psutil.wait_procs(self.processes, timeout=SECONDS)
         assert alive == []
@@ -86,8 +86,8 @@ class WatchedServer:
 def starting(
     model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None
 ) -> Iterator[WatchedServer]:
-    """A server that is being started, with a folder for temporary files of its own. Without a log its disk is full."""
-    folder = Path(tempfile.mkdtemp(prefix="life-", dir="/tmp"))  # short: the names of sockets are bounded
+    """Yield a starting server with its own folder for temporary files; if ``log`` is None, its disk is full."""
+    folder = Path(tempfile.mkdtemp(prefix="life-", dir="/tmp"))  # short, because socket paths have a maximum length
     environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), **(variables or {})}
     options = (*_POOL, *options)
     server = (
@@ -97,14 +97,14 @@ def starting(
         yield WatchedServer(server, folder)
     finally:
         server.stop()
-        shutil.rmtree(folder, ignore_errors=True)  # of a server that failed its test, something may be left
+        shutil.rmtree(folder, ignore_errors=True)  # a server that failed its test may leave files behind
 
 
 @contextlib.contextmanager
 def started(
     model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None
 ) -> Iterator[WatchedServer]:
-    """A server that is ready."""
+    """Yield a ready server whose resources are recorded."""
     with starting(model, log, *options, variables=variables) as watched:
         watched.server.wait_until_ready()
         watched.record_resources()
@@ -119,7 +119,7 @@ def client_of(watched: WatchedServer) -> httpx.Client:
 
 @dataclass
 class StreamedAnswer:
-    """What came of a streamed answer."""
+    """The received part of a streamed answer."""
 
     started: threading.Event = field(default_factory=threading.Event)
     received: str = ""
@@ -128,7 +128,7 @@ class StreamedAnswer:
 
 @dataclass
 class RunningRequests:
-    """Requests that are under way: whole answers (or what was raised), and a stream."""
+    """Running requests: their complete responses or exceptions, and a stream."""
 
     responses: list[Future[httpx.Response]]
     stream: StreamedAnswer
@@ -136,7 +136,7 @@ class RunningRequests:
 
 @contextlib.contextmanager
 def requests_running(watched: WatchedServer, *bodies: dict[str, Any]) -> Iterator[RunningRequests]:
-    """Ask for whole answers and for a stream of the first, all of which are being made when this is entered."""
+    """Send requests, and the first as a stream too; yield when all of them run."""
     stream = StreamedAnswer()
 
     def read() -> None:
@@ -163,14 +163,14 @@ def requests_running(watched: WatchedServer, *bodies: dict[str, Any]) -> Iterato
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
-    """Of an answer that failed through no fault of the request."""
+    """Return the error of a 503 response."""
     assert response.status_code == 503, response.text
     error: dict[str, Any] = response.json()["error"]
     return error
 
 
 def assert_part_failure_ends_server(watched: WatchedServer, part: str, number: signal.Signals) -> None:
-    """Kill or stop a part while requests are under way: they get an error, and nothing of the server is left."""
+    """Kill or stop a part during requests: they get an error, and nothing of the server is left behind."""
     with requests_running(watched, ENDLESS, ENDLESS_SOUND) as requests:
         watched.part(part).send_signal(number)
         if number == signal.SIGSTOP:

@@ -1,4 +1,4 @@
-"""Servers for tests: the product's own workers, on one thread each, since many of them share few cores."""
+"""Servers for tests: the product's own workers with one thread each, because many of them share few cores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SECONDS = 300
-"""That a test waits at most for what takes a moment on a machine that does nothing else."""
+"""Maximum time that a test waits for something that takes a moment on an idle machine."""
 LAUNCHER = "sglang_speechlm.launch"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -40,9 +40,9 @@ _zygote = Zygote()
 
 
 class Server(ServerProcess):
-    """A worker that begins as a copy where it can, and by its command line otherwise: with variables of its own.
+    """A worker that is forked where its environment allows, and otherwise started by its command line.
 
-    Another ``launcher`` is a module that becomes the product's after it has changed what it needs.
+    ``launcher`` may name a module that patches something and then runs the product's launcher.
     """
 
     def __init__(self, *args: Any, launcher: str = LAUNCHER, **options: Any) -> None:
@@ -51,28 +51,28 @@ class Server(ServerProcess):
 
     def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
         command = [self._launcher if word == LAUNCHER else word for word in command]
-        if not _is_copied_with(environment):
+        if not _can_fork(environment):
             return super()._begin(command, output, environment)
         outputs = (output.fileno(), output.fileno()) if output is not None else (1, 2)
         return _zygote.launch(command, environment, outputs)
 
 
 def launch(arguments: Sequence[str], output: IO[bytes]) -> Process:
-    """A launcher with these arguments alone, begun as a copy where it can; ``output`` gets all that it prints."""
+    """Start a launcher with exactly these arguments, forked where possible; ``output`` receives all that it prints."""
     command = [sys.executable, "-m", LAUNCHER, *arguments]
     environment = {**os.environ, **_ONE_THREAD}
-    if not _is_copied_with(environment):
+    if not _can_fork(environment):
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     return _zygote.launch(command, environment, (output.fileno(), output.fileno()))
 
 
-def _is_copied_with(environment: Mapping[str, str]) -> bool:
+def _can_fork(environment: Mapping[str, str]) -> bool:
     return not torch.cuda.is_available() and _zygote.can_run_with(environment)
 
 
 @contextlib.contextmanager
 def launching(model: Path, log: Path, *options: str) -> Iterator[Server]:
-    """A server that is not expected to come up; stopped at the end."""
+    """Yield a server without waiting for it to become ready; stopped at the end."""
     server = Server(model, log, options, environment=_ONE_THREAD)
     try:
         yield server
@@ -84,7 +84,7 @@ def launching(model: Path, log: Path, *options: str) -> Iterator[Server]:
 def serving(
     model: Path, log: Path, *options: str, environment: Mapping[str, str] | None = None, launcher: str = LAUNCHER
 ) -> Iterator[Server]:
-    """A ready server, stopped at the end."""
+    """Yield a ready server, stopped at the end."""
     server = Server(model, log, options, environment={**_ONE_THREAD, **(environment or {})}, launcher=launcher)
     try:
         server.wait_until_ready()
@@ -94,14 +94,14 @@ def serving(
 
 
 def command_of(process: psutil.Process) -> str:
-    """A process's command line; nothing if it has ended, as short-lived ones do at any moment."""
+    """Return the command line of a process, or an empty string if it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline())
     return ""
 
 
 def listening_addresses(pid: int) -> set[str]:
-    """The addresses at which a process and everything below it listen for TCP connections, without their ports."""
+    """Return the addresses, without ports, at which a process and its descendants listen for TCP connections."""
     keeper = psutil.Process(pid)
     addresses: set[str] = set()
     for process in (keeper, *keeper.children(recursive=True)):
@@ -112,7 +112,7 @@ def listening_addresses(pid: int) -> set[str]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
-    """Whether ``condition`` came true within ``seconds``."""
+    """Return whether ``condition`` becomes true within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
