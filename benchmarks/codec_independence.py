@@ -56,19 +56,25 @@ async def _frames_are_spoken(client: httpx.AsyncClient) -> None:
 async def _measure(url: str, answers: int, frames: int, tokens: int, rounds: int) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         await _text_rate(client, tokens)
-        alone = [await _text_rate(client, tokens) for _ in range(rounds)]
+        rates_alone = [await _text_rate(client, tokens) for _ in range(rounds)]
         speaking = [asyncio.create_task(_answer(client, number, frames)) for number in range(answers)]
         await _frames_are_spoken(client)
-        beside = []
+        rates_while_decoding = []
         while not all(task.done() for task in speaking):
-            beside.append(await _text_rate(client, tokens))
+            rates_while_decoding.append(await _text_rate(client, tokens))
         await asyncio.gather(*speaking)
         afterwards = [await _text_rate(client, tokens) for _ in range(rounds)]
     return {
-        "text_tokens_per_s_alone": round(statistics.median(alone + afterwards), 1),
-        "text_tokens_per_s_while_decoding": round(statistics.median(beside[:-1] or beside), 1),
-        "rate_kept": round(statistics.median(beside[:-1] or beside) / statistics.median(alone + afterwards), 3),
-        "texts_meanwhile": len(beside),
+        "text_tokens_per_s_alone": round(statistics.median(rates_alone + afterwards), 1),
+        "text_tokens_per_s_while_decoding": round(
+            statistics.median(rates_while_decoding[:-1] or rates_while_decoding), 1
+        ),
+        "rate_kept": round(
+            statistics.median(rates_while_decoding[:-1] or rates_while_decoding)
+            / statistics.median(rates_alone + afterwards),
+            3,
+        ),
+        "texts_meanwhile": len(rates_while_decoding),
     }
 
 

@@ -96,7 +96,7 @@ async def _round(url: str, kind: str, listeners: int, length: int) -> tuple[int,
 
 
 def _prefill_share(log: str) -> float:
-    """Return the share of prefills in the steps that a part of a server's log tells of."""
+    """Return the share of prefills in the steps that a part of a server's log reports."""
     prefills, decodes = log.count("Prefill batch"), _DECODES_PER_LINE * log.count("Decode batch")
     return prefills / (prefills + decodes)
 

@@ -18,7 +18,7 @@ class CodecError(RuntimeError):
 
 
 class Channel(Protocol):
-    """What a stream needs of the codec process that decodes it."""
+    """The connection to the codec process, as a stream uses it."""
 
     def send(self, message: Request) -> None:
         """Queue a message for the codec process."""

@@ -1,4 +1,4 @@
-"""Which slices of an answer's codes are decoded, and which part of each slice is emitted.
+"""Plan which slices of an answer's codes are decoded, and which part of each slice is emitted.
 
 The codec's decoder is convolutional: a sample depends on a bounded number of codes to its left and right. A slice
 with that much context beyond the emitted part yields exactly the samples of a whole decode. At the true ends, the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Context:
-    """How many codes on each side of the emitted ones the emitted samples depend on."""
+    """The numbers of codes before and after the emitted ones on which the emitted samples depend."""
 
     left: int
     right: int

@@ -31,7 +31,7 @@ _PASSED = frozenset(
 these is dropped because ``Connection`` names it."""
 _NOT_PASSED_BACK = frozenset(
     (
-        # RFC 9110, 7.6.1; and headers that are set anew: the front's own request does not come from a page.
+        # RFC 9110, 7.6.1; and headers that are replaced: the front's own request does not come from a page.
         "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
         "date", "server", "vary", logs.REQUEST_ID_HEADER,
     )

@@ -111,33 +111,37 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     """Add the options of ``OwnOptions``."""
     own = OwnOptions()
 
-    def add(name: str, kind: Callable[[str], Any], default: Any, said: str, **more: Any) -> None:
-        parser.add_argument(name, type=kind, default=default, help=said, **more)
+    def add(name: str, kind: Callable[[str], Any], default: Any, help_text: str, **more: Any) -> None:
+        parser.add_argument(name, type=kind, default=default, help=help_text, **more)
 
-    said = "names that requests may use for the model; answers use the first (default: from --model-path)"
-    add("--served-model-name", named, own.served_names, said, nargs="+", metavar="NAME")
-    said = "further names that requests may use for the model, such as tts-1 or gpt-4o-audio-preview; all are listed"
-    add("--model-alias", named, own.aliases, said, nargs="+", metavar="NAME")
-    said = "accept any model name in requests, for applications whose names cannot be changed"
-    parser.add_argument("--any-model", action="store_true", help=said)
-    said = "torch device of the codec process (default: %(default)s: a GPU if there is one)"
-    add("--codec-device", str, own.codec_device, said, metavar="DEVICE")
-    said = "CPU threads of the codec process (default: %(default)s)"
-    add("--codec-threads", _count, own.codec_threads, said, metavar="N")
-    said = "sample rate in Hz of raw PCM unless a request sets one (default: %(default)s); files have the codec's rate"
-    add("--output-sample-rate", _rate, own.output_sample_rate, said, metavar="HZ")
-    said = f"prompt preset: {', '.join(BUILT_IN)}, or a file (default: the checkpoint's preset.json, else default)"
-    add("--preset", str, None, said, metavar="NAME|FILE")
+    help_text = "names that requests may use for the model; answers use the first (default: from --model-path)"
+    add("--served-model-name", named, own.served_names, help_text, nargs="+", metavar="NAME")
+    help_text = (
+        "further names that requests may use for the model, such as tts-1 or gpt-4o-audio-preview; all are listed"
+    )
+    add("--model-alias", named, own.aliases, help_text, nargs="+", metavar="NAME")
+    help_text = "accept any model name in requests, for applications whose names cannot be changed"
+    parser.add_argument("--any-model", action="store_true", help=help_text)
+    help_text = "torch device of the codec process (default: %(default)s: a GPU if there is one)"
+    add("--codec-device", str, own.codec_device, help_text, metavar="DEVICE")
+    help_text = "CPU threads of the codec process (default: %(default)s)"
+    add("--codec-threads", _count, own.codec_threads, help_text, metavar="N")
+    help_text = (
+        "sample rate in Hz of raw PCM unless a request sets one (default: %(default)s); files have the codec's rate"
+    )
+    add("--output-sample-rate", _rate, own.output_sample_rate, help_text, metavar="HZ")
+    help_text = f"prompt preset: {', '.join(BUILT_IN)}, or a file (default: the checkpoint's preset.json, else default)"
+    add("--preset", str, None, help_text, metavar="NAME|FILE")
     kinds: tuple[tuple[str, type[Any]], ...] = (("speech", SpeechTemplate), ("transcription", TranscriptionTemplate))
     for route, kind in kinds:
-        said = f"prompt template for a {route}, instead of the preset's"
-        add(f"--{route}-template", _from_path(partial(load_template, kind)), None, said, metavar="FILE")
-    said = "JSON file of additional voices (name: description), for a checkpoint that follows descriptions"
-    add("--voices", _from_path(load_voices), None, said, metavar="FILE")
-    said = "how thinking is marked in a text, instead of the preset's reasoning (default: auto, the preset's)"
-    add("--reasoning-parser", str, "auto", said, choices=("auto", *thinking.PARSERS))
-    said = "how a text calls functions, instead of the preset's tools (default: auto, the preset's)"
-    add("--tool-call-parser", str, "auto", said, choices=("auto", *tools.PARSERS))
+        help_text = f"prompt template for a {route}, instead of the preset's"
+        add(f"--{route}-template", _from_path(partial(load_template, kind)), None, help_text, metavar="FILE")
+    help_text = "JSON file of additional voices (name: description), for a checkpoint that follows descriptions"
+    add("--voices", _from_path(load_voices), None, help_text, metavar="FILE")
+    help_text = "how thinking is marked in a text, instead of the preset's reasoning (default: auto, the preset's)"
+    add("--reasoning-parser", str, "auto", help_text, choices=("auto", *thinking.PARSERS))
+    help_text = "how a text calls functions, instead of the preset's tools (default: auto, the preset's)"
+    add("--tool-call-parser", str, "auto", help_text, choices=("auto", *tools.PARSERS))
     add(
         "--allowed-media-domains",
         complaining(parse_hosts),
@@ -146,15 +150,15 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         "listed itself",
         metavar="HOST[:PORT],...",
     )
-    said = "directory whose files file: URLs in audio_url parts may name (default: none)"
-    add("--allowed-media-path", _from_path(_directory), None, said, metavar="DIR")
+    help_text = "directory whose files file: URLs in audio_url parts may name (default: none)"
+    add("--allowed-media-path", _from_path(_directory), None, help_text, metavar="DIR")
     add_shared_options(parser)
     add("--max-clips", _count, own.max_clips, "maximum audio clips per request (default: %(default)s)", metavar="N")
-    said = "maximum spoken answers kept for later messages to refer to, for an hour (default: %(default)s)"
-    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, said, metavar="N")
+    help_text = "maximum spoken answers kept for later messages to refer to, for an hour (default: %(default)s)"
+    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, help_text, metavar="N")
     mebibytes = own.max_kept_bytes // MEBIBYTE
-    said = "maximum total size of kept answers in MiB (default: %(default)s)"
-    add("--max-kept-mib", positive, mebibytes, said, metavar="N")
+    help_text = "maximum total size of kept answers in MiB (default: %(default)s)"
+    add("--max-kept-mib", positive, mebibytes, help_text, metavar="N")
 
 
 def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:

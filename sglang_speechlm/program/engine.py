@@ -36,7 +36,7 @@ class StageRefused(Exception):
 
     @property
     def is_temporary(self) -> bool:
-        """Whether a retry may succeed, repeats no work, and is in nobody's way."""
+        """Whether a retry may succeed, repeats no work, and is still wanted."""
         return self.status != 400 and not self.begun and not self.aborted
 
 

@@ -8,11 +8,11 @@ from itertools import pairwise
 from sglang_speechlm.prompt.words import is_speakable
 
 _SENTENCE_END = re.compile(
-    r"""(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.) # after initials and titles, the sentence goes on
+    r"""(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.) # after initials and titles, the sentence continues
     (?<=[.!?…:;]) ["'”’»)\]]* \s+ | (?<=[。！？｡]) ["'”’»」』)\]]* | \n\s*""",
     re.VERBOSE,
 )
-"""No part of it begins with white space: a long run of that would be searched anew from each of its characters."""
+"""No part of it begins with white space: a long run of it would be searched again from each of its characters."""
 _CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[，、；：])")
 
 

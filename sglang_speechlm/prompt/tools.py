@@ -1,4 +1,4 @@
-"""Calls of functions: how a model is told which there are, and how its text contains calls and reads their results.
+"""Function calls: how they are described to a model, how its text contains them, and how it reads their results.
 
 The form is that of Hermes and Qwen3: JSON between tags.
 """
@@ -51,7 +51,7 @@ class Function:
 
 @dataclass(frozen=True)
 class CallRules:
-    """What a text may call.
+    """The functions that a text may call.
 
     Attributes:
         functions: at least one.

@@ -1,4 +1,4 @@
-"""Which requests send their output to the HTTP process after a step."""
+"""Decide which requests send their output to the HTTP process after a step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _is_due(req: Req) -> bool:
     if not stage.pieces or req.finished_reason is not None:
         return True
     frames = len(req.output_ids)
-    if frames < getattr(req, "speechlm_due", 1):  # the first frame is sent at once: it tells that the sound has begun
+    if frames < getattr(req, "speechlm_due", 1):  # the first frame is sent at once: it shows that the sound has begun
         return False
     req.speechlm_due = stage.next_output(frames)
     return True

@@ -1,4 +1,4 @@
-"""What a step has drawn: frames for SGLang to copy with the tokens, and what the detokenizer sees of them."""
+"""The results of a step: frames for SGLang to copy with the tokens, and what the detokenizer sees of them."""
 
 from __future__ import annotations
 

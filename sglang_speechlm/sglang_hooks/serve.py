@@ -26,7 +26,7 @@ def _detect(request: ServeRequest) -> ServeBackendDetection:
     """Look into the config of a local directory; a checkpoint that must be converted is not recognised."""
     try:
         config = json.loads((Path(request.model_path or "") / "config.json").read_bytes())
-        ours = config["model_type"] in MODEL_TYPES
+        is_speechlm = config["model_type"] in MODEL_TYPES
     except (OSError, ValueError, KeyError, TypeError):
         return ServeBackendDetection.UNKNOWN
-    return ServeBackendDetection.MATCH if ours else ServeBackendDetection.NO_MATCH
+    return ServeBackendDetection.MATCH if is_speechlm else ServeBackendDetection.NO_MATCH

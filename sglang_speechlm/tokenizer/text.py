@@ -21,7 +21,7 @@ _PIECE = 16_384
 _CUT_IDS = 64
 """More ids than the cut at the end of a piece adds."""
 _TOO_MANY = 8
-"""A text with so many times the allowed ids is not encoded to its end; whoever needs the ids refuses a shorter one."""
+"""A text with this many times the allowed ids is not encoded completely; the caller refuses shorter ones."""
 
 _BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
 

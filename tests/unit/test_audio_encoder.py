@@ -110,20 +110,20 @@ def test_features_do_not_depend_on_other_clips() -> None:
 
 
 @pytest.mark.parametrize(("n_window", "n_window_infer", "window"), [(50, 800, 104), (100, 400, 50)])
-def test_attention_never_looks_beyond_its_window(n_window: int, n_window_infer: int, window: int) -> None:
-    seen: list[int] = []
+def test_attention_is_limited_to_its_window(n_window: int, n_window_infer: int, window: int) -> None:
+    key_counts: list[int] = []
 
     class AttentionWatch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is functional.scaled_dot_product_attention:
-                seen.append(args[1].shape[2])
+                key_counts.append(args[1].shape[2])
             return func(*args, **(kwargs or {}))
 
     module = encoder(n_window, n_window_infer)
     with AttentionWatch():
         length = len(module(clip(3000)))
-    assert max(seen) == window
-    assert sum(seen) == 2 * length, "each of the two layers attends to each feature once"
+    assert max(key_counts) == window
+    assert sum(key_counts) == 2 * length, "each of the two layers attends to each feature once"
 
 
 def test_tensors_have_transformers_names() -> None:

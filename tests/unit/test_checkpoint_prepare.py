@@ -147,7 +147,7 @@ def test_the_message_about_a_missing_tokenizer_names_the_option(wanted: Wanted, 
         prepared(without_tokenizer)
 
 
-def test_a_preset_beside_the_weights_belongs_to_the_checkpoint(wanted: Wanted) -> None:
+def test_a_preset_next_to_the_weights_belongs_to_the_checkpoint(wanted: Wanted) -> None:
     preset = {"extends": "bagpiper-sft", "system": {"generation": "Speak."}}
     assert json.loads((prepared(wanted)[0] / "preset.json").read_text()) == {"extends": "bagpiper-tts"}
     (Path(wanted.model) / "preset.json").write_text(json.dumps(preset))

@@ -39,7 +39,7 @@ class CheckpointSpec:
     n_window: int = 50
     n_window_infer: int = 800
     codec_storage: Literal["tensors", "directory"] = "tensors"
-    """Where the Xcodec's weights are: among the checkpoint's tensors, as released, or in its ``xcodec`` directory."""
+    """Place of the Xcodec's weights: among the checkpoint's tensors, as released, or in its ``xcodec`` directory."""
     codec_size: Literal["small", "full"] = "small"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of everything but the codec, which is always float32."""

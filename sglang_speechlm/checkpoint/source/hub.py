@@ -64,14 +64,14 @@ class Remote:
 
     @property
     def description(self) -> str:
-        """What exists and what must be downloaded, in words."""
+        """What is available and what must be downloaded, in words."""
         missing = self.missing
         sizes = f"{len(self.sizes)} files, {sum(self.sizes.values()) / _GIGABYTE:.2f} GB"
         state = f"{len(missing)} to download, {sum(missing.values()) / _GIGABYTE:.2f} GB" if missing else "all here"
         return f"{self.tag} at {self.commit[:12]}: {sizes}; {state} ({self.folder})"
 
     def needs(self, conversions: Path | None) -> list[Need]:
-        """What must be written before the files can be served: the downloads, and a conversion of about their size.
+        """Return the disk space needed to serve the files: for downloads, and for a conversion of about their size.
 
         Args:
             conversions: where conversions are kept; None if these files need none.
@@ -184,14 +184,14 @@ def _from_cache(tag: str, revision: str | None) -> Path:
 
 
 def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
-    for left in reversed(range(_TRIES)):
+    for remaining in reversed(range(_TRIES)):
         try:
             hf_hub_download(remote.tag, name, revision=remote.commit)
             return
         except (HfHubHTTPError, httpx.TransportError, OSError) as error:
             if not _is_passing(error):
                 raise CheckpointError(f"{remote.tag}: {name}: {str(error).splitlines()[0]}") from error
-            if not left:
+            if not remaining:
                 raise CheckpointError(
                     f"{remote.tag}: {name}: the download failed {_TRIES} times, last with: {error}; "
                     "run the same command again to resume"

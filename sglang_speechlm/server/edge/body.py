@@ -166,4 +166,4 @@ def weigh(raw: bytes | bytearray) -> int:
             if counts[what] > most:
                 counted = " ".join(marks.decode())
                 raise ApiError(413, f"the body must not hold more than {most} {what} (counted by {counted})")
-    return sum(counts[what] * each for what, (_, _, each) in _MOST.items())
+    return sum(counts[what] * size for what, (_, _, size) in _MOST.items())

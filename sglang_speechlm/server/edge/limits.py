@@ -24,10 +24,10 @@ _SMALL_BYTES = 64 << 10
 
 _FIRST_SECONDS = 60.0
 _SLOWEST_BYTES = 64 << 10
-"""A body may take the first seconds, plus one more per so many bytes."""
+"""A body may take the first seconds, plus one second for each time this many bytes."""
 
 _BODIES_AT_ONCE = 8
-"""All bodies in memory together may have so many times the size of one."""
+"""Maximum size of all bodies in memory together, relative to the maximum of one."""
 _HOLD = "speechlm.hold"
 
 _DEADLINE = "speechlm.deadline"

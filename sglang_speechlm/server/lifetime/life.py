@@ -195,7 +195,7 @@ class Life:
 
 
 class _Announcement(logging.Filter):
-    """Holds back the line that tells operators that it serves: uvicorn already prints it when it listens."""
+    """Holds back the line that announces the server, which uvicorn prints as soon as it listens."""
 
     _LOGGER = logging.getLogger("uvicorn.error")
 

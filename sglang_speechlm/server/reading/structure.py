@@ -238,7 +238,7 @@ def _check_references(schemas: dict[str, Schema], root: str) -> None:
         trail: list[tuple[str, Iterator[str]]] = [(start, reached(start))]
         while trail:
             path, targets = trail[-1]
-            target = next((each for each in targets if each not in settled), None)
+            target = next((reference for reference in targets if reference not in settled), None)
             if target is None:
                 settled.add(path)
                 trail.pop()

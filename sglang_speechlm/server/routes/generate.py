@@ -172,7 +172,7 @@ async def _outputs(service: Service, request: GenerateReqInput, names: Mapping[s
         raise bad_field("rid", f"is already the id of a running request; got {shown(min(taken))}")
     for rid, name in names.items():
         service.generating.setdefault(name, []).append(rid)
-    # SGLang tells nothing of the other answers if one is refused: a retry could generate them again.
+    # If SGLang refuses one answer, it does not report the others: a retry could generate them again.
     begun = len(names) > 1
     try:
         async with aclosing(service.responder.engine.outputs(request, begun=begun)) as outputs:

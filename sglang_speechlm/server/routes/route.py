@@ -1,4 +1,4 @@
-"""What all routes share: how they fail."""
+"""Common code of all routes: how they fail."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sglang_speechlm.server.routes.streams import Items, event
 
 @dataclass(frozen=True)
 class Heading:
-    """What a verbose answer says about the whole.
+    """The general fields of a verbose answer.
 
     Attributes:
         task: OpenAI's name of the task.
@@ -64,25 +64,25 @@ async def events(
         warn: returns the warnings at the end of the text.
         has_segments: whether each segment has an event with its times, after its last delta.
     """
-    text, told = "", 0
+    text, sent = "", 0
     try:
         async for piece in pieces:
-            while has_segments and told < len(dictation.segments) and dictation.segments[told].reply.has_ended:
-                yield _segment_event(told, dictation.segments[told])
-                told += 1
+            while has_segments and sent < len(dictation.segments) and dictation.segments[sent].reply.has_ended:
+                yield _segment_event(sent, dictation.segments[sent])
+                sent += 1
             text += piece
             yield event({"type": "transcript.text.delta", "delta": piece})
     except REFUSALS as error:
         yield event(refusal(error).body())
         return
-    for number, segment in enumerate(dictation.segments[told:] if has_segments else (), told):
+    for number, segment in enumerate(dictation.segments[sent:] if has_segments else (), sent):
         yield _segment_event(number, segment)
-    done = {"type": "transcript.text.done", "text": text, "usage": _usage(dictation)}
-    yield event(done | warn().member())
+    last_event = {"type": "transcript.text.done", "text": text, "usage": _usage(dictation)}
+    yield event(last_event | warn().member())
 
 
 def _segment_event(number: int, segment: Segment) -> bytes:
-    """Return OpenAI's event; the model does not tell speakers apart."""
+    """Return OpenAI's event; the model does not distinguish speakers."""
     times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
     return event(
         {"type": "transcript.text.segment", "id": f"seg_{number}", **times, "text": segment.text, "speaker": ""}
