@@ -91,7 +91,7 @@ def test_two_launchers_at_once_convert_once(wanted: Wanted) -> None:
     assert sum(error.count("converting /") for _, error in outputs) == 1
 
 
-def test_a_held_lock_is_waited_for(wanted: Wanted) -> None:
+def test_a_launcher_waits_for_a_held_lock(wanted: Wanted) -> None:
     directory, _ = prepared(wanted)
     (directory / "config.json").unlink()
     lock = directory.with_name(directory.name + ".lock").open("a")

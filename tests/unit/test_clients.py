@@ -224,7 +224,7 @@ def test_audio_is_sent_unchanged_in_any_format(tmp_path: Path) -> None:
     assert message == {"role": "user", "content": [{"type": "input_audio", "input_audio": audio}]}
 
 
-def test_audio_that_is_not_next_to_the_input_is_sought_in_the_current_directory(
+def test_audio_not_next_to_the_input_is_looked_up_in_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()

@@ -112,7 +112,7 @@ def test_a_choice_inside_a_sentence_is_only_that_choice(prediction: str, answer:
     assert [choice for choice in choices if is_right(prediction, choice, choices)] == [answer]
 
 
-def test_an_ambiguous_prediction_is_no_choice() -> None:
+def test_an_ambiguous_prediction_matches_no_choice() -> None:
     assert not any(is_right("the dog and the bell", choice, ORDERS) for choice in ORDERS)
     assert not is_right("C# is not the C of the major scale", "C major", NOTES)
 

@@ -106,7 +106,7 @@ def test_pieces_of_a_resampled_stream_join_to_the_resampled_whole(rate: int, siz
     assert len(table) == 0
 
 
-def test_a_piece_without_samples_is_not_waited_for() -> None:
+def test_decoding_does_not_wait_for_a_piece_without_samples() -> None:
     table = SlotTable(Context(1, 1), POLICY, num_stream=2, codebook_size=1000)
     table.open(3, 1, PcmStream(16_000, 24_000))
     table.push(3, np.zeros((50, 2), np.int64))

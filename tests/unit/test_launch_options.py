@@ -163,7 +163,7 @@ def test_graphs_are_captured_for_all_rows_that_can_run(given: list[str], rows: i
 
 
 @pytest.mark.parametrize("given", [["--device", "cpu"], ["--device=cpu"]])
-def test_the_device_is_read_like_in_sglang(given: list[str], served_checkpoint: Path) -> None:
+def test_the_device_is_read_as_in_sglang(given: list[str], served_checkpoint: Path) -> None:
     assert read(["--model-path", str(served_checkpoint), *given]).device == "cpu"
     assert read(["--model-path", str(served_checkpoint)]).device is None
 

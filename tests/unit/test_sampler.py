@@ -248,7 +248,7 @@ def test_streams_follow_their_own_softmax_independently() -> None:
         assert chi2_contingency(table).pvalue > IMPLAUSIBLE
 
 
-def test_an_eos_frame_is_only_drawn_when_allowed_and_is_otherwise_empty() -> None:
+def test_eos_is_drawn_only_when_allowed_and_empties_the_other_streams() -> None:
     eos = torch.full((4,), 50.0)
     min_frames = torch.tensor([0, 5, 6, 100])
     frames = draw_frame(logits_of(4, 8, 65), eos, IDS, min_frames, draws_of(seeds_of(4), step=5))

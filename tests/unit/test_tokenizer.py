@@ -70,7 +70,7 @@ def test_ids_are_the_raw_ids_plus_the_offset(tokenizer: TextTokenizer, raw: Toke
 
 
 @pytest.mark.parametrize("text", ["What is the weather?", "!", " 日本 ", "<|assistant|>a<|im_start|>", "", "\n\n"])
-def test_names_may_be_encoded_like_in_sglang(text: str, tokenizer: TextTokenizer, served: Path) -> None:
+def test_names_may_be_encoded_as_in_sglang(text: str, tokenizer: TextTokenizer, served: Path) -> None:
     assert tokenizer.encode_with_names(text, 100) == AutoTokenizer.from_pretrained(served)(text)["input_ids"]
     assert tokenizer.encode("<|assistant|>") != tokenizer.encode_with_names("<|assistant|>", 100)
 
