@@ -1,4 +1,4 @@
-"""What the scripts of launch/ would be served with on cards that are not here, by SGLang's own resolution."""
+"""The settings that SGLang would choose for the scripts in launch/ on cards that this machine lacks."""
 
 import json
 import subprocess
@@ -17,20 +17,20 @@ PARTS = ("weights", "KV cache", "context", "graphs", "logits", "draws", "activat
 
 @pytest.fixture(scope="module")
 def table() -> dict[tuple[str, int, str], dict[str, Any]]:
-    """By card, GPUs and what the weights are served in. In a process of its own: SGLang has found a CPU in this one."""
+    """Return rows by card, number of GPUs and weight type, from another process: in this one SGLang has found a CPU."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cards", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout, done.stderr
-    return {(row["card"], row["GPUs"], row["served in"]): row for row in json.loads(done.stdout.splitlines()[-1])}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.stdout, result.stderr
+    return {(row["card"], row["GPUs"], row["served in"]): row for row in json.loads(result.stdout.splitlines()[-1])}
 
 
 @pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
-def test_a_scripts_defaults_come_up(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
+def test_a_script_starts_with_its_defaults(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
     assert table[name, gpus, served_in]["comes up"] == "yes"
 
 
 @pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
-def test_the_memory_adds_up_and_nothing_is_promised_twice(
+def test_the_memory_adds_up_and_is_not_overcommitted(
     table: dict[Any, Any], name: str, gpus: int, served_in: str
 ) -> None:
     row = table[name, gpus, served_in]
@@ -39,24 +39,22 @@ def test_the_memory_adds_up_and_nothing_is_promised_twice(
 
 
 @pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
-def test_the_guides_share_is_a_ceiling_and_not_what_is_taken(
-    table: dict[Any, Any], name: str, gpus: int, served_in: str
-) -> None:
+def test_the_guides_memory_share_is_an_upper_limit(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
     row = table[name, gpus, served_in]
     assert row["mem-fraction"] < 0.9
     assert row["weights"] + row["KV cache"] < 0.9 * row["memory"]
 
 
-def test_a_card_whose_own_attention_wants_pages_of_64_is_given_another(table: dict[Any, Any]) -> None:
+def test_a_card_whose_default_attention_needs_pages_of_64_gets_another(table: dict[Any, Any]) -> None:
     assert table["B200", 1, "bfloat16"]["attention"] == "flashinfer"
 
 
-def test_hopper_keeps_sglangs_own_attention(table: dict[Any, Any]) -> None:
+def test_hopper_keeps_sglangs_default_attention(table: dict[Any, Any]) -> None:
     assert {table[name, 1, "bfloat16"]["attention"] for name in ("H100", "H200")} == {"fa3"}
 
 
 @pytest.mark.parametrize(("name", "gpus", "rows"), [("H100", 1, 1024), ("H100", 4, 2048), ("B200", 4, 2048)])
-def test_graphs_go_as_far_as_requests_may_run(table: dict[Any, Any], name: str, gpus: int, rows: int) -> None:
+def test_graphs_cover_all_requests_that_may_run(table: dict[Any, Any], name: str, gpus: int, rows: int) -> None:
     assert table[name, gpus, "bfloat16"]["graph rows"] == rows
 
 
@@ -65,7 +63,7 @@ def test_a_small_card_has_no_graphs_for_rows_that_its_cache_cannot_hold(table: d
     assert 64 <= row["graph rows"] < row["positions"] / 64
 
 
-def test_what_fp8_saves_is_positions_and_rows(table: dict[Any, Any]) -> None:
+def test_fp8_leaves_room_for_more_positions_and_rows(table: dict[Any, Any]) -> None:
     wide, narrow = table["4090", 1, "bfloat16"], table["4090", 1, "fp8"]
     assert narrow["weights"] == pytest.approx(10.15, abs=0.05)
     assert narrow["positions"] > 2 * wide["positions"]

@@ -1,4 +1,4 @@
-"""The four clients as their users start them, against a server."""
+"""The four clients, started as by their users, with a real server."""
 
 import signal
 import subprocess
@@ -23,10 +23,10 @@ def command(server: Server, script: str, *options: str) -> list[str]:
 
 
 def finish(server: Server, folder: Path, script: str, *options: str) -> str:
-    """What a client prints that has answered every line."""
-    done = subprocess.run(command(server, script, *options), cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """Run a client that answers every line, and return what it prints."""
+    result = subprocess.run(command(server, script, *options), cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def records(path: Path) -> list[Any]:
@@ -54,14 +54,14 @@ def test_client_answers_and_scores_the_samples(server: Server, tmp_path: Path) -
     assert (output / "text.summary.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_client_takes_the_guides_own_options(server: Server, tmp_path: Path) -> None:
+def test_client_accepts_the_options_of_the_guide(server: Server, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_bytes(b"".join((SAMPLES / "speak.jsonl").read_bytes().splitlines(True)[:3]))
     options = ("--input", "data.jsonl", "--output", "results.jsonl", "--concurrency", "128")
     finish(server, tmp_path, "client.py", *options)
     assert lines_of(tmp_path / "results.jsonl") == [1, 2, 3]
 
 
-def test_client_audiogen_cfg_keeps_sounds(server: Server, tmp_path: Path) -> None:
+def test_client_audiogen_cfg_saves_sounds(server: Server, tmp_path: Path) -> None:
     finish(server, tmp_path, "client_audiogen_cfg.py", "--concurrency", "8")
     answered = records(tmp_path / "test" / "output" / "audiogen_cfg3.jsonl")
     assert len(answered) == SPEAK
@@ -74,7 +74,7 @@ def test_client_audiogen_cfg_keeps_sounds(server: Server, tmp_path: Path) -> Non
     assert not any("right" in record for record in answered)
 
 
-def test_client_audiogen_cfg_without_guidance_writes_beside(server: Server, tmp_path: Path) -> None:
+def test_client_audiogen_cfg_without_guidance_writes_separate_files(server: Server, tmp_path: Path) -> None:
     options = ("--cfg", "1.0", "--save-dir", "test/hard_nocfg", "--num-examples", "4")
     finish(server, tmp_path, "client_audiogen_cfg.py", *options)
     assert lines_of(tmp_path / "test" / "output" / "audiogen_cfg1.jsonl") == [1, 2, 3, 4]
@@ -82,7 +82,7 @@ def test_client_audiogen_cfg_without_guidance_writes_beside(server: Server, tmp_
 
 
 @pytest.mark.parametrize(("script", "name"), [("client_all.py", "all"), ("client_all_4gpu.py", "all_4gpu")])
-def test_client_all_asks_for_everything_at_once(server: Server, tmp_path: Path, script: str, name: str) -> None:
+def test_client_all_runs_all_tasks_at_once(server: Server, tmp_path: Path, script: str, name: str) -> None:
     finish(server, tmp_path, script, "--concurrency", "64", "--cfg", "2.0", "--num-examples", "5")
     output = tmp_path / "test" / "output"
     for task in ("text", "audiogen", "audiogen_cfg"):
@@ -90,12 +90,12 @@ def test_client_all_asks_for_everything_at_once(server: Server, tmp_path: Path, 
     summary = orjson.loads((output / f"{name}_cfg2.summary.json").read_bytes())
     assert [task["cfg"] for task in summary["tasks"]] == [None, 1.0, 2.0]
     answered = [records(path) for path in output.glob("*.jsonl")]
-    begins = [min(record["finished"] - record["seconds"] for record in each) for each in answered]
-    assert max(begins) < min(record["finished"] for each in answered for record in each)
+    begins = [min(record["finished"] - record["seconds"] for record in task_records) for task_records in answered]
+    assert max(begins) < min(record["finished"] for task_records in answered for record in task_records)
     assert list((tmp_path / "test" / name / "audiogen_cfg").glob("*.wav"))
 
 
-def test_a_killed_client_goes_on_without_losing_or_doubling_a_line(server: Server, tmp_path: Path) -> None:
+def test_a_killed_client_resumes_without_losing_or_repeating_a_line(server: Server, tmp_path: Path) -> None:
     line = b'{"example_id": "same", "messages": [["user", "text", "Say something."]]}\n'
     (tmp_path / "in.jsonl").write_bytes(line * 40)
     output = tmp_path / "out.jsonl"
@@ -118,16 +118,16 @@ def test_a_killed_client_goes_on_without_losing_or_doubling_a_line(server: Serve
     assert (task["answered"], task["runs"]) == (40, 3)
 
 
-def test_what_the_server_refuses_fails_by_itself(server: Server, tmp_path: Path) -> None:
+def test_a_refused_request_fails_alone(server: Server, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"no sound at all")
     lines = [
         {"example_id": "broken", "messages": [["user", "audio", "broken.wav"], ["user", "text", "What is it?"]]},
         {"example_id": "whole", "messages": [["user", "text", "Hello."]]},
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
-    done = subprocess.run(
+    result = subprocess.run(
         command(server, "client.py", "--input", "in.jsonl"), cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 1
-    assert "in.jsonl, line 1: http_400: messages[0].content[0].input_audio.data" in done.stderr
+    assert result.returncode == 1
+    assert "in.jsonl, line 1: http_400: messages[0].content[0].input_audio.data" in result.stderr
     assert lines_of(tmp_path / "test" / "output" / "text.jsonl") == [2]

@@ -1,4 +1,4 @@
-"""A connection is not held without a request, and what is no HTTP is refused like all else."""
+"""Connections without a request are closed, and invalid HTTP is refused with a regular error response."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ HEAD = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """Where an application is served that waits for half a second."""
+    """Serve an application that waits half a second for a request, and return its address."""
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     with served_edge(keep_alive=SECONDS) as url:
         host, _, port = url.removeprefix("http://").partition(":")
@@ -27,21 +27,21 @@ def connected(address: tuple[str, int]) -> socket.socket:
     return socket.create_connection(address, timeout=SECONDS)
 
 
-def rest(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
+def read_to_end(connection: socket.socket) -> bytes:
+    """Return everything received until the server closes the connection."""
     return connection.makefile("rb").read()
 
 
-def read_one(connection: socket.socket) -> None:
-    """Ask for a whole answer."""
+def request_and_read(connection: socket.socket) -> None:
+    """Send a request and read its answer."""
     connection.sendall(HEAD + b"\r\n")
-    come = b""
-    while not come.endswith(b"read"):
-        come += connection.recv(4096)
+    received = b""
+    while not received.endswith(b"read"):
+        received += connection.recv(4096)
 
 
 def trickle(connection: socket.socket) -> None:
-    """Send a byte now and then, for ever."""
+    """Send a byte now and then without end."""
     while True:
         connection.sendall(b"x")
         time.sleep(0.05)
@@ -49,29 +49,29 @@ def trickle(connection: socket.socket) -> None:
 
 def test_a_connection_without_a_request_is_closed(address: tuple[str, int]) -> None:
     with connected(address) as connection:
-        assert rest(connection) == b""
+        assert read_to_end(connection) == b""
 
 
 @pytest.mark.parametrize("part", [b"G", HEAD, HEAD + b"X-Long: "])
-def test_half_a_request_is_refused(part: bytes, address: tuple[str, int]) -> None:
+def test_an_incomplete_request_is_refused(part: bytes, address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(part)
-        head, _, body = rest(connection).partition(b"\r\n\r\n")
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 408 ")
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
-def test_half_a_request_after_an_answer_is_refused(address: tuple[str, int]) -> None:
+def test_an_incomplete_request_after_an_answer_is_refused(address: tuple[str, int]) -> None:
     with connected(address) as connection:
-        read_one(connection)
+        request_and_read(connection)
         connection.sendall(HEAD)
-        assert rest(connection).startswith(b"HTTP/1.1 408 ")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_half_a_request_beside_a_whole_one_is_refused(address: tuple[str, int]) -> None:
+def test_an_incomplete_request_after_a_pipelined_one_is_refused(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(HEAD + b"\r\n" + HEAD)
-        assert b"HTTP/1.1 408 " in rest(connection)
+        assert b"HTTP/1.1 408 " in read_to_end(connection)
 
 
 def test_a_request_that_trickles_in_is_refused(address: tuple[str, int]) -> None:
@@ -79,7 +79,7 @@ def test_a_request_that_trickles_in_is_refused(address: tuple[str, int]) -> None
         trickle(connection)
 
 
-def test_a_body_after_its_refusal_is_not_read_for_ever(address: tuple[str, int]) -> None:
+def test_a_refused_body_is_not_read_without_end(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 404 ")
@@ -87,21 +87,21 @@ def test_a_body_after_its_refusal_is_not_read_for_ever(address: tuple[str, int])
             trickle(connection)
 
 
-def test_a_connection_between_requests_is_kept(address: tuple[str, int]) -> None:
+def test_an_idle_connection_between_requests_is_kept(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         for _ in range(3):
-            read_one(connection)
+            request_and_read(connection)
             time.sleep(1.0)
 
 
-def test_of_too_many_that_wait_the_first_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_of_too_many_waiting_connections_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "MOST_WAITING", 3)
     with served_edge() as url:
         host, _, port = url.removeprefix("http://").partition(":")
         waiting = [connected((host, int(port))) for _ in range(4)]
-        assert rest(waiting[0]) == b""
+        assert read_to_end(waiting[0]) == b""
         waiting[3].sendall(HEAD + b"Connection: close\r\n\r\n")
-        assert rest(waiting[3]).endswith(b"read")
+        assert read_to_end(waiting[3]).endswith(b"read")
         for connection in waiting:
             connection.close()
 
@@ -109,10 +109,10 @@ def test_of_too_many_that_wait_the_first_is_closed(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "line", [b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", b"\x16\x03\x01\r\n\r\n", b"GET /\x01 HTTP/1.1\r\n\r\n"]
 )
-def test_what_is_no_http_is_refused_like_all_else(line: bytes, address: tuple[str, int]) -> None:
+def test_invalid_http_is_refused_with_an_error_object(line: bytes, address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(line)
-        head, _, body = rest(connection).partition(b"\r\n\r\n")
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert b"x-content-type-options: nosniff" in head.lower()
         assert json.loads(body)["error"]["message"] == "the request is not valid HTTP"
@@ -122,19 +122,19 @@ def test_what_is_no_http_is_refused_like_all_else(line: bytes, address: tuple[st
     "lengths",
     [b"Content-Length: 4\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 400"],
 )
-def test_a_request_with_two_lengths_is_refused_with_all_that_follows(lengths: bytes, address: tuple[str, int]) -> None:
+def test_a_request_with_two_lengths_is_refused_and_the_rest_ignored(lengths: bytes, address: tuple[str, int]) -> None:
     with connected(address) as connection:
         request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n\r\n0\r\n\r\n"
         connection.sendall(request + HEAD + b"\r\n")
-        answers = rest(connection)
+        answers = read_to_end(connection)
         assert answers.startswith(b"HTTP/1.1 400 ")
         assert answers.count(b"HTTP/1.1 ") == 1
 
 
-def test_what_follows_a_target_that_is_no_path_is_not_answered(address: tuple[str, int]) -> None:
+def test_nothing_after_an_invalid_target_is_answered(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        assert rest(connection).count(b"HTTP/1.1 ") == 1
+        assert read_to_end(connection).count(b"HTTP/1.1 ") == 1
 
 
 CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -144,23 +144,23 @@ def test_a_body_of_many_small_chunks_is_refused(address: tuple[str, int], monkey
     monkeypatch.setattr(protocol, "FREE_CHUNKS", 100)
     with connected(address) as connection:
         connection.sendall(CHUNKED + b"1\r\na\r\n" * 500)
-        assert b"101 chunks that are too small" in rest(connection)
+        assert b"101 chunks that are too small" in read_to_end(connection)
 
 
 def test_a_body_of_some_small_chunks_is_read(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(CHUNKED + b"1\r\na\r\n" * 900 + b"0\r\n\r\n")
-        assert rest(connection).endswith(b"a" * 900)
+        assert read_to_end(connection).endswith(b"a" * 900)
 
 
-def test_large_chunks_may_be_many(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_of_many_large_chunks_is_read(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FREE_CHUNKS", 2)
     with connected(address) as connection:
         connection.sendall(CHUNKED + (b"100\r\n" + b"a" * 256 + b"\r\n") * 3 + b"0\r\n\r\n")
-        assert rest(connection).endswith(b"a" * 768)
+        assert read_to_end(connection).endswith(b"a" * 768)
 
 
-def test_an_upgrade_is_answered_as_a_request(address: tuple[str, int]) -> None:
+def test_an_upgrade_is_answered_like_a_plain_request(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         connection.sendall(HEAD + b"Connection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")
-        assert rest(connection).endswith(b"read")
+        assert read_to_end(connection).endswith(b"read")

@@ -1,4 +1,4 @@
-"""The front, with one server that runs elsewhere behind it."""
+"""The front, with one external server behind it."""
 
 import contextlib
 import re
@@ -34,7 +34,7 @@ class Front:
     def __init__(self, *options: str) -> None:
         self.port = free_port()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS, trust_env=False)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe would be full some time)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe would fill up)
         self.process = launch(["--port", f"{self.port}", *options], self._log)
 
     def is_ready(self) -> bool:
@@ -43,7 +43,7 @@ class Front:
             return self.http.get("/health").status_code == 200
         return False
 
-    def family(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
 
     def keeper_and_front(self) -> list[psutil.Process]:
@@ -51,19 +51,19 @@ class Front:
         return [keeper, *keeper.children()[:1]]
 
     def output(self) -> str:
-        """All that it has printed, once it has ended."""
+        """Wait for its end and return all that it has printed."""
         self.process.wait(SECONDS)
         self._log.seek(0)
         return self._log.read().decode()
 
-    def has_vanished(self, family: list[psutil.Process]) -> bool:
-        _, alive = psutil.wait_procs(family, timeout=SECONDS)
+    def has_vanished(self, processes: list[psutil.Process]) -> bool:
+        _, alive = psutil.wait_procs(processes, timeout=SECONDS)
         socket.create_server(("127.0.0.1", self.port)).close()
         return not alive
 
 
 @contextlib.contextmanager
-def fronting(*options: str) -> Iterator[Front]:
+def running_front(*options: str) -> Iterator[Front]:
     front = Front(*options)
     try:
         assert wait_for(front.is_ready)
@@ -76,9 +76,9 @@ def fronting(*options: str) -> Iterator[Front]:
 
 @pytest.fixture(scope="module")
 def front(server: Server) -> Iterator[Front]:
-    """Its /workers take a key, and nothing else does."""
-    with fronting("--worker-urls", server.url, "--admin-api-key", "root") as running:
-        yield running
+    """Start a front with a key only for /workers."""
+    with running_front("--worker-urls", server.url, "--admin-api-key", "root") as started:
+        yield started
 
 
 def authorized(key: str) -> dict[str, str]:
@@ -92,56 +92,61 @@ ROOT = authorized("root")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/model_info", "/openapi.json", "/v1/loads"])
-def test_every_route_of_a_worker_is_behind_the_one_port(path: str, front: Front, server: Server) -> None:
-    here, there = (httpx.get(f"{base}{path}", trust_env=False) for base in (str(front.http.base_url), server.url))
-    assert here.status_code == there.status_code == 200
-    assert here.headers["content-type"] == there.headers["content-type"]
+def test_every_route_of_a_worker_is_available_at_the_front(path: str, front: Front, server: Server) -> None:
+    from_front, from_server = (
+        httpx.get(f"{base}{path}", trust_env=False) for base in (str(front.http.base_url), server.url)
+    )
+    assert from_front.status_code == from_server.status_code == 200
+    assert from_front.headers["content-type"] == from_server.headers["content-type"]
 
 
 @pytest.mark.parametrize(
     "path", ["/health", "//health", "/health//", "/%68ealth", "/metrics", "/metrics/", "/metricsx"]
 )
-def test_a_route_of_the_front_takes_what_a_servers_takes(path: str, front: Front, server: Server) -> None:
+def test_a_route_of_the_front_accepts_the_same_methods_as_a_servers(path: str, front: Front, server: Server) -> None:
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
-        here, there = (raw_answer(url, method, path) for url in (str(front.http.base_url), server.url))
-        assert here[0] == there[0] == (404 if path == "/metricsx" else 200 if method in ("GET", "HEAD") else 405), (
-            method
-        )
-        assert here[1].get("allow") == there[1].get("allow")
+        from_front, from_server = (raw_answer(url, method, path) for url in (str(front.http.base_url), server.url))
+        assert (
+            from_front[0]
+            == from_server[0]
+            == (404 if path == "/metricsx" else 200 if method in ("GET", "HEAD") else 405)
+        ), method
+        assert from_front[1].get("allow") == from_server[1].get("allow")
 
 
-def test_what_changes_a_server_is_not_asked_by_get(front: Front, server: Server) -> None:
+def test_routes_that_change_a_server_reject_get(front: Front, server: Server) -> None:
     for url in (str(front.http.base_url), server.url):
         for path in ("/flush_cache", "/abort_request"):
             status, headers, _ = raw_answer(url, "GET", path, "Authorization: Bearer root")
             assert (status, headers["allow"]) == (405, "POST")
 
 
-def test_an_unknown_route_is_told_as_a_worker_tells_it(front: Front, server: Server) -> None:
-    here, there = (httpx.post(f"{base}/v1/nothing", trust_env=False) for base in (str(front.http.base_url), server.url))
-    assert (here.status_code, here.content) == (there.status_code, there.content)
-    assert here.status_code == 404
+def test_an_unknown_route_is_rejected_as_by_a_worker(front: Front, server: Server) -> None:
+    from_front, from_server = (
+        httpx.post(f"{base}/v1/nothing", trust_env=False) for base in (str(front.http.base_url), server.url)
+    )
+    assert (from_front.status_code, from_front.content) == (from_server.status_code, from_server.content)
+    assert from_front.status_code == 404
 
 
-def test_the_public_port_is_ready_while_a_worker_is(front: Front) -> None:
+def test_the_front_is_ready_while_a_worker_is(front: Front) -> None:
     assert front.http.get("/health").status_code == 200
-    told = front.http.get("/readiness").json()
-    assert told == {"status": "ready", "healthy_workers": 1, "workers": 1}
+    readiness = front.http.get("/readiness").json()
+    assert readiness == {"status": "ready", "healthy_workers": 1, "workers": 1}
 
 
-def test_metrics_of_the_router_and_of_the_workers_are_in_one_scrape(front: Front, server: Server) -> None:
+def test_one_scrape_has_the_metrics_of_router_and_workers(front: Front, server: Server) -> None:
     front.http.post(CHAT, json=TEXT)
     page = front.http.get("/metrics").text
     families = list(text_string_to_metric_families(page))
     assert len({family.name for family in families}) == len(families)
-    ours = [
-        sample for family in families for sample in family.samples if sample.name.startswith(("speechlm", "sglang"))
-    ]
-    assert {sample.labels["worker"] for sample in ours} == {server.url}
+    samples = [sample for family in families for sample in family.samples]
+    of_workers = [sample for sample in samples if sample.name.startswith(("speechlm", "sglang"))]
+    assert {sample.labels["worker"] for sample in of_workers} == {server.url}
     assert any(family.name.startswith("smg_") for family in families)
 
 
-def test_what_is_told_to_one_worker_is_told_to_all(front: Front) -> None:
+def test_a_command_for_workers_reaches_all_of_them(front: Front) -> None:
     assert wait_for(lambda: front.http.post("/flush_cache", headers=ROOT).status_code == 200)
 
 
@@ -149,7 +154,7 @@ def test_what_is_told_to_one_worker_is_told_to_all(front: Front) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
-def test_no_request_leads_anywhere_but_to_a_worker(method: str, front: Front) -> None:
+def test_no_request_target_leads_anywhere_but_to_a_worker(method: str, front: Front) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         host = f"127.0.0.1:{elsewhere.getsockname()[1]}"
         targets = [f"*@{host}/", f"@{host}/", f":@{host}/", f"http://{host}/", host, f"/\\{host}/", f"%40{host}/"]
@@ -162,18 +167,18 @@ def test_no_request_leads_anywhere_but_to_a_worker(method: str, front: Front) ->
             elsewhere.accept()
 
 
-@pytest.mark.parametrize("named", ["content-type", "content-length", "authorization", "x-request-id", "host"])
-def test_connection_takes_no_header_away(named: str, front: Front) -> None:
-    headers = {"connection": f"close, {named}", "x-request-id": f"kept-{named}"}
+@pytest.mark.parametrize("header", ["content-type", "content-length", "authorization", "x-request-id", "host"])
+def test_the_connection_header_removes_no_header(header: str, front: Front) -> None:
+    headers = {"connection": f"close, {header}", "x-request-id": f"kept-{header}"}
     answer = front.http.post(CHAT, json=TEXT, headers=headers)
-    assert (answer.status_code, answer.headers["x-request-id"]) == (200, f"kept-{named}")
+    assert (answer.status_code, answer.headers["x-request-id"]) == (200, f"kept-{header}")
 
 
-def test_a_requests_id_is_the_clients_from_end_to_end(front: Front, server: Server) -> None:
+def test_a_request_keeps_its_id_from_client_to_worker(front: Front, server: Server) -> None:
     assert front.http.post(CHAT, json=TEXT, headers={"x-request-id": "me-1"}).headers["x-request-id"] == "me-1"
-    made = front.http.post(CHAT, json=TEXT).headers["x-request-id"]
-    # A line is written once its answer has gone out.
-    assert wait_for(lambda: all(f"request_id={each} " in server.output() for each in ("me-1", made)))
+    generated = front.http.post(CHAT, json=TEXT).headers["x-request-id"]
+    # A log line is written after its answer is sent.
+    assert wait_for(lambda: all(f"request_id={id} " in server.output() for id in ("me-1", generated)))
 
 
 def test_a_trace_reaches_the_worker(front: Front, server: Server) -> None:
@@ -183,31 +188,31 @@ def test_a_trace_reaches_the_worker(front: Front, server: Server) -> None:
     assert wait_for(lambda: f"request_id={trace} " in server.output())
 
 
-def test_a_body_that_is_not_whole_reaches_nobody(front: Front) -> None:
+def test_an_incomplete_body_does_not_stop_the_front(front: Front) -> None:
     with socket.create_connection(("127.0.0.1", front.port)) as connection:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     assert front.http.post(CHAT, json=TEXT).status_code == 200
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/audio/transcriptions"])
-def test_a_body_above_the_limit_is_refused_before_it_has_come(path: str, front: Front) -> None:
+def test_an_oversized_body_is_refused_before_it_arrives(path: str, front: Front) -> None:
     with socket.create_connection(("127.0.0.1", front.port), timeout=SECONDS) as connection:
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**29 + 1}\r\n\r\n".encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_chunked_body_is_passed_on(front: Front) -> None:
+def test_a_chunked_body_is_forwarded(front: Front) -> None:
     pieces = iter([b'{"messages":[{"role":"user",', b'"content":"Hello."}],"max_tokens":4}'])
     answer = front.http.post(CHAT, content=pieces, headers={"content-type": "application/json"})
     assert answer.status_code == 200, answer.text
 
 
-def test_earlier_audio_that_no_worker_knows_is_refused_by_name(front: Front) -> None:
-    known = "audio-00000000-chatcmpl-1-0"
-    messages = [TEXT["messages"][0], {"role": "assistant", "audio": {"id": known}}, TEXT["messages"][0]]
+def test_audio_ids_that_no_worker_knows_are_refused_by_name(front: Front) -> None:
+    unknown_id = "audio-00000000-chatcmpl-1-0"
+    messages = [TEXT["messages"][0], {"role": "assistant", "audio": {"id": unknown_id}}, TEXT["messages"][0]]
     answer = front.http.post(CHAT, json={"messages": messages})
     assert answer.status_code == 400
-    assert known in answer.json()["error"]["message"]
+    assert unknown_id in answer.json()["error"]["message"]
 
 
 ENDLESS_SPEECH = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 3900}}
@@ -216,18 +221,18 @@ ENDLESS_SPEECH = {"model": "speechlm", "input": "On.", "stream_format": "sse", "
 @pytest.mark.parametrize(
     ("path", "body"), [(CHAT, ENDLESS), (CHAT, {**ENDLESS, "stream": True}), ("/v1/audio/speech", ENDLESS_SPEECH)]
 )
-def test_a_client_that_leaves_is_noticed_by_the_worker(
+def test_a_worker_notices_when_a_client_disconnects(
     path: str, body: dict[str, Any], front: Front, server: Server
 ) -> None:
     with Client(server.url) as direct:
-        before = left_in(direct)
+        before = aborted_in(direct)
         connection = open_request(str(front.http.base_url), body, path)
         assert wait_for(lambda: running_in(direct) > 0)
         connection.close()
-        assert wait_for(lambda: left_in(direct) == before + 1)
+        assert wait_for(lambda: aborted_in(direct) == before + 1)
 
 
-def left_in(client: Client) -> float:
+def aborted_in(client: Client) -> float:
     return sum(value for (_, labels), value in client.metrics().items() if ("finish_reason", "abort") in labels)
 
 
@@ -238,7 +243,7 @@ def running_in(client: Client) -> float:
 # Workers that join and leave
 
 
-def test_workers_join_and_leave_while_it_runs(front: Front, server: Server) -> None:
+def test_workers_can_be_added_and_removed_while_the_front_runs(front: Front, server: Server) -> None:
     (worker,) = front.http.get("/workers", headers=ROOT).json()["workers"]
     assert worker["url"] == server.url
     assert front.http.delete(f"/workers/{worker['id']}", headers=ROOT).status_code == 202
@@ -254,15 +259,15 @@ def test_workers_join_and_leave_while_it_runs(front: Front, server: Server) -> N
     assert front.http.post(CHAT, json=TEXT).status_code == 200
 
 
-def test_a_worker_that_is_not_there_is_counted_and_gets_nothing(front: Front) -> None:
+def test_an_absent_worker_is_counted_but_receives_no_request(front: Front) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert front.http.post("/workers", json={"url": url}, headers=ROOT).status_code == 202
     assert front.http.get("/readiness").json()["workers"] == 2
     assert {front.http.post(CHAT, json=TEXT).status_code for _ in range(4)} == {200}
     (absent,) = (worker for worker in workers_of(front) if worker["url"] == url)
     assert not absent["is_healthy"]
-    gone = [front.http.delete(f"/workers/{absent['id']}", headers=ROOT).status_code for _ in range(2)]
-    assert gone == [202, 404]
+    statuses = [front.http.delete(f"/workers/{absent['id']}", headers=ROOT).status_code for _ in range(2)]
+    assert statuses == [202, 404]
 
 
 def workers_of(front: Front) -> list[dict[str, Any]]:
@@ -286,28 +291,31 @@ def test_a_worker_without_a_url_is_refused(body: Any, field: str, front: Front) 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
-# What hangs
+# Hanging parts
 
 
-def test_a_router_that_hangs_is_passed_by_and_replaced(server: Server) -> None:
-    with fronting("--worker-urls", server.url) as front:
+def test_a_hanging_router_is_bypassed_and_replaced(server: Server) -> None:
+    with running_front("--worker-urls", server.url) as front:
         router = router_of(front)
         router.suspend()
         assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 200)
         assert wait_for(lambda: not router.is_running() or router.status() == psutil.STATUS_ZOMBIE)
-        assert wait_for(lambda: any("router_process" in command_of(process) for process in front.family()))
+        assert wait_for(lambda: any("router_process" in command_of(process) for process in front.processes()))
         assert front.http.post(CHAT, json=TEXT).status_code == 200
         assert front.http.get("/health").status_code == 200
 
 
 def router_of(front: Front) -> psutil.Process:
-    return next(process for process in front.family() if "router_process" in command_of(process))
+    return next(process for process in front.processes() if "router_process" in command_of(process))
 
 
-def test_a_worker_that_hangs_is_taken_out_until_it_answers_again(server: Server) -> None:
-    """The worker is a front itself, and its keeper hangs with it."""
-    with fronting("--worker-urls", server.url) as behind, fronting("--worker-urls", f"{behind.http.base_url}") as front:
-        hung = behind.keeper_and_front()
+def test_a_hanging_worker_is_removed_until_it_answers_again(server: Server) -> None:
+    """The worker is itself a front, whose keeper hangs too."""
+    with (
+        running_front("--worker-urls", server.url) as worker,
+        running_front("--worker-urls", f"{worker.http.base_url}") as front,
+    ):
+        hung = worker.keeper_and_front()
         for process in hung:
             process.suspend()
         assert wait_for(lambda: front.http.get("/health").status_code == 503)
@@ -318,11 +326,11 @@ def test_a_worker_that_hangs_is_taken_out_until_it_answers_again(server: Server)
         assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 200)
 
 
-# Keys, stopping, failing
+# Keys, stopping and failures
 
 
-def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server) -> None:
-    with fronting("--worker-urls", server.url, "--api-key", "user", "--admin-api-key", "root") as front:
+def test_keys_are_checked_at_the_front_and_workers_routes_need_the_admin_key(server: Server) -> None:
+    with running_front("--worker-urls", server.url, "--api-key", "user", "--admin-api-key", "root") as front:
         assert front.http.get("/health").status_code == 200
         for path in ("/readiness", "/metrics", "/workers", "/v1/models"):
             assert front.http.get(path).status_code == 401
@@ -331,15 +339,15 @@ def test_keys_stop_at_the_front_and_workers_take_the_admins_alone(server: Server
         assert front.http.post(CHAT, json=TEXT, headers=authorized("user")).status_code == 200
         assert front.http.get("/workers", headers=authorized("user")).status_code == 403
         assert front.http.get("/workers", headers=authorized("root")).status_code == 200
-        # The router's own port takes no orders from others on this machine.
-        (router,) = (process for process in front.family() if "router" in command_of(process))
+        # The router's own port accepts no commands from other programs on this machine.
+        (router,) = (process for process in front.processes() if "router" in command_of(process))
         ports = [connection.laddr.port for connection in router.net_connections() if connection.status == "LISTEN"]
         answers = {httpx.get(f"http://127.0.0.1:{port}/workers", trust_env=False).status_code for port in ports}
         assert 200 not in answers
         assert "root" not in " ".join(router.cmdline())
 
 
-FOR_OTHERS = [
+NOT_LOCAL_PROGRAM = [
     {"x-forwarded-for": "10.0.0.1"},
     {"via": "1.1 proxy"},
     {"host": "evil.example"},
@@ -349,10 +357,10 @@ FOR_OTHERS = [
 ]
 
 
-def test_without_a_key_workers_are_changed_by_programs_of_this_machine_only(server: Server) -> None:
-    with fronting("--worker-urls", server.url) as front:
+def test_without_a_key_only_local_programs_change_workers(server: Server) -> None:
+    with running_front("--worker-urls", server.url) as front:
         (worker,) = front.http.get("/workers").json()["workers"]
-        for headers in FOR_OTHERS:
+        for headers in NOT_LOCAL_PROGRAM:
             assert front.http.post("/workers", json={"url": "http://127.0.0.1:1"}, headers=headers).status_code == 403
             assert front.http.delete(f"/workers/{worker['id']}", headers=headers).status_code == 403
         assert front.http.get("/workers").json()["workers"] == [worker]
@@ -361,11 +369,11 @@ def test_without_a_key_workers_are_changed_by_programs_of_this_machine_only(serv
         assert front.http.delete(f"/workers/{added.json()['id']}").status_code == 202
 
 
-def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) -> None:
-    with fronting("--worker-urls", server.url, "--routing", "cache_aware") as front:
+def test_cache_aware_routing_supports_speechlm_fields_and_earlier_audio(server: Server) -> None:
+    with running_front("--worker-urls", server.url, "--routing", "cache_aware") as front:
         model = front.http.get("/v1/models").json()["data"][0]["id"]
-        ours = {"mode": "text_audio", "text": "Hi.", "audio_max_frames": 12, "return_ids": True}
-        spoken = front.http.post(CHAT, json={"model": model, **TEXT, "max_tokens": 60, "speechlm": ours})
+        fields = {"mode": "text_audio", "text": "Hi.", "audio_max_frames": 12, "return_ids": True}
+        spoken = front.http.post(CHAT, json={"model": model, **TEXT, "max_tokens": 60, "speechlm": fields})
         message = spoken.json()["choices"][0]["message"]
         assert message["content"] == "Hi."
         assert len(message["speechlm"]["codes"]) > 0
@@ -374,22 +382,22 @@ def test_cache_aware_routing_keeps_our_fields_and_earlier_audio(server: Server) 
         assert front.http.post(CHAT, json={"model": model, "messages": messages, "max_tokens": 4}).status_code == 200
 
 
-def test_cache_aware_routing_leaves_it_to_the_workers_what_is_refused(server: Server) -> None:
-    with fronting("--worker-urls", server.url, "--routing", "cache_aware") as front:
+def test_cache_aware_routing_leaves_refusals_to_the_workers(server: Server) -> None:
+    with running_front("--worker-urls", server.url, "--routing", "cache_aware") as front:
         for fields in ({"model": "tts-1"}, {"model": "bagpiper"}, {}, {"model": "nothing"}, {"temperature": 3}):
-            here, there = (
+            from_front, from_server = (
                 httpx.post(f"{base}{CHAT}", json={**TEXT, "seed": 1, **fields}, trust_env=False, timeout=SECONDS)
                 for base in (front.http.base_url, server.url)
             )
-            assert here.status_code == there.status_code, fields
-            assert here.json().get("choices") == there.json().get("choices"), fields
-            assert here.json().get("error") == there.json().get("error"), fields
+            assert from_front.status_code == from_server.status_code, fields
+            assert from_front.json().get("choices") == from_server.json().get("choices"), fields
+            assert from_front.json().get("error") == from_server.json().get("error"), fields
 
 
-def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) -> None:
+def test_a_stopping_front_finishes_answers_and_accepts_no_new_ones(server: Server) -> None:
     patient = ("--drain-timeout", str(SECONDS))
-    with fronting("--worker-urls", server.url, *patient) as front, ThreadPoolExecutor(1) as threads:
-        family = front.family()
+    with running_front("--worker-urls", server.url, *patient) as front, ThreadPoolExecutor(1) as threads:
+        processes = front.processes()
         body = {**ENDLESS, "max_tokens": 600}
         running = threads.submit(
             httpx.post, f"{front.http.base_url}{CHAT}", json=body, timeout=SECONDS, trust_env=False
@@ -400,28 +408,29 @@ def test_told_to_stop_it_finishes_answers_and_takes_no_new_ones(server: Server) 
         assert wait_for(lambda: front.http.post(CHAT, json=TEXT).status_code == 503)
         assert running.result().status_code == 200
         assert front.process.wait(SECONDS) == ExitStatus.STOPPED
-        assert front.has_vanished(family)
+        assert front.has_vanished(processes)
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_answers_that_take_too_long_are_cut_off_with_an_error(twice: bool, server: Server) -> None:
+def test_answers_beyond_the_drain_timeout_are_cut_off_with_an_error(twice: bool, server: Server) -> None:
     options = () if twice else ("--drain-timeout", "1")
-    with fronting("--worker-urls", server.url, *options) as front:
-        begun = threading.Event()
+    with running_front("--worker-urls", server.url, *options) as front:
+        started = threading.Event()
         received: list[str] = []
 
         def read() -> None:
             with front.http.stream("POST", CHAT, json={**ENDLESS, "stream": True}) as response:
                 for text in response.iter_text():
                     received.append(text)
-                    begun.set()
+                    started.set()
 
         reader = threading.Thread(target=read)
         reader.start()
-        assert begun.wait(SECONDS)
+        assert started.wait(SECONDS)
         front.process.send_signal(signal.SIGTERM)
         if twice:
-            assert wait_for(lambda: front.http.get("/health").status_code == 503)  # two at once would count as one
+            # Two signals in a row might be merged into one.
+            assert wait_for(lambda: front.http.get("/health").status_code == 503)
             front.process.send_signal(signal.SIGTERM)
         assert front.process.wait(SECONDS) == ExitStatus.CUT_OFF
         reader.join(SECONDS)
@@ -430,23 +439,23 @@ def test_answers_that_take_too_long_are_cut_off_with_an_error(twice: bool, serve
         assert done == "data: [DONE]"
 
 
-def test_a_front_that_hangs_ends_the_fleet(server: Server) -> None:
-    with fronting("--worker-urls", server.url) as front:
-        family = front.family()
+def test_a_hanging_front_ends_the_fleet(server: Server) -> None:
+    with running_front("--worker-urls", server.url) as front:
+        processes = front.processes()
         front.keeper_and_front()[1].suspend()
         assert front.process.wait(SECONDS) == ExitStatus.PART_DIED
-        assert front.has_vanished(family)
+        assert front.has_vanished(processes)
 
 
-def test_a_killed_launcher_leaves_nothing(server: Server) -> None:
-    with fronting("--worker-urls", server.url) as front:
-        family = front.family()
+def test_a_killed_launcher_leaves_nothing_behind(server: Server) -> None:
+    with running_front("--worker-urls", server.url) as front:
+        processes = front.processes()
         front.process.kill()
-        assert front.has_vanished(family)
+        assert front.has_vanished(processes)
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "said"),
+    ("options", "status", "message"),
     [
         (["--dp", "2"], ExitStatus.BAD_OPTIONS, "--model-path"),
         (
@@ -463,16 +472,16 @@ def test_a_killed_launcher_leaves_nothing(server: Server) -> None:
         ),
     ],
 )
-def test_exit_statuses_tell_why_it_did_not_start(
-    options: list[str], status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_exit_statuses_tell_why_a_fleet_did_not_start(
+    options: list[str], status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     front = Front(*options)
     assert front.process.wait(SECONDS) == status, front.output()
-    assert said in front.output().lower()
+    assert message in front.output().lower()
 
 
-def test_a_launcher_without_file_handles_says_so(tmp_path: Path) -> None:
+def test_a_launcher_without_file_descriptors_reports_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sglang_speechlm.launch", "--worker-urls", "http://127.0.0.1:9"]
     few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (8, 8))
     ended = run(command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path, preexec_fn=few)

@@ -1,4 +1,4 @@
-"""The usage guide's server section, followed on a machine that has nothing of what the scripts ask for."""
+"""The server section of the usage guide, followed on a machine without the GPUs that the scripts expect."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ GIBIBYTE = 1 << 30
 
 
 @dataclass
-class Scripted:
-    """A server that the script for four GPUs has started elsewhere, for 2,048 sequences, without prefix caching."""
+class ScriptServer:
+    """A server started by the script for four GPUs, with 2,048 sequences and without prefix caching."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -27,7 +27,7 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def scripted(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripted]:
+def script_server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptServer]:
     folder = tmp_path_factory.mktemp("scripted")
     log, port = folder / "log", free_port()
     (folder / "speechlm-qwen3-8b").symlink_to(served_checkpoint)
@@ -40,19 +40,19 @@ def scripted(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     try:
         assert wait_for(lambda: "Uvicorn running" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()[-4000:]
-        yield Scripted(process, port, log.read_text())
+        yield ScriptServer(process, port, log.read_text())
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == ExitStatus.STOPPED
 
 
 @pytest.fixture
-def speaking(scripted: Scripted) -> Iterator[Client]:
-    with Client(f"http://127.0.0.1:{scripted.port}") as client:
+def script_client(script_server: ScriptServer) -> Iterator[Client]:
+    with Client(f"http://127.0.0.1:{script_server.port}") as client:
         yield client
 
 
-def test_it_says_what_became_of_each_option(scripted: Scripted) -> None:
+def test_the_log_explains_each_option(script_server: ScriptServer) -> None:
     for sentence in (
         "--tensor-parallel-size 4 becomes --tp-size 1: no GPU found",
         "--max-num-seqs 2048 is SGLang's --max-running-requests 2048",
@@ -60,26 +60,26 @@ def test_it_says_what_became_of_each_option(scripted: Scripted) -> None:
         "--gpu-memory-utilization 0.9 is ignored: no GPU found",
         "--no-enable-prefix-caching is SGLang's --disable-radix-cache",
     ):
-        assert scripted.log.count(sentence) == 1, sentence
-    assert "Traceback" not in scripted.log
+        assert script_server.log.count(sentence) == 1, sentence
+    assert "Traceback" not in script_server.log
 
 
-def test_its_settings_are_those(speaking: Client) -> None:
-    info = speaking.http.get("/server_info").json()
+def test_the_options_are_applied(script_client: Client) -> None:
+    info = script_client.http.get("/server_info").json()
     assert info["tp_size"] == 1
     assert info["max_running_requests"] == 2048
     assert info["context_length"] == 3072
     assert info["served_model_name"] == "speechlm-qwen3-8b"
-    assert speaking.http.get("/v1/models").json()["data"][0]["max_model_len"] == 3072
+    assert script_client.http.get("/v1/models").json()["data"][0]["max_model_len"] == 3072
 
 
-def test_it_stays_within_memory(scripted: Scripted) -> None:
-    keeper = psutil.Process(scripted.process.pid)
-    family = [keeper, *keeper.children(recursive=True)]
-    assert sum(process.memory_full_info().uss for process in family) < 6 * GIBIBYTE
+def test_the_server_stays_within_memory(script_server: ScriptServer) -> None:
+    keeper = psutil.Process(script_server.process.pid)
+    processes = [keeper, *keeper.children(recursive=True)]
+    assert sum(process.memory_full_info().uss for process in processes) < 6 * GIBIBYTE
 
 
-def test_its_answers_are_the_references_without_a_prefix_cache(speaking: Client, judge: Judge) -> None:
+def test_answers_equal_the_reference_without_a_prefix_cache(script_client: Client, judge: Judge) -> None:
     cases = CASES[:8]
     for _ in range(2):
-        assert judge.compare(cases, speaking.chat_at_once([case.body() for case in cases])) > 1000
+        assert judge.compare(cases, script_client.chat_at_once([case.body() for case in cases])) > 1000

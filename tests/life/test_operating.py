@@ -1,4 +1,4 @@
-"""What a server writes to its log: a line for every request, with its id, and nothing that was said."""
+"""The server's log: one line per request with its id, and no content of requests or answers."""
 
 import base64
 import json
@@ -27,10 +27,10 @@ SOUND = wav(clip(41, 0.5))
 
 @pytest.fixture(scope="module")
 def operated(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server as it runs in production: a key, metrics, a log of JSON."""
+    """Start a server as in production: with a key, metrics and a JSON log."""
     options = ("--max-total-tokens", "8192", "--enable-metrics", "--api-key", KEY, "--log-format", "json")
-    with serving(served_checkpoint, tmp_path_factory.mktemp("operated") / "log", *options) as running:
-        yield running
+    with serving(served_checkpoint, tmp_path_factory.mktemp("operated") / "log", *options) as started:
+        yield started
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def http_client(operated: Server) -> Iterator[httpx.Client]:
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    """The lines that are JSON; libraries also print warnings of their own while they are loaded."""
+    """Return the JSON lines; libraries also print warnings while they are loaded."""
     return [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]
 
 
 def request_line(server: Server, request: str) -> dict[str, Any]:
-    """The one line of a request; it is written once its answer has gone out."""
+    """Return the only line of a request, which is written after its answer is sent."""
 
     def found() -> list[dict[str, Any]]:
         return [line for line in lines(server) if line.get("event") == "request" and line["request_id"] == request]
@@ -56,31 +56,31 @@ def request_line(server: Server, request: str) -> dict[str, Any]:
     return line
 
 
-def said(content: Any = SECRET, **fields: Any) -> dict[str, Any]:
+def chat_body(content: Any = SECRET, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], "max_tokens": 40, **fields}
 
 
-def spoken(**ours: Any) -> dict[str, Any]:
-    return said(speechlm={"mode": "text_audio", "text": SECRET, "audio_max_frames": 20, **ours})
+def spoken_body(**fields: Any) -> dict[str, Any]:
+    return chat_body(speechlm={"mode": "text_audio", "text": SECRET, "audio_max_frames": 20, **fields})
 
 
-HEARD = said(
+HEARD = chat_body(
     [{"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}}, {"type": "text", "text": SECRET}]
 )
-ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "text": (said(), {"kind": "text", "heard": False, "frames": 0}),
-    "spoken": (spoken(), {"kind": "spoken", "heard": False}),
-    "streamed": ({**spoken(), "stream": True}, {"kind": "spoken", "heard": False}),
-    "guided": (spoken(cfg=3.0), {"kind": "guided", "heard": False}),
+BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "text": (chat_body(), {"kind": "text", "heard": False, "frames": 0}),
+    "spoken": (spoken_body(), {"kind": "spoken", "heard": False}),
+    "streamed": ({**spoken_body(), "stream": True}, {"kind": "spoken", "heard": False}),
+    "guided": (spoken_body(cfg=3.0), {"kind": "guided", "heard": False}),
     "heard": (HEARD, {"kind": "text", "heard": True, "frames": 0}),
 }
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_a_request_has_one_line_with_its_id_kind_and_counts(
+@pytest.mark.parametrize("name", BODIES)
+def test_a_request_has_one_log_line_with_its_id_kind_and_counts(
     name: str, operated: Server, http_client: httpx.Client
 ) -> None:
-    body, expected = ASKED[name]
+    body, expected = BODIES[name]
     response = http_client.post(CHAT, json=body, headers={"x-request-id": f"mine-{name}"})
     assert response.status_code == 200
     assert response.headers["x-request-id"] == f"mine-{name}"
@@ -101,21 +101,21 @@ def test_a_request_has_one_line_with_its_id_kind_and_counts(
 
 
 def test_the_choices_of_a_request_are_counted_together(operated: Server, http_client: httpx.Client) -> None:
-    http_client.post(CHAT, json=said(n=3, seed=1), headers={"x-request-id": "three"})
+    http_client.post(CHAT, json=chat_body(n=3, seed=1), headers={"x-request-id": "three"})
     line = request_line(operated, "three")
     assert line["replies"] == 3
     assert line["text_tokens"] > 3
 
 
-def test_a_client_that_leaves_has_a_line_that_says_so(operated: Server, http_client: httpx.Client) -> None:
-    body = {**spoken(audio_min_frames=3000, audio_max_frames=3000), "max_tokens": 3500, "stream": True}
+def test_a_disconnected_client_is_logged_as_an_abort(operated: Server, http_client: httpx.Client) -> None:
+    body = {**spoken_body(audio_min_frames=3000, audio_max_frames=3000), "max_tokens": 3500, "stream": True}
     with http_client.stream("POST", CHAT, json=body, headers={"x-request-id": "left"}) as response:
         next(response.iter_lines())
     assert request_line(operated, "left")["finish_reason"] == "abort"
 
 
-def test_a_trace_gives_the_id_where_there_is_no_other(operated: Server, http_client: httpx.Client) -> None:
-    response = http_client.post(CHAT, json=said(max_tokens=1), headers={"traceparent": PARENT})
+def test_a_trace_id_is_the_request_id_if_there_is_no_other(operated: Server, http_client: httpx.Client) -> None:
+    response = http_client.post(CHAT, json=chat_body(max_tokens=1), headers={"traceparent": PARENT})
     assert response.headers["x-request-id"] == TRACE
     assert request_line(operated, TRACE)["status"] == 200
 
@@ -124,15 +124,15 @@ def test_a_trace_gives_the_id_where_there_is_no_other(operated: Server, http_cli
     ("method", "path", "body", "key", "status"),
     [
         ("POST", CHAT, {"messages": SECRET}, KEY, 400),
-        ("POST", CHAT, said(speechlm={"mode": SECRET}), KEY, 400),
+        ("POST", CHAT, chat_body(speechlm={"mode": SECRET}), KEY, 400),
         ("POST", "/generate", {"text": SECRET, "sampling_params": {"top_k": SECRET}}, KEY, 400),
-        ("POST", CHAT, said(), "wrong", 401),
+        ("POST", CHAT, chat_body(), "wrong", 401),
         ("GET", f"/v1/models?{SECRET}", None, "wrong", 401),
         ("GET", f"/nowhere?{SECRET}", None, KEY, 404),
         ("GET", CHAT, None, KEY, 405),
     ],
 )
-def test_what_is_refused_has_an_id_and_a_line(
+def test_a_refused_request_has_an_id_and_a_log_line(
     method: str, path: str, body: Any, key: str, status: int, operated: Server, http_client: httpx.Client
 ) -> None:
     response = http_client.request(method, path, json=body, headers={"Authorization": f"Bearer {key}"})
@@ -141,7 +141,7 @@ def test_what_is_refused_has_an_id_and_a_line(
     assert (line["route"], line["status"]) == (path.partition("?")[0], status)
 
 
-def test_probes_have_no_line(operated: Server, http_client: httpx.Client) -> None:
+def test_probes_are_not_logged(operated: Server, http_client: httpx.Client) -> None:
     for path in ("/health", "/metrics"):
         response = http_client.get(path, headers={"x-request-id": f"probe{path}"})
         assert response.status_code == 200
@@ -150,15 +150,15 @@ def test_probes_have_no_line(operated: Server, http_client: httpx.Client) -> Non
     assert not [line for line in lines(operated) if line.get("request_id", "").startswith("probe/")]
 
 
-def test_nothing_that_was_said_is_in_the_log(operated: Server, http_client: httpx.Client) -> None:
+def test_no_content_is_in_the_log(operated: Server, http_client: httpx.Client) -> None:
     file = {"file": (f"{SECRET}.wav", base64.b64decode(SOUND))}
-    asked: dict[str, dict[str, Any]] = {
+    requests: dict[str, dict[str, Any]] = {
         CHAT: {"json": HEARD},
         "/generate": {"json": {"text": SECRET, "sampling_params": {"max_new_tokens": 4}}},
         "/v1/audio/speech": {"json": {"input": SECRET, "instructions": SECRET, "response_format": "wav"}},
         "/v1/audio/transcriptions": {"files": file, "data": {"prompt": SECRET}},
     }
-    for path, body in asked.items():
+    for path, body in requests.items():
         assert http_client.post(path, **body, headers={"x-request-id": f"said{path}"}).status_code == 200
         request_line(operated, f"said{path}")
     assert SECRET not in operated.output()
@@ -171,7 +171,7 @@ def test_the_key_is_not_in_the_log(operated: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/server_info", "/get_server_info"])
-def test_the_key_is_not_among_the_options_that_it_tells(path: str, http_client: httpx.Client) -> None:
+def test_server_info_masks_the_key(path: str, http_client: httpx.Client) -> None:
     response = http_client.get(path)
     assert response.json()["api_key"] == "***"
     assert KEY not in response.text
@@ -184,12 +184,12 @@ def test_every_process_writes_json(operated: Server) -> None:
     }
 
 
-def test_every_line_has_time_level_logger_and_process(operated: Server) -> None:
+def test_every_log_line_has_time_level_logger_and_process(operated: Server) -> None:
     for line in lines(operated):
         assert {"time", "level", "logger", "pid"} <= set(line)
 
 
-def test_text_lines_hold_the_same(server: Server) -> None:
+def test_text_lines_hold_the_same_fields(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=SECONDS, trust_env=False) as client:
         client.post(CHAT, json=BY_NAME["text"].body(), headers={"x-request-id": "as-text"})
     assert wait_for(lambda: "request_id=as-text" in server.output())
@@ -210,12 +210,12 @@ def test_an_exception_is_one_line_of_json() -> None:
     assert "RuntimeError: two\nlines" in line["exception"]
 
 
-def test_what_is_no_valid_text_is_written_too() -> None:
+def test_invalid_unicode_is_logged() -> None:
     record = logging.LogRecord("name", logging.INFO, __file__, 1, "a \ud800 b", (), None)
     assert json.loads(JsonLines().format(record))["message"] == "a \ud800 b"
 
 
-def test_a_server_that_another_starts_writes_json_from_its_level_on() -> None:
+def test_a_child_process_inherits_the_log_format_and_level() -> None:
     configured = (
         "import logging, subprocess, sys; from sglang_speechlm import logs; logs.configure('json', 'warning'); "
     )
@@ -230,24 +230,24 @@ def test_a_server_that_another_starts_writes_json_from_its_level_on() -> None:
 
 
 @given(st.text(max_size=200))
-def test_an_id_is_never_more_than_one_word(given_id: str) -> None:
-    made = request_id({"x-request-id": given_id})
-    assert made.isascii()
-    assert made.isprintable()
-    assert not set(made) & set(' "\\')
-    assert 1 <= len(made) <= 128
+def test_a_request_id_is_always_one_ascii_word(given_id: str) -> None:
+    returned = request_id({"x-request-id": given_id})
+    assert returned.isascii()
+    assert returned.isprintable()
+    assert not set(returned) & set(' "\\')
+    assert 1 <= len(returned) <= 128
 
 
-def test_an_id_of_its_own_is_made_for_each_request() -> None:
+def test_each_request_gets_a_new_id() -> None:
     assert request_id({}) != request_id({})
 
 
 @pytest.mark.parametrize("header", [f"ff{PARENT[2:]}", f"00-{'0' * 32}-{'1' * 16}-01", PARENT.upper(), TRACE, ""])
-def test_a_traceparent_that_is_none_is_not_taken_on(header: str) -> None:
+def test_an_invalid_traceparent_is_ignored(header: str) -> None:
     assert request_id({"traceparent": header}) != TRACE
     assert trace_headers({"traceparent": header}) == {}
 
 
-def test_a_trace_is_taken_on_with_its_state() -> None:
+def test_a_trace_is_forwarded_with_its_state() -> None:
     headers = {"traceparent": PARENT, "tracestate": "a=1", "cookie": "x"}
     assert trace_headers(headers) == {"traceparent": PARENT, "tracestate": "a=1"}

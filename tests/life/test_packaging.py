@@ -1,4 +1,4 @@
-"""The wheel, installed beside what the locks have."""
+"""The wheel, installed next to the locked packages."""
 
 import os
 import re
@@ -22,7 +22,7 @@ LOCKED = re.compile(r"^([\w.-]+)(?:\[[^\]]*\])?==([^\s\\;]+)", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an environment with the wheel, and with the packages of this one by a path alone."""
+    """Install the wheel in a new environment that sees this one's packages by path, and return its bin folder."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(ROOT / "sglang_speechlm", source / "sglang_speechlm", ignore=shutil.ignore_patterns("__pycache__"))
@@ -32,44 +32,44 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
     venv.create(environment, with_pip=False)
-    programs = environment / "bin"
-    run(sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index", wheel)
+    bin_folder = environment / "bin"
+    run(sys.executable, "-m", "pip", "--python", bin_folder / "python", "install", "--no-deps", "--no-index", wheel)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "beside.pth").write_text(sysconfig.get_path("purelib"))
-    return programs
+    return bin_folder
 
 
 def run(*command: str | Path, folder: Path | None = None) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def test_the_command_names_its_subcommands(installed: Path, tmp_path: Path) -> None:
+def test_the_command_lists_its_subcommands(installed: Path, tmp_path: Path) -> None:
     printed = run(installed / "speechlm", "--help", folder=tmp_path)
     assert re.findall(r"^  (\w+) ", printed, re.MULTILINE) == ["serve", "convert", "demo", "client"]
 
 
 @pytest.mark.parametrize("name", ["serve", "convert", "demo", "client"])
-def test_each_subcommand_has_its_help(name: str, installed: Path, tmp_path: Path) -> None:
+def test_every_subcommand_has_help(name: str, installed: Path, tmp_path: Path) -> None:
     assert "usage:" in run(installed / "speechlm", name, "--help", folder=tmp_path)
 
 
-def test_an_unknown_command_is_named(installed: Path) -> None:
-    ran = subprocess.run([installed / "speechlm", "server"], capture_output=True, text=True, check=False)
-    assert ran.returncode == 1
-    assert "unknown command 'server'" in ran.stderr
+def test_an_unknown_command_is_reported(installed: Path) -> None:
+    result = subprocess.run([installed / "speechlm", "server"], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "unknown command 'server'" in result.stderr
 
 
-def test_what_is_imported_is_the_wheel_with_its_data(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_is_imported_with_its_data(installed: Path, tmp_path: Path) -> None:
     script = "import sglang_speechlm as s; print(s.__version__, s.SpeechLMConfig.__name__, s.__file__)"
     version, name, file = run(installed / "python", "-c", script, folder=tmp_path).split()
     assert (version, name) == (sglang_speechlm.__version__, "SpeechLMConfig")
     package = Path(file).parent
     assert package.is_relative_to(installed.parent)
-    own = [path.relative_to(ROOT / "sglang_speechlm") for path in (ROOT / "sglang_speechlm").rglob("*")]
-    left_out = [path for path in own if "__pycache__" not in path.parts and not (package / path).exists()]
+    sources = [path.relative_to(ROOT / "sglang_speechlm") for path in (ROOT / "sglang_speechlm").rglob("*")]
+    left_out = [path for path in sources if "__pycache__" not in path.parts and not (package / path).exists()]
     assert left_out == []
 
 
@@ -79,7 +79,7 @@ def locked(files: Sequence[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("profile", ["cpu", "cuda"])
-def test_the_locks_meet_what_an_extra_declares(profile: str) -> None:
+def test_locked_versions_satisfy_an_extra(profile: str) -> None:
     versions = locked(["base", profile])
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][profile]
     for requirement in map(Requirement, declared):

@@ -1,4 +1,4 @@
-"""Another model, served by stock SGLang where this package is installed, is served as if it were not."""
+"""Stock SGLang serves other models unchanged if this package is installed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
 
 def other_models() -> str:
-    """Return the names of SGLang's models but for Qwen3, for its option not to import them, which takes long."""
+    """Return the names of all SGLang models except Qwen3, for the option that skips their slow imports."""
     spec = find_spec("sglang.srt.models")
     assert spec is not None
     return ",".join(module.name for module in iter_modules(spec.submodule_search_locations) if module.name != "qwen3")
@@ -43,7 +43,7 @@ def other_models() -> str:
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Qwen3ForCausalLM]:
-    """A small random Qwen3 whose answers do not repeat themselves, and its directory."""
+    """Return the directory of a small random Qwen3 whose answers do not loop, and the model."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -58,21 +58,21 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Qwen3ForCausal
     return folder, model
 
 
-def test_a_plain_qwen3_gives_the_ids_that_transformers_gives(
+def test_a_plain_qwen3_generates_the_same_ids_as_transformers(
     qwen: tuple[Path, Qwen3ForCausalLM], tmp_path: Path
 ) -> None:
     folder, model = qwen
     script = tmp_path / "stock.py"
     script.write_text(SCRIPT)
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, script, json.dumps([str(folder), PROMPTS, LENGTH])],
         env={**os.environ, "OMP_NUM_THREADS": "1", "SGLANG_DISABLED_MODEL_ARCHS": other_models()},
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = [line for line in ran.stdout.splitlines() if line.startswith("ids:")]
-    assert lines, ran.stderr[-3000:]
+    lines = [line for line in result.stdout.splitlines() if line.startswith("ids:")]
+    assert lines, result.stderr[-3000:]
     expected = []
     for prompt in PROMPTS:
         ids = model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, do_sample=False, eos_token_id=None)

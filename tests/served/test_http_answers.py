@@ -1,4 +1,4 @@
-"""What clients of other servers send is answered as they expect: the usage guide's payloads, and the openai client."""
+"""Payloads of the usage guide and of the openai client get the answers that their clients expect."""
 
 import base64
 import io
@@ -48,7 +48,7 @@ GUIDE_SPOKEN = {
 GUIDE_GUIDED = {**GUIDE_SPOKEN, "vllm_xargs": {**GUIDE_SPOKEN["vllm_xargs"], "cfg": 3.0}}  # type: ignore[dict-item]
 
 
-def guide_heard(seconds: float) -> dict[str, Any]:
+def guide_clip_body(seconds: float) -> dict[str, Any]:
     return {
         "model": "speechlm-qwen3-8b",
         "messages": [
@@ -67,7 +67,7 @@ def guide_heard(seconds: float) -> dict[str, Any]:
     }
 
 
-def ask(**fields: Any) -> dict[str, Any]:
+def chat_body(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Hello there."}], "max_tokens": 60, **fields}
 
 
@@ -113,7 +113,7 @@ def test_the_guides_spoken_payload_is_answered_in_text_and_sound(payload: dict[s
 
 
 def test_the_guides_audio_question_is_answered_in_text(client: Client) -> None:
-    response = client.chat(guide_heard(1.0))
+    response = client.chat(guide_clip_body(1.0))
     assert message_of(response)["content"]
     assert response["usage"]["prompt_tokens_details"]["audio_tokens"] == encoder_length(100, 50)
 
@@ -198,7 +198,7 @@ def test_openai_lists_the_served_model(openai_client: openai.OpenAI, server: Ser
     assert answer.model == model.id
 
 
-def test_openai_errors_have_their_own_classes(openai_client: openai.OpenAI) -> None:
+def test_openai_errors_raise_their_own_classes(openai_client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         openai_client.chat.completions.create(model="speechlm", messages=[])
     assert refused.value.param == "messages"
@@ -210,8 +210,8 @@ def test_openai_errors_have_their_own_classes(openai_client: openai.OpenAI) -> N
 # Streams
 
 
-def test_a_text_stream_comes_in_openais_order(client: Client) -> None:
-    events = client.stream(ask(max_tokens=8, temperature=0, stream_options={"include_usage": True}))
+def test_a_text_stream_has_openais_order(client: Client) -> None:
+    events = client.stream(chat_body(max_tokens=8, temperature=0, stream_options={"include_usage": True}))
     usage = events.pop()
     assert usage["choices"] == []
     assert 0 < usage["usage"]["completion_tokens"] <= 8
@@ -227,35 +227,35 @@ def test_a_text_stream_comes_in_openais_order(client: Client) -> None:
 
 
 def test_a_stream_has_no_usage_unless_asked(client: Client) -> None:
-    events = client.stream(ask(max_tokens=3))
+    events = client.stream(chat_body(max_tokens=3))
     assert not any("usage" in event for event in events)
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_its_stream_begins(client: Client) -> None:
-    body = ask(messages=[{"role": "user", "content": "word " * 9000}], stream=True)
+    body = chat_body(messages=[{"role": "user", "content": "word " * 9000}], stream=True)
     response = client.http.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert "messages" in response.json()["error"]["message"]
 
 
-# What an answer says of itself
+# Usage, ids and warnings
 
 
 def test_usage_adds_up(client: Client) -> None:
-    body = ask(speechlm={"mode": "text_audio", "text_max_tokens": 6, "audio_max_frames": 20, "return_ids": True})
+    body = chat_body(speechlm={"mode": "text_audio", "text_max_tokens": 6, "audio_max_frames": 20, "return_ids": True})
     client.chat(body)
     response = client.chat(body)
     usage, (text_ids, codes) = response["usage"], ids_of(response)
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     frames = usage["completion_tokens_details"]["audio_tokens"]
     assert usage["completion_tokens"] == len(text_ids) + frames
-    assert len(codes) in (frames - 7, frames - 8)  # the eos frame is one of them if the audio ended by itself
+    assert len(codes) in (frames - 7, frames - 8)  # if the audio ended with eos, that frame is counted too
     assert usage["prompt_tokens"] - 2 <= usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
     assert usage["prompt_tokens_details"]["audio_tokens"] == 0
 
 
-def test_return_ids_gives_codes_of_the_sound(client: Client) -> None:
-    message = message_of(client.chat(ask(speechlm={**SPOKEN, "return_ids": True})))
+def test_return_ids_returns_the_codes_of_the_sound(client: Client) -> None:
+    message = message_of(client.chat(chat_body(speechlm={**SPOKEN, "return_ids": True})))
     codes = np.array(message["speechlm"]["codes"])
     assert codes.shape == (len(samples_of(message)) / 320, 8)
     assert codes.min() >= 0
@@ -264,33 +264,33 @@ def test_return_ids_gives_codes_of_the_sound(client: Client) -> None:
     assert set(message["speechlm"]["cached_tokens"]) == {"text", "audio"}
 
 
-def test_return_ids_of_a_text_has_no_codes(client: Client) -> None:
-    message = message_of(client.chat(ask(speechlm={"return_ids": True})))
+def test_return_ids_of_a_text_answer_has_no_codes(client: Client) -> None:
+    message = message_of(client.chat(chat_body(speechlm={"return_ids": True})))
     assert message["speechlm"]["codes"] is None
     assert message["speechlm"]["text_ids"]
 
 
-def test_an_answer_without_warnings_or_ids_is_openais_alone(client: Client) -> None:
-    assert set(message_of(client.chat(ask()))) == {"role", "content"}
+def test_an_answer_without_warnings_or_ids_has_only_openais_fields(client: Client) -> None:
+    assert set(message_of(client.chat(chat_body()))) == {"role", "content"}
 
 
-def test_a_clip_longer_than_30_s_is_cut_and_the_answer_says_so(client: Client) -> None:
-    response = client.chat(guide_heard(31.0) | {"max_tokens": 4})
+def test_a_clip_longer_than_30_s_is_cut_with_a_warning(client: Client) -> None:
+    response = client.chat(guide_clip_body(31.0) | {"max_tokens": 4})
     (warning,) = message_of(response)["speechlm"]["warnings"]
     assert "cut to 30 s" in warning
     assert "messages[1].content[0]" in warning
     assert response["usage"]["prompt_tokens_details"]["audio_tokens"] == encoder_length(3000, 50)
 
 
-def test_why_there_is_no_sound_is_said(client: Client) -> None:
-    response = client.chat(ask(max_tokens=3, modalities=["text", "audio"]))
+def test_missing_sound_is_explained_in_a_warning(client: Client) -> None:
+    response = client.chat(chat_body(max_tokens=3, modalities=["text", "audio"]))
     assert response["choices"][0]["finish_reason"] == "length"
     assert message_of(response)["audio"] is None
     (warning,) = message_of(response)["speechlm"]["warnings"]
     assert "max_tokens" in warning
 
 
-# Several ways of saying the same
+# Several ways to request the same
 
 
 GREEDY = {"text_temperature": 0}
@@ -298,8 +298,8 @@ WILD = {"text_temperature": 2, "audio_temperature": 2}
 
 
 def text_ids(client: Client, **fields: Any) -> list[int]:
-    ours = {**fields.pop("speechlm", {}), "return_ids": True}
-    ids: list[int] = ids_of(client.chat(ask(max_tokens=12, seed=3, top_k=-1, speechlm=ours, **fields)))[0]
+    fields_sent = {**fields.pop("speechlm", {}), "return_ids": True}
+    ids: list[int] = ids_of(client.chat(chat_body(max_tokens=12, seed=3, top_k=-1, speechlm=fields_sent, **fields)))[0]
     return ids
 
 
@@ -312,34 +312,36 @@ def test_speechlm_wins_over_vllm_xargs_and_both_over_the_top_level(client: Clien
     assert text_ids(client, temperature=0, vllm_xargs=GREEDY, speechlm=WILD) == wild
 
 
-def test_openais_modalities_and_the_guides_mode_ask_for_the_same(client: Client) -> None:
+def test_openais_modalities_and_the_guides_mode_are_equivalent(client: Client) -> None:
     fixed = {"max_tokens": 60, "temperature": 0}
-    ours = {"return_ids": True, "text_max_tokens": 5, "audio_max_frames": 12}
-    by_mode = client.chat(ask(**fixed, vllm_xargs={"mode": "text_audio"}, speechlm=ours))
-    by_modalities = client.chat(ask(**fixed, modalities=["text", "audio"], speechlm=ours))
+    fields_sent = {"return_ids": True, "text_max_tokens": 5, "audio_max_frames": 12}
+    by_mode = client.chat(chat_body(**fixed, vllm_xargs={"mode": "text_audio"}, speechlm=fields_sent))
+    by_modalities = client.chat(chat_body(**fixed, modalities=["text", "audio"], speechlm=fields_sent))
     assert ids_of(by_mode) == ids_of(by_modalities)
 
 
 def test_the_audios_own_temperature_wins_over_the_top_level(client: Client) -> None:
-    ours = {**SPOKEN, "return_ids": True}
-    greedy = client.chat(ask(temperature=0, speechlm=ours))
-    also_greedy = client.chat(ask(temperature=2, vllm_xargs={"audio_temperature": 0}, speechlm=ours))
+    fields_sent = {**SPOKEN, "return_ids": True}
+    greedy = client.chat(chat_body(temperature=0, speechlm=fields_sent))
+    also_greedy = client.chat(chat_body(temperature=2, vllm_xargs={"audio_temperature": 0}, speechlm=fields_sent))
     assert ids_of(greedy) == ids_of(also_greedy)
 
 
 def test_the_seed_of_speechlm_wins_over_the_top_level(client: Client) -> None:
-    one = client.chat(ask(seed=1, speechlm={"return_ids": True}))
-    two = client.chat(ask(seed=2, speechlm={"return_ids": True}))
-    assert ids_of(one) != ids_of(two)
-    assert ids_of(client.chat(ask(seed=2, speechlm={"return_ids": True, "seed": 1}))) == ids_of(one)
+    first = client.chat(chat_body(seed=1, speechlm={"return_ids": True}))
+    second = client.chat(chat_body(seed=2, speechlm={"return_ids": True}))
+    assert ids_of(first) != ids_of(second)
+    assert ids_of(client.chat(chat_body(seed=2, speechlm={"return_ids": True, "seed": 1}))) == ids_of(first)
 
 
 # Formats and choices
 
 
-def test_every_format_holds_the_same_sound(client: Client) -> None:
+def test_every_format_contains_the_same_sound(client: Client) -> None:
     def sound(name: str) -> Any:
-        message = message_of(client.chat(ask(audio={"voice": "x", "format": name}, sample_rate=RATE, speechlm=SPOKEN)))
+        message = message_of(
+            client.chat(chat_body(audio={"voice": "x", "format": name}, sample_rate=RATE, speechlm=SPOKEN))
+        )
         return base64.b64decode(message["audio"]["data"])
 
     expected, rate = soundfile.read(io.BytesIO(sound("wav")), dtype="int16")
@@ -352,8 +354,8 @@ def test_every_format_holds_the_same_sound(client: Client) -> None:
             assert len(file.read()) / file.samplerate == pytest.approx(len(expected) / rate, abs=0.001), name
 
 
-def test_choices_of_one_request_differ_and_the_first_is_what_one_alone_would_be(client: Client) -> None:
-    body = ask(seed=7, speechlm={"return_ids": True, "mode": "text_audio", "text_max_tokens": 8})
+def test_choices_differ_and_the_first_equals_a_single_answer(client: Client) -> None:
+    body = chat_body(seed=7, speechlm={"return_ids": True, "mode": "text_audio", "text_max_tokens": 8})
     alone = client.chat(body)
     response = client.chat(body | {"n": 2})
     assert [choice["index"] for choice in response["choices"]] == [0, 1]

@@ -1,4 +1,4 @@
-"""Nothing that a client sends gives a 5xx, hangs, or ends a worker."""
+"""No client input causes a 5xx, a hang or the end of a worker."""
 
 import base64
 import io
@@ -26,21 +26,21 @@ TOP = ("temperature", "top_k", "top_p", "min_p", "frequency_penalty", "presence_
        "logit_bias", "seed", "n", "stop", "stop_token_ids", "stream", "stream_options", "modalities", "audio", "model",
        "logprobs", "tools", "max_completion_tokens", "vllm_xargs", "speechlm", "messages", "min_tokens", "ignore_eos",
        "response_format", "tool_choice", "top_logprobs", "extra_body", "vllm_xarg", "mode", "user")  # fmt: skip
-OURS = ("mode", "phase", "text_temperature", "audio_temperature", "audio_topk", "cfg", "text_top_k", "text_max_tokens",
+OWN = ("mode", "phase", "text_temperature", "audio_temperature", "audio_topk", "cfg", "text_top_k", "text_max_tokens",
         "audio_min_frames", "audio_max_frames", "seed", "return_ids", "text", "unknown")  # fmt: skip
 
 GOOD = wav(clip(1, 0.05))
 FORMATS = ("wav", "mp3", "pcm", "pcm16", "", None, "x")
 
 
-def written(container: str, subtype: str | None) -> bytes:
+def encoded_clip(container: str, subtype: str | None) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, clip(2, 0.4), 16000, format=container, subtype=subtype)
     return file.getvalue()
 
 
 FILES = [
-    written(container, subtype)
+    encoded_clip(container, subtype)
     for container, subtype in [
         ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "MS_ADPCM"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"),
         ("MP3", None), ("AIFF", None), ("CAF", "ALAC_16"), ("AU", None), ("W64", None), ("RF64", None),
@@ -52,20 +52,20 @@ json_values = st.recursive(
     values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
 fields = st.dictionaries(st.sampled_from(TOP), values, max_size=2)
-own_fields = st.dictionaries(st.sampled_from(OURS), values, max_size=2)
+own_fields = st.dictionaries(st.sampled_from(OWN), values, max_size=2)
 
 
 @st.composite
-def nearly_right(draw: st.DrawFn) -> dict[str, Any]:
-    """A request that is right but for some fields, which may be right as well."""
+def mostly_valid_body(draw: st.DrawFn) -> dict[str, Any]:
+    """A valid request with some random fields, which may be valid too."""
     body: dict[str, Any] = {"messages": [{"role": "user", "content": draw(st.text(min_size=1, max_size=20))}]}
     for name in draw(st.sets(st.sampled_from(("vllm_xargs", "speechlm")))):
         body[name] = {"mode": "text_audio", **draw(own_fields)}
     return body | draw(fields) | {"max_tokens": draw(st.sampled_from([1, 3, 12]))}
 
 
-def is_answered(response: httpx.Response) -> None:
-    """An answer or a refusal, both as OpenAI's."""
+def assert_answered(response: httpx.Response) -> None:
+    """Fail unless the response is an answer or a refusal in OpenAI's form."""
     if response.status_code == 200:
         if response.headers["content-type"].startswith("text/event-stream"):
             assert response.text.endswith("data: [DONE]\n\n")
@@ -78,15 +78,15 @@ def is_answered(response: httpx.Response) -> None:
 
 
 def as_json(body: Any) -> bytes:
-    """JSON in which lone surrogates stay escaped, as hypothesis' texts may hold them."""
+    """Return JSON in which lone surrogates, which hypothesis may draw, stay escaped."""
     return json.dumps(body, allow_nan=True).encode()
 
 
 @BOUNDED
-@given(nearly_right())
-def test_bodies_with_some_odd_fields(client: Client, body: dict[str, Any]) -> None:
+@given(mostly_valid_body())
+def test_bodies_with_some_unusual_fields_are_answered(client: Client, body: dict[str, Any]) -> None:
     headers = {"Content-Type": "application/json"}
-    is_answered(client.http.post(CHAT, content=as_json(body), headers=headers, timeout=SECONDS))
+    assert_answered(client.http.post(CHAT, content=as_json(body), headers=headers, timeout=SECONDS))
 
 
 ROLES = st.sampled_from(("system", "developer", "user", "assistant", "tool"))
@@ -98,7 +98,7 @@ part_fields = st.dictionaries(
 
 @st.composite
 def turns(draw: st.DrawFn) -> dict[str, Any]:
-    """A message that is right but for some fields, or some of its parts."""
+    """A valid message with some random fields or parts."""
     kind = draw(st.sampled_from(("text", "input_text", "refusal", "input_audio", "audio_url")))
     part = {"type": kind, "text": "Hi.", "input_audio": {"data": GOOD, "format": draw(st.sampled_from(FORMATS))}}
     parts = draw(st.lists(part_fields.map(lambda fields: part | fields), max_size=2))
@@ -108,37 +108,39 @@ def turns(draw: st.DrawFn) -> dict[str, Any]:
 
 @BOUNDED
 @given(st.lists(turns(), min_size=1, max_size=3))
-def test_messages_with_some_odd_fields(client: Client, messages: list[dict[str, Any]]) -> None:
+def test_messages_with_some_unusual_fields_are_answered(client: Client, messages: list[dict[str, Any]]) -> None:
     content = as_json({"messages": messages, "max_tokens": 1})
-    is_answered(client.http.post(CHAT, content=content, headers={"Content-Type": "application/json"}, timeout=SECONDS))
+    assert_answered(
+        client.http.post(CHAT, content=content, headers={"Content-Type": "application/json"}, timeout=SECONDS)
+    )
 
 
 @BOUNDED
 @given(st.lists(st.dictionaries(st.sampled_from(("role", "content", "name")), json_values, max_size=3), max_size=3))
-def test_odd_messages(client: Client, messages: Any) -> None:
+def test_random_messages_are_answered(client: Client, messages: Any) -> None:
     body = {"messages": messages, "max_tokens": 1}
-    is_answered(
+    assert_answered(
         client.http.post(CHAT, content=as_json(body), headers={"Content-Type": "application/json"}, timeout=SECONDS)
     )
 
 
 @BOUNDED
 @given(st.data())
-def test_damaged_clips(client: Client, data: st.DataObject) -> None:
+def test_damaged_clips_are_answered(client: Client, data: st.DataObject) -> None:
     good = wav(clip(1, 0.05))
     start = data.draw(st.integers(0, 120))
     damaged = good[:start] + data.draw(st.text("AB+/=zé", max_size=12)) + good[start + data.draw(st.integers(0, 12)) :]
     part = {"type": "input_audio", "input_audio": {"data": damaged, "format": "wav"}}
     body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
-    is_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
+    assert_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
 
 
 @BOUNDED
 @given(st.data())
-def test_damaged_files_of_every_format(client: Client, data: st.DataObject) -> None:
+def test_damaged_files_of_every_format_are_answered(client: Client, data: st.DataObject) -> None:
     file = bytearray(b"".join(data.draw(st.lists(st.sampled_from(FILES), min_size=1, max_size=2))))
     for _ in range(data.draw(st.integers(0, 6))):
-        # Headers first: what is damaged there leads furthest.
+        # Mostly in headers, where damage has the greatest effect.
         file[data.draw(st.integers(0, min(200, len(file) - 1)) | st.integers(0, len(file) - 1))] = data.draw(
             st.sampled_from((0, 1, 0x7F, 0x80, 0xFF)) | st.integers(0, 255)
         )
@@ -146,12 +148,12 @@ def test_damaged_files_of_every_format(client: Client, data: st.DataObject) -> N
     audio = {"data": base64.b64encode(whole).decode(), "format": data.draw(st.sampled_from(FORMATS))}
     part = {"type": "input_audio", "input_audio": audio}
     body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
-    is_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
+    assert_answered(client.http.post(CHAT, json=body, timeout=SECONDS))
 
 
 @settings(BOUNDED, max_examples=20)
 @given(st.binary(max_size=60))
-def test_bytes_that_are_no_request(client: Client, body: bytes) -> None:
+def test_random_bytes_are_refused(client: Client, body: bytes) -> None:
     response = client.http.post(CHAT, content=body, headers={"Content-Type": "application/json"}, timeout=SECONDS)
     assert response.status_code == 400
 
@@ -225,21 +227,21 @@ def test_a_bad_stage_is_refused_and_ends_no_worker(body: Any, client: Client) ->
 
 
 @pytest.mark.parametrize("body", GOOD_STAGES, ids=lambda body: json.dumps(body)[:70])
-def test_a_good_stage_runs(body: Any, client: Client) -> None:
+def test_a_valid_stage_runs(body: Any, client: Client) -> None:
     response = generate(client, body)
     assert response.status_code == 200, response.text
     assert "output_ids" in response.text
 
 
-def test_one_may_ask_for_the_probabilities_of_ids_beside_others_who_do_not(client: Client) -> None:
-    """SGLang's own sampler ends the scheduler where both are in one batch."""
+def test_a_request_for_log_probabilities_shares_a_batch_with_others(client: Client) -> None:
+    """SGLang's own sampler crashes the scheduler if both are in one batch."""
     endless = {"text": "On", "sampling_params": {"max_new_tokens": 3000, "ignore_eos": True}, "stream": True}
     with client.http.stream("POST", "/generate", json=endless, timeout=SECONDS) as other:
         lines = other.iter_lines()
         next(lines)
         body = {**stage(max_new_tokens=3), "return_logprob": True, "token_ids_logprob": [3, 300]}
         meta = generate(client, body).json()["meta_info"]
-        assert [[index for _, index, _ in each] for each in meta["output_token_ids_logprobs"]] == [[3, 300]] * 3
+        assert [[index for _, index, _ in step] for step in meta["output_token_ids_logprobs"]] == [[3, 300]] * 3
         assert next(line for line in lines if line)
 
 
@@ -255,17 +257,17 @@ SHAPED: list[dict[str, Any]] = [
 
 
 def test_stages_of_every_kind_share_batches(client: Client) -> None:
-    """Penalties and biases of the whole vocabulary next to frames, which need only a part of it."""
-    speaking = {
+    """Penalties and biases for the whole vocabulary run next to frames, which need only part of it."""
+    spoken = {
         "messages": [{"role": "user", "content": "Hello."}],
         "max_tokens": 60,
         "speechlm": {"mode": "text_audio", "text": "Hello.", "audio_min_frames": 50},
     }
-    writing = [
+    written = [
         {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4 + i, **extra}
         for i, extra in enumerate(SHAPED)
     ]
-    for response in client.chat_at_once([speaking, *writing, speaking, *writing]):
+    for response in client.chat_at_once([spoken, *written, spoken, *written]):
         assert response["choices"]
 
 
@@ -284,7 +286,7 @@ def test_routes_for_operators_answer(path: str, client: Client) -> None:
         ("GET", "/v1/loads?include=everything", None),
     ],
 )
-def test_operators_mistakes_are_refused(method: str, path: str, body: Any, client: Client) -> None:
+def test_invalid_requests_of_operators_are_refused(method: str, path: str, body: Any, client: Client) -> None:
     response = client.http.request(method, path, json=body, timeout=SECONDS)
     assert response.status_code == 400
     assert response.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""POST /v1/audio/transcriptions: what the model writes when it hears a clip and is told to write it down."""
+"""POST /v1/audio/transcriptions: the text that the model writes when it is asked to transcribe a clip."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def post(client: Client, data: bytes | None = None, **fields: Any) -> httpx.Resp
 
 
 def expected(judge: Judge, instruction: str = INSTRUCTION) -> str:
-    """The reference's text."""
+    """Return the reference's text."""
     request = Request([("user", [("audio", CLIP), ("text", instruction)])], max_tokens=500)
     answer = judge.answer(Case(f"transcription: {instruction}", request))
     return str(judge.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True))
@@ -44,14 +44,14 @@ def stock(server: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_the_text_is_the_references(client: Client, judge: Judge) -> None:
+def test_the_text_equals_the_references(client: Client, judge: Judge) -> None:
     response = post(client)
     assert response.status_code == 200, response.text
     assert response.json()["text"] == expected(judge)
     assert "speechlm" not in response.json()
 
 
-def test_the_language_and_the_prompt_are_told_to_the_model(client: Client, judge: Judge) -> None:
+def test_language_and_prompt_are_part_of_the_instruction(client: Client, judge: Judge) -> None:
     instruction = f"{INSTRUCTION} The language is French. It may help to know: {{language}}"
     text = post(client, language="French", prompt="{language}").json()["text"]
     assert text == expected(judge, instruction)
@@ -88,25 +88,25 @@ def test_verbose_json_has_the_duration_the_language_and_segments(stock: openai.O
     assert segment.text == expected(judge).strip()
     assert judge.reference.tokenizer.decode(segment.tokens) == segment.text
     assert not answer.words
-    told = stock.audio.transcriptions.create(
+    in_french = stock.audio.transcriptions.create(
         model="speechlm", file=upload, response_format="verbose_json", language="fr"
     )
-    assert told.language == "fr"
+    assert in_french.language == "fr"
 
 
-def test_words_have_no_times_and_the_error_says_what_has(client: Client) -> None:
+def test_word_timestamps_are_refused_and_the_error_names_what_is_allowed(client: Client) -> None:
     fields: dict[str, Any] = {"timestamp_granularities[]": ["segment", "word"]}
     error = refused(post(client, response_format="verbose_json", **fields))
     assert error["param"] == "timestamp_granularities"
     assert "must be ['segment']" in error["message"]
 
 
-def test_granularities_without_times_are_told(client: Client) -> None:
+def test_granularities_without_timestamps_cause_a_warning(client: Client) -> None:
     fields: dict[str, Any] = {"timestamp_granularities[]": ["segment"]}
     assert "timestamp_granularities" in post(client, **fields).json()["speechlm"]["warnings"][0]
 
 
-def test_subtitles_are_what_players_read(stock: openai.OpenAI, judge: Judge) -> None:
+def test_subtitles_have_the_standard_formats(stock: openai.OpenAI, judge: Judge) -> None:
     upload = ("speech.wav", file())
     lines = [line for line in expected(judge).strip().splitlines() if line.strip()]
     srt = stock.audio.transcriptions.create(model="speechlm", file=upload, response_format="srt")
@@ -115,7 +115,7 @@ def test_subtitles_are_what_players_read(stock: openai.OpenAI, judge: Judge) -> 
     assert vtt.splitlines()[:3] == ["WEBVTT", "", "00:00:00.000 --> 00:00:01.200"]
 
 
-def test_a_translation_is_asked_for_in_english(stock: openai.OpenAI, judge: Judge) -> None:
+def test_a_translation_is_requested_in_english(stock: openai.OpenAI, judge: Judge) -> None:
     upload = ("speech.wav", file())
     text = expected(judge, "Translate the speech in this audio into English.")
     assert text != expected(judge)
@@ -137,20 +137,20 @@ def test_the_stock_client_streams(stock: openai.OpenAI, judge: Judge) -> None:
     assert done.usage.output_tokens > len(deltas)
 
 
-def test_a_temperature_draws(client: Client, judge: Judge) -> None:
+def test_a_temperature_samples_the_text(client: Client, judge: Judge) -> None:
     texts = {post(client, temperature="2").json()["text"] for _ in range(3)}
     assert texts != {expected(judge)}
 
 
 @pytest.mark.parametrize("name", ["FLAC", "OGG", "MP3"])
-def test_other_files_are_heard(name: str, client: Client) -> None:
+def test_other_audio_formats_are_accepted(name: str, client: Client) -> None:
     encoded = io.BytesIO()
     soundfile.write(encoded, CLIP, 16000, format=name)
     assert post(client, encoded.getvalue()).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["m4a", "webm"])
-def test_what_telephones_and_browsers_record_is_heard(name: str, client: Client) -> None:
+def test_recordings_of_phones_and_browsers_are_accepted(name: str, client: Client) -> None:
     data = recorded_file(name, CLIP)
     answer = post(client, data, response_format="verbose_json").json()
     assert answer["duration"] == pytest.approx(1.2, abs=0.15)
@@ -159,7 +159,7 @@ def test_what_telephones_and_browsers_record_is_heard(name: str, client: Client)
     assert "speechlm" not in message
 
 
-def test_the_servers_own_aac_is_heard(client: Client) -> None:
+def test_the_servers_own_aac_is_accepted(client: Client) -> None:
     body = {
         "input": "Good day.",
         "response_format": "aac",
@@ -170,7 +170,7 @@ def test_the_servers_own_aac_is_heard(client: Client) -> None:
     assert answer["duration"] == pytest.approx(60 * 0.02, abs=0.3)
 
 
-def test_a_long_recording_is_written_down_window_by_window(client: Client) -> None:
+def test_a_long_recording_is_transcribed_window_by_window(client: Client) -> None:
     samples = np.concatenate([clip(22, 18), np.zeros(4000, np.float32), clip(23, 12), np.zeros(40_000), clip(24, 2)])
     answer = post(client, file(samples), response_format="verbose_json").json()
     assert answer["duration"] == pytest.approx(len(samples) / 16_000)
@@ -190,7 +190,7 @@ def test_a_long_recording_is_written_down_window_by_window(client: Client) -> No
         assert usage[count] == sum(part["usage"][count] for part in alone)
 
 
-def test_a_long_recording_streams_its_whole_text(stock: openai.OpenAI, client: Client) -> None:
+def test_a_long_recording_streams_the_complete_text(stock: openai.OpenAI, client: Client) -> None:
     recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
     whole = post(client, recording).json()
     stream = stock.audio.transcriptions.create(model="speechlm", file=("a.wav", recording), stream=True)
@@ -202,7 +202,7 @@ def test_a_long_recording_streams_its_whole_text(stock: openai.OpenAI, client: C
     assert done.usage.total_tokens == whole["usage"]["total_tokens"]
 
 
-def test_a_stream_has_the_times_of_its_segments_as_they_end(stock: openai.OpenAI, client: Client) -> None:
+def test_a_stream_has_the_timestamps_of_each_segment_as_it_ends(stock: openai.OpenAI, client: Client) -> None:
     recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
     whole = post(client, recording, response_format="verbose_json").json()
     stream = stock.audio.transcriptions.create(
@@ -220,14 +220,14 @@ def test_a_stream_has_the_times_of_its_segments_as_they_end(stock: openai.OpenAI
     assert received[-2].type == "transcript.text.segment"
 
 
-def test_max_tokens_hold_for_all_windows_together(client: Client) -> None:
+def test_max_tokens_limits_all_windows_together(client: Client) -> None:
     recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
     answer = post(client, recording, logit_bias=UNENDING, temperature="1.5", seed="3", max_tokens="40").json()
     assert answer["usage"]["output_tokens"] == 40
     assert "max_tokens" in answer["speechlm"]["warnings"][0]
 
 
-def test_a_client_that_leaves_ends_the_work(client: Client, server: Server) -> None:
+def test_a_disconnected_client_ends_the_transcription(client: Client, server: Server) -> None:
     recording = file(np.concatenate([clip(27, 25), np.zeros(4000, np.float32)] * 8))
     form = {"stream": "true", "logit_bias": UNENDING, "temperature": "1.5", "max_tokens": "100000"}
     headers = {"X-Request-Id": "leaves-early"}
@@ -241,16 +241,16 @@ def test_a_client_that_leaves_ends_the_work(client: Client, server: Server) -> N
 
 
 UNENDING = json.dumps({"2": -100, "3": -100})
-"""Neither eot nor eos."""
+"""A bias against eot and eos."""
 
 
-def test_a_text_without_end_is_cut_at_what_the_clip_can_say(client: Client) -> None:
+def test_an_endless_text_is_cut_at_what_the_clip_can_contain(client: Client) -> None:
     answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3").json()
     assert answer["usage"]["output_tokens"] == 48 * 1.2 // 1 + 64
     assert "more than 1.2 s can need" in answer["speechlm"]["warnings"][0]
 
 
-def test_a_loop_is_ended_and_streams_as_it_is_given_whole(client: Client, stock: openai.OpenAI) -> None:
+def test_a_repetition_is_ended_in_streams_as_in_complete_answers(client: Client, stock: openai.OpenAI) -> None:
     bias = json.dumps({"1000": 100})
     whole = post(client, logit_bias=bias).json()
     stream = stock.audio.transcriptions.create(
@@ -263,7 +263,7 @@ def test_a_loop_is_ended_and_streams_as_it_is_given_whole(client: Client, stock:
     assert "repeat" in whole["speechlm"]["warnings"][0]
 
 
-def test_max_tokens_of_the_request_win(client: Client) -> None:
+def test_max_tokens_of_the_request_take_precedence(client: Client) -> None:
     for name, count in (("max_tokens", 150), ("max_completion_tokens", 9)):
         fields: dict[str, Any] = {name: str(count)}
         answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3", **fields).json()
@@ -271,22 +271,22 @@ def test_max_tokens_of_the_request_win(client: Client) -> None:
         assert "max_tokens" in answer["speechlm"]["warnings"][0]
 
 
-def test_min_tokens_of_the_request_win(client: Client) -> None:
+def test_min_tokens_of_the_request_take_precedence(client: Client) -> None:
     answer = post(client, min_tokens="140", max_completion_tokens="150", logit_bias=UNENDING, temperature="1.5").json()
     assert answer["usage"]["output_tokens"] == 150
     assert post(client, min_tokens="140", temperature="1.5", seed="3").json()["usage"]["output_tokens"] >= 140
 
 
 def test_a_seed_repeats_the_text(client: Client) -> None:
-    def drawn(**fields: Any) -> str:
+    def sampled(**fields: Any) -> str:
         return str(post(client, temperature="1.5", **fields).json()["text"])
 
     nested: dict[str, Any] = {"speechlm[seed]": "5"}
-    assert drawn(seed="5") == drawn(seed="5") == drawn(**nested) == drawn(speechlm='{"seed": 5}')
-    assert drawn(seed="5") != drawn(seed="6")
+    assert sampled(seed="5") == sampled(seed="5") == sampled(**nested) == sampled(speechlm='{"seed": 5}')
+    assert sampled(seed="5") != sampled(seed="6")
 
 
-def test_fields_of_ours_win_over_the_forms(client: Client, judge: Judge) -> None:
+def test_extension_fields_take_precedence_over_the_forms(client: Client, judge: Judge) -> None:
     for place in ("speechlm", "vllm_xargs"):
         fields: dict[str, Any] = {f"{place}[text_temperature]": "0"}
         assert post(client, temperature="2", **fields).json()["text"] == expected(judge)
@@ -300,7 +300,7 @@ def test_the_stock_client_sends_lists_and_objects(stock: openai.OpenAI, judge: J
 
 
 @pytest.mark.parametrize("blank", [" ", "\n", "\u200b"])
-def test_a_blank_language_or_prompt_is_none(blank: str, client: Client, judge: Judge) -> None:
+def test_a_blank_language_or_prompt_is_ignored(blank: str, client: Client, judge: Judge) -> None:
     assert post(client, language=blank, prompt=blank).json()["text"] == expected(judge)
 
 
@@ -308,7 +308,7 @@ def test_a_blank_language_or_prompt_is_none(blank: str, client: Client, judge: J
     "field",
     ["language", "prompt", "temperature", "max_tokens", "response_format", "stream", "seed", "speechlm", "stop[]"],
 )
-def test_an_empty_field_is_none(field: str, client: Client, judge: Judge) -> None:
+def test_an_empty_field_is_ignored(field: str, client: Client, judge: Judge) -> None:
     assert post(client, None, **{field: ""}).json()["text"] == expected(judge)
 
 
@@ -410,7 +410,7 @@ def test_a_bad_file_is_refused(data: bytes, client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body"), [each[1:] for each in BAD_FORMS], ids=[name for name, _, _ in BAD_FORMS]
+    ("content_type", "body"), [form[1:] for form in BAD_FORMS], ids=[name for name, _, _ in BAD_FORMS]
 )
 def test_a_bad_form_is_refused(content_type: str, body: bytes, client: Client) -> None:
     headers = {"Content-Type": content_type}
@@ -424,7 +424,7 @@ def test_other_refusals(client: Client) -> None:
     refused(client.http.get(ROUTE), 405)
 
 
-def test_damaged_files_write_nothing_into_the_log(server: Server, client: Client) -> None:
+def test_damaged_files_write_nothing_unexpected_to_the_log(server: Server, client: Client) -> None:
     encoded = io.BytesIO()
     soundfile.write(encoded, clip(3, 2.0), 16000, format="MP3", subtype="MPEG_LAYER_III")
     data = bytearray(encoded.getvalue())
@@ -435,5 +435,5 @@ def test_damaged_files_write_nothing_into_the_log(server: Server, client: Client
     assert all(line.startswith("[20") for line in written.splitlines()), written
 
 
-def test_the_server_still_listens_after_all_this(client: Client, judge: Judge) -> None:
+def test_the_server_still_transcribes_after_all_refusals(client: Client, judge: Judge) -> None:
     assert json.loads(post(client).content)["text"] == expected(judge)
