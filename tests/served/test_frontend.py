@@ -1,4 +1,4 @@
-"""Scripts in SGLang's frontend language, run against a server: they get what plain HTTP gives."""
+"""Scripts in SGLang's frontend language get the same results as plain HTTP."""
 
 import base64
 import io
@@ -54,36 +54,36 @@ def backend(metered: Server) -> frontend.SpeechLM:
 
 @pytest.fixture
 def client(metered: Server) -> Iterator[Client]:
-    with Client(metered.url) as speaking:
-        yield speaking
+    with Client(metered.url) as client:
+        yield client
 
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
-    """The language also warns of the errors that it keeps."""
+def no_warnings() -> Iterator[None]:
+    """Suppress the frontend language's own warnings about errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def asked(question: str = QUESTION) -> list[dict[str, str]]:
+def conversation(question: str = QUESTION) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
 def written(client: Client, question: str = QUESTION) -> str:
-    body = {"messages": asked(question), "temperature": 0, "max_tokens": 60}
+    body = {"messages": conversation(question), "temperature": 0, "max_tokens": 60}
     return message_of(client.chat(body))["content"]
 
 
 def voiced(client: Client, text: str | None, question: str = QUESTION, **speechlm: Any) -> Any:
-    ours = {"mode": "text_audio", "audio_temperature": 0, "return_ids": True, **speechlm}
+    fields = {"mode": "text_audio", "audio_temperature": 0, "return_ids": True, **speechlm}
     return message_of(
-        client.chat({"messages": asked(question), "speechlm": {**ours, **({"text": text} if text else {})}})
+        client.chat({"messages": conversation(question), "speechlm": {**fields, **({"text": text} if text else {})}})
     )
 
 
-def assert_says_the_same(speech: frontend.Speech, message: Any) -> None:
-    """A script's speech is that of a chat answer."""
+def assert_same_speech(speech: frontend.Speech, message: Any) -> None:
+    """Fail unless a script's speech equals a chat answer."""
     assert speech.text == message["content"]
     ended = f"ended by {speech.finish_reason}, {speech.cached_tokens}"
     assert len(speech.codes) == len(message["speechlm"]["codes"]), ended
@@ -94,7 +94,7 @@ def assert_says_the_same(speech: frontend.Speech, message: Any) -> None:
 
 
 @sgl.function
-def voice_thrice(s: State, question: str) -> None:
+def speak_three_times(s: State, question: str) -> None:
     s += sgl.system(SYSTEM)
     s += sgl.user(question)
     s += sgl.assistant(sgl.gen("reply"))
@@ -103,19 +103,19 @@ def voice_thrice(s: State, question: str) -> None:
     forks.join()
 
 
-def test_one_text_in_three_guidance_scales_is_what_http_gives(backend: frontend.SpeechLM, client: Client) -> None:
-    state = voice_thrice.run(QUESTION, backend=backend, **GREEDY)
+def test_one_text_with_three_guidance_scales_equals_http(backend: frontend.SpeechLM, client: Client) -> None:
+    state = speak_three_times.run(QUESTION, backend=backend, **GREEDY)
     assert state["reply"] == written(client)
     voices = state["voice"]
     for scale, speech in zip(SCALES, voices, strict=True):
-        assert_says_the_same(speech, voiced(client, state["reply"].lstrip(), cfg=scale, **FRAMES))
+        assert_same_speech(speech, voiced(client, state["reply"].lstrip(), cfg=scale, **FRAMES))
     assert len({str(speech.codes) for speech in voices}) == len(SCALES)
     assert state.messages()[-1] == {"role": "assistant", "content": state["reply"].lstrip()}
 
 
-def test_forks_share_the_prefix_that_they_speak_from(backend: frontend.SpeechLM, client: Client) -> None:
+def test_forks_share_their_cached_prefix(backend: frontend.SpeechLM, client: Client) -> None:
     client.clear_cache()
-    state = voice_thrice.run(QUESTION, backend=backend, **GREEDY)
+    state = speak_three_times.run(QUESTION, backend=backend, **GREEDY)
     prompt = state.get_meta_info("reply")["prompt_tokens"]
     assert state.get_meta_info("reply")["cached_tokens"] == 0
     for speech in state["voice"]:
@@ -124,10 +124,10 @@ def test_forks_share_the_prefix_that_they_speak_from(backend: frontend.SpeechLM,
 
 def test_a_batch_of_programs_answers_each(backend: frontend.SpeechLM, client: Client) -> None:
     questions = ("Name a colour.", "Name a river.", QUESTION)
-    states = voice_thrice.run_batch([{"question": question} for question in questions], backend=backend, **GREEDY)
+    states = speak_three_times.run_batch([{"question": question} for question in questions], backend=backend, **GREEDY)
     for question, state in zip(questions, states, strict=True):
         assert state["reply"] == written(client, question)
-        assert_says_the_same(state["voice"][1], voiced(client, state["reply"].lstrip(), question, cfg=2.0, **FRAMES))
+        assert_same_speech(state["voice"][1], voiced(client, state["reply"].lstrip(), question, cfg=2.0, **FRAMES))
 
 
 @sgl.function
@@ -140,10 +140,10 @@ def best_of_three(s: State) -> None:
     s += sgl.assistant(frontend.speak("voice", text=s["longest"], audio_temperature=0, cfg=3.0, **FRAMES))
 
 
-def test_a_branch_is_picked_and_voiced(backend: frontend.SpeechLM, client: Client) -> None:
+def test_a_branch_is_selected_and_spoken(backend: frontend.SpeechLM, client: Client) -> None:
     state = best_of_three.run(backend=backend, max_new_tokens=60)
     assert len(set(state["replies"])) > 1
-    assert_says_the_same(state["voice"], voiced(client, state["longest"], cfg=3.0, **FRAMES))
+    assert_same_speech(state["voice"], voiced(client, state["longest"], cfg=3.0, **FRAMES))
     assert state.messages()[-1] == {"role": "assistant", "content": state["longest"].lstrip()}
 
 
@@ -154,11 +154,11 @@ def write_and_speak(s: State, seed: int | None) -> None:
     s += sgl.assistant(frontend.speak("answer", seed=seed, cfg=1.5))
 
 
-def test_an_empty_turn_is_written_and_spoken_in_one_go(backend: frontend.SpeechLM, client: Client) -> None:
+def test_an_empty_turn_is_written_and_spoken_in_one_request(backend: frontend.SpeechLM, client: Client) -> None:
     state = write_and_speak.run(7, backend=backend, temperature=1.0, max_new_tokens=20)
     sampling: Any = {"text_temperature": 1.0, "text_top_k": -1, "text_max_tokens": 20, "audio_temperature": None}
     message = voiced(client, None, seed=7, cfg=1.5, **sampling)
-    assert_says_the_same(state["answer"], message)
+    assert_same_speech(state["answer"], message)
     assert state["answer"] == message["content"]
     assert state.text().endswith(message["content"])
 
@@ -173,11 +173,15 @@ def speak_inside_the_turn(s: State) -> None:
     s += sgl.assistant(sgl.gen("short"))
 
 
-def test_a_program_goes_on_after_it_has_spoken(backend: frontend.SpeechLM, client: Client) -> None:
+def test_a_program_continues_after_speech(backend: frontend.SpeechLM, client: Client) -> None:
     state = speak_inside_the_turn.run(backend=backend, **GREEDY)
     reply = state["reply"].lstrip()
-    assert_says_the_same(state["voice"], voiced(client, reply, **FRAMES))
-    messages = [*asked(), {"role": "assistant", "content": reply}, {"role": "user", "content": "And in one word?"}]
+    assert_same_speech(state["voice"], voiced(client, reply, **FRAMES))
+    messages = [
+        *conversation(),
+        {"role": "assistant", "content": reply},
+        {"role": "user", "content": "And in one word?"},
+    ]
     response = client.chat({"messages": messages, "temperature": 0, "max_tokens": 60})
     assert state["short"] == message_of(response)["content"]
 
@@ -189,7 +193,7 @@ def listen(s: State, sound: bytes | Path) -> None:
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_a_clip_keeps_its_place_in_the_turn(
+def test_a_clip_keeps_its_position_in_the_turn(
     as_file: bool, backend: frontend.SpeechLM, client: Client, tmp_path: Path
 ) -> None:
     data = wav(clip(3, 0.7))
@@ -205,14 +209,14 @@ def test_a_clip_keeps_its_place_in_the_turn(
     assert state.get_meta_info("reply")["prompt_tokens"] == response["usage"]["prompt_tokens"]
 
 
-def test_a_program_that_streams_gives_the_same(backend: frontend.SpeechLM, client: Client) -> None:
+def test_a_streaming_program_gives_the_same_result(backend: frontend.SpeechLM, client: Client) -> None:
     state = speak_inside_the_turn.run(backend=backend, stream=True, **GREEDY)
     assert "".join(state.text_iter("reply")) == written(client)
     state.sync()
-    assert_says_the_same(state["voice"], voiced(client, state["reply"].lstrip(), **FRAMES))
+    assert_same_speech(state["voice"], voiced(client, state["reply"].lstrip(), **FRAMES))
 
 
-def test_several_answers_of_one_gen_come_as_a_list(backend: frontend.SpeechLM) -> None:
+def test_several_answers_of_one_gen_are_a_list(backend: frontend.SpeechLM) -> None:
     @sgl.function
     def program(s: State) -> None:
         s += sgl.user(QUESTION) + sgl.assistant(sgl.gen("replies", n=3, temperature=2.0))
@@ -237,7 +241,7 @@ def overguided(s: State) -> None:
     s += sgl.assistant(sgl.gen("reply") + frontend.speak("voice", cfg=50.0))
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_warnings")
 def test_a_refusal_is_raised_where_the_variable_is_read(backend: frontend.SpeechLM, client: Client) -> None:
     state = overguided.run(backend=backend, **GREEDY)
     with pytest.raises(SpeechLMError, match=r"400: speechlm\.cfg: .*50") as refusal:
@@ -246,7 +250,7 @@ def test_a_refusal_is_raised_where_the_variable_is_read(backend: frontend.Speech
     assert state["reply"]
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_warnings")
 def test_a_refusal_is_raised_by_the_next_statement(backend: frontend.SpeechLM) -> None:
     state = overguided.run(backend=backend, **GREEDY)
     state.sync()
@@ -258,7 +262,7 @@ def test_a_refusal_is_raised_by_the_next_statement(backend: frontend.SpeechLM) -
         state.fork(1)
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_warnings")
 def test_a_refusal_in_a_fork_is_raised_where_they_join(backend: frontend.SpeechLM) -> None:
     @sgl.function
     def program(s: State) -> None:
@@ -271,9 +275,9 @@ def test_a_refusal_in_a_fork_is_raised_where_they_join(backend: frontend.SpeechL
         program.run(backend=backend)
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    ("statement", "message"),
     [
         (sgl.user(QUESTION) + sgl.gen("x"), "as the assistant"),
         (sgl.user(QUESTION) + frontend.speak("x"), "as the assistant"),
@@ -286,12 +290,12 @@ def test_a_refusal_in_a_fork_is_raised_where_they_join(backend: frontend.SpeechL
         (sgl.user(frontend.audio(b"noise")) + sgl.assistant(sgl.gen("x")), "400: .*audio"),
     ],
 )
-def test_what_cannot_be_done_is_said(wrong: Any, named: str, backend: frontend.SpeechLM) -> None:
+def test_unsupported_statements_raise_a_clear_error(statement: Any, message: str, backend: frontend.SpeechLM) -> None:
     @sgl.function
     def program(s: State) -> None:
-        s += wrong
+        s += statement
 
-    with pytest.raises(SpeechLMError, match=named):
+    with pytest.raises(SpeechLMError, match=message):
         program.run(backend=backend)["x"]
 
 
@@ -306,17 +310,17 @@ def test_the_documented_script_runs(metered: Server, tmp_path: Path) -> None:
         assert soundfile.info(tmp_path / f"answer-{scale}.wav").frames > 0
 
 
-def test_a_script_that_fails_ends(metered: Server, tmp_path: Path) -> None:
+def test_a_failed_script_ends_with_the_error(metered: Server, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(FAILING.format(url=metered.url))
     python = [sys.executable, str(tmp_path / "script.py")]
-    ran = subprocess.run(
+    result = subprocess.run(
         python, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
     )
-    assert ran.returncode == 1
-    assert re.search(r"SpeechLMError: .* 400: speechlm\.cfg: .* got 50\.0", ran.stderr)
+    assert result.returncode == 1
+    assert re.search(r"SpeechLMError: .* 400: speechlm\.cfg: .* got 50\.0", result.stderr)
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
+def test_an_unreachable_server_is_named() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(SpeechLMError, match=url):
         frontend.SpeechLM(url)

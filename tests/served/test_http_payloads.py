@@ -1,4 +1,4 @@
-"""Bodies as other people's clients send them are answered, and histories are read whatever a turn of them lacks."""
+"""Bodies of other projects' clients are answered, and incomplete turns of a history are tolerated."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WAV = wav(clip(3, 0.5))
 PCM = base64.b64encode((np.sin(np.arange(12_000) / 9) * 9000).astype("<i2").tobytes()).decode()
 
 
-def heard(data: str = WAV, **more: Any) -> dict[str, Any]:
+def clip_body(data: str = WAV, **more: Any) -> dict[str, Any]:
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav", **more}}
     return {"messages": [{"role": "user", "content": [part]}], "max_tokens": 2}
 
 
-def said(*messages: Any) -> dict[str, Any]:
+def body_of(*messages: Any) -> dict[str, Any]:
     return {"messages": list(messages), "max_tokens": 2}
 
 
@@ -79,8 +79,8 @@ def test_a_clients_payload_is_answered(name: str, client: Client) -> None:
     assert client.chat(PAYLOADS[name])["choices"]
 
 
-def test_a_byte_order_mark_before_the_body_is_no_matter(client: Client) -> None:
-    content = b"\xef\xbb\xbf" + json.dumps(said(USER)).encode()
+def test_a_byte_order_mark_before_the_body_is_accepted(client: Client) -> None:
+    content = b"\xef\xbb\xbf" + json.dumps(body_of(USER)).encode()
     response = client.http.post(CHAT, content=content, headers={"Content-Type": "application/json"}, timeout=SECONDS)
     assert response.status_code == 200, response.text
 
@@ -88,31 +88,31 @@ def test_a_byte_order_mark_before_the_body_is_no_matter(client: Client) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        heard("\n".join(WAV[start : start + 76] for start in range(0, len(WAV), 76))),
-        heard(WAV.rstrip("=").replace("+", "-").replace("/", "_")),
-        heard(f"data:audio/wav;base64,{WAV}"),
-        heard(f"data:;base64,{WAV}", format=None),
-        heard(format="mp3"),
-        heard(format="pcm16"),
-        heard(format=""),
+        clip_body("\n".join(WAV[start : start + 76] for start in range(0, len(WAV), 76))),
+        clip_body(WAV.rstrip("=").replace("+", "-").replace("/", "_")),
+        clip_body(f"data:audio/wav;base64,{WAV}"),
+        clip_body(f"data:;base64,{WAV}", format=None),
+        clip_body(format="mp3"),
+        clip_body(format="pcm16"),
+        clip_body(format=""),
     ],
     ids=["lines", "url-safe", "data URL", "bare data URL", "called mp3", "called pcm16", "called nothing"],
 )
-def test_a_clip_is_the_same_however_it_is_written(body: dict[str, Any], client: Client) -> None:
-    expected, found = client.chat(heard()), client.chat(body)
+def test_a_clip_is_the_same_however_it_is_encoded(body: dict[str, Any], client: Client) -> None:
+    expected, found = client.chat(clip_body()), client.chat(body)
     assert found["usage"]["prompt_tokens_details"]["audio_tokens"] == 7
     assert found["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
     assert warnings_of(found) == []
 
 
 @pytest.mark.parametrize("name", ["pcm", "pcm16"])
-def test_samples_without_a_header_are_heard_at_openais_rate(name: str, client: Client) -> None:
-    assert client.chat(heard(PCM, format=name))["usage"]["prompt_tokens_details"]["audio_tokens"] == 7
+def test_raw_samples_have_openais_sample_rate(name: str, client: Client) -> None:
+    assert client.chat(clip_body(PCM, format=name))["usage"]["prompt_tokens_details"]["audio_tokens"] == 7
 
 
-def test_a_file_that_is_cut_off_is_heard_and_the_answer_says_so(client: Client) -> None:
+def test_a_truncated_file_is_used_with_a_warning(client: Client) -> None:
     data = base64.b64decode(WAV)
-    (warning,) = warnings_of(client.chat(heard(base64.b64encode(data[: len(data) // 2]).decode())))
+    (warning,) = warnings_of(client.chat(clip_body(base64.b64encode(data[: len(data) // 2]).decode())))
     assert warning.startswith("messages[0].content[0].input_audio.data: the file is damaged or cut off after 0.2")
 
 
@@ -127,9 +127,9 @@ def test_a_file_that_is_cut_off_is_heard_and_the_answer_says_so(client: Client) 
         {"role": "assistant", "audio": None, "content": None},
     ],
 )
-def test_a_turn_that_says_nothing_is_left_out(empty: dict[str, Any], client: Client) -> None:
-    answer = client.chat(said(USER, empty, USER))
-    assert answer["usage"]["prompt_tokens"] == tokens(client, said(USER, USER))
+def test_an_empty_turn_is_skipped(empty: dict[str, Any], client: Client) -> None:
+    answer = client.chat(body_of(USER, empty, USER))
+    assert answer["usage"]["prompt_tokens"] == tokens(client, body_of(USER, USER))
     assert warnings_of(answer) == []
 
 
@@ -141,29 +141,27 @@ def test_a_turn_that_says_nothing_is_left_out(empty: dict[str, Any], client: Cli
         ({"role": "assistant", "content": None, "function_call": {"name": "f"}}, "messages[1].function_call: "),
     ],
 )
-def test_a_turn_of_which_nothing_can_be_read_is_left_out_and_that_is_told(
-    turn: dict[str, Any], warning: str, client: Client
-) -> None:
-    answer = client.chat(said(USER, turn, USER))
-    assert answer["usage"]["prompt_tokens"] == tokens(client, said(USER, USER))
+def test_an_unreadable_turn_is_skipped_with_a_warning(turn: dict[str, Any], warning: str, client: Client) -> None:
+    answer = client.chat(body_of(USER, turn, USER))
+    assert answer["usage"]["prompt_tokens"] == tokens(client, body_of(USER, USER))
     assert warnings_of(answer)[0].startswith(warning)
 
 
-def test_a_refusal_is_read_as_what_the_assistant_said(client: Client) -> None:
+def test_a_refusal_is_read_as_the_assistants_text(client: Client) -> None:
     refused = {"role": "assistant", "content": None, "refusal": "I won't."}
-    assert tokens(client, said(USER, refused, USER)) == tokens(
-        client, said(USER, {"role": "assistant", "content": "I won't."}, USER)
+    assert tokens(client, body_of(USER, refused, USER)) == tokens(
+        client, body_of(USER, {"role": "assistant", "content": "I won't."}, USER)
     )
 
 
-def test_a_top_p_of_zero_takes_the_likeliest(client: Client) -> None:
+def test_a_top_p_of_zero_is_greedy(client: Client) -> None:
     fixed = {"messages": [USER], "max_tokens": 12, "speechlm": {"return_ids": True}}
     greedy = client.chat({**fixed, "temperature": 0})
     nearly = client.chat({**fixed, "temperature": 2, "top_p": 0})
     assert message_of(nearly)["speechlm"]["text_ids"] == message_of(greedy)["speechlm"]["text_ids"]
 
 
-def test_a_text_is_as_long_as_it_is_told_to_be(client: Client) -> None:
+def test_min_tokens_and_ignore_eos_lengthen_a_text(client: Client) -> None:
     stops = {"logit_bias": {"3": 100}}
     short = client.chat({"messages": [USER], "max_tokens": 40, **stops})
     assert short["usage"]["completion_tokens"] < 5
@@ -175,18 +173,18 @@ def test_a_text_is_as_long_as_it_is_told_to_be(client: Client) -> None:
 
 
 def test_usage_is_null_in_the_chunks_before_the_last(client: Client) -> None:
-    *chunks, last = client.stream({**said(USER), "stream_options": {"include_usage": True}})
+    *chunks, last = client.stream({**body_of(USER), "stream_options": {"include_usage": True}})
     assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
     assert last["usage"]["completion_tokens"] > 0
 
 
-def test_the_list_of_models_may_have_a_slash_at_its_end(client: Client) -> None:
+def test_the_list_of_models_accepts_a_trailing_slash(client: Client) -> None:
     assert client.http.get("/v1/models/").json() == client.http.get("/v1/models").json()
 
 
-def test_no_sentence_of_libsndfile_reaches_a_user(client: Client) -> None:
+def test_no_message_of_libsndfile_reaches_a_user(client: Client) -> None:
     for data in (b"RIFF", b"This is a text.", b"\x1a\x45\xdf\xa3", b"fLaC" + bytes(50), b"OggS" + bytes(60)):
-        response = client.http.post(CHAT, json=heard(base64.b64encode(data).decode()), timeout=SECONDS)
+        response = client.http.post(CHAT, json=clip_body(base64.b64encode(data).decode()), timeout=SECONDS)
         message = response.json()["error"]["message"]
         assert "Accepted are WAV, MP3" in message
         assert not any(word in message for word in ("libsndfile", "Error", "File contains", "Format not recognised"))

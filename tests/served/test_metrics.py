@@ -1,4 +1,4 @@
-"""What GET /metrics says of a server that was asked this and that."""
+"""GET /metrics after requests of every kind."""
 
 import re
 import subprocess
@@ -15,17 +15,17 @@ from sglang_speechlm.metrics.metric import METRICS, Counter, Histogram, Metric
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 SPOKEN = BY_NAME["given text"]
 HALF_THE_POOL = "\x01" * 4085
-"""An id each: a request may take as many, but not a pair."""
+"""One id per character: this fits a single request, but not a guided pair."""
 
 
 @pytest.fixture
 def client(metered: Server) -> Iterator[Client]:
-    with Client(metered.url) as speaking:
-        yield speaking
+    with Client(metered.url) as client:
+        yield client
 
 
 class Growth:
-    """How much samples have grown since it was made."""
+    """The growth of samples since its creation."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -56,7 +56,7 @@ def test_the_document_lists_the_metrics() -> None:
     assert [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")] == rows
 
 
-def test_metrics_that_nobody_enabled_do_not_load_prometheus() -> None:
+def test_disabled_metrics_do_not_import_prometheus() -> None:
     program = (
         "import sys; from sglang_speechlm import metrics; metrics.PAIRS_REJECTED.add(); "
         "metrics.REPLY_SECONDS.observe(1.0, mode='text'); assert 'prometheus_client' not in sys.modules"
@@ -64,7 +64,7 @@ def test_metrics_that_nobody_enabled_do_not_load_prometheus() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_every_series_is_exported_beside_sglangs_own(client: Client) -> None:
+def test_every_series_is_exported_together_with_sglangs_own(client: Client) -> None:
     names = {name for name, _ in client.metrics()}
     for metric in METRICS:
         assert (f"{metric.name}_count" if isinstance(metric, Histogram) else metric.name) in names
@@ -99,7 +99,7 @@ def test_a_spoken_reply_counts_its_frames_and_its_sound(cfg: float, mode: str, k
     assert growth.of("speechlm_first_audio_seconds_sum", mode=mode) > 0
 
 
-def test_a_reply_that_its_client_leaves_is_an_abort(client: Client) -> None:
+def test_a_reply_to_a_disconnected_client_is_an_abort(client: Client) -> None:
     growth = Growth(client)
     body = SPOKEN.body(audio_min_frames=3000) | {"stream": True, "max_tokens": 3500}
     with client.http.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -108,7 +108,7 @@ def test_a_reply_that_its_client_leaves_is_an_abort(client: Client) -> None:
     assert growth.of("speechlm_reply_seconds_count", mode="spoken") == 0
 
 
-def test_a_pair_that_can_never_fit_is_rejected_by_either_process(client: Client) -> None:
+def test_a_pair_that_can_never_fit_is_rejected_by_both_processes(client: Client) -> None:
     growth = Growth(client)
     body = {"messages": [{"role": "user", "content": HALF_THE_POOL}], "speechlm": {"mode": "text_audio", "cfg": 3.0}}
     assert client.http.post("/v1/chat/completions", json=body).status_code == 400
@@ -120,14 +120,14 @@ def test_a_pair_that_can_never_fit_is_rejected_by_either_process(client: Client)
     assert growth.of("speechlm_pairs_rejected_total") == 2
 
 
-def test_pairs_that_wait_for_a_second_row_are_deferred_once_each(client: Client) -> None:
+def test_each_pair_that_waits_for_a_second_row_is_deferred_once(client: Client) -> None:
     growth = Growth(client)
     client.chat_at_once([SPOKEN.body(cfg=2.0, audio_min_frames=150)] * 3)  # long enough to meet
-    # Two wait for the first; it counts as well if it loses its place to one of them.
+    # Two pairs wait for the first, which counts too if it is retracted in favour of one of them.
     assert growth.of("speechlm_pairs_deferred_total") in (2, 3)
 
 
-def test_retractions_of_pairs_are_counted_of_one_too_that_may_take_the_whole_pool(client: Client) -> None:
+def test_retractions_are_counted_even_for_a_pair_without_max_tokens(client: Client) -> None:
     growth = Growth(client)
     body = SPOKEN.body(cfg=2.0, audio_min_frames=60)
     bounded = client.chat(body)

@@ -1,4 +1,4 @@
-"""Profiles, where the operator's variable allows them."""
+"""Profiles, if the operator's environment variable allows them."""
 
 import gzip
 import json
@@ -17,13 +17,13 @@ def test_a_profile_of_some_steps_is_written(metered: Server, tmp_path: Path) -> 
     assert wait_for(lambda: "aten::mm" in names_in(trace))
 
 
-def test_there_is_none_elsewhere(server: Server) -> None:
+def test_profiling_is_not_found_without_the_variable(server: Server) -> None:
     with Client(server.url) as client:
         assert client.http.post("/start_profile", json={}).status_code == 404
 
 
 def names_in(trace: Path) -> set[str]:
-    """Names of a trace's events; none while it is being written."""
+    """Return the names of a trace's events; none while the file is being written."""
     try:
         events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     except (EOFError, ValueError, gzip.BadGzipFile):

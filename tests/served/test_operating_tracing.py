@@ -1,4 +1,4 @@
-"""SGLang's own tracing, where its packages are installed: a client's trace goes on through our routes."""
+"""SGLang's own tracing, if its packages are installed: a client's trace continues through all routes."""
 
 import gzip
 import threading
@@ -17,18 +17,18 @@ EXPORTERS = [f"opentelemetry.exporter.otlp.proto.{kind}.trace_exporter" for kind
 PARENT = "b7ad6b7169203331"
 
 Span = tuple[str, str, str]
-"""Trace id, parent's id, name."""
+"""Trace id, parent id, name."""
 
 
 @pytest.fixture(scope="module")
 def spans() -> Iterator[tuple[str, list[Span]]]:
-    """The URL of a collector, and what it has been sent."""
+    """Yield the URL of a collector and the spans that it has received."""
     reason = "pip install --no-deps -r launch/requirements/tracing.txt"
     for exporter in EXPORTERS:
         pytest.importorskip(exporter, reason=reason)
     messages = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason=reason)
 
-    found: list[Span] = []
+    received: list[Span] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -37,7 +37,7 @@ def spans() -> Iterator[tuple[str, list[Span]]]:
                 body = gzip.decompress(body)
             for resource in messages.ExportTraceServiceRequest.FromString(body).resource_spans:
                 for scope in resource.scope_spans:
-                    found.extend((s.trace_id.hex(), s.parent_span_id.hex(), s.name) for s in scope.spans)
+                    received.extend((s.trace_id.hex(), s.parent_span_id.hex(), s.name) for s in scope.spans)
             self.send_response(200)
             self.end_headers()
 
@@ -46,7 +46,7 @@ def spans() -> Iterator[tuple[str, list[Span]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{collector.server_address[1]}/v1/traces", found
+        yield f"http://127.0.0.1:{collector.server_address[1]}/v1/traces", received
         collector.shutdown()
 
 
@@ -57,8 +57,8 @@ def traced(
     options = ("--max-total-tokens", "8192", "--enable-trace", "--otlp-traces-endpoint", spans[0])
     environment = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
     log = tmp_path_factory.mktemp("traced") / "log"
-    with serving(served_checkpoint, log, *options, environment=environment) as running:
-        yield running
+    with serving(served_checkpoint, log, *options, environment=environment) as started:
+        yield started
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def traced(
         (3, "/generate", {"text": "Hello", "sampling_params": {"max_new_tokens": 2}}, 1),
     ],
 )
-def test_a_trace_goes_on_in_every_stage(
+def test_a_trace_continues_in_every_stage(
     number: int, path: str, body: dict[str, Any], stages: int, traced: Server, spans: tuple[str, list[Span]]
 ) -> None:
     trace = f"{number:032x}"
@@ -77,10 +77,10 @@ def test_a_trace_goes_on_in_every_stage(
         headers = {"traceparent": f"00-{trace}-{PARENT}-01"}
         assert client.http.post(path, json=body, headers=headers).status_code == 200
 
-    def begun() -> int:
+    def started_stages() -> int:
         return sum(span[:2] == (trace, PARENT) and span[2].strip().startswith("Req ") for span in spans[1])
 
-    assert wait_for(lambda: begun() == stages)
+    assert wait_for(lambda: started_stages() == stages)
 
 
 def test_the_lock_is_sorted_and_agrees_with_the_profiles() -> None:

@@ -1,4 +1,4 @@
-"""A page of another origin plays a stream: examples/browser.html in a headless Chromium, where this machine has one."""
+"""A page of another origin plays a stream: examples/browser.html in a headless Chromium, if one is installed."""
 
 import functools
 import io
@@ -27,15 +27,15 @@ RENDER = """async ([server, request, rate]) => {
     pieces.reduce((start, piece) => play(context, piece, start), 0);
     return [pieces[0].rate, Array.from((await context.startRendering()).getChannelData(0))];
 }"""
-"""What the page plays, rendered as the sound card would get it."""
+"""Renders what the page plays as the sound card would receive it."""
 
 failures: list[str] = []
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files without logging requests."""
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -43,7 +43,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(EXAMPLES))) as elsewhere:
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(EXAMPLES))) as elsewhere:
         threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
         with browser_page(f"http://127.0.0.1:{elsewhere.server_port}/browser.html", set(), failures) as page:
             yield page
@@ -61,7 +61,7 @@ def test_a_stream_is_played_at_the_pitch_and_pace_of_the_file(page: Page, server
     assert np.corrcoef(np.array(played[:length]), expected[:length])[0, 1] > 0.9
 
 
-def test_the_form_speaks_and_says_for_how_long(page: Page, server: Server) -> None:
+def test_the_form_speaks_and_shows_the_duration(page: Page, server: Server) -> None:
     page.fill("[name=server]", server.url)
     page.fill("[name=text]", "Good day.")
     page.click("button")

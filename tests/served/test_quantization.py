@@ -1,4 +1,4 @@
-"""--quantization fp8, with its kernels played on a CPU: what is quantized, what is not, and what is answered."""
+"""--quantization fp8 with its kernels replaced on a CPU: what is quantized, what is not, and the answers."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ MATRICES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.d
 LAYERS = range(CONFIG.text_config.num_hidden_layers)
 QUANTIZED = {f"model.layers.{layer}.{matrix}.weight" for layer in LAYERS for matrix in MATRICES}
 STEP, SMALLEST = 2.0**-4, 2.0**-10 / 448
-"""The largest errors of rounding to fp8: relative to a number, and to the largest number of its row."""
+"""Maximum rounding errors of fp8, relative to a value and to the largest value of its row."""
 REGRET = 0.3
-"""By how much the logit of a chosen id may be below the best one of the reference, which computes in float32."""
+"""Maximum distance of a chosen id's logit from the best one of the reference, which computes in float32."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -40,26 +40,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("fp8") / "log"
     options = (*POOL, "--quantization", "fp8")
-    with serving(checkpoint, log, *options, launcher="tests.support.played_fp8") as running:
-        yield running
+    with serving(checkpoint, log, *options, launcher="tests.support.played_fp8") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def stored(checkpoint: Path) -> Tensors:
-    """The checkpoint's tensors, but for the codec's."""
+    """Return the checkpoint's tensors without the codec's."""
     (file,) = checkpoint.glob("*.safetensors")
     return {name: tensor for name, tensor in load_file(file).items() if not name.startswith(CODEC_PREFIX)}
 
 
 @pytest.fixture(scope="module")
 def served(server: Server, checkpoint: Path) -> Tensors:
-    """The weights of the running server."""
+    """Return the weights of the running server."""
     assert server.url
     return load_file(written_weights(checkpoint))
 
 
-def restored(served: Tensors, stored: Tensors) -> Tensors:
-    """The quantized matrices in float32, by their names in the checkpoint: several of them are one in the server."""
+def dequantized(served: Tensors, stored: Tensors) -> Tensors:
+    """Return the quantized matrices in float32 by their names in the checkpoint; the server fuses some of them."""
     matrices: Tensors = {}
     for name in QUANTIZED:
         products = (served[name].float() * served[name.replace("weight", "weight_scale")]).T
@@ -70,11 +70,11 @@ def restored(served: Tensors, stored: Tensors) -> Tensors:
     return matrices
 
 
-def test_the_matrices_of_the_layers_are_quantized_and_nothing_else(served: Tensors) -> None:
+def test_only_the_matrices_of_the_layers_are_quantized(served: Tensors) -> None:
     assert {name for name, tensor in served.items() if tensor.dtype == torch.float8_e4m3fn} == QUANTIZED
 
 
-def test_everything_else_is_the_checkpoints_to_the_bit(served: Tensors, stored: Tensors) -> None:
+def test_everything_else_equals_the_checkpoint_bit_by_bit(served: Tensors, stored: Tensors) -> None:
     others = {name: tensor for name, tensor in stored.items() if not is_quantized(name)}
     assert {"lm_head.weight", "model.embed_tokens.weight", "stream_emb.weight"} <= others.keys()
     renamed = {AUDIO_TOWER_PREFIX: "audio_encoder.audio_tower.", "adaptor.continuous_audio.": "adaptor."}
@@ -87,7 +87,7 @@ def test_everything_else_is_the_checkpoints_to_the_bit(served: Tensors, stored: 
 
 
 def test_a_quantized_matrix_is_the_checkpoints_but_for_rounding(served: Tensors, stored: Tensors) -> None:
-    matrices = restored(served, stored)
+    matrices = dequantized(served, stored)
     assert matrices.keys() == {name for name in stored if is_quantized(name)}
     for name, matrix in matrices.items():
         exact = stored[name].float()
@@ -95,7 +95,7 @@ def test_a_quantized_matrix_is_the_checkpoints_but_for_rounding(served: Tensors,
         assert ((matrix - exact).abs() <= STEP * exact.abs() + smallest).all(), name
 
 
-def test_the_memory_plan_counts_the_bytes_that_are_served(served: Tensors) -> None:
+def test_the_memory_plan_counts_the_served_bytes(served: Tensors) -> None:
     vocabulary = ("model.embed_tokens.weight", "lm_head.weight")
     padding = sum(served[name][CONFIG.vocab_size :].nbytes for name in vocabulary)
     unplanned = ("codec_head.", ".k_scale", ".v_scale")
@@ -103,12 +103,12 @@ def test_the_memory_plan_counts_the_bytes_that_are_served(served: Tensors) -> No
     assert total - padding == weight_bytes(CONFIG, fp8=True)
 
 
-def test_every_id_is_the_best_one_of_the_reference_with_these_weights_but_for_rounding(
+def test_every_id_is_the_references_best_except_for_rounding(
     client: Client, served: Tensors, stored: Tensors, checkpoint: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(checkpoint, tmp_path / "rounded")
     (file,) = (tmp_path / "rounded").glob("*.safetensors")
-    save_file({**load_file(file), **restored(served, stored)}, file, metadata={"format": "pt"})
+    save_file({**load_file(file), **dequantized(served, stored)}, file, metadata={"format": "pt"})
     reference = Reference.load(tmp_path / "rounded")
     for name in ("text", "spoken", "audio question", "guided", "given text"):
         case = BY_NAME[name]

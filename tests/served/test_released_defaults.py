@@ -1,4 +1,4 @@
-"""What a release decides where a request does not say: its decoding on every way in, and its voices and plans."""
+"""The defaults of a release: its decoding on every route, its voices and its plans."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ VOICES = {"anna": "An old woman on a windy pier", "alloy": "A boy in a cave"}
 GREEDY: dict[str, Any] = {"text_temperature": 0, "audio_temperature": 0}
 QUESTION = {"role": "user", "content": "Tell me about the sea."}
 _EAGER = 2.5
-"""How many times wider the logit of </think> varies than another id's: the model closes a plan soon."""
+"""Factor for the logit of </think>, so that the model soon closes a plan."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that thinks, with decoding of its own."""
+    """Build a small model that thinks and has its own decoding defaults."""
     directory = build_checkpoint(tmp_path_factory.mktemp("thinking") / "small", spec=SPEC)
     config = SpeechLMConfig.from_pretrained(directory)
     (close,) = TextTokenizer.from_pretrained(directory, config).encode("</think>")
@@ -57,27 +57,27 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("released")
     (folder / "voices.json").write_text(json.dumps(VOICES))
     options = (*POOL, "--voices", str(folder / "voices.json"))
-    with serving(checkpoint, folder / "log", *options) as running:
-        yield running
+    with serving(checkpoint, folder / "log", *options) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.url) as speaking:
-        yield speaking
+    with Client(server.url) as client:
+        yield client
 
 
-def spoken(client: Client, *messages: Any, top: dict[str, Any] | None = None, **speechlm: Any) -> Any:
-    """A spoken answer of the chat route."""
-    ours = {**GREEDY, "mode": "text_audio", "return_ids": True, **speechlm}
-    return client.chat({"messages": list(messages) or [QUESTION], "speechlm": ours, **(top or {})})
+def spoken_chat(client: Client, *messages: Any, top: dict[str, Any] | None = None, **speechlm: Any) -> Any:
+    """Return a spoken answer of the chat route."""
+    extension = {**GREEDY, "mode": "text_audio", "return_ids": True, **speechlm}
+    return client.chat({"messages": list(messages) or [QUESTION], "speechlm": extension, **(top or {})})
 
 
 def frames(response: Any) -> int:
     return int(response["usage"]["completion_tokens_details"]["audio_tokens"])
 
 
-def said_aloud(client: Client, body: dict[str, Any]) -> np.ndarray:
+def speech_samples(client: Client, body: dict[str, Any]) -> np.ndarray:
     response = client.http.post(
         "/v1/audio/speech",
         json={"input": "Good day.", "response_format": "pcm", "sample_rate": 16000, **body},
@@ -90,9 +90,7 @@ def said_aloud(client: Client, body: dict[str, Any]) -> np.ndarray:
 # Decoding
 
 
-def test_what_applies_and_where_it_comes_from_is_in_the_log_and_the_servers_info(
-    client: Client, server: Server
-) -> None:
+def test_the_decoding_defaults_and_their_source_are_in_the_log_and_server_info(client: Client, server: Server) -> None:
     decoding = client.http.get("/server_info").json()["decoding"]
     assert decoding["source"] == "inference.yaml"
     assert decoding["audio"] == {
@@ -102,8 +100,8 @@ def test_what_applies_and_where_it_comes_from_is_in_the_log_and_the_servers_info
     assert str(decoding) in server.output()
 
 
-def test_the_least_and_most_steps_hold_where_a_request_names_no_max_tokens(client: Client) -> None:
-    response = spoken(client)
+def test_the_minimum_and_maximum_apply_without_max_tokens(client: Client) -> None:
+    response = spoken_chat(client)
     assert len(message_of(response)["speechlm"]["text_ids"]) <= MOST_TEXT
     assert LEAST <= frames(response) <= MOST
     written = client.chat({"messages": [QUESTION], "logit_bias": {"2": -100, "3": -100}, "temperature": 0})
@@ -111,38 +109,38 @@ def test_the_least_and_most_steps_hold_where_a_request_names_no_max_tokens(clien
     assert written["choices"][0]["finish_reason"] == "length"
 
 
-def test_the_most_steps_do_not_hold_beside_max_tokens_and_the_least_do(client: Client) -> None:
+def test_max_tokens_replaces_the_maximum_but_not_the_minimum(client: Client) -> None:
     bias = {"2": -100, "3": -100}
     body = {"messages": [QUESTION], "logit_bias": bias, "temperature": 0, "max_tokens": 50}
     assert client.chat(body)["usage"]["completion_tokens"] == 50
-    response = spoken(client, top={"max_tokens": 4000})
+    response = spoken_chat(client, top={"max_tokens": 4000})
     assert frames(response) >= LEAST
 
 
 def test_a_chat_without_cfg_is_unguided(client: Client) -> None:
-    codes = message_of(spoken(client))["speechlm"]["codes"]
-    assert codes == message_of(spoken(client, cfg=1))["speechlm"]["codes"]
-    assert codes != message_of(spoken(client, cfg=CFG))["speechlm"]["codes"]
+    codes = message_of(spoken_chat(client))["speechlm"]["codes"]
+    assert codes == message_of(spoken_chat(client, cfg=1))["speechlm"]["codes"]
+    assert codes != message_of(spoken_chat(client, cfg=CFG))["speechlm"]["codes"]
 
 
-def test_a_request_of_the_guide_without_cfg_is_unguided(client: Client) -> None:
-    guides = {"mode": "text_audio", "phase": "text", "text_temperature": 0, "audio_temperature": 0}
-    response = client.chat({"messages": [QUESTION], "vllm_xargs": guides, "speechlm": {"return_ids": True}})
-    assert message_of(response)["speechlm"]["codes"] == message_of(spoken(client))["speechlm"]["codes"]
+def test_a_request_with_vllm_xargs_but_no_cfg_is_unguided(client: Client) -> None:
+    xargs = {"mode": "text_audio", "phase": "text", "text_temperature": 0, "audio_temperature": 0}
+    response = client.chat({"messages": [QUESTION], "vllm_xargs": xargs, "speechlm": {"return_ids": True}})
+    assert message_of(response)["speechlm"]["codes"] == message_of(spoken_chat(client))["speechlm"]["codes"]
 
 
-def test_fields_of_a_request_win(client: Client) -> None:
-    assert frames(spoken(client, audio_min_frames=1, audio_max_frames=12)) <= 12
-    long = spoken(client, audio_min_frames=70, audio_max_frames=75)
+def test_fields_of_a_request_take_precedence(client: Client) -> None:
+    assert frames(spoken_chat(client, audio_min_frames=1, audio_max_frames=12)) <= 12
+    long = spoken_chat(client, audio_min_frames=70, audio_max_frames=75)
     assert 70 <= frames(long) <= 75
 
 
 def test_the_speech_route_has_the_releases_guidance_and_steps(client: Client) -> None:
     scene = {"role": "user", "content": "A boy in a cave says: 'Good day.'"}
-    default = said_aloud(client, {"speechlm": GREEDY})
-    assert_same_sound(default, samples_of(message_of(spoken(client, scene, cfg=CFG))))
-    unguided = said_aloud(client, {"speechlm": {**GREEDY, "cfg": 1}})
-    assert_same_sound(unguided, samples_of(message_of(spoken(client, scene))))
+    default = speech_samples(client, {"speechlm": GREEDY})
+    assert_same_sound(default, samples_of(message_of(spoken_chat(client, scene, cfg=CFG))))
+    unguided = speech_samples(client, {"speechlm": {**GREEDY, "cfg": 1}})
+    assert_same_sound(unguided, samples_of(message_of(spoken_chat(client, scene))))
     assert default.shape != unguided.shape or (default != unguided).any()
 
 
@@ -157,8 +155,8 @@ def test_the_frontend_has_the_releases_guidance(client: Client) -> None:
         voices.join()
 
     default, unguided = script.run(backend=frontend.SpeechLM(str(client.http.base_url)))["voice"]
-    assert default.codes == message_of(spoken(client, text="Good day.", cfg=CFG))["speechlm"]["codes"]
-    assert unguided.codes == message_of(spoken(client, text="Good day."))["speechlm"]["codes"]
+    assert default.codes == message_of(spoken_chat(client, text="Good day.", cfg=CFG))["speechlm"]["codes"]
+    assert unguided.codes == message_of(spoken_chat(client, text="Good day."))["speechlm"]["codes"]
     assert default.codes != unguided.codes
 
 
@@ -171,24 +169,22 @@ def test_the_frontend_has_the_releases_guidance(client: Client) -> None:
     ("onyx", "A serious man with a deep, resonant voice in a quiet room says: 'Good day.'"),
     ("A girl on a train", "A girl on a train says: 'Good day.'"),
 ])  # fmt: skip
-def test_a_voice_is_a_name_of_ones_own_or_of_the_presets_or_a_description(
-    voice: str | None, scene: str, client: Client
-) -> None:
-    heard = said_aloud(client, {"speechlm": {**GREEDY, "cfg": 1}, **({"voice": voice} if voice else {})})
-    assert_same_sound(heard, samples_of(message_of(spoken(client, {"role": "user", "content": scene}))))
+def test_a_voice_is_a_custom_name_a_preset_name_or_a_description(voice: str | None, scene: str, client: Client) -> None:
+    sound = speech_samples(client, {"speechlm": {**GREEDY, "cfg": 1}, **({"voice": voice} if voice else {})})
+    assert_same_sound(sound, samples_of(message_of(spoken_chat(client, {"role": "user", "content": scene}))))
 
 
 # The page
 
 
-asked: set[str] = set()
+requested_hosts: set[str] = set()
 failures: list[str] = []
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    with browser_page(server.url, asked, failures) as page:
+    with browser_page(server.url, requested_hosts, failures) as page:
         page.click("summary:text('Settings')")
         page.fill("#text_temperature", "0")
         page.fill("#audio_temperature", "0")
@@ -196,8 +192,8 @@ def page(server: Server) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def described(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Locator:
-    """The turn in which a clip was described."""
+def described_turn(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Locator:
+    """Have a clip described, and return the turn."""
     file = tmp_path_factory.mktemp("clip") / "sea.wav"
     soundfile.write(file, clip(1, 1.0), 16000)
     page.set_input_files("#upload", file)
@@ -210,7 +206,7 @@ def described(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Locator:
 
 
 @needs_chromium
-def test_the_page_begins_with_the_releases_decoding(page: Page) -> None:
+def test_the_page_starts_with_the_releases_decoding(page: Page) -> None:
     expect(page.locator("#cfg-shown")).to_have_text("2.5")
     assert page.input_value("#cfg") == "2.5"
     assert page.get_attribute("#audio_topk", "placeholder") == "20"
@@ -218,8 +214,8 @@ def test_the_page_begins_with_the_releases_decoding(page: Page) -> None:
 
 
 @needs_chromium
-def test_a_plan_is_folded_away(described: Locator) -> None:
-    thinking = described.locator(".thinking")
+def test_a_plan_is_collapsed(described_turn: Locator) -> None:
+    thinking = described_turn.locator(".thinking")
     expect(thinking).to_be_visible()
     assert thinking.locator("p").is_hidden()
     thinking.locator("summary").click()
@@ -227,22 +223,20 @@ def test_a_plan_is_folded_away(described: Locator) -> None:
 
 
 @needs_chromium
-def test_an_edited_caption_is_rendered_with_its_plan_and_guidance_and_without_planning_anew(
-    described: Locator, page: Page
-) -> None:
-    plan = described.locator(".thinking p").text_content()
-    described.locator(".edit").click()
-    assert described.locator(".plan textarea").input_value() == plan
-    described.locator(".plan textarea").fill("A plan of mine.")
-    described.locator(".spoken-text").fill("The sea, and a gull.")
+def test_an_edited_caption_is_spoken_with_its_edited_plan(described_turn: Locator, page: Page) -> None:
+    plan = described_turn.locator(".thinking p").text_content()
+    described_turn.locator(".edit").click()
+    assert described_turn.locator(".plan textarea").input_value() == plan
+    described_turn.locator(".plan textarea").fill("A plan of mine.")
+    described_turn.locator(".spoken-text").fill("The sea, and a gull.")
     with page.expect_request("**/v1/chat/completions") as request:
-        described.locator(".editing button[type=submit]").click()
+        described_turn.locator(".editing button[type=submit]").click()
     expect(page.locator(".busy")).to_have_count(0)
     body = json_of(request.value)
     assert body["speechlm"]["text"] == "<think>A plan of mine.</think>The sea, and a gull."
     assert (body["speechlm"]["cfg"], body["speechlm"]["mode"]) == (CFG, "text_audio")
     assert "max_tokens" not in body
-    assert described.locator(".thinking p").text_content() == "A plan of mine."
-    assert described.locator(".answer > .text").inner_text() == "The sea, and a gull."
-    assert described.locator(".player").is_visible()
+    assert described_turn.locator(".thinking p").text_content() == "A plan of mine."
+    assert described_turn.locator(".answer > .text").inner_text() == "The sea, and a gull."
+    assert described_turn.locator(".player").is_visible()
     assert failures == []

@@ -1,4 +1,4 @@
-"""Requests as applications sent them, byte by byte, get the answers that these applications read."""
+"""Recorded requests of applications, replayed byte by byte, get the answers that the applications expect."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ CLIP = clip(31, 0.8)
 MEDIA_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "pcm": "audio/pcm"}
 
 
-def answered(replay: Path, url: str) -> tuple[str, bytes, http.client.HTTPResponse, bytes]:
-    """The path and the body of a recorded request, and its answer."""
+def send_replay(replay: Path, url: str) -> tuple[str, bytes, http.client.HTTPResponse, bytes]:
+    """Replay a recorded request; return its path and body, the response and its content."""
     head, _, body = replay.read_bytes().partition(b"\r\n\r\n")
     sound = recorded_file("webm", CLIP) if b'.webm"' in body else base64.b64decode(wav(CLIP))
     body = body.replace(b"8\r\n{{clip}}", b"%x\r\n{{clip}}" % len(sound)).replace(b"{{clip}}", sound)
     line, *headers = head.decode().split("\r\n")
     address = urlsplit(url)
     assert address.hostname is not None
-    kept = [text for text in headers if text.lower().partition(":")[0] not in ("host", "content-length", "connection")]
-    kept += [f"Host: {address.netloc}", "Connection: close"]
+    sent_headers = [
+        text for text in headers if text.lower().partition(":")[0] not in ("host", "content-length", "connection")
+    ]
+    sent_headers += [f"Host: {address.netloc}", "Connection: close"]
     if not any(text.lower().startswith("transfer-encoding") for text in headers):
-        kept.append(f"Content-Length: {len(body)}")
+        sent_headers.append(f"Content-Length: {len(body)}")
     with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as connection:
-        connection.sendall("\r\n".join([line, *kept, "", ""]).encode() + body)
+        connection.sendall("\r\n".join([line, *sent_headers, "", ""]).encode() + body)
         response = http.client.HTTPResponse(connection)
         response.begin()
         return line.split()[1], body, response, response.read()
 
 
-def chat_was_answered(body: dict[str, Any], answer: bytes) -> None:
+def assert_chat_is_answered(body: dict[str, Any], answer: bytes) -> None:
     if body.get("stream"):
         *chunks, done = events_of(answer.decode())
         assert done == "[DONE]"
@@ -58,12 +60,12 @@ def chat_was_answered(body: dict[str, Any], answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("replay", REPLAYS, ids=lambda replay: replay.stem)
-def test_a_recorded_request_is_answered(replay: Path, metered: Server) -> None:
-    path, body, response, answer = answered(replay, metered.url)
+def test_a_recorded_request_gets_the_expected_answer(replay: Path, metered: Server) -> None:
+    path, body, response, answer = send_replay(replay, metered.url)
     assert response.status == 200, answer
     match path.removeprefix("/v1"):
         case "/chat/completions":
-            chat_was_answered(json.loads(body), answer)
+            assert_chat_is_answered(json.loads(body), answer)
         case "/audio/speech":
             assert response.headers["content-type"] in (
                 MEDIA_TYPES[json.loads(body).get("response_format", "mp3")],

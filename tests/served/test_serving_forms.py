@@ -1,6 +1,7 @@
-"""A server answers with the reference's ids whichever form its weights came in.
+"""A server generates the reference's ids whatever form its weights had.
 
-Forms that are converted give the same directory (tests/unit/test_checkpoint_source.py), so one of them is served here.
+All forms that need conversion result in the same directory (tests/unit/test_checkpoint_source.py), so only one of them
+is served here.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,14 +21,14 @@ from server import BY_NAME, CASES, Client, Judge, assert_same_sound, message_of,
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 
 SPEC = CheckpointSpec(seed=4, audio_d_model=64, audio_heads=1, codec_layer_size=1025, codec_storage="directory")
-"""With the sizes that a conversion takes for granted: 64 dimensions a head, the released codec's codebooks."""
+"""The sizes that a conversion assumes: 64 dimensions per head, the released codec's codebooks."""
 POOL = ("--max-total-tokens", "8192")
 MARGIN = 5e-4
-"""Of the best logit over the second: ten times what float32 rounds."""
+"""Minimum lead of the best logit over the second: ten times the rounding of float32."""
 ALONE = "guided answer to audio"
-"""A case to which every weight contributes: of the encoder, of texts and of all streams."""
+"""A case that uses every weight: of the encoder, of text and of all streams."""
 AT_ONCE = CASES[:15]
-"""With the one above, 16 requests of every kind: text and clips, written and spoken, guided and not."""
+"""Together with ``ALONE``, 16 requests of every kind: text and clips, written and spoken, guided and unguided."""
 
 
 def _release(folder: Path, built: Path) -> tuple[Path, list[str]]:
@@ -46,10 +47,10 @@ FORMS = {
     "bagpiper fork": _fork("bagpiper"),
     "speechlm fork": _fork("speechlm"),
 }
-"""Each writes a checkpoint of its form, and returns what a user names and the options that go with it."""
+"""Each writes a checkpoint in its form and returns the path and the options for the command line."""
 
-_drawn: dict[str, Any] = {}
-"""The same drawn answer of every server so far."""
+_sampled: dict[str, Any] = {}
+"""The sampled answer, which must be the same on every server."""
 
 
 @pytest.fixture(scope="module")
@@ -66,39 +67,39 @@ def judge(built: Path) -> Judge:
 def client(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("form")
     model, options = FORMS[request.param](folder, built)
-    with serving(model, folder / "log", *POOL, *options) as server, Client(server.url) as speaking:
-        yield speaking
+    with serving(model, folder / "log", *POOL, *options) as server, Client(server.url) as client:
+        yield client
 
 
 def _body(name: str) -> dict[str, Any]:
-    """A case without the least frames that a release's decoding would add."""
+    """Return a case's body without the minimum of frames that a release's decoding would add."""
     case = BY_NAME[name]
     least = case.request.audio_min_frames
     return case.body(audio_min_frames=SPEC.num_stream if least is None else least)
 
 
-def test_an_answer_alone_is_the_references(client: Client, judge: Judge) -> None:
+def test_a_single_answer_equals_the_reference(client: Client, judge: Judge) -> None:
     client.clear_cache()
     assert judge.compare([BY_NAME[ALONE]], [client.chat(_body(ALONE))])
 
 
 @pytest.mark.parametrize("client", ["release"], indirect=True)
-def test_sixteen_answers_at_once_are_the_references(client: Client, judge: Judge) -> None:
+def test_sixteen_concurrent_answers_equal_the_reference(client: Client, judge: Judge) -> None:
     cases = [*AT_ONCE, BY_NAME[ALONE]]
     assert len(cases) == 16
     assert judge.compare(cases, client.chat_at_once([_body(case.name) for case in cases])) > 2000
 
 
-def test_a_drawn_answer_and_its_sound_are_the_same_whichever_form_it_came_from(client: Client) -> None:
+def test_a_sampled_answer_and_its_sound_do_not_depend_on_the_form(client: Client) -> None:
     body = _body(ALONE)
     body["temperature"], body["top_k"], body["speechlm"]["seed"] = 0.9, 20, 7
     message = message_of(client.chat(body))
-    drawn = {"text": message["speechlm"]["text_ids"], "codes": message["speechlm"]["codes"]}
+    answer_ids = {"text": message["speechlm"]["text_ids"], "codes": message["speechlm"]["codes"]}
     sound = samples_of(message)
-    assert drawn["codes"]
-    assert _drawn.setdefault("answer", drawn) == drawn
-    # How samples round depends on the windows that the codec decodes together.
-    assert_same_sound(sound, _drawn.setdefault("sound", sound))
+    assert answer_ids["codes"]
+    assert _sampled.setdefault("answer", answer_ids) == answer_ids
+    # The rounding of samples depends on which windows the codec decodes together.
+    assert_same_sound(sound, _sampled.setdefault("sound", sound))
 
 
 def test_a_spoken_answer_has_sound(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Decode graphs, played on a CPU: the ids are the reference's, and frames are multiplied by the codec's rows alone."""
+"""Decode graphs, replayed on a CPU: the ids equal the reference's, and frames use only the codec's rows of the head."""
 
 import re
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ CODEC_ROWS = IDS.codec_end - IDS.codec_begin + 1
 @pytest.fixture(scope="module")
 def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("graphs") / "log"
-    with serving(served_checkpoint, log, *POOL, launcher="tests.support.played_graphs") as running:
-        yield running
+    with serving(served_checkpoint, log, *POOL, launcher="tests.support.played_graphs") as started:
+        yield started
 
 
 def heads_of(output: str) -> set[int]:
-    """The ids of the heads that were used."""
+    """Return the numbers of ids of the heads that were used."""
     return {int(ids) for ids, _ in HEAD.findall(output)}
 
 
 @pytest.mark.parametrize("count", [4, 12])
-def test_answers_of_all_kinds_at_once_are_the_references(
+def test_concurrent_answers_of_all_kinds_equal_the_reference(
     count: int, server: Server, client: Client, judge: Judge
 ) -> None:
     before = server.output().count(REPLAY)
@@ -36,7 +36,7 @@ def test_answers_of_all_kinds_at_once_are_the_references(
 
 
 @pytest.mark.parametrize("cfg", [1, 3])
-def test_frames_are_multiplied_by_the_codecs_rows_alone(cfg: float, server: Server, client: Client) -> None:
+def test_frames_use_only_the_codecs_rows_of_the_head(cfg: float, server: Server, client: Client) -> None:
     begin = len(server.output())
     client.chat(BY_NAME["given text"].body(cfg=cfg))
     steps = server.output()[begin:].split(REPLAY)

@@ -1,4 +1,4 @@
-"""Guided answers on a server with two rows, and with one: pairs are never halved, and never wait for ever."""
+"""Guided answers on servers with two rows and with one: pairs are never split and always run at last."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from server import BY_NAME, CASES, Case, Client, Judge, Server, message_of, serv
 
 POOL = ("--max-total-tokens", "8192")
 RECOMPUTED = 4
-"""Positions of its prompt that an audio stage may compute again, in each branch."""
+"""Positions of the prompt that an audio stage may recompute in each branch."""
 
 
 @pytest.fixture(scope="module")
 def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two rows, and a line of log for every step."""
+    """Start a server with two rows and a log line for every step."""
     log = tmp_path_factory.mktemp("two-rows") / "log"
-    with serving(served_checkpoint, log, *POOL, "--max-running-requests", "2", "--decode-log-interval", "1") as running:
-        yield running
+    with serving(served_checkpoint, log, *POOL, "--max-running-requests", "2", "--decode-log-interval", "1") as started:
+        yield started
 
 
 def guided(name: str, cfg: float) -> Case:
@@ -29,24 +29,24 @@ def guided(name: str, cfg: float) -> Case:
 
 
 def frames_of(judge: Judge, case: Case) -> int:
-    """How many frames the reference's answer has."""
+    """Return the number of frames of the reference's answer."""
     frames = judge.answer(case).frames
     assert frames is not None
     return len(frames)
 
 
 def rows_of_steps(log: str) -> list[int]:
-    """Rows of each decoding step, in order."""
+    """Return the number of rows of each decoding step, in order."""
     return [int(rows) for rows in re.findall(r"Decode batch, #running-req: (\d+)", log)]
 
 
 @pytest.mark.parametrize("cfg", [1.5, 3.0, 7.0])
-def test_a_guided_answer_is_the_references(cfg: float, client: Client, judge: Judge) -> None:
+def test_a_guided_answer_equals_the_reference(cfg: float, client: Client, judge: Judge) -> None:
     case = guided("spoken", cfg)
     judge.compare([case], [client.chat(case.body())])
 
 
-def test_all_kinds_at_once_share_two_rows(client: Client, judge: Judge) -> None:
+def test_concurrent_requests_of_all_kinds_share_two_rows(client: Client, judge: Judge) -> None:
     cases = [*CASES, *(guided("spoken", cfg) for cfg in (1.5, 3.0, 7.0))][:24]
     judge.compare(cases, client.chat_at_once([case.body() for case in cases]))
 
@@ -54,38 +54,36 @@ def test_all_kinds_at_once_share_two_rows(client: Client, judge: Judge) -> None:
 def test_the_text_of_a_guided_answer_takes_one_row(server: Server, client: Client) -> None:
     client.clear_cache()
     begin = len(server.output())
-    said = message_of(client.chat(guided("spoken", 3.0).body()))["speechlm"]
-    client.clear_cache()  # the log's last line is written
+    extension = message_of(client.chat(guided("spoken", 3.0).body()))["speechlm"]
+    client.clear_cache()  # waits until the last log line is written
     rows = rows_of_steps(server.output()[begin:])
     first = rows.index(2)
-    # A stage's first id comes out of its prefill; with overlap a step may be launched past its end.
-    assert len(said["text_ids"]) - 1 <= first <= len(said["text_ids"]) + 1
+    # The prefill generates a stage's first id; with overlap, one step may run past the end.
+    assert len(extension["text_ids"]) - 1 <= first <= len(extension["text_ids"]) + 1
     assert set(rows[:first]) == {1}
     assert set(rows[first:]) == {2}
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-def test_the_audio_may_end_at_the_first_frame_that_is_allowed_to_end_it(
-    cfg: float, client: Client, judge: Judge
-) -> None:
-    """The least number of frames is set to where the answer ends by itself, and to one more."""
-    free = guided("spoken", cfg)
-    case = Case(f"{free}, to its end", replace(free.request, audio_min_frames=0))
+def test_the_audio_may_end_at_the_minimum_of_frames(cfg: float, client: Client, judge: Judge) -> None:
+    """The minimum is set to the number of frames at which the answer ends by itself, and to one more."""
+    unlimited = guided("spoken", cfg)
+    case = Case(f"{unlimited}, to its end", replace(unlimited.request, audio_min_frames=0))
     assert judge.answer(case).end == "stop"
     frames = frames_of(judge, case)
     for least in (frames, frames + 1):
-        case = Case(f"{free}, {least} frames", replace(free.request, audio_min_frames=least))
+        case = Case(f"{unlimited}, {least} frames", replace(unlimited.request, audio_min_frames=least))
         judge.compare([case], [client.chat(case.body())])
         assert (frames_of(judge, case) == frames) == (least == frames)
 
 
-def test_both_branches_find_their_prefix(client: Client) -> None:
-    client.chat(guided("spoken", 3.0).body())  # the pads are there, whatever emptied the cache before
+def test_both_branches_find_their_prefix_in_the_cache(client: Client) -> None:
+    client.chat(guided("spoken", 3.0).body())  # the pads are cached, even if the cache was cleared before
     response = client.chat(guided("spoken", 2.0).body())
-    said = message_of(response)["speechlm"]
-    prompt = response["usage"]["prompt_tokens"] + len(said["text_ids"]) + 2  # <assistant> <audio>
-    assert prompt - said["cached_tokens"]["audio"] <= RECOMPUTED
-    assert prompt - said["cached_tokens"]["audio_unconditional"] <= RECOMPUTED
+    extension = message_of(response)["speechlm"]
+    prompt = response["usage"]["prompt_tokens"] + len(extension["text_ids"]) + 2  # <assistant> <audio>
+    assert prompt - extension["cached_tokens"]["audio"] <= RECOMPUTED
+    assert prompt - extension["cached_tokens"]["audio_unconditional"] <= RECOMPUTED
 
 
 def test_a_long_guided_prompt_leaves_later_answers_unchanged(client: Client, judge: Judge) -> None:
@@ -101,7 +99,7 @@ def test_a_long_guided_prompt_leaves_later_answers_unchanged(client: Client, jud
         judge.compare([case], [client.chat(case.body())])
 
 
-def test_guidance_is_refused_at_once_where_there_is_one_row(
+def test_guidance_is_refused_at_once_on_a_server_with_one_row(
     served_checkpoint: Path, tmp_path: Path, judge: Judge
 ) -> None:
     with (

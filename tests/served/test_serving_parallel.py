@@ -1,4 +1,4 @@
-"""Two ranks of tensor parallelism: every rank draws the same ids, and they are the reference's."""
+"""Two ranks of tensor parallelism: both sample the same ids, and these equal the reference's."""
 
 import signal
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from server import BY_NAME, CASES, Client, Judge, listening_addresses, message_o
 from server.life import WatchedServer, assert_part_failure_ends_server, started
 
 TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
-"""One core each; SGLang wants a NUMA node for each rank otherwise."""
+"""One core per rank; otherwise SGLang needs a NUMA node for each."""
 SAMPLED = ("text", "spoken", "guided", "spoken answer to audio")
 
 
 @pytest.fixture(scope="module")
 def watched(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
     log = tmp_path_factory.mktemp("parallel") / "log"
-    with started(served_checkpoint, log, "--tp-size", "2", variables=TWO_RANKS) as living:
-        yield living
+    with started(served_checkpoint, log, "--tp-size", "2", variables=TWO_RANKS) as ready:
+        yield ready
 
 
 @pytest.fixture
@@ -26,25 +26,25 @@ def parallel(watched: WatchedServer) -> Iterator[Client]:
         yield client
 
 
-def test_twelve_answers_of_all_kinds_are_the_references(parallel: Client, judge: Judge) -> None:
+def test_twelve_answers_of_all_kinds_equal_the_reference(parallel: Client, judge: Judge) -> None:
     cases = CASES[:12]
     assert judge.compare(cases, parallel.chat_at_once([case.body() for case in cases])) > 2000
 
 
-def test_sampled_answers_are_those_of_one_rank(parallel: Client, client: Client) -> None:
+def test_sampled_answers_equal_those_of_one_rank(parallel: Client, client: Client) -> None:
     bodies = [
         BY_NAME[name].body(seed=11, text_temperature=0.9, audio_temperature=0.9, audio_max_frames=60)
         for name in SAMPLED
     ]
-    for alone, shared in zip(client.chat_at_once(bodies), parallel.chat_at_once(bodies), strict=True):
-        assert message_of(shared)["speechlm"]["text_ids"] == message_of(alone)["speechlm"]["text_ids"]
-        assert message_of(shared)["speechlm"]["codes"] == message_of(alone)["speechlm"]["codes"]
+    for single, shared in zip(client.chat_at_once(bodies), parallel.chat_at_once(bodies), strict=True):
+        assert message_of(shared)["speechlm"]["text_ids"] == message_of(single)["speechlm"]["text_ids"]
+        assert message_of(shared)["speechlm"]["codes"] == message_of(single)["speechlm"]["codes"]
 
 
-def test_ranks_listen_on_the_loopback_alone(watched: WatchedServer) -> None:
+def test_ranks_listen_only_on_the_loopback(watched: WatchedServer) -> None:
     assert listening_addresses(watched.server.process.pid) == {"127.0.0.1"}
 
 
-def test_requests_in_a_server_whose_rank_is_killed_get_an_error(watched: WatchedServer) -> None:
-    """Last, for it ends the server of all tests here."""
+def test_a_killed_rank_ends_the_server_with_errors_for_its_requests(watched: WatchedServer) -> None:
+    """This test is last because it ends the server of this file."""
     assert_part_failure_ends_server(watched, "sglang::scheduler", signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What cannot be served right is not served: the launcher says why and ends."""
+"""The launcher refuses options and checkpoints that cannot be served correctly, with the reason."""
 
 import shutil
 import socket
@@ -58,7 +58,7 @@ Tensors = dict[str, Tensor]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_option_that_cannot_be_served_is_refused_by_its_name(name: str) -> None:
+def test_an_unsupported_option_is_refused_by_name(name: str) -> None:
     options = {**DEFAULTS, "device": "cpu"}
     assert name in options
     refuse_unsupported(SimpleNamespace(**options))
@@ -73,36 +73,36 @@ def test_the_launcher_ends_with_status_2_and_names_each_refused_option(served_ch
     options = ("--enable-mixed-chunk", "--page-size", "16", "--quantization", "w8a8_int8", "--config", file)
     with launching(served_checkpoint, tmp_path / "log", *options) as server:
         assert server.process.wait(SECONDS) == 2
-    for named in (
+    for option in (
         "--enable-mixed-chunk",
         "--page-size",
         "--enable-two-batch-overlap",
         "--quantization (set to 'w8a8_int8'",
     ):
-        assert named in server.output()
+        assert option in server.output()
     assert "--log-level" not in server.output()
     assert "Traceback" not in server.output()
 
 
-def test_every_option_that_is_not_accepted_is_refused_by_its_name() -> None:
+def test_every_option_that_is_not_accepted_is_refused_by_name() -> None:
     for name in sorted({*DEFAULTS} - _ACCEPTED):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to 'another'") as refusal:
             refuse_untested({name: ("another", DEFAULTS[name]), "log_level": ("debug", "info")}, {})
         assert "--log-level" not in str(refusal.value)
 
 
-def test_a_variable_accepts_an_untested_option_but_none_that_is_known_to_fail() -> None:
+def test_a_variable_allows_untested_options_but_not_unsupported_ones() -> None:
     refuse_untested({"cuda_graph_backend_prefill": ("breakable", None)}, {UNTESTED_OPTIONS: "1"})
     with pytest.raises(ValueError, match=r"--enable-mixed-chunk .*would mix up frames"):
         refuse_untested({"enable_mixed_chunk": (True, False)}, {UNTESTED_OPTIONS: "1"})
 
 
-def test_every_accepted_option_is_one_of_sglangs() -> None:
+def test_every_accepted_option_exists_in_sglang() -> None:
     assert DEFAULTS.keys() >= _ACCEPTED
     assert not _ACCEPTED & {*_REFUSED}
 
 
-# Fewer bits
+# Quantization
 
 OTHER_VALUES = [("quantization", value) for value in QUANTIZATION_CHOICES if value not in ("fp8", "unquant")]
 OTHER_VALUES += [("load_format", value) for value in ("bitsandbytes", "gguf", "flash_rl", "sharded_state")]
@@ -111,13 +111,13 @@ ON_GPU = {"device": "cuda", "quantization": "fp8", "dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize(("name", "value"), OTHER_VALUES)
-def test_another_kind_of_fewer_bits_is_refused_with_what_is_allowed(name: str, value: str) -> None:
+def test_another_quantization_is_refused_with_the_allowed_values(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to '{value}'; only '") as refusal:
         refuse_untested({name: (value, None)}, {UNTESTED_OPTIONS: "1"})
     assert _ACCEPTED_VALUES[name][0][0] in str(refusal.value)
 
 
-def test_every_accepted_value_is_one_of_sglangs() -> None:
+def test_every_accepted_value_exists_in_sglang() -> None:
     assert {*_ACCEPTED_VALUES["quantization"][0]} <= {*QUANTIZATION_CHOICES}
     assert {*_ACCEPTED_VALUES["load_format"][0]} <= {*LOAD_FORMAT_CHOICES}
     for name, (values, _) in _ACCEPTED_VALUES.items():
@@ -125,24 +125,24 @@ def test_every_accepted_value_is_one_of_sglangs() -> None:
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
-def test_fp8_is_accepted_on_every_gpu_that_has_kernels_for_it(capability: tuple[int, int]) -> None:
+def test_fp8_is_accepted_on_every_gpu_with_kernels_for_it(capability: tuple[int, int]) -> None:
     refuse_quantization(SimpleNamespace(**ON_GPU), capability)
 
 
 @pytest.mark.parametrize(
-    ("changed", "capability", "named"),
+    ("changed", "capability", "reason"),
     [
         ({}, (7, 5), "compute capability 8.0 or newer; this one has 7.5"),
         ({"dtype": "float32"}, (9, 0), "--dtype bfloat16"),
         ({"device": "cpu"}, (0, 0), "it needs an NVIDIA GPU"),
     ],
 )
-def test_fp8_is_refused_where_there_are_no_kernels_for_it(
-    changed: dict[str, Any], capability: tuple[int, int], named: str
+def test_fp8_is_refused_without_kernels_for_it(
+    changed: dict[str, Any], capability: tuple[int, int], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=r"--quantization .set to 'fp8'; only None.: ") as refusal:
         refuse_quantization(SimpleNamespace(**{**ON_GPU, **changed}), capability)
-    assert named in str(refusal.value)
+    assert reason in str(refusal.value)
 
 
 def test_the_launcher_refuses_fp8_on_a_cpu(served_checkpoint: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_launcher_refuses_fp8_on_a_cpu(served_checkpoint: Path, tmp_path: Pa
 # Checkpoints
 
 
-def several(tensors: Tensors) -> None:
+def mismatched_tensors(tensors: Tensors) -> None:
     del tensors["adaptor.continuous_audio.bias"]
     tensors["model.surprise"] = torch.zeros(3)
     tensors["stream_emb.weight"] = tensors["stream_emb.weight"][:7].clone()
@@ -166,10 +166,10 @@ def no_codec(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "messages"),
     [
         (
-            several,
+            mismatched_tensors,
             [
                 "1 missing (adaptor.continuous_audio.bias)",
                 "1 unexpected (model.surprise)",
@@ -180,8 +180,8 @@ def no_codec(tensors: Tensors) -> None:
         (no_codec, [f"the checkpoint lacks codec tensors: {CODEC_PREFIX}acoustic_decoder"]),
     ],
 )
-def test_the_launcher_ends_and_names_the_tensors_that_do_not_fit(
-    damage: Callable[[Tensors], None], named: list[str], served_checkpoint: Path, tmp_path: Path
+def test_the_launcher_ends_and_names_the_tensors_that_do_not_match(
+    damage: Callable[[Tensors], None], messages: list[str], served_checkpoint: Path, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(served_checkpoint, damaged)
@@ -191,10 +191,10 @@ def test_the_launcher_ends_and_names_the_tensors_that_do_not_fit(
     save_file(tensors, file, metadata={"format": "pt"})
     with launching(damaged, tmp_path / "log", "--max-total-tokens", "2048") as server:
         assert server.process.wait(SECONDS) != 0
-    assert all(name in server.output() for name in named)
+    assert all(message in server.output() for message in messages)
 
 
-def test_the_launcher_ends_with_status_2_where_its_port_is_taken(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_launcher_ends_with_status_2_if_its_port_is_in_use(served_checkpoint: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with launching(served_checkpoint, tmp_path / "log", "--port", port) as server:

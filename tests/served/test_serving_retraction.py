@@ -1,4 +1,4 @@
-"""Requests that lose their place in the middle of an answer and compute their past again: the same ids."""
+"""Retracted requests, which recompute their prefix, generate the reference's ids."""
 
 import re
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from server import CASES, Case, Client, Judge, Server, clip, serving
 
 CHUNK = 64
 SMALL_POOL = ("--max-total-tokens", "640", "--schedule-conservativeness", "0.01", "--chunked-prefill-size", str(CHUNK))
-"""Half of what ``GROWING`` comes to; all are admitted as if they would hardly grow. A guided past takes many chunks."""
+"""Half of what ``GROWING`` needs; all are admitted as if they would hardly grow. A guided prefix takes many chunks."""
 
 
 def growing(number: int) -> Case:
-    """An answer of about 90 frames; some are guided, and so take twice the room."""
+    """Return a case with an answer of about 90 frames; some are guided and so take twice the space."""
     sound: list[Part] = [("audio", clip(number, 0.5))] if number % 3 == 0 else []
     request = Request(
         [("user", [*sound, ("text", f"Say sentence {number}.")])],
@@ -32,7 +32,7 @@ GROWING = [growing(number) for number in range(9)]
 
 
 def retractions(server: Server) -> int:
-    """How many requests have lost their place."""
+    """Return the number of retracted requests."""
     return sum(int(count) for count in re.findall(r"#retracted_reqs: (\d+)", server.output()))
 
 
@@ -53,7 +53,9 @@ def crowded(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("first", [0, len(CASES) - 24])
-def test_24_answers_at_once_that_are_retracted_are_the_references(first: int, retracting: Server, judge: Judge) -> None:
+def test_24_concurrent_answers_with_retractions_equal_the_reference(
+    first: int, retracting: Server, judge: Judge
+) -> None:
     before = retractions(retracting)
     cases = CASES[first : first + 24]
     with Client(retracting.url) as client:
@@ -62,7 +64,7 @@ def test_24_answers_at_once_that_are_retracted_are_the_references(first: int, re
     assert retractions(retracting) > before + 10
 
 
-def test_24_answers_of_all_kinds_that_do_not_fit_at_once_are_the_references(crowded: Server, judge: Judge) -> None:
+def test_24_answers_of_all_kinds_beyond_the_pool_equal_the_reference(crowded: Server, judge: Judge) -> None:
     before = retractions(crowded)
     short = [case for case in CASES if case.name not in ("long prompt", "clip longer than 30 s")]
     cases = [*GROWING, *short][:24]
@@ -73,7 +75,7 @@ def test_24_answers_of_all_kinds_that_do_not_fit_at_once_are_the_references(crow
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_answers_that_do_not_fit_all_at_once_are_the_references(again: bool, crowded: Server, judge: Judge) -> None:
+def test_growing_answers_beyond_the_pool_equal_the_reference(again: bool, crowded: Server, judge: Judge) -> None:
     before = retractions(crowded)
     with Client(crowded.url) as client:
         if not again:

@@ -1,4 +1,4 @@
-"""Sampled answers: seeds, top-k and distributions, judged by the reference's logits."""
+"""Sampled answers: seeds, top-k and distributions, checked with the reference's logits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from torch import Tensor
 from sglang_speechlm.checkpoint import build_checkpoint
 
 IMPLAUSIBLE = 1e-4
-"""p-value below which a distribution is not the expected one; all seeds are fixed, so that no test is flaky."""
+"""p-value below which a distribution is not the expected one; all seeds are fixed, so no test is flaky."""
 DRAWS = 400
 TEXT_QUESTION = Request([("user", [("text", "What is the weather like today?")])], max_tokens=40)
 SPOKEN_QUESTION = replace(TEXT_QUESTION, speak=True, text_max_tokens=12, audio_max_frames=30, max_tokens=100)
@@ -27,7 +27,7 @@ SAMPLED = {"text_temperature": 1.1, "text_top_k": 30, "audio_temperature": 1.2, 
 
 @pytest.fixture(scope="module")
 def flat_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logits so close together that many ids are likely."""
+    """Build a checkpoint whose logits are so close together that many ids are likely."""
     return build_checkpoint(tmp_path_factory.mktemp("flat") / "small", spec=replace(SPEC, logit_scale=1.5))
 
 
@@ -38,45 +38,45 @@ def flat(flat_checkpoint: Path) -> Reference:
 
 @pytest.fixture(scope="module")
 def server(flat_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(flat_checkpoint, tmp_path_factory.mktemp("flat") / "log", *POOL) as running:
-        yield running
+    with serving(flat_checkpoint, tmp_path_factory.mktemp("flat") / "log", *POOL) as started:
+        yield started
 
 
 def body_of(request: Request, **speechlm: Any) -> dict[str, Any]:
-    """A body that samples."""
+    """Return a body without ``temperature``, so that the answer is sampled."""
     return {name: value for name, value in Case("", request).body(**speechlm).items() if name != "temperature"}
 
 
 def stage_of(prompt: Sequence[int], seed: int, **params: Any) -> dict[str, Any]:
-    """An audio stage by itself, which gives raw frames."""
+    """Return the body of a single audio stage, which returns raw frames."""
     params = {"max_new_tokens": 30, "custom_params": {"audio": True, "min_frames": 8}, **params}
     return {"input_ids": list(prompt), "sampling_params": {"sampling_seed": seed, **params}}
 
 
 def before_audio(reference: Reference, request: Request, text_ids: Sequence[int]) -> list[int]:
-    """Stream 0 of everything up to <audio>."""
+    """Return stream 0 of the prompt up to <audio>."""
     ids = reference.ids
     rows = [int(row[0]) for row in reference.prompt(request.messages)]
     return [*rows, ids.text, *text_ids, ids.assistant, ids.audio]
 
 
 def shares(logits: Tensor, top_k: int, temperature: float) -> Tensor:
-    """Probabilities [C] of the candidates with logits [C]."""
+    """Return the probabilities [C] of the candidates with logits [C]."""
     kept = logits.masked_fill(logits < logits.topk(top_k).values[-1], float("-inf"))
     return torch.softmax(kept.double() / temperature, dim=0)
 
 
-def assert_distributed(drawn: Sequence[int], candidates: Tensor, probabilities: Tensor) -> None:
-    """Chi-square of drawn ids against the probabilities of the candidates; rare ones count together."""
-    counts = np.array([list(drawn).count(int(candidate)) for candidate in candidates])
-    expected = probabilities.numpy() * len(drawn)
-    assert counts.sum() == len(drawn)
+def assert_distributed(sampled: Sequence[int], candidates: Tensor, probabilities: Tensor) -> None:
+    """Compare sampled ids with the probabilities of the candidates by chi-square; rare candidates are pooled."""
+    counts = np.array([list(sampled).count(int(candidate)) for candidate in candidates])
+    expected = probabilities.numpy() * len(sampled)
+    assert counts.sum() == len(sampled)
     assert not counts[expected == 0].any()
     order = np.argsort(expected)[::-1]
     counts, expected = counts[order], expected[order]
-    clear = max(int((expected >= 8).sum()) - 1, 1)
-    counts = np.append(counts[:clear], counts[clear:].sum())
-    expected = np.append(expected[:clear], expected[clear:].sum())
+    frequent = max(int((expected >= 8).sum()) - 1, 1)
+    counts = np.append(counts[:frequent], counts[frequent:].sum())
+    expected = np.append(expected[:frequent], expected[frequent:].sum())
     assert len(counts) > 4
     assert chisquare(counts, expected).pvalue > IMPLAUSIBLE
 
@@ -84,7 +84,7 @@ def assert_distributed(drawn: Sequence[int], candidates: Tensor, probabilities: 
 # Seeds
 
 
-def test_a_seed_gives_the_same_answer_alone_and_among_sixteen(client: Client) -> None:
+def test_a_seed_gives_the_same_answer_alone_and_in_a_batch_of_sixteen(client: Client) -> None:
     bodies = [body_of(case.request, seed=100 + number, **SAMPLED) for number, case in enumerate(CASES[:16])]
     client.clear_cache()
     together = [message_of(response)["speechlm"] for response in client.chat_at_once(bodies)]
@@ -117,7 +117,7 @@ def test_every_id_is_among_its_top_k(
     text_ranks = torch.cat([judged.text_ranks for judged in answers])
     audio_ranks = torch.cat([judged.audio_ranks for judged in answers if judged.audio_ranks is not None])
     assert len(audio_ranks) >= 3 * 8
-    # Not the best ones only: the draws go as deep as they may.
+    # Sampling uses the whole top-k, not only the best ids.
     assert int(text_ranks.max()) < text_top_k
     assert (int(text_ranks.max()) > 0) == (text_top_k > 1)
     for stream in audio_ranks.T:
@@ -128,7 +128,7 @@ def test_every_id_is_among_its_top_k(
 def judged_answers(
     client: Client, flat: Reference, cfg: float, text_top_k: int, audio_top_k: int
 ) -> list[TeacherForced]:
-    """Spoken answers' ids in the reference's logits; their raw frames come from the audio stage by itself."""
+    """Return the reference's logits for spoken answers; their raw frames come from separate audio stages."""
     request = replace(SPOKEN_QUESTION, cfg=cfg)
     temperatures = {"text_temperature": 1.5, "audio_temperature": 1.5}
     bodies = [
@@ -168,9 +168,9 @@ def test_the_first_text_id_follows_the_references_softmax(
         for number in range(DRAWS // 16)
     ]
     choices = [choice for response in client.chat_at_once(bodies) for choice in response["choices"]]
-    drawn = [choice["message"]["speechlm"]["text_ids"][0] for choice in choices]
-    judged = flat.teacher_forced_logits(request, drawn[:1])
-    assert_distributed(drawn, judged.text_candidates, shares(judged.text_logits[0], top_k, temperature))
+    sampled = [choice["message"]["speechlm"]["text_ids"][0] for choice in choices]
+    judged = flat.teacher_forced_logits(request, sampled[:1])
+    assert_distributed(sampled, judged.text_candidates, shares(judged.text_logits[0], top_k, temperature))
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
@@ -189,11 +189,11 @@ def test_a_first_frame_follows_the_references_softmax_on_every_stream(
     frames = np.array([output["meta_info"]["frames"][0] for output in client.generate_at_once(stages)])
     judged = flat.teacher_forced_logits(request, text_ids, frames[:1])
     assert judged.audio_logits is not None
-    for stream, drawn in enumerate(frames.T):
+    for stream, sampled in enumerate(frames.T):
         logits = judged.audio_logits[0, stream]
-        assert_distributed(drawn, judged.audio_candidates[stream], shares(logits, top_k, temperature))
+        assert_distributed(sampled, judged.audio_candidates[stream], shares(logits, top_k, temperature))
     best = judged.audio_logits[0].argmax(dim=1)
     likeliest = frames == judged.audio_candidates[torch.arange(8), best].numpy()
-    for one, other in ((0, 1), (1, 2), (0, 7)):
-        table = np.histogram2d(likeliest[:, one], likeliest[:, other], bins=2)[0]
+    for first, second in ((0, 1), (1, 2), (0, 7)):
+        table = np.histogram2d(likeliest[:, first], likeliest[:, second], bins=2)[0]
         assert chi2_contingency(table).pvalue > IMPLAUSIBLE
