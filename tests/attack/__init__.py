@@ -1,1 +1,1 @@
-"""A standing attack on started servers: ``make attack`` tries what strangers try and prints what fell."""
+"""An attack on running servers: ``make attack`` tries what outsiders might try and prints what failed."""

@@ -1,4 +1,4 @@
-"""Bodies: odd ones by the thousand, and a few that are heavy."""
+"""Thousands of unusual bodies, and a few that are heavy or slow."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _GROWTH = 4
 
 
 def odd_bodies(target: Target, ledger: Ledger, count: int, seed: int) -> None:
-    """Bodies that are nearly right: an answer or a 4xx with OpenAI's error object."""
+    """Send almost valid bodies: each gets an answer or a 4xx with OpenAI's error object."""
     area = f"{target.name}: odd bodies"
-    chosen = random.Random(seed)
-    cases = [(chosen.choice(_PATHS), _odd_body(chosen)) for _ in range(count)]
+    generator = random.Random(seed)
+    cases = [(generator.choice(_PATHS), _odd_body(generator)) for _ in range(count)]
 
     def attempt(case: tuple[str, Any]) -> None:
         path, body = case
@@ -52,37 +52,39 @@ def odd_bodies(target: Target, ledger: Ledger, count: int, seed: int) -> None:
         except httpx.HTTPError as error:
             ledger.check(area, False, f"{path} {raw[:150]!r}: {type(error).__name__}: {error}")
             return
-        held = response.status_code == 200 or (response.status_code in (400, 404, 413) and '"message"' in response.text)
-        ledger.check(area, held, f"{path} {raw[:150]!r}: {response.status_code} {response.text[:80]}")
+        passed = response.status_code == 200 or (
+            response.status_code in (400, 404, 413) and '"message"' in response.text
+        )
+        ledger.check(area, passed, f"{path} {raw[:150]!r}: {response.status_code} {response.text[:80]}")
 
     with target.client() as client, ThreadPoolExecutor(_AT_ONCE) as threads:
         list(threads.map(attempt, cases))
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+    ledger.check(area, target.answers(), "no answer afterwards")
 
 
-def _odd_body(chosen: random.Random) -> Any:
-    if chosen.random() < 0.02:
-        return chosen.choice(_ODD)
+def _odd_body(generator: random.Random) -> Any:
+    if generator.random() < 0.02:
+        return generator.choice(_ODD)
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": "Hello."}],
         "input": "Hello.",
         "input_ids": [1, 5, 7, 300],
     }
-    if chosen.random() < 0.5:
+    if generator.random() < 0.5:
         body["speechlm"] = {"mode": "text_audio", "text": "Hello."}
-    for _ in range(chosen.randrange(1, 4)):
-        value = chosen.choice(_ODD)
-        if chosen.random() < 0.3:
-            value = {chosen.choice(_INNER): chosen.choice(_ODD)}
-        if chosen.random() < 0.2:
-            value = [value] * chosen.randrange(1, 4)
-        body[chosen.choice(_FIELDS)] = value
-    body["max_tokens"] = chosen.choice((1, 2, 3, None, 0)) or 1
+    for _ in range(generator.randrange(1, 4)):
+        value = generator.choice(_ODD)
+        if generator.random() < 0.3:
+            value = {generator.choice(_INNER): generator.choice(_ODD)}
+        if generator.random() < 0.2:
+            value = [value] * generator.randrange(1, 4)
+        body[generator.choice(_FIELDS)] = value
+    body["max_tokens"] = generator.choice((1, 2, 3, None, 0)) or 1
     return body
 
 
 def heavy_bodies(target: Target, ledger: Ledger, megabytes: int, health_seconds: float) -> None:
-    """Send heavy bodies while others ask for ``/health`` and the memory of the family is watched."""
+    """Send heavy bodies while ``/health`` is polled and the target's memory is watched."""
     area = f"{target.name}: heavy bodies"
     for name, path, make in _heavy(megabytes):
         raw = make()
@@ -95,11 +97,11 @@ def heavy_bodies(target: Target, ledger: Ledger, megabytes: int, health_seconds:
             except httpx.HTTPError as error:
                 status = type(error).__name__
         size = len(raw) / 1e6
-        grown = (watch.memory - before) / 1e6
-        what = f"{name} ({size:.0f} MB): {status}, /health waited {watch.longest:.2f} s, memory grew by {grown:.0f} MB"
-        held = status in (200, 400, 413) and watch.longest <= health_seconds and grown <= _GROWTH * size + 64
-        ledger.check(area, held, what)
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+        growth = (watch.memory - before) / 1e6
+        what = f"{name} ({size:.0f} MB): {status}, /health waited {watch.longest:.2f} s, memory grew by {growth:.0f} MB"
+        passed = status in (200, 400, 413) and watch.longest <= health_seconds and growth <= _GROWTH * size + 64
+        ledger.check(area, passed, what)
+    ledger.check(area, target.answers(), "no answer afterwards")
 
 
 def _heavy(megabytes: int) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
@@ -148,7 +150,7 @@ def _heavy(megabytes: int) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
 
 
 def slow_bodies(target: Target, ledger: Ledger, health_seconds: float) -> None:
-    """Send bodies whose few bytes could take long to read while others ask for ``/health``."""
+    """Send small bodies that could take long to parse, while ``/health`` is polled."""
     area = f"{target.name}: slow bodies"
     json_type, boundary = "application/json", "multipart/form-data; boundary=b"
     field = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + b"a" * 1_000_000 + b"\r\n--b--\r\n"
@@ -170,7 +172,7 @@ def slow_bodies(target: Target, ledger: Ledger, health_seconds: float) -> None:
                 status = type(error).__name__
         what = f"{name}: {status}, /health waited {watch.longest:.2f} s"
         ledger.check(area, watch.longest <= health_seconds and str(status)[0] not in "5", what)
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+    ledger.check(area, target.answers(), "no answer afterwards")
 
 
 def _data_url(content: bytes) -> Callable[[], bytes]:
@@ -179,7 +181,7 @@ def _data_url(content: bytes) -> Callable[[], bytes]:
 
 
 class _Watch:
-    """How long ``/health`` has waited at most, and the most memory that the family had."""
+    """The longest response time of ``/health``, in seconds, and the peak memory of the target, in bytes."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -190,21 +192,21 @@ class _Watch:
 def _watched(target: Target) -> Iterator[_Watch]:
     watch, over = _Watch(), threading.Event()
 
-    def ask() -> None:
+    def poll_health() -> None:
         with httpx.Client(base_url=target.server.url, timeout=60, trust_env=False) as client:
             while not over.is_set():
-                began = time.monotonic()
+                started = time.monotonic()
                 with contextlib.suppress(httpx.HTTPError):
                     client.get("/health")
-                watch.longest = max(watch.longest, time.monotonic() - began)
+                watch.longest = max(watch.longest, time.monotonic() - started)
                 over.wait(0.02)
 
-    def look() -> None:
+    def watch_memory() -> None:
         while not over.is_set():
             watch.memory = max(watch.memory, target.memory())
             over.wait(0.05)
 
-    threads = [threading.Thread(target=ask), threading.Thread(target=look)]
+    threads = [threading.Thread(target=poll_health), threading.Thread(target=watch_memory)]
     for thread in threads:
         thread.start()
     try:

@@ -32,7 +32,7 @@ def _chat_with(url: str) -> dict[str, object]:
 
 
 def clip_urls(target: Target, ledger: Ledger) -> None:
-    """A URL that the operator did not allow is refused, and nothing is fetched."""
+    """Send URLs that the operator did not allow: each is refused, and nothing is fetched."""
     area = f"{target.name}: URLs of clips"
     canary = Canary()
     port = canary.port
@@ -53,8 +53,8 @@ def clip_urls(target: Target, ledger: Ledger) -> None:
     with target.client() as client:
         for url in urls:
             response = client.post(CHAT, json=_chat_with(url))
-            held = response.status_code == 400 and not canary.visits
-            ledger.check(area, held, f"{url[:60]!r}: {response.status_code} {response.text[:120]}")
+            passed = response.status_code == 400 and not canary.visits
+            ledger.check(area, passed, f"{url[:60]!r}: {response.status_code} {response.text[:120]}")
     time.sleep(0.5)
     ledger.check(area, canary.visits == 0, f"{canary.visits} connections to this machine")
     canary.close()
@@ -67,42 +67,42 @@ def _seeds() -> list[bytes]:
         file = io.BytesIO()
         soundfile.write(file, samples, _RATE, format=kind, subtype=subtype)
         files.append(file.getvalue())
-    # What FFmpeg's libraries read: nothing but a beginning, which is damaged further.
+    # For FFmpeg's formats, only the beginning of a file, which is damaged further.
     files += [start + bytes(200) for start in _STARTS]
     return files
 
 
 def damaged(seed: int) -> Iterator[bytes]:
-    """Sound files with bytes changed, cut, doubled, moved and joined, without an end."""
-    chosen = random.Random(seed)
+    """Yield damaged sound files without end: with bytes changed, removed, repeated, appended and inserted."""
+    generator = random.Random(seed)
     seeds = _seeds()
     while True:
-        data = bytearray(chosen.choice(seeds))
-        for _ in range(chosen.randrange(1, 8)):
-            # Most of what can go wrong is in the first bytes.
-            place = int(len(data) * chosen.random() ** 3)
-            match chosen.randrange(6):
+        data = bytearray(generator.choice(seeds))
+        for _ in range(generator.randrange(1, 8)):
+            # Most errors are possible in the first bytes.
+            place = int(len(data) * generator.random() ** 3)
+            match generator.randrange(6):
                 case 0:
-                    data[place : place + 1] = bytes([chosen.randrange(256)])
+                    data[place : place + 1] = bytes([generator.randrange(256)])
                 case 1:
-                    data[place : place + 4] = chosen.choice(
+                    data[place : place + 4] = generator.choice(
                         (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\1\0\0\0")
                     )
                 case 2:
-                    del data[place : place + chosen.randrange(1, 64)]
+                    del data[place : place + generator.randrange(1, 64)]
                 case 3:
-                    data[place:place] = data[place : place + chosen.randrange(1, 64)]
+                    data[place:place] = data[place : place + generator.randrange(1, 64)]
                 case 4:
-                    data += chosen.choice(seeds)[: chosen.randrange(1, 400)]
+                    data += generator.choice(seeds)[: generator.randrange(1, 400)]
                 case _:
-                    data[place:place] = chosen.randbytes(chosen.randrange(1, 16))
+                    data[place:place] = generator.randbytes(generator.randrange(1, 16))
             if not data:
                 data = bytearray(b"\0")
         yield bytes(data)
 
 
 def decode_damaged(ledger: Ledger, count: int, seconds: float, seed: int) -> None:
-    """Decode damaged files in this process: a clip or an ``AudioError``, nothing else."""
+    """Decode damaged files in this process: each gives a clip or an ``AudioError``, nothing else."""
     area = "damaged sound files, decoded"
     deadline = time.monotonic() + seconds
     for number, data in enumerate(damaged(seed)):
@@ -119,7 +119,7 @@ def decode_damaged(ledger: Ledger, count: int, seconds: float, seed: int) -> Non
 
 
 def damaged_over_http(target: Target, ledger: Ledger, count: int, seed: int) -> None:
-    """Damaged files in chat messages and forms: 200 or a 400 that names its field."""
+    """Send damaged files in chat messages and forms: each gets a 200 or a 400 with a message."""
     area = f"{target.name}: damaged sound files, sent"
     files = damaged(seed)
     with target.client() as client:
@@ -139,8 +139,8 @@ def damaged_over_http(target: Target, ledger: Ledger, count: int, seed: int) -> 
             except httpx.HTTPError as error:
                 ledger.check(area, False, f"{type(error).__name__}: {error}; {data[:40].hex()}")
                 continue
-            held = response.status_code == 200 or (response.status_code == 400 and bool(_message(response)))
-            ledger.check(area, held, f"{response.status_code} {response.text[:120]}; {data[:40].hex()}")
+            passed = response.status_code == 200 or (response.status_code == 400 and bool(_message(response)))
+            ledger.check(area, passed, f"{response.status_code} {response.text[:120]}; {data[:40].hex()}")
 
 
 def _message(response: httpx.Response) -> str:

@@ -1,4 +1,4 @@
-"""Routes by methods by keys; request targets; framing."""
+"""Routes with every method and key, request targets, and framing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _AT_ONCE = 8
 
 
 def doors(target: Target, ledger: Ledger) -> None:
-    """Every route with every method and every kind of key: nothing opens without a key, nothing gives a 5xx."""
+    """Try every route with every method and kind of key: nothing opens without a key, and nothing returns a 5xx."""
     area = f"{target.name}: routes x methods x keys"
     bearers = {"no key": {}, "wrong key": _bearer("wrong"), "half a key": _bearer(KEY[:5]), "key": _bearer(KEY),
                "key in the query": {}, "admin key": _bearer(ADMIN_KEY)}  # fmt: skip
@@ -59,21 +59,21 @@ def doors(target: Target, ledger: Ledger) -> None:
             return
         status = response.status_code
         is_open = not target.has_keys or bearer in ("key", "admin key")
-        held = status < 500
+        passed = status < 500
         if not is_open and 200 <= status < 300:
-            held = _is_public(method, route) or (method == "OPTIONS" and not response.content)
+            passed = _is_public(method, route) or (method == "OPTIONS" and not response.content)
         if target.has_keys and bearer == "key" and route in _ADMIN_ONLY and method == "GET":
-            held = status in (401, 403, 404)
-        ledger.check(area, held, f"{what}: {status} {response.text[:80]!r}")
+            passed = status in (401, 403, 404)
+        ledger.check(area, passed, f"{what}: {status} {response.text[:80]!r}")
 
     limits = httpx.Limits(max_connections=_AT_ONCE)
     with httpx.Client(timeout=60, trust_env=False, limits=limits) as http, ThreadPoolExecutor(_AT_ONCE) as threads:
         list(threads.map(attempt, cases))
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+    ledger.check(area, target.answers(), "no answer afterwards")
 
 
 def _is_public(method: str, route: str) -> bool:
-    """Whether this shows nothing that a key protects: health, and the files of the page."""
+    """Return whether a route needs no key: health and the files of the page."""
     path = route.partition("?")[0].replace("/./", "/").replace("//", "/").rstrip("/")  # clients resolve dots themselves
     return method in ("GET", "HEAD") and path in ("", "/health", "/app.js", "/index.html")
 
@@ -83,17 +83,17 @@ def _bearer(key: str) -> dict[str, str]:
 
 
 def request_targets(target: Target, ledger: Ledger) -> None:
-    """Request targets that name another host never make the target connect to it."""
+    """Send request targets that name another host: the server never connects to it."""
     area = f"{target.name}: request targets"
     canary = Canary()
-    elsewhere = f"127.0.0.1:{canary.port}"
+    other_host = f"127.0.0.1:{canary.port}"
     targets = (
-        f"*@{elsewhere}/x", f"@{elsewhere}/x", f"x@{elsewhere}/x", f"http://{elsewhere}/x", f"https://{elsewhere}/x",
-        f"//{elsewhere}/x", f"///{elsewhere}/x", f"/\\{elsewhere}/x", f"\\\\{elsewhere}/x", f"/@{elsewhere}/x",
-        f"/%40{elsewhere}/x", f":80@{elsewhere}/x", f".{elsewhere}/x", elsewhere, "*", "", "x", "?x", "#x",
-        f"?@{elsewhere}",
-        f"#@{elsewhere}/", f"/..//{elsewhere}/", f"http:{elsewhere}", f"http:/{elsewhere}", f"/;@{elsewhere}/",
-        f"/\t@{elsewhere}/", f"/x\x7f@{elsewhere}", f"/http://{elsewhere}/", "/%00", "/%0d%0aHost:%20x", "/\xff\xfe",
+        f"*@{other_host}/x", f"@{other_host}/x", f"x@{other_host}/x", f"http://{other_host}/x", f"https://{other_host}/x",
+        f"//{other_host}/x", f"///{other_host}/x", f"/\\{other_host}/x", f"\\\\{other_host}/x", f"/@{other_host}/x",
+        f"/%40{other_host}/x", f":80@{other_host}/x", f".{other_host}/x", other_host, "*", "", "x", "?x", "#x",
+        f"?@{other_host}",
+        f"#@{other_host}/", f"/..//{other_host}/", f"http:{other_host}", f"http:/{other_host}", f"/;@{other_host}/",
+        f"/\t@{other_host}/", f"/x\x7f@{other_host}", f"/http://{other_host}/", "/%00", "/%0d%0aHost:%20x", "/\xff\xfe",
         f"*@[::ffff:127.0.0.1]:{canary.port}/x", f"@localhost:{canary.port}/x", f"*@0:{canary.port}/",
     )  # fmt: skip
     key = f"Authorization: Bearer {KEY}\r\n" if target.has_keys else ""
@@ -101,29 +101,31 @@ def request_targets(target: Target, ledger: Ledger) -> None:
         for text in targets:
             body = "{}" if method in ("POST", "PUT") else ""
             length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-            head = f"{method} {text} HTTP/1.1\r\nHost: {elsewhere}\r\n{key}{length}Connection: close\r\n\r\n"
+            head = f"{method} {text} HTTP/1.1\r\nHost: {other_host}\r\n{key}{length}Connection: close\r\n\r\n"
             before = canary.visits
             answer = target.send((head + body).encode("latin-1"))
             status = answer[9:12].decode("latin-1")
-            held = canary.visits == before and not status.startswith("5")
-            ledger.check(area, held, f"{method} {text!r}: {status}, {canary.visits - before} connections elsewhere")
+            passed = canary.visits == before and not status.startswith("5")
+            ledger.check(
+                area, passed, f"{method} {text!r}: {status}, {canary.visits - before} connections to another host"
+            )
     headers = (
         "Connection: authorization", "Connection: x-request-id, content-length", "Connection: host",
         "Origin: http://[::1", "Origin: http://[x]", "Origin: http://a]b",
-        f"X-Forwarded-Host: {elsewhere}", f"x-smg-target-worker: http://{elsewhere}", f"X-Original-URL: http://{elsewhere}",
+        f"X-Forwarded-Host: {other_host}", f"x-smg-target-worker: http://{other_host}", f"X-Original-URL: http://{other_host}",
     )  # fmt: skip
     for header in headers:
-        head = f"GET /v1/models HTTP/1.1\r\nHost: {elsewhere}\r\n{key}{header}\r\nConnection: close\r\n\r\n"
+        head = f"GET /v1/models HTTP/1.1\r\nHost: {other_host}\r\n{key}{header}\r\nConnection: close\r\n\r\n"
         status = target.send(head.encode())[9:12].decode()
         ledger.check(area, canary.visits == 0 and not status.startswith("5"), f"{header}: {status}")
     time.sleep(0.5)
     ledger.check(area, canary.visits == 0, f"{canary.visits} connections to a host that a client named")
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+    ledger.check(area, target.answers(), "no answer afterwards")
     canary.close()
 
 
 def framing(target: Target, ledger: Ledger) -> None:
-    """Requests whose ends are in doubt: at most one answer, never one to a request hidden in the body."""
+    """Send requests with ambiguous ends: each gets at most one answer, never one to a request hidden in the body."""
     area = f"{target.name}: framing"
     key = f"Authorization: Bearer {KEY}\r\n" if target.has_keys else ""
     start = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{key}"
@@ -161,6 +163,6 @@ def framing(target: Target, ledger: Ledger) -> None:
     for name, raw in tricks.items():
         answer = target.send(raw.encode("latin-1"), seconds=2)
         statuses = [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]]
-        held = len(statuses) <= 1 and not any(status.startswith(b"5") for status in statuses)
-        ledger.check(area, held, f"{name}: {statuses} {answer[:100]!r}")
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+        passed = len(statuses) <= 1 and not any(status.startswith(b"5") for status in statuses)
+        ledger.check(area, passed, f"{name}: {statuses} {answer[:100]!r}")
+    ledger.check(area, target.answers(), "no answer afterwards")

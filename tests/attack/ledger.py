@@ -1,4 +1,4 @@
-"""What was tried, what held and what fell."""
+"""Counts attempts and keeps the failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-_SHOWN_FALLS = 12
+_SHOWN_FAILURES = 12
 _WIDTH = 300
 
 
@@ -16,38 +16,38 @@ class Ledger:
     """The outcome of an attack; usable from several threads.
 
     Attributes:
-        tried: attempts by area.
-        falls: what went wrong, by area.
+        tried: number of attempts by area.
+        failures: descriptions of failed attempts by area.
     """
 
     tried: Counter[str] = field(default_factory=Counter)
-    falls: dict[str, list[str]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def check(self, area: str, held: bool, what: str) -> None:
-        """Count one attempt; ``what`` describes it and is kept if it did not hold."""
+    def check(self, area: str, passed: bool, what: str) -> None:
+        """Count one attempt; its description ``what`` is kept if it failed."""
         with self._lock:
             if area not in self.tried:
                 print(f"{time.strftime('%H:%M:%S')} {area}", flush=True)
             self.tried[area] += 1
-            if not held:
-                self.falls.setdefault(area, []).append(what[:_WIDTH])
+            if not passed:
+                self.failures.setdefault(area, []).append(what[:_WIDTH])
 
     @property
-    def fallen(self) -> int:
-        """Attempts that did not hold."""
-        return sum(len(falls) for falls in self.falls.values())
+    def failed(self) -> int:
+        """Number of failed attempts."""
+        return sum(len(failures) for failures in self.failures.values())
 
     def table(self) -> str:
-        """A line for each area, then the falls of each."""
+        """Return a line for each area, then the failures of each."""
         width = max((len(area) for area in self.tried), default=4) + 2
-        lines = [f"{'area':<{width}}{'tried':>9}{'held':>9}{'fallen':>9}"]
+        lines = [f"{'area':<{width}}{'tried':>9}{'passed':>9}{'failed':>9}"]
         for area, tried in self.tried.items():
-            fallen = len(self.falls.get(area, ()))
-            lines.append(f"{area:<{width}}{tried:>9,}{tried - fallen:>9,}{fallen:>9,}")
-        for area, falls in self.falls.items():
+            failed = len(self.failures.get(area, ()))
+            lines.append(f"{area:<{width}}{tried:>9,}{tried - failed:>9,}{failed:>9,}")
+        for area, failures in self.failures.items():
             lines.append(f"\n{area}:")
-            lines += [f"  {fall}" for fall in falls[:_SHOWN_FALLS]]
-            if len(falls) > _SHOWN_FALLS:
-                lines.append(f"  and {len(falls) - _SHOWN_FALLS:,} more")
+            lines += [f"  {failure}" for failure in failures[:_SHOWN_FAILURES]]
+            if len(failures) > _SHOWN_FAILURES:
+                lines.append(f"  and {len(failures) - _SHOWN_FAILURES:,} more")
         return "\n".join(lines)

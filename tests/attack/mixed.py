@@ -1,4 +1,4 @@
-"""Bodies from the ends of what is allowed, several at once: what one asks for must not end the batch that it shares."""
+"""Concurrent bodies with extreme but valid values: no request may break the batch that it shares."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ _PROMPTS: list[dict[str, Any]] = [
 
 
 def mixed_bodies(target: Target, ledger: Ledger, count: int, seed: int) -> None:
-    """Each gets an answer or a 400, whatever else runs."""
+    """Send concurrent bodies with extreme values: each gets an answer or a 400."""
     area = f"{target.name}: mixed batches"
-    chosen = random.Random(seed)
-    cases = [_stage(chosen) if chosen.random() < 0.5 else _chat(chosen) for _ in range(count)]
+    generator = random.Random(seed)
+    cases = [_stage(generator) if generator.random() < 0.5 else _chat(generator) for _ in range(count)]
 
     def attempt(case: tuple[str, dict[str, Any]]) -> None:
         path, body = case
@@ -75,23 +75,23 @@ def mixed_bodies(target: Target, ledger: Ledger, count: int, seed: int) -> None:
         except httpx.HTTPError as error:
             ledger.check(area, False, f"{type(error).__name__}: {path} {body}")
             return
-        held = response.status_code in (200, 400)
-        ledger.check(area, held, f"{response.status_code} {response.text[:80]}: {path} {body}")
+        passed = response.status_code in (200, 400)
+        ledger.check(area, passed, f"{response.status_code} {response.text[:80]}: {path} {body}")
 
     with target.client() as client, ThreadPoolExecutor(_AT_ONCE) as threads:
         list(threads.map(attempt, cases))
-    ledger.check(area, target.answers(), "it does not answer afterwards")
+    ledger.check(area, target.answers(), "no answer afterwards")
 
 
-def _stage(chosen: random.Random) -> tuple[str, dict[str, Any]]:
-    params = {"max_new_tokens": chosen.choice((0, 1, 8, 40)), **_some(chosen, _STAGE)}
-    return "/generate", {**chosen.choice(_PROMPTS), "sampling_params": params, **_some(chosen, _GENERATE)}
+def _stage(generator: random.Random) -> tuple[str, dict[str, Any]]:
+    params = {"max_new_tokens": generator.choice((0, 1, 8, 40)), **_some(generator, _STAGE)}
+    return "/generate", {**generator.choice(_PROMPTS), "sampling_params": params, **_some(generator, _GENERATE)}
 
 
-def _chat(chosen: random.Random) -> tuple[str, dict[str, Any]]:
+def _chat(generator: random.Random) -> tuple[str, dict[str, Any]]:
     messages = [{"role": "user", "content": "Hello."}]
-    return CHAT, {"messages": messages, "max_tokens": chosen.choice((1, 8, 40)), **_some(chosen, _CHAT)}
+    return CHAT, {"messages": messages, "max_tokens": generator.choice((1, 8, 40)), **_some(generator, _CHAT)}
 
 
-def _some(chosen: random.Random, fields: Mapping[str, list[Any]]) -> dict[str, Any]:
-    return {name: chosen.choice(fields[name]) for name in chosen.sample(list(fields), chosen.randrange(5))}
+def _some(generator: random.Random, fields: Mapping[str, list[Any]]) -> dict[str, Any]:
+    return {name: generator.choice(fields[name]) for name in generator.sample(list(fields), generator.randrange(5))}

@@ -1,4 +1,4 @@
-"""Connections that stall, and where the family listens."""
+"""Stalled connections, and listening sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLOSED_SECONDS = 45.0
 
 
 def stalled_connections(target: Target, ledger: Ledger, count: int) -> None:
-    """Connections on which a request never becomes whole are closed in time, and others are answered meanwhile."""
+    """Open connections whose request never completes: they are closed in time, and others are answered meanwhile."""
     area = f"{target.name}: stalled connections"
     key = f"Authorization: Bearer {KEY}\r\n" if target.has_keys else ""
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{key}Content-Type: application/json\r\n"
@@ -33,7 +33,7 @@ def stalled_connections(target: Target, ledger: Ledger, count: int) -> None:
         connection = socket.create_connection(target.address, timeout=10)
         connection.sendall(kinds[name])
         connections.append((name, connection))
-    ledger.check(area, target.answers(), "nobody is answered beside stalled connections")
+    ledger.check(area, target.answers(), "no answer during stalled connections")
     deadline = time.monotonic() + _CLOSED_SECONDS
     for name, connection in connections:
         ledger.check(area, _is_closed(connection, deadline), f"{name}: still open after {_CLOSED_SECONDS:g} s")
@@ -41,7 +41,7 @@ def stalled_connections(target: Target, ledger: Ledger, count: int) -> None:
 
 
 def _is_closed(connection: socket.socket, deadline: float) -> bool:
-    """Whether the other side closes a connection before the deadline; what it sends before that is read."""
+    """Return whether the other side closes a connection before the deadline; its data is read until then."""
     while (left := deadline - time.monotonic()) > 0:
         if select.select([connection], [], [], left)[0]:
             try:
@@ -53,9 +53,9 @@ def _is_closed(connection: socket.socket, deadline: float) -> bool:
 
 
 def listening_sockets(target: Target, ledger: Ledger) -> None:
-    """Every listening socket of the family is on the loopback, which is where ``--host`` says."""
+    """Check that every listening socket of the target is on the loopback, as ``--host`` requests."""
     area = f"{target.name}: listening sockets"
-    for process in target.family():
+    for process in target.processes():
         with contextlib.suppress(psutil.Error):
             for connection in process.net_connections("inet"):
                 if connection.status == psutil.CONN_LISTEN:

@@ -1,4 +1,4 @@
-"""A started server or fleet under attack."""
+"""The running server or fleet that is attacked."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Target:
-    """A running family of processes.
+    """A running server or fleet.
 
     Attributes:
-        name: of the target, in the table.
-        server: its launcher.
-        is_fleet: whether workers and a router stand behind a front.
-        has_keys: whether it asks for ``KEY`` or ``ADMIN_KEY``.
+        name: the name in the table.
+        server: the launcher.
+        is_fleet: whether there is a front with workers and a router.
+        has_keys: whether it requires ``KEY`` or ``ADMIN_KEY``.
     """
 
     name: str
@@ -40,60 +40,60 @@ class Target:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """The host and the port."""
         parts = urlsplit(self.server.url)
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
 
     def client(self, *, admin: bool = False, seconds: float = _ANSWER_SECONDS) -> httpx.Client:
-        """A client with the key, where there is one."""
+        """Return a client with the key, if the target has one."""
         key = ADMIN_KEY if admin else KEY
         headers = {"Authorization": f"Bearer {key}"} if self.has_keys else {}
         return httpx.Client(base_url=self.server.url, headers=headers, timeout=seconds, trust_env=False)
 
     def is_healthy(self, seconds: float = 5.0) -> bool:
-        """Whether ``/health`` answers 200 in time."""
+        """Return whether ``/health`` responds with 200 in time."""
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.server.url}/health", timeout=seconds, trust_env=False).status_code == 200
         return False
 
     def answers(self) -> bool:
-        """Whether a request that is right is answered."""
+        """Return whether a valid request is answered."""
         body = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 2}
         with contextlib.suppress(httpx.HTTPError), self.client() as client:
             return client.post(CHAT, json=body).status_code == 200
         return False
 
     def healthy_workers(self) -> int:
-        """Workers that get requests; of a single server 1 or 0."""
+        """Return the number of workers that receive requests; for a single server, 1 or 0."""
         if not self.is_fleet:
             return int(self.is_healthy())
         with contextlib.suppress(httpx.HTTPError, ValueError), self.client(seconds=5) as client:
             return int(client.get("/readiness").json()["healthy_workers"])
         return 0
 
-    def family(self) -> list[psutil.Process]:
-        """The launcher and everything below it."""
+    def processes(self) -> list[psutil.Process]:
+        """Return the launcher and all of its descendants."""
         launcher = psutil.Process(self.server.process.pid)
         return [launcher, *launcher.children(recursive=True)]
 
     def memory(self) -> int:
-        """Resident bytes of the family, shared pages counted once for each process."""
+        """Return the resident bytes of all processes; shared pages count once per process."""
         total = 0
-        for process in self.family():
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
 
     def parts(self) -> dict[str, psutil.Process]:
-        """The processes that may be killed or stopped, by what they are; those of a fleet's first worker.
+        """Return the processes that may be killed or stopped, by name; in a fleet, those of the first worker.
 
-        What does not run at the moment, as in a worker that is just being restarted, is left out.
+        Parts that do not run at present, for example during a restart, are left out.
         """
         if not self.is_fleet:
             return _parts_of(psutil.Process(self.server.process.pid))
-        routers = [process for process in self.family() if "router_process" in command_of(process)]
+        routers = [process for process in self.processes() if "router_process" in command_of(process)]
         pids = re.findall(r"Worker 0: process (\d+) at ", self.server.output())
         parts = {"router": routers[-1]} if routers else {}
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -101,7 +101,7 @@ class Target:
         return parts
 
     def send(self, raw: bytes, seconds: float = 5.0) -> bytes:
-        """What comes back for raw bytes, until the connection is closed or nothing comes for ``seconds``."""
+        """Send raw bytes and return what is received until the connection closes or is silent for ``seconds``."""
         answer = b""
         with contextlib.suppress(OSError), socket.create_connection(self.address, timeout=seconds) as connection:
             connection.sendall(raw)
@@ -112,12 +112,12 @@ class Target:
 
 def _parts_of(keeper: psutil.Process) -> dict[str, psutil.Process]:
     names = {"scheduler": "sglang::scheduler", "detokenizer": "sglang::detokenizer", "codec": "codec"}
-    family = keeper.children(recursive=True)
+    processes = keeper.children(recursive=True)
     parts = {"keeper": keeper}
     if children := keeper.children():
         parts["http process"] = children[0]
     for name, word in names.items():
-        for process in family:
+        for process in processes:
             if word in command_of(process) and process not in parts.values():
                 parts[name] = process
     return parts
@@ -125,7 +125,7 @@ def _parts_of(keeper: psutil.Process) -> dict[str, psutil.Process]:
 
 @contextlib.contextmanager
 def target(model: Path, log: Path, *, fleet: bool, keys: bool) -> Iterator[Target]:
-    """A ready target, stopped at the end."""
+    """Yield a ready target, stopped at the end."""
     options = [*_POOL]
     if fleet:
         options += ["--dp", "2", "--tp", "1"]
@@ -137,7 +137,7 @@ def target(model: Path, log: Path, *, fleet: bool, keys: bool) -> Iterator[Targe
 
 
 class Canary:
-    """A listener on the loopback that nobody may be sent to."""
+    """A listener on the loopback that no server may connect to."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
-"""``make gpu-check``: what a GPU has to show, in ten minutes; exit status 0 if every part held.
+"""``make gpu-check``: checks and measurements that need a GPU, in ten minutes; exit status 0 if every part passes.
 
-Run as ``python -m gpu`` with ``tests``, ``tests/support`` and the repository's root on the path. The figures come as
-JSON, with a picture of the kernels. What fails is recorded with its reason, and the rest goes on.
+Run as ``python -m gpu`` with ``tests``, ``tests/support`` and the repository's root on the path. The figures are
+written as JSON, with a picture of the kernels. A failure is recorded with its reason, and the other parts go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .scale import GPU, REHEARSAL
 
 
 def main() -> None:
-    """Check and measure, and say what failed."""
+    """Check, measure and report failures."""
     parser = argparse.ArgumentParser(prog="python -m gpu", description="Check a GPU and measure the server on it.")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_check.json"), help="JSON file")
     parser.add_argument("--seconds", type=float, default=570, help="limit for all parts (default: %(default)g)")

@@ -1,4 +1,4 @@
-"""A profile of decode steps: which kernels take the time."""
+"""The most expensive kernels in a profile of decode steps."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def table_of(trace: Path, category: str) -> list[dict[str, Any]]:
     """Return the kernels of a torch profiler's trace, the most expensive first.
 
     Args:
-        trace: ``*.trace.json.gz``.
-        category: of the events that count: ``kernel`` on a GPU, ``cpu_op`` without one.
+        trace: a ``*.trace.json.gz`` file.
+        category: the category of events to count: ``kernel`` on a GPU, ``cpu_op`` without one.
 
     Returns:
-        Name, calls, milliseconds in all, and share of all events' time.
+        The name, the calls, the total milliseconds and the share of the time of each.
     """
     with gzip.open(trace, "rt") as file:
         events = json.load(file)["traceEvents"]
@@ -40,7 +40,7 @@ def table_of(trace: Path, category: str) -> list[dict[str, Any]]:
     ]
 
 
-def draw(table: list[dict[str, Any]], shown: str, file: Path) -> None:
+def draw(table: list[dict[str, Any]], title: str, file: Path) -> None:
     """Draw the shares as bars."""
     figure = Figure(figsize=(9, 0.28 * len(table) + 1.2), layout="constrained")
     axes = figure.subplots()
@@ -51,5 +51,5 @@ def draw(table: list[dict[str, Any]], shown: str, file: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     axes.set(xlabel="% of the kernels' time")
-    figure.suptitle(shown, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     figure.savefig(file, dpi=120)

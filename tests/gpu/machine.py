@@ -1,4 +1,4 @@
-"""What the machine has: card, driver, compilers, packages."""
+"""A description of the machine: card, driver, compilers and packages."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _IMPORTED = ("sgl_kernel", "flashinfer", "triton")
 
 
 def describe(figures: Figures, *, on_gpu: bool) -> None:
-    """Fill in what there is.
+    """Fill in the figures of the machine.
 
     Raises:
-        AssertionError: if torch cannot use a GPU that is asked for.
+        AssertionError: if a GPU is expected but torch cannot use it.
     """
     figures["cpus"] = len(os.sched_getaffinity(0))
     figures["packages"] = {name: _version(name) for name in _PACKAGES}
@@ -54,8 +54,8 @@ def used_gibibytes(server: ServerProcess, *, on_gpu: bool) -> float:
         used = _first_line("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
         return round(float(used) / 1024, 2)
     launcher = psutil.Process(server.process.pid)
-    family = [launcher, *launcher.children(recursive=True)]
-    return round(sum(process.memory_info().rss for process in family) / (1 << 30), 2)
+    processes = [launcher, *launcher.children(recursive=True)]
+    return round(sum(process.memory_info().rss for process in processes) / (1 << 30), 2)
 
 
 def _version(name: str) -> str:
@@ -75,10 +75,10 @@ def _imports(name: str) -> str:
 
 def _lines(*command: str) -> list[str]:
     try:
-        ended: Any = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        result: Any = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"{type(error).__name__}: {error}"]
-    return (ended.stdout or ended.stderr).strip().splitlines() or [f"status {ended.returncode}"]
+    return (result.stdout or result.stderr).strip().splitlines() or [f"status {result.returncode}"]
 
 
 def _first_line(*command: str) -> str:

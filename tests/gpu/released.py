@@ -1,4 +1,4 @@
-"""The released sizes with dummy weights, served by ``launch/serve_cfg_1.sh``: cost, memory, odd requests, a profile."""
+"""The released sizes with dummy weights, served by ``launch/serve_cfg_1.sh``: cost, memory, a profile and listeners."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SCRIPT = Path(__file__).parents[2] / "launch" / "serve_cfg_1.sh"
 _ANSWER_SECONDS = 240.0
 _TRACE_SECONDS = 60.0
 _TRAFFIC_STEPS = 400
-"""Of every answer during a profile, which begins half a second after them."""
+"""Steps of each answer during a profile, which starts half a second after the answers."""
 
 
 class Released:
-    """One server and what is asked of it.
+    """One server and the measurements on it.
 
     Args:
         report: for the figures.
-        scale: how much is asked.
+        scale: the sizes of the measurements.
         folder: for the model, the log and the profile.
         pictures: the folder for pictures.
     """
@@ -52,7 +52,7 @@ class Released:
         self._server: ServerProcess | None = None
 
     def check(self) -> None:
-        """Measure everything; without a server nothing."""
+        """Measure everything, or nothing if the server does not start."""
         try:
             if self._report.part("released sizes: start by the script", 240, self._start):
                 self._report.part("released sizes: steps", 120, self._steps)
@@ -72,13 +72,13 @@ class Released:
         else:
             built(self._model, FULL_CODEC)
         self._traces.mkdir(parents=True)
-        began = time.monotonic()
+        started = time.monotonic()
         environment = {"SGLANG_TORCH_PROFILER_DIR": str(self._traces)}
         self._server = _ByScript(self._model, self._folder / "released.log", options, environment=environment)
         self._server.wait_until_ready()
-        figures["ready_seconds"] = round(time.monotonic() - began, 1)
+        figures["ready_seconds"] = round(time.monotonic() - started, 1)
         figures["plan"] = [line for line in self._server.output().splitlines() if "GiB" in line or " GB" in line][:20]
-        self._remember_memory(figures)
+        self._record_memory(figures)
 
     def _steps(self, figures: Figures) -> None:
         config = SpeechLMConfig.from_pretrained(self._model)
@@ -91,24 +91,24 @@ class Released:
                 bandwidth = nominal_bandwidth(card.memory_clock_rate, card.memory_bus_width)
                 row = with_floors(row, config, self._scale.steps, bandwidth)
             table.append(row)
-        self._remember_memory(figures)
+        self._record_memory(figures)
 
     def _long_prompt(self, figures: Figures) -> None:
         body = step_cost.body("guided", 8, 0)
         filler = [300 + number % 4000 % 400 for number in range(self._scale.long_prompt)]
         body["input_ids"] = [*body["input_ids"][:3], *filler, *body["input_ids"][-3:]]
-        began = time.monotonic()
+        started = time.monotonic()
         figures["frames"] = len(self._generate(body)["meta_info"]["frames"])
-        figures["answer_seconds"] = round(time.monotonic() - began, 2)
+        figures["answer_seconds"] = round(time.monotonic() - started, 2)
         assert figures["frames"] == body["sampling_params"]["max_new_tokens"]
-        self._remember_memory(figures)
+        self._record_memory(figures)
 
     def _whole_vocabulary(self, figures: Figures) -> None:
         bodies = [step_cost.body("text", self._scale.steps, row) for row in range(self._scale.texts)]
         figures["seconds_with_top_k"] = self._seconds_for(bodies)
         bodies[0]["sampling_params"]["top_k"] = -1
         figures["seconds_with_one_without"] = self._seconds_for(bodies)
-        self._remember_memory(figures)
+        self._record_memory(figures)
 
     def _profile(self, figures: Figures) -> None:
         rows, kinds = max(self._scale.rows), ("text", "audio", "guided")
@@ -120,12 +120,12 @@ class Released:
         request = {"num_steps": self._scale.profiled_steps, "activities": activities}
         httpx.post(f"{self._url}/start_profile", json=request, timeout=_TRACE_SECONDS).raise_for_status()
         traffic.join(_TRACE_SECONDS)
-        assert wait_for(lambda: _whole(self._traces) is not None, _TRACE_SECONDS), "no trace was written"
-        trace = _whole(self._traces)
+        assert wait_for(lambda: _complete_trace(self._traces) is not None, _TRACE_SECONDS), "no trace was written"
+        trace = _complete_trace(self._traces)
         assert trace is not None
         figures["table"] = kernels.table_of(trace, "kernel" if self._scale.on_gpu else "cpu_op")
-        shown = f"{self._scale.profiled_steps} decode steps of {rows} answers: text, audio, guided"
-        kernels.draw(figures["table"], shown, self._pictures / "gpu_kernels.png")
+        title = f"{self._scale.profiled_steps} decode steps of {rows} answers: text, audio, guided"
+        kernels.draw(figures["table"], title, self._pictures / "gpu_kernels.png")
 
     def _listeners(self, figures: Figures) -> None:
         table: list[dict[str, float]] = []
@@ -145,26 +145,26 @@ class Released:
         return answer.json()
 
     def _seconds_for(self, bodies: Sequence[dict[str, Any]]) -> float:
-        began = time.monotonic()
+        started = time.monotonic()
         with ThreadPoolExecutor(len(bodies)) as threads:
             list(threads.map(self._generate, bodies))
-        return round(time.monotonic() - began, 2)
+        return round(time.monotonic() - started, 2)
 
-    def _remember_memory(self, figures: Figures) -> None:
+    def _record_memory(self, figures: Figures) -> None:
         assert self._server is not None
         figures["used_gibibytes"] = used_gibibytes(self._server, on_gpu=self._scale.on_gpu)
 
 
 class _ByScript(ServerProcess):
-    """A server that is started by the script, as it is."""
+    """A server that is started by the unchanged script."""
 
     def _begin(self, command: list[str], output: IO[bytes] | None, environment: Mapping[str, str]) -> Process:
         assert command[:3] == [sys.executable, "-m", "sglang_speechlm.launch"]
         return super()._begin(["bash", str(_SCRIPT), *command[3:]], output, environment)
 
 
-def _whole(traces: Path) -> Path | None:
-    """Return the trace once it has been written to its end."""
+def _complete_trace(traces: Path) -> Path | None:
+    """Return the trace once it is completely written."""
     for trace in traces.rglob("*.trace.json.gz"):
         if time.time() - trace.stat().st_mtime > 1:
             return trace

@@ -1,4 +1,4 @@
-"""The figures of a check, written as they come, and the time that is left for the rest."""
+"""The figures of a check, written after each part, and the time left for the others."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from types import FrameType
 from typing import Any
 
 _LEAST_SECONDS = 5.0
-"""With less time left, a part is not begun."""
+"""Minimum time left for starting a part."""
 _TRACEBACK_LENGTH = 3000
 
 Figures = dict[str, Any]
 
 
 class OutOfTime(BaseException):
-    """A part exceeded its seconds. No ``Exception``, so that nothing in the part can take it for a failed request."""
+    """A part exceeded its time. It is not an ``Exception``, so that no part mistakes it for a failed request."""
 
 
 class Report:
-    """Parts of a check, each with its own figures; one that fails does not end the others.
+    """The parts of a check, each with its own figures; a failed part does not end the others.
 
-    Use it in the main thread: a signal interrupts a part that takes too long.
+    Use it in the main thread, because a signal interrupts a part that takes too long.
 
     Args:
         file: JSON file, rewritten after every part.
-        seconds: for all parts together.
-        heading: what the file says beside the parts.
+        seconds: time for all parts together.
+        heading: other content of the file.
     """
 
     def __init__(self, file: Path, seconds: float, heading: Figures) -> None:
@@ -40,7 +40,7 @@ class Report:
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def part(self, name: str, seconds: float, measure: Callable[[Figures], None]) -> bool:
-        """Let ``measure`` fill in the figures of one part; record its failure, and return whether it held."""
+        """Let ``measure`` fill in the figures of one part, record a failure, and return whether it passed."""
         figures: Figures = {}
         began = time.monotonic()
         left = self._end - began

@@ -1,4 +1,4 @@
-"""How much is tried, on a GPU and in a rehearsal without one."""
+"""The sizes of the measurements, on a GPU and in a rehearsal without one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is tried.
+    """The sizes of the measurements.
 
     Attributes:
         on_gpu: whether the released sizes run on a GPU; else small ones on the CPU.
-        options: of every server.
+        options: command-line options of every server.
         rows: batch sizes whose steps are measured.
         steps: decode steps to measure.
         listeners: numbers of concurrent listeners.
-        frames: of each answer that they listen to.
+        frames: number of frames in each answer for a listener.
         long_prompt: positions of the long guided prompt.
-        texts: concurrent texts of which one draws over the whole vocabulary.
+        texts: concurrent texts, one of which samples from the whole vocabulary.
         profiled_steps: decode steps to profile.
         crowd: concurrent answers to a server that has graphs for eight rows only.
     """

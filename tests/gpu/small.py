@@ -1,4 +1,4 @@
-"""Small checkpoints on the card against the reference on the CPU: without graphs, with them, and beyond them."""
+"""Small checkpoints on the card compared with the reference on the CPU: without, with and beyond decode graphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .scale import Scale
 FLOAT32 = CheckpointSpec(seed=0)
 BFLOAT16 = CheckpointSpec(seed=0, dtype="bfloat16", logit_scale=4.0)
 REGRET = {"float32": 0.02, "bfloat16": 0.3}
-"""By how much the logit of a chosen id may be below the best one of the reference, which computes in float32."""
+"""Maximum distance of a chosen id's logit from the best one of the reference, which computes in float32."""
 _CASES = CASES[::2]
 _ANSWER_SECONDS = 120.0
 _POOL = ("--max-total-tokens", "65536", "--host", "127.0.0.1")
@@ -32,11 +32,11 @@ _PREFILL_GRAPHS = ("--cuda-graph-backend-prefill", "breakable")
 
 
 def check(report: Report, scale: Scale, folder: Path) -> None:
-    """Serve each and judge its answers, one at a time and all at once."""
+    """Serve each checkpoint and compare its answers, one at a time and all at once."""
     checkpoints = {spec: build_checkpoint(folder / spec.dtype, spec=spec) for spec in (FLOAT32, BFLOAT16)}
     references = {spec: Reference.load(checkpoint) for spec, checkpoint in checkpoints.items()}
 
-    def judged(name: str, spec: CheckpointSpec, *options: str, crowd: int = 0) -> None:
+    def serve_and_judge(name: str, spec: CheckpointSpec, *options: str, crowd: int = 0) -> None:
         def measure(figures: Figures) -> None:
             log = folder / f"{name.replace(' ', '_')}.log"
             with running(checkpoints[spec], log, [*_POOL, *options, *scale.options]) as server:
@@ -48,11 +48,11 @@ def check(report: Report, scale: Scale, folder: Path) -> None:
         report.part(f"small, {name}", 130, measure)
 
     graphs = scale.on_gpu
-    os.environ[UNTESTED_OPTIONS] = "1"  # this is their test
-    judged("float32, without graphs", FLOAT32, *(_EAGER if graphs else ()))
-    judged("bfloat16, with graphs", BFLOAT16)
-    judged("bfloat16, more rows than graphs", BFLOAT16, *(_FEW_GRAPHS if graphs else ()), crowd=scale.crowd)
-    judged("bfloat16, prefill in graphs", BFLOAT16, *(_PREFILL_GRAPHS if graphs else ()))
+    os.environ[UNTESTED_OPTIONS] = "1"  # these options are tested here
+    serve_and_judge("float32, without graphs", FLOAT32, *(_EAGER if graphs else ()))
+    serve_and_judge("bfloat16, with graphs", BFLOAT16)
+    serve_and_judge("bfloat16, more rows than graphs", BFLOAT16, *(_FEW_GRAPHS if graphs else ()), crowd=scale.crowd)
+    serve_and_judge("bfloat16, prefill in graphs", BFLOAT16, *(_PREFILL_GRAPHS if graphs else ()))
 
 
 def _judge(figures: Figures, client: Client, reference: Reference, allowed: float) -> None:
@@ -60,7 +60,9 @@ def _judge(figures: Figures, client: Client, reference: Reference, allowed: floa
     alone = [client.chat(body) for body in bodies]
     together = client.chat_at_once(bodies)
     figures["answers"] = 2 * len(_CASES)
-    figures["same_together"] = sum(_ids(one) == _ids(other) for one, other in zip(alone, together, strict=True))
+    figures["same_together"] = sum(
+        _ids(single) == _ids(batched) for single, batched in zip(alone, together, strict=True)
+    )
     worst: dict[str, float] = {}
     for case, answer in zip([*_CASES, *_CASES], [*alone, *together], strict=True):
         worst[case.name] = max(worst.get(case.name, 0.0), *regrets(client, reference, case, _ids(answer)[0]))
@@ -74,12 +76,12 @@ def _by_regret(item: tuple[str, float]) -> float:
 
 
 def _ids(answer: Any) -> tuple[list[int], Any]:
-    said = answer["choices"][0]["message"]["speechlm"]
-    return said["text_ids"], said["codes"]
+    extension = answer["choices"][0]["message"]["speechlm"]
+    return extension["text_ids"], extension["codes"]
 
 
 def _crowd(figures: Figures, url: str, size: int) -> None:
-    """Ask for ``size`` answers at the same time."""
+    """Request ``size`` concurrent answers."""
     bodies = [_CASES[number % len(_CASES)].body() for number in range(size)]
     limits = httpx.Limits(max_connections=None)
     with (

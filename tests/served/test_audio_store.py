@@ -1,4 +1,4 @@
-"""Earlier answers by id: kept for a while, and heard again as exactly the frames that they were."""
+"""Earlier answers by id: they are kept for a limited time and read back as exactly the same frames."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ CHAT = "/v1/chat/completions"
 FIRST = {"role": "user", "content": "Say something."}
 THEN = {"role": "user", "content": "Say that again."}
 GREEDY = {"temperature": 0, "max_tokens": 100}
-SAID = "What a day!"
+TEXT = "What a day!"
 
 
 class Clock:
-    """Stands still until told."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1e9
@@ -33,7 +33,7 @@ def codes(frames: int) -> list[list[int]]:
     return [[t + s for s in range(8)] for t in range(frames)]
 
 
-def test_an_answer_is_kept_as_it_was_for_an_hour() -> None:
+def test_an_answer_is_kept_unchanged_for_an_hour() -> None:
     clock = Clock()
     store = AnswerStore(10, 10**6, clock)
     expires = store.keep("a", "Hi!", [300, 0, 301], codes(5))
@@ -53,14 +53,14 @@ def test_unknown_ids_have_no_answer() -> None:
     assert AnswerStore(10, 10**6).get("a") is None
 
 
-def test_the_oldest_answer_makes_room() -> None:
+def test_the_oldest_answer_is_evicted() -> None:
     store = AnswerStore(2, 10**6)
     for name in "abc":
         store.keep(name, "", [1], codes(1))
     assert [store.get(name) is not None for name in "abc"] == [False, True, True]
 
 
-def test_an_answer_that_is_too_large_is_not_kept_and_says_so() -> None:
+def test_an_oversized_answer_expires_at_once() -> None:
     clock = Clock()
     store = AnswerStore(10, 1000, clock)
     assert store.keep("a", "", [1], codes(1000)) == clock.now
@@ -68,7 +68,7 @@ def test_an_answer_that_is_too_large_is_not_kept_and_says_so() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2000)), max_size=60), st.integers(0, 5))
-def test_number_and_bytes_stay_bounded(answers: list[tuple[int, int]], most: int) -> None:
+def test_the_number_and_size_of_kept_answers_are_limited(answers: list[tuple[int, int]], most: int) -> None:
     clock = Clock()
     store = AnswerStore(most, 2000, clock)
     names = []
@@ -85,8 +85,8 @@ def test_number_and_bytes_stay_bounded(answers: list[tuple[int, int]], most: int
 # Over HTTP
 
 
-def ask(*messages: Any, stream: bool = False, **ours: Any) -> dict[str, Any]:
-    speechlm = {"mode": "text_audio", "return_ids": True, **ours}
+def chat_body(*messages: Any, stream: bool = False, **fields: Any) -> dict[str, Any]:
+    speechlm = {"mode": "text_audio", "return_ids": True, **fields}
     return {"messages": list(messages), "speechlm": speechlm, "stream": stream, **GREEDY}
 
 
@@ -94,8 +94,8 @@ def earlier(message: Any, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "audio": {"id": message["audio"]["id"]}, **more}
 
 
-def after(judge: Judge, spoken: Any) -> tuple[list[int], np.ndarray]:
-    """The reference's greedy answer after a history whose assistant said these very ids and codes."""
+def reference_after(judge: Judge, spoken: Any) -> tuple[list[int], np.ndarray]:
+    """Return the reference's greedy answer after a history with exactly these ids and codes of the assistant."""
     reference, ids = judge.reference, judge.reference.ids
     assert spoken["text_ids"][-1] in (ids.eot, ids.eos)
     frames = np.array(spoken["codes"])
@@ -120,23 +120,23 @@ def after(judge: Judge, spoken: Any) -> tuple[list[int], np.ndarray]:
     return text.ids, np.array(audio.frames)
 
 
-def test_an_answer_after_spoken_history_is_the_references(client: Client, judge: Judge) -> None:
-    first = message_of(client.chat(ask(FIRST)))
-    response = client.chat(ask(FIRST, earlier(first), THEN))
-    said = message_of(response)["speechlm"]
-    text_ids, frames = after(judge, first["speechlm"])
-    assert said["text_ids"] == text_ids
-    np.testing.assert_array_equal(np.array(said["codes"]), undelay(frames.tolist(), judge.reference.ids))
-    heard = response["usage"]["prompt_tokens_details"]["audio_tokens"]
-    assert heard == len(first["speechlm"]["codes"]) + 7
+def test_an_answer_after_a_spoken_history_equals_the_reference(client: Client, judge: Judge) -> None:
+    first = message_of(client.chat(chat_body(FIRST)))
+    response = client.chat(chat_body(FIRST, earlier(first), THEN))
+    extension = message_of(response)["speechlm"]
+    text_ids, frames = reference_after(judge, first["speechlm"])
+    assert extension["text_ids"] == text_ids
+    np.testing.assert_array_equal(np.array(extension["codes"]), undelay(frames.tolist(), judge.reference.ids))
+    audio_tokens = response["usage"]["prompt_tokens_details"]["audio_tokens"]
+    assert audio_tokens == len(first["speechlm"]["codes"]) + 7
 
 
-def test_an_answer_after_a_given_text_is_the_references(client: Client, judge: Judge) -> None:
-    first = message_of(client.chat(ask(FIRST, text=SAID)))
+def test_an_answer_after_a_given_text_equals_the_reference(client: Client, judge: Judge) -> None:
+    first = message_of(client.chat(chat_body(FIRST, text=TEXT)))
     request = Request(
         [
             ("user", [("text", FIRST["content"])]),
-            ("assistant", [("text", SAID), ("frames", np.array(first["speechlm"]["codes"]))]),
+            ("assistant", [("text", TEXT), ("frames", np.array(first["speechlm"]["codes"]))]),
             ("user", [("text", THEN["content"])]),
         ],
         speak=True,
@@ -144,41 +144,43 @@ def test_an_answer_after_a_given_text_is_the_references(client: Client, judge: J
     )
     answer = judge.reference.answer(request)
     assert answer.margin > 1e-3
-    said = message_of(client.chat(ask(FIRST, earlier(first), THEN)))["speechlm"]
-    assert said["text_ids"] == answer.text_ids
-    np.testing.assert_array_equal(np.array(said["codes"]), answer.codes)
+    extension = message_of(client.chat(chat_body(FIRST, earlier(first), THEN)))["speechlm"]
+    assert extension["text_ids"] == answer.text_ids
+    np.testing.assert_array_equal(np.array(extension["codes"]), answer.codes)
 
 
 def test_other_frames_give_another_answer(client: Client) -> None:
     answers = []
     for seed in (1, 2):
-        first = ask(FIRST, text=SAID, audio_temperature=1.0, seed=seed, audio_max_frames=40)
+        first = chat_body(FIRST, text=TEXT, audio_temperature=1.0, seed=seed, audio_max_frames=40)
         spoken = message_of(client.chat(first))
-        answers.append(message_of(client.chat(ask(FIRST, earlier(spoken), THEN)))["speechlm"])
+        answers.append(message_of(client.chat(chat_body(FIRST, earlier(spoken), THEN)))["speechlm"])
     assert answers[0]["codes"] != answers[1]["codes"]
 
 
-def test_the_whole_message_may_be_sent_back(client: Client) -> None:
-    first = message_of(client.chat(ask(FIRST)))
-    bare = message_of(client.chat(ask(FIRST, earlier(first), THEN)))
+def test_the_complete_message_may_be_sent_back(client: Client) -> None:
+    first = message_of(client.chat(chat_body(FIRST)))
+    bare = message_of(client.chat(chat_body(FIRST, earlier(first), THEN)))
     for message in (first, earlier(first, content=None), earlier(first, content=first["content"])):
-        assert message_of(client.chat(ask(FIRST, message, THEN)))["speechlm"]["codes"] == bare["speechlm"]["codes"]
+        assert (
+            message_of(client.chat(chat_body(FIRST, message, THEN)))["speechlm"]["codes"] == bare["speechlm"]["codes"]
+        )
 
 
-def test_a_streamed_answer_is_kept_as_well(client: Client) -> None:
-    whole = message_of(client.chat(ask(FIRST)))
-    chunks = client.stream(ask(FIRST))
+def test_a_streamed_answer_is_kept_too(client: Client) -> None:
+    whole = message_of(client.chat(chat_body(FIRST)))
+    chunks = client.stream(chat_body(FIRST))
     deltas = [chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks]
     (audio_id,) = [delta["id"] for delta in deltas if "id" in delta]
     (expires,) = [delta["expires_at"] for delta in deltas if "expires_at" in delta]
     assert abs(expires - whole["audio"]["expires_at"]) < 120
     again = {"role": "assistant", "audio": {"id": audio_id}}
-    answers = [message_of(client.chat(ask(FIRST, message, THEN))) for message in (earlier(whole), again)]
+    answers = [message_of(client.chat(chat_body(FIRST, message, THEN))) for message in (earlier(whole), again)]
     assert answers[0]["speechlm"]["codes"] == answers[1]["speechlm"]["codes"]
 
 
-def test_the_choices_of_a_stream_are_those_of_the_whole_answer(client: Client) -> None:
-    body = {**ask(FIRST, seed=3, text_max_tokens=20, audio_max_frames=60), "temperature": 1.0, "n": 3}
+def test_the_choices_of_a_stream_equal_those_of_the_complete_answer(client: Client) -> None:
+    body = {**chat_body(FIRST, seed=3, text_max_tokens=20, audio_max_frames=60), "temperature": 1.0, "n": 3}
     whole = client.chat(body)
     chunks = client.stream({**body, "stream_options": {"include_usage": True}})
     assert chunks[-1]["usage"] == {
@@ -198,7 +200,7 @@ def test_the_choices_of_a_stream_are_those_of_the_whole_answer(client: Client) -
         ids |= {delta["audio"]["id"] for delta in deltas if "id" in delta.get("audio", {})}
     assert len(ids) == 3
     for audio_id in ids:
-        assert client.chat(ask(FIRST, {"role": "assistant", "audio": {"id": audio_id}}, THEN))["choices"]
+        assert client.chat(chat_body(FIRST, {"role": "assistant", "audio": {"id": audio_id}}, THEN))["choices"]
 
 
 BAD: list[tuple[str, Any]] = [
@@ -214,48 +216,48 @@ BAD: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("field", "message"), BAD, ids=[f"{i}-{field}" for i, (field, _) in enumerate(BAD)])
 def test_a_bad_reference_is_named(field: str, message: Any, client: Client) -> None:
-    response = client.http.post(CHAT, json=ask(FIRST, message, THEN))
+    response = client.http.post(CHAT, json=chat_body(FIRST, message, THEN))
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert error["param"] == field
     assert len(error["message"]) < 400
 
 
-@pytest.mark.parametrize("text", [{"content": SAID}, {"audio": {"id": "audio-none", "transcript": SAID}}])
-def test_of_an_unknown_id_the_text_is_read_and_that_is_told(text: dict[str, Any], client: Client) -> None:
+@pytest.mark.parametrize("text", [{"content": TEXT}, {"audio": {"id": "audio-none", "transcript": TEXT}}])
+def test_the_text_of_an_unknown_id_is_used_with_a_warning(text: dict[str, Any], client: Client) -> None:
     spoken = {"role": "assistant", "audio": {"id": "audio-none"}, **text}
-    message = message_of(client.chat(ask(FIRST, spoken, THEN)))
+    message = message_of(client.chat(chat_body(FIRST, spoken, THEN)))
     (warning,) = message["speechlm"]["warnings"]
     assert warning.startswith("messages[1].audio.id: unknown or expired audio id 'audio-none'")
-    written = message_of(client.chat(ask(FIRST, {"role": "assistant", "content": SAID}, THEN)))
+    written = message_of(client.chat(chat_body(FIRST, {"role": "assistant", "content": TEXT}, THEN)))
     assert message["speechlm"]["text_ids"] == written["speechlm"]["text_ids"]
 
 
-def test_an_unknown_id_is_told(client: Client) -> None:
+def test_an_unknown_id_is_named(client: Client) -> None:
     message = {"role": "assistant", "audio": {"id": "audio-none"}}
-    assert "'audio-none'" in client.http.post(CHAT, json=ask(FIRST, message)).json()["error"]["message"]
+    assert "'audio-none'" in client.http.post(CHAT, json=chat_body(FIRST, message)).json()["error"]["message"]
 
 
-def test_a_text_that_is_not_what_the_audio_says_is_refused(client: Client) -> None:
-    first = message_of(client.chat(ask(FIRST, text=SAID, audio_max_frames=20)))
-    response = client.http.post(CHAT, json=ask(FIRST, earlier(first, content="Something else."), THEN))
+def test_a_text_that_differs_from_the_kept_one_is_refused(client: Client) -> None:
+    first = message_of(client.chat(chat_body(FIRST, text=TEXT, audio_max_frames=20)))
+    response = client.http.post(CHAT, json=chat_body(FIRST, earlier(first, content="Something else."), THEN))
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "messages[1].content"
 
 
-THOUGHT = "<think>A plan.</think>Good day."
+TAGGED = "<think>A plan.</think>Good day."
 
 
-def test_without_a_preset_that_thinks_tags_are_text(client: Client) -> None:
-    message = message_of(client.chat(ask(FIRST, text=THOUGHT)))
-    assert message["content"] == message["audio"]["transcript"] == THOUGHT
+def test_think_tags_are_plain_text_without_a_thinking_preset(client: Client) -> None:
+    message = message_of(client.chat(chat_body(FIRST, text=TAGGED)))
+    assert message["content"] == message["audio"]["transcript"] == TAGGED
     assert "reasoning_content" not in message
 
 
-def test_without_a_preset_that_thinks_thinking_is_not_read_and_that_is_told(client: Client) -> None:
-    reply = {"role": "assistant", "content": SAID}
-    bare = client.chat(ask(FIRST, reply, THEN))
-    answer = client.chat(ask(FIRST, {**reply, "reasoning_content": "A plan."}, THEN))
+def test_reasoning_is_ignored_with_a_warning_without_a_thinking_preset(client: Client) -> None:
+    reply = {"role": "assistant", "content": TEXT}
+    bare = client.chat(chat_body(FIRST, reply, THEN))
+    answer = client.chat(chat_body(FIRST, {**reply, "reasoning_content": "A plan."}, THEN))
     assert answer["usage"]["prompt_tokens"] == bare["usage"]["prompt_tokens"]
     (warning,) = message_of(answer)["speechlm"]["warnings"]
     assert warning.startswith("messages[1].reasoning_content: not used")

@@ -1,4 +1,4 @@
-"""``speechlm client`` against a server."""
+"""``speechlm client`` with a server."""
 
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -39,7 +39,7 @@ def test_only_a_new_file_is_written(name: str, tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "kept.wav").read_bytes() == b"mine"
 
 
-def test_what_is_no_chat_answer_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_response_that_is_not_a_chat_answer_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with HTTPServer(("127.0.0.1", 0), _Page) as page, ThreadPoolExecutor(1) as threads:
         threads.submit(page.handle_request)
         assert client.main(["Hello", "--url", f"http://127.0.0.1:{page.server_port}/v1"]) == 1
@@ -54,7 +54,7 @@ class _Page(BaseHTTPRequestHandler):
         self.wfile.write(b"<html>")
 
 
-def test_a_clip_is_heard(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clip_is_sent_and_answered(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     clip = Path(client.__file__).parent / "demo" / "question.wav"
     assert client.main(["--clip", str(clip), "--url", f"{server.url}/v1", "--max-tokens", "20"]) == 0
     assert capsys.readouterr().out.strip()
@@ -65,6 +65,6 @@ def test_a_refusal_is_printed(server: Server, capsys: pytest.CaptureFixture[str]
     assert "'unknown' is not served here" in capsys.readouterr().err
 
 
-def test_a_server_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert client.main(["Hello", "--url", "http://127.0.0.1:9/v1"]) == 1
     assert "http://127.0.0.1:9/v1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The shipped model: small, plain to transformers, exact in a server, and it knows what it was taught."""
+"""The model that is shipped: small, readable by transformers, exact in a server, and trained as documented."""
 
 import base64
 import io
@@ -25,14 +25,14 @@ from sglang_speechlm.demo.recipe.clips import SOUND_MAKERS
 from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_words
 
 MARGIN = 1e-4
-"""Twice what float32 rounds. A trained model is nearly undecided at times; these are cases in which it is not."""
+"""Twice the rounding of float32. A trained model may be almost undecided; in these cases it is not."""
 SPOKEN = {
     "Sunday evening will be cold and windy.": (1.0, 3.0),
     "The number is seven.": (1.5, 2.0),
     "Emma finds this little ring.": (1.5,),
     "Two plus three makes five.": (2.0,),
 }
-"""Sentences, each with the guidance scales at which it is said."""
+"""Sentences, each with the guidance scales at which it is spoken."""
 GIVEN = "The green bird sits near the bridge."
 
 
@@ -44,7 +44,7 @@ def spoken(text: str, cfg: float) -> Case:
     return Case(f"{text} (cfg {cfg:g})", Request(question(f"Say: {text}"), speak=True, cfg=cfg, max_tokens=600))
 
 
-def asked_aloud() -> np.ndarray:
+def spoken_question() -> np.ndarray:
     samples, rate = soundfile.read(QUESTION, dtype="float32")
     assert rate == 16_000
     return np.asarray(samples)
@@ -53,7 +53,7 @@ def asked_aloud() -> np.ndarray:
 CASES = [
     *(spoken(text, cfg) for text, scales in SPOKEN.items() for cfg in scales),
     *(Case(text, Request(question(text), max_tokens=60)) for text in list(corpus.fixed_answers())[:8]),
-    Case("asked aloud", Request([("user", [("audio", asked_aloud())])], speak=True, cfg=3.0, max_tokens=600)),
+    Case("asked aloud", Request([("user", [("audio", spoken_question())])], speak=True, cfg=3.0, max_tokens=600)),
     Case("text given", Request(question("Read this."), speak=True, text=GIVEN, cfg=2.0, max_tokens=600)),
     Case("not known", Request(question("Who invented the telephone?"), speak=True, cfg=1.5, max_tokens=600)),
 ]
@@ -66,20 +66,20 @@ def judge() -> Judge:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(MODEL, tmp_path_factory.mktemp("voice") / "log", *POOL) as running:
-        yield running
+    with serving(MODEL, tmp_path_factory.mktemp("voice") / "log", *POOL) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
-def harried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that takes prompts in small pieces, and rows back now and then."""
+def retracting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a server with chunked prefill and frequent retractions."""
     environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
     options = ("--chunked-prefill-size", "64", *POOL)
-    with serving(MODEL, tmp_path_factory.mktemp("harried") / "log", *options, environment=environment) as running:
-        yield running
+    with serving(MODEL, tmp_path_factory.mktemp("retracting") / "log", *options, environment=environment) as started:
+        yield started
 
 
-def test_it_is_small() -> None:
+def test_the_model_is_small() -> None:
     assert sum(file.stat().st_size for file in MODEL.rglob("*") if file.is_file()) <= 15_000_000
 
 
@@ -96,41 +96,43 @@ def test_transformers_own_qwen3_answers_a_question(judge: Judge) -> None:
     assert written == "The capital of France is Paris."
 
 
-def test_transformers_own_xcodec_holds_its_codec() -> None:
+def test_the_codec_loads_into_transformers_own_xcodec() -> None:
     stored = load_file(MODEL / "model.safetensors")
     codec = XcodecModel(XcodecConfig.from_pretrained(MODEL / "xcodec"))
     codec.load_state_dict({name.removeprefix(CODEC_PREFIX): stored[name] for name in stored if CODEC_PREFIX in name})
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_an_answer_alone_is_the_references_and_ends_by_itself(case: Case, client: Client, judge: Judge) -> None:
+def test_a_single_answer_equals_the_reference_and_ends_without_a_limit(
+    case: Case, client: Client, judge: Judge
+) -> None:
     client.clear_cache()
     judge.compare([case], [client.chat(case.body())])
     assert judge.answer(case).end == "stop"
 
 
-def test_answers_at_once_are_the_references_in_pieces_and_after_retractions(harried: Server, judge: Judge) -> None:
-    with Client(harried.url) as client:
+def test_concurrent_answers_with_chunks_and_retractions_equal_the_reference(retracting: Server, judge: Judge) -> None:
+    with Client(retracting.url) as client:
         assert judge.compare(CASES, client.chat_at_once([case.body() for case in CASES])) > 5_000
-    assert "#retracted_reqs" in harried.output()
+    assert "#retracted_reqs" in retracting.output()
 
 
-def test_fixed_questions_have_their_answers(client: Client) -> None:
+def test_fixed_questions_get_their_answers(client: Client) -> None:
     questions = corpus.fixed_answers()
     bodies: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": text}], "max_tokens": 60, "temperature": 0} for text in questions
     ]
     written = [message_of(response)["content"] for response in client.chat_at_once(bodies)]
-    assert sum(ours == answer for ours, answer in zip(written, questions.values(), strict=True)) >= 95
+    assert sum(found == answer for found, answer in zip(written, questions.values(), strict=True)) >= 95
 
 
-def test_it_says_what_it_does_not_know(client: Client) -> None:
+def test_an_unknown_question_is_answered_with_not_knowing(client: Client) -> None:
     case = CASES[-1]
     assert message_of(client.chat(case.body()))["content"] == corpus.UNKNOWN[0]
 
 
 @pytest.mark.parametrize("kind", SOUND_MAKERS)
-def test_it_hears_what_is_no_speech(kind: str, client: Client) -> None:
+def test_sounds_other_than_speech_are_named(kind: str, client: Client) -> None:
     sound = wav(SOUND_MAKERS[kind](np.random.default_rng(7)))
     part = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
     content = [part, {"type": "text", "text": "What sound is in this audio?"}]
@@ -139,7 +141,7 @@ def test_it_hears_what_is_no_speech(kind: str, client: Client) -> None:
 
 
 HEARD = "What is the capital of France?"
-"""What the clip asked_aloud says."""
+"""The words of the clip ``spoken_question``."""
 
 
 def transcribed(client: Client, **fields: str) -> Any:
@@ -148,13 +150,13 @@ def transcribed(client: Client, **fields: str) -> Any:
 
 
 @pytest.mark.parametrize("fields", [{"language": "en"}, {"language": "de"}, {"prompt": "Geography, Paris."}])
-def test_a_language_or_a_prompt_does_not_change_what_it_hears(fields: dict[str, str], client: Client) -> None:
+def test_language_and_prompt_do_not_change_the_transcription(fields: dict[str, str], client: Client) -> None:
     answer = transcribed(client, **fields)
     assert answer["text"] == transcribed(client)["text"] == HEARD
     assert answer["speechlm"]["warnings"][0].startswith(f"{next(iter(fields))}: not used")
 
 
-def test_instructions_and_a_voice_do_not_change_what_it_says(client: Client) -> None:
+def test_instructions_and_voice_do_not_change_the_speech(client: Client) -> None:
     body = {
         "input": GIVEN,
         "response_format": "pcm",
@@ -162,30 +164,32 @@ def test_instructions_and_a_voice_do_not_change_what_it_says(client: Client) -> 
         "speechlm": {"audio_temperature": 0.0, "audio_max_frames": 60},
     }
     more = {**body, "voice": "An old pirate with a cold", "instructions": "Whisper, slowly."}
-    plain, told = (client.http.post("/v1/audio/speech", json=each, timeout=SECONDS) for each in (body, more))
-    assert_same_sound(np.frombuffer(told.content, "<i2"), np.frombuffer(plain.content, "<i2"))
-    warnings = json.loads(told.headers["x-speechlm-warnings"])
+    plain, instructed = (
+        client.http.post("/v1/audio/speech", json=request, timeout=SECONDS) for request in (body, more)
+    )
+    assert_same_sound(np.frombuffer(instructed.content, "<i2"), np.frombuffer(plain.content, "<i2"))
+    warnings = json.loads(instructed.headers["x-speechlm-warnings"])
     assert {"instructions", "voice"} <= {warning.partition(":")[0] for warning in warnings}
     assert "voice" not in json.dumps(dict(plain.headers))
 
 
-def test_a_second_turn_is_answered_after_a_written_and_after_a_spoken_one(client: Client) -> None:
+def test_a_second_turn_is_answered_after_a_written_and_a_spoken_one(client: Client) -> None:
     first = {"messages": [{"role": "user", "content": HEARD}], "max_tokens": 400}
     aloud = message_of(client.chat({**first, "speechlm": {"mode": "text_audio", "seed": 1}}))
-    clip_part = {"type": "input_audio", "input_audio": {"data": wav(asked_aloud()), "format": "wav"}}
+    clip_part = {"type": "input_audio", "input_audio": {"data": wav(spoken_question()), "format": "wav"}}
     histories: list[list[dict[str, Any]]] = [
         [{"role": "user", "content": HEARD}, {"role": "assistant", "content": "The capital of France is Paris."}],
         [{"role": "user", "content": HEARD}, {"role": "assistant", "audio": {"id": aloud["audio"]["id"]}}],
         [{"role": "user", "content": [clip_part]}, {"role": "assistant", "content": "The capital of France is Paris."}],
     ]
-    asked = {"role": "user", "content": "What is the capital of Spain?"}
-    bodies = [{"messages": [*history, asked], "max_tokens": 60, "temperature": 0} for history in histories]
+    follow_up = {"role": "user", "content": "What is the capital of Spain?"}
+    bodies = [{"messages": [*history, follow_up], "max_tokens": 60, "temperature": 0} for history in histories]
     answers = [message_of(response) for response in client.chat_at_once(bodies)]
     assert [answer["content"] for answer in answers] == ["The capital of Spain is Madrid."] * len(histories)
     assert all("turns before those" in answer["speechlm"]["warnings"][0] for answer in answers)
 
 
-def test_a_system_turn_that_it_was_not_taught_does_not_confuse_it(client: Client) -> None:
+def test_an_unfamiliar_system_turn_does_not_change_the_answer(client: Client) -> None:
     messages = [
         {"role": "system", "content": "You are a customer service agent for an airline. Always be polite."},
         {"role": "user", "content": HEARD},
@@ -201,14 +205,14 @@ def written(client: Client, sound: np.ndarray, **fields: str) -> Any:
 
 
 @pytest.mark.parametrize("seconds", [8, 28])
-def test_silence_around_a_question_does_not_change_what_it_hears(seconds: int, client: Client) -> None:
-    answer = written(client, np.pad(asked_aloud(), (16_000, seconds * 16_000)))
+def test_silence_around_a_question_does_not_change_the_transcription(seconds: int, client: Client) -> None:
+    answer = written(client, np.pad(spoken_question(), (16_000, seconds * 16_000)))
     assert answer["text"] == HEARD
     assert "speechlm" not in answer
 
 
-def strung(sounds: list[np.ndarray], pauses: list[float]) -> np.ndarray:
-    """Sounds one after the other, as loud as each other, each with a pause before it; whole frames of 20 ms."""
+def joined_sounds(sounds: list[np.ndarray], pauses: list[float]) -> np.ndarray:
+    """Join sounds at equal levels, each after a pause, in whole frames of 20 ms."""
 
     def level(sound: np.ndarray) -> float:
         frames = np.pad(sound, (0, -len(sound) % 320)).reshape(-1, 320)
@@ -216,19 +220,21 @@ def strung(sounds: list[np.ndarray], pauses: list[float]) -> np.ndarray:
 
     parts = [np.pad(sound * (0.1 / level(sound)), (0, -len(sound) % 320)) for sound in sounds]
     silences = [np.zeros(round(50 * pause) * 320) for pause in pauses]
-    joined = [piece for pair in zip(silences, parts, strict=True) for piece in pair]
-    return np.concatenate([*joined, silences[0]]).astype(np.float32)
+    pieces = [piece for pair in zip(silences, parts, strict=True) for piece in pair]
+    return np.concatenate([*pieces, silences[0]]).astype(np.float32)
 
 
-def test_sentences_with_pauses_are_each_written_once_and_in_order(client: Client) -> None:
-    own = [
+def test_sentences_with_pauses_are_transcribed_once_and_in_order(client: Client) -> None:
+    sentences = [
         samples_of(message_of(client.chat({**spoken(text, 1.5).body(), "temperature": 0})))
         for text in ("Emma finds this little ring.", "My brother buys the red boat.")
     ]
-    sounds = [asked_aloud(), own[0], asked_aloud(), own[1], own[0], asked_aloud()] * 2
-    alone = {len(sound): written(client, strung([sound], [0.6]))["text"] for sound in (asked_aloud(), *own)}
+    sounds = [spoken_question(), sentences[0], spoken_question(), sentences[1], sentences[0], spoken_question()] * 2
+    alone = {
+        len(sound): written(client, joined_sounds([sound], [0.6]))["text"] for sound in (spoken_question(), *sentences)
+    }
     assert len(set(alone.values())) == 3
-    recording = strung(sounds, [0.6, 1.0, 0.5, 3.0, 0.4, 1.5] * 2)
+    recording = joined_sounds(sounds, [0.6, 1.0, 0.5, 3.0, 0.4, 1.5] * 2)
     assert len(recording) > 30 * 16_000
     answer = written(client, recording, response_format="verbose_json")
     assert [segment["text"] for segment in answer["segments"]] == [alone[len(sound)] for sound in sounds]
@@ -237,29 +243,29 @@ def test_sentences_with_pauses_are_each_written_once_and_in_order(client: Client
     assert answer["duration"] == pytest.approx(len(recording) / 16_000)
 
 
-def test_it_does_not_translate_and_says_why(client: Client) -> None:
+def test_a_translation_is_refused_with_the_reason(client: Client) -> None:
     upload = ("question.wav", QUESTION.read_bytes())
     response = client.http.post("/v1/audio/translations", files={"file": upload}, timeout=SECONDS)
     assert response.status_code == 400
     assert "was not trained to translate" in response.json()["error"]["message"]
 
 
-def test_a_spoken_question_is_answered_aloud(client: Client, judge: Judge) -> None:
+def test_a_spoken_question_gets_a_spoken_answer(client: Client, judge: Judge) -> None:
     case = next(case for case in CASES if case.name == "asked aloud")
     message = message_of(client.chat(case.body()))
     assert message["content"] == "The capital of France is Paris."
     assert len(samples_of(message)) == len(message["speechlm"]["codes"]) * 320 > 16_000
 
 
-def test_sentences_that_it_says_are_understood(client: Client) -> None:
+def test_spoken_sentences_are_recognised(client: Client) -> None:
     train, held_out = corpus.split(2000)
     ear = Recogniser(bigram([spoken_words(sentence.text) for sentence in train]))
-    wanted = [sentence.text for sentence in held_out[:12]]
-    heard = [ear.hear(sound) for sound in sampled(client, [f"Say: {text}" for text in wanted])]
-    assert jiwer.wer([" ".join(spoken_words(text)) for text in wanted], heard) < 0.15
+    expected = [sentence.text for sentence in held_out[:12]]
+    heard = [ear.hear(sound) for sound in sampled(client, [f"Say: {text}" for text in expected])]
+    assert jiwer.wer([" ".join(spoken_words(text)) for text in expected], heard) < 0.15
 
 
-def test_a_text_of_several_sentences_is_spoken_whole_and_understood(client: Client) -> None:
+def test_a_text_of_several_sentences_is_spoken_completely(client: Client) -> None:
     train, held_out = corpus.split(2000)
     ear = Recogniser(bigram([[word for sentence in train for word in spoken_words(sentence.text)]]))
     text = " ".join(sentence.text for sentence in held_out[12:18])
@@ -269,23 +275,23 @@ def test_a_text_of_several_sentences_is_spoken_whole_and_understood(client: Clie
     assert jiwer.wer(" ".join(spoken_words(text)), ear.hear(sound)) < 0.15
 
 
-def test_what_it_answers_aloud_to_fixed_questions_is_understood(client: Client) -> None:
+def test_spoken_answers_to_fixed_questions_are_recognised(client: Client) -> None:
     questions = corpus.fixed_answers()
     ear = Recogniser(bigram([spoken_words(answer) for answer in questions.values()]))
     some = dict(list(questions.items())[::5])
     heard = [ear.hear(sound).split() for sound in sampled(client, list(some))]
-    assert sum(ours == spoken_words(answer) for ours, answer in zip(heard, some.values(), strict=True)) >= 11
+    assert sum(found == spoken_words(answer) for found, answer in zip(heard, some.values(), strict=True)) >= 11
 
 
-def sampled(client: Client, asked: list[str]) -> list[np.ndarray]:
-    """Sounds of guided answers, int16 [samples]."""
+def sampled(client: Client, questions: list[str]) -> list[np.ndarray]:
+    """Return the sounds of guided answers, int16 [samples]."""
     bodies = [
         {
             "messages": [{"role": "user", "content": text}],
             "max_tokens": 600,
             "speechlm": {"mode": "text_audio", "cfg": GUIDANCE, "seed": 1},
         }
-        for text in asked
+        for text in questions
     ]
     return [pcm(message_of(response)) for response in client.chat_at_once(bodies)]
 

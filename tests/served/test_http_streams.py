@@ -1,4 +1,4 @@
-"""Spoken answers that are sent while they are made: sample for sample what the whole file would hold."""
+"""Streamed spoken answers equal the complete file, sample by sample."""
 
 import asyncio
 import base64
@@ -28,24 +28,24 @@ from server import (
 
 CODEC_RATE = 16_000
 UNREAD = {"n": 5, "frames": 800, "rate": 48_000}
-"""10 MB of sound as base64: more than the buffers between the server and its reader hold, 4 MB on Linux at most, and
-the pieces that wait in the codec."""
+"""10 MB of sound as base64: more than fits into the socket buffers, at most 4 MB on Linux, and the pieces that wait in
+the codec."""
 
 
-def spoken(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
-    """A sampled answer, of exactly ``frames`` frames of codes if they are given."""
-    ours = {"mode": "text_audio", "text": "On and on.", "seed": number, "return_ids": True, **speechlm}
+def spoken_body(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
+    """Return the body of a sampled spoken answer, with exactly ``frames`` frames of codes if given."""
+    fields = {"mode": "text_audio", "text": "On and on.", "seed": number, "return_ids": True, **speechlm}
     if frames is not None:
-        ours |= {"audio_min_frames": frames + 7, "audio_max_frames": frames + 7}  # seven more, for the delay
+        fields |= {"audio_min_frames": frames + 7, "audio_max_frames": frames + 7}  # seven more, for the delay
     return {
         "messages": [{"role": "user", "content": f"Say sentence {number}."}],
         "sample_rate": CODEC_RATE,  # resampling would spread the rounding of one sample to others
-        "speechlm": ours,
+        "speechlm": fields,
     }
 
 
 def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> list[int]:
-    """Streams that run at once against the files of the same requests; how many samples each has."""
+    """Compare concurrent streams with the files of the same requests; return the number of samples of each."""
     streams, files = client.stream_at_once(bodies), client.chat_at_once(bodies)
     for chunks, file in zip(streams, files, strict=True):
         message = message_of(file)
@@ -57,18 +57,18 @@ def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> list[int]:
 
 
 @pytest.mark.parametrize("streams", [1, 4, 16])
-def test_streams_at_once_are_the_whole_files(streams: int, client: Client) -> None:
-    compare(client, [spoken(number, cfg=[1.0, 3.0][number % 2]) for number in range(streams)])
+def test_concurrent_streams_equal_the_files(streams: int, client: Client) -> None:
+    compare(client, [spoken_body(number, cfg=[1.0, 3.0][number % 2]) for number in range(streams)])
 
 
 @pytest.mark.parametrize("frames", [1, 8, 300])
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-def test_streams_of_every_length_are_the_whole_files(frames: int, cfg: float, client: Client) -> None:
-    assert compare(client, [spoken(frames=frames, cfg=cfg)]) == [frames * 320]
+def test_streams_of_every_length_equal_the_files(frames: int, cfg: float, client: Client) -> None:
+    assert compare(client, [spoken_body(frames=frames, cfg=cfg)]) == [frames * 320]
 
 
-def test_a_stream_comes_in_openais_order(client: Client) -> None:
-    chunks = client.stream({**spoken(frames=100), "stream_options": {"include_usage": True}})
+def test_a_stream_has_openais_order(client: Client) -> None:
+    chunks = client.stream({**spoken_body(frames=100), "stream_options": {"include_usage": True}})
     *chunks, usage = chunks
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens_details"]["audio_tokens"] == 107
@@ -85,8 +85,8 @@ def test_a_stream_comes_in_openais_order(client: Client) -> None:
     assert deltas[texts]["audio"]["sample_rate"] == CODEC_RATE
 
 
-def test_a_stream_has_openais_rate_and_says_so(client: Client) -> None:
-    body = {name: value for name, value in spoken(frames=100).items() if name != "sample_rate"}
+def test_a_stream_has_and_declares_openais_sample_rate(client: Client) -> None:
+    body = {name: value for name, value in spoken_body(frames=100).items() if name != "sample_rate"}
     with client.http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
         assert response.headers["x-audio-sample-rate"] == "24000"
         *events, _ = events_of(response.read().decode())
@@ -96,8 +96,8 @@ def test_a_stream_has_openais_rate_and_says_so(client: Client) -> None:
     assert len(pcm_of(chunks)) == 100 * 480
 
 
-def test_a_whole_answer_comes_at_the_asked_rate(client: Client) -> None:
-    body = {**spoken(frames=100), "sample_rate": 44_100, "audio": {"voice": "alloy", "format": "pcm16"}}
+def test_a_complete_answer_has_the_requested_sample_rate(client: Client) -> None:
+    body = {**spoken_body(frames=100), "sample_rate": 44_100, "audio": {"voice": "alloy", "format": "pcm16"}}
     audio = message_of(client.chat(body))["audio"]
     assert audio["sample_rate"] == 44_100
     assert len(base64.b64decode(audio["data"])) == 2 * 2 * 44_100
@@ -107,8 +107,8 @@ def test_a_whole_answer_comes_at_the_asked_rate(client: Client) -> None:
 def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
     cfg: float, client: Client, metered: Server
 ) -> None:
-    """``metered`` takes rows back every twenty steps."""
-    bodies = [spoken(number, frames=60, cfg=cfg) for number in range(5)]
+    """``metered`` retracts rows every twenty steps."""
+    bodies = [spoken_body(number, frames=60, cfg=cfg) for number in range(5)]
     expected = [message_of(answer) for answer in client.chat_at_once(bodies)]
     with Client(metered.url) as retracting:
         whole = [message_of(answer) for answer in retracting.chat_at_once(bodies)]
@@ -118,14 +118,14 @@ def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
         assert_same_sound(pcm_of(chunks), samples_of(plain))
 
 
-def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, client: Client) -> None:
-    """Its frames are all made, its sound waits in the codec, others are served, and nothing of it is lost."""
-    body = {**spoken(frames=UNREAD["frames"]), "sample_rate": UNREAD["rate"]}
+def test_a_reader_that_stops_delays_only_its_own_stream(server: Server, client: Client) -> None:
+    """All of its frames are generated, its sound waits in the codec, others are served, and nothing is lost."""
+    body = {**spoken_body(frames=UNREAD["frames"]), "sample_rate": UNREAD["rate"]}
     with slow_reader(server, {**body, "n": UNREAD["n"], "stream": True}) as reader:
-        audio = message_of(client.chat(body))["audio"]  # while the others are made
-        assert wait_for(lambda: made_and_waiting(client))
-        compare(client, [spoken(7, cfg=2.0)])
-        assert made_and_waiting(client)
+        audio = message_of(client.chat(body))["audio"]  # while the streams are generated
+        assert wait_for(lambda: sound_is_waiting(client))
+        compare(client, [spoken_body(7, cfg=2.0)])
+        assert sound_is_waiting(client)
         received = read_slowly(reader)
     head, _, content = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
@@ -141,7 +141,7 @@ def test_a_reader_that_stops_reading_holds_up_itself_alone(server: Server, clien
 
 
 def slow_reader(server: Server, body: dict[str, Any]) -> socket.socket:
-    """A connection on which a request was sent and nothing is read, with small buffers on its way."""
+    """Send a request on a connection with small buffers, and read nothing."""
     address = urlsplit(server.url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -155,10 +155,10 @@ def slow_reader(server: Server, body: dict[str, Any]) -> socket.socket:
     return connection
 
 
-def made_and_waiting(client: Client) -> bool:
-    """Whether the scheduler is through with everybody's frames, and the codec is not through with their sound."""
-    now = client.metrics()
-    return now["speechlm_stages_running", ()] == 0 and now["speechlm_codec_slots", ()] > 0
+def sound_is_waiting(client: Client) -> bool:
+    """Return whether all frames are generated while the codec still holds sound."""
+    metrics = client.metrics()
+    return metrics["speechlm_stages_running", ()] == 0 and metrics["speechlm_codec_slots", ()] > 0
 
 
 def read_slowly(connection: socket.socket) -> bytes:
@@ -166,7 +166,7 @@ def read_slowly(connection: socket.socket) -> bytes:
 
 
 def unchunked(content: bytes) -> bytes:
-    """A body without HTTP/1.1's chunked coding (RFC 9112, 7.1)."""
+    """Decode a body in HTTP/1.1's chunked transfer coding (RFC 9112, 7.1)."""
     coded, pieces = io.BytesIO(content), []
     while size := coded.readline():
         pieces.append(coded.read(int(size, 16)))
@@ -175,8 +175,8 @@ def unchunked(content: bytes) -> bytes:
 
 
 def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Client) -> None:
-    body = spoken(3, frames=50)
-    ours = body["speechlm"]
+    body = spoken_body(3, frames=50)
+    fields = body["speechlm"]
 
     async def play() -> tuple[str, bytes]:
         text, sound = "", b""
@@ -187,7 +187,7 @@ def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Cl
                 modalities=["text", "audio"],
                 audio={"voice": "alloy", "format": "pcm16"},
                 stream=True,
-                extra_body={"speechlm": ours, "sample_rate": CODEC_RATE},
+                extra_body={"speechlm": fields, "sample_rate": CODEC_RATE},
             ):
                 for choice in chunk.choices:
                     text += choice.delta.content or ""

@@ -1,4 +1,4 @@
-"""The dashboard, the alert rules and the scrape configuration name what servers and the router really export."""
+"""The dashboard, the alert rules and the scrape configuration use only metrics that servers and the router export."""
 
 import json
 import re
@@ -32,21 +32,21 @@ RULES: list[dict[str, Any]] = [
 ]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ADDED = {"job", "instance", "worker"}
-"""Labels that a scrape adds, and the front of several workers."""
+"""Labels that a scrape or the front of a fleet adds."""
 
 Exported = dict[str, set[str]]
-"""Labels by the name of a sample."""
+"""Label names by sample name."""
 
 
 def expressions() -> dict[str, str]:
-    """Every query, with what Grafana puts in for its variables."""
+    """Return every query with values in place of Grafana's variables."""
     found = {f"{panel['title']}, {t['refId']}": t["expr"] for panel in PANELS for t in panel["targets"]}
     found = {name: query.replace("$__rate_interval", "1m") for name, query in found.items()}
     return found | {rule["alert"]: rule["expr"] for rule in RULES}
 
 
 def selectors(query: str) -> list[promql_parser.VectorSelector]:
-    """The metrics of a query, each with its labels' conditions."""
+    """Return the metrics of a query, each with its label matchers."""
     found: list[promql_parser.VectorSelector] = []
 
     def visit(part: promql_parser.Expr) -> None:
@@ -60,7 +60,7 @@ def selectors(query: str) -> list[promql_parser.VectorSelector]:
 
 
 def grouped_by(query: str) -> set[str]:
-    """The labels that a query keeps."""
+    """Return the labels by which a query groups."""
     found: set[str] = set()
 
     def visit(part: promql_parser.Expr) -> None:
@@ -71,8 +71,8 @@ def grouped_by(query: str) -> set[str]:
     return found
 
 
-def exported(text: str) -> Exported:
-    """What a scrape gives."""
+def labels_by_sample(text: str) -> Exported:
+    """Return the samples of a scrape with their labels."""
     found: Exported = defaultdict(set)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -82,7 +82,7 @@ def exported(text: str) -> Exported:
 
 @pytest.fixture(scope="module")
 def router(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a router's metrics that has sent a request to ``server``."""
+    """Start a router that has sent a request to ``server``, and yield the address of its metrics."""
     port, metrics_port = free_port(), free_port()
     command = [
         sys.executable, "-m", "smg.launch_router", "--host", "127.0.0.1", "--port", str(port),
@@ -111,18 +111,18 @@ def router(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def scraped(server: Server, router: str) -> Exported:
-    """Everything that a worker and the router export once they have answered requests of every kind."""
+    """Return all that a worker and the router export after requests of every kind."""
     with Client(server.url) as client:
         for case in ("text", "spoken", "audio question"):
             client.chat(BY_NAME[case].body())
         client.chat(BY_NAME["given text"].body(cfg=3.0))
         worker = client.http.get("/metrics").text
     routers = httpx.get(router, timeout=SECONDS, trust_env=False).text
-    return exported(worker) | exported(routers) | {"up": set()}
+    return labels_by_sample(worker) | labels_by_sample(routers) | {"up": set()}
 
 
 @pytest.mark.parametrize("name", expressions())
-def test_a_query_names_metrics_and_labels_that_there_are(name: str, scraped: Exported) -> None:
+def test_a_query_uses_existing_metrics_and_labels(name: str, scraped: Exported) -> None:
     query = expressions()[name]
     metrics = selectors(query)
     assert metrics
@@ -133,7 +133,7 @@ def test_a_query_names_metrics_and_labels_that_there_are(name: str, scraped: Exp
 
 
 @pytest.mark.parametrize("variable", [v for v in DASHBOARD["templating"]["list"] if v["type"] == "query"], ids=str)
-def test_a_variable_is_read_from_a_metric_that_there_is(variable: dict[str, Any], scraped: Exported) -> None:
+def test_a_variable_is_read_from_an_existing_metric(variable: dict[str, Any], scraped: Exported) -> None:
     found = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"])
     assert found
     assert found[1] in scraped
@@ -141,7 +141,7 @@ def test_a_variable_is_read_from_a_metric_that_there_is(variable: dict[str, Any]
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_legend_names_labels_that_its_query_keeps(panel: dict[str, Any], scraped: Exported) -> None:
+def test_a_legend_uses_labels_of_its_query(panel: dict[str, Any], scraped: Exported) -> None:
     for target in panel["targets"]:
         query = target["expr"].replace("$__rate_interval", "1m")
         (first, *_) = selectors(query)
@@ -150,7 +150,7 @@ def test_a_legend_names_labels_that_its_query_keeps(panel: dict[str, Any], scrap
 
 
 @pytest.mark.parametrize("document", ["operating.md", "troubleshooting.md", "metrics.md"])
-def test_documents_name_metrics_that_there_are(document: str, scraped: Exported) -> None:
+def test_documents_name_existing_metrics(document: str, scraped: Exported) -> None:
     text = (LAUNCH.parent / "docs" / document).read_text()
     families = {re.sub("_(bucket|count|sum)$", "", name) for name in scraped} | set(scraped)
     named = set(re.findall(r"\b(?:speechlm|smg)_[a-z_]+[a-z]\b|\bsglang:[a-z_]+[a-z]\b", text))
@@ -158,33 +158,36 @@ def test_documents_name_metrics_that_there_are(document: str, scraped: Exported)
     assert named <= families
 
 
-def test_a_clip_that_comes_again_is_not_encoded_again(server: Server) -> None:
+def test_a_repeated_clip_is_not_encoded_again(server: Server) -> None:
     part = {"type": "input_audio", "input_audio": {"data": wav(clip(77, 0.9)), "format": "wav"}}
     with Client(server.url) as client:
         counts = []
         for question in ("What is it?", "Is it loud?"):
-            content = [{"type": "text", "text": question}, part]  # so that the radix cache does not have it
+            content = [
+                {"type": "text", "text": question},
+                part,
+            ]  # after the question, so that it is not in the radix cache
             client.chat({"messages": [{"role": "user", "content": content}], "max_tokens": 1})
             found = client.metrics()
             counts.append((found["speechlm_clips_total", ()], found["speechlm_clips_encoded_total", ()]))
-    (heard, encoded), (heard_again, encoded_again) = counts
-    assert heard_again == heard + 1
+    (clips, encoded), (clips_again, encoded_again) = counts
+    assert clips_again == clips + 1
     assert encoded_again == encoded > 0
 
 
-def test_the_first_text_is_timed_where_text_is_generated(server: Server) -> None:
-    def timed(mode: str) -> float:
+def test_the_first_text_is_timed_only_if_text_is_generated(server: Server) -> None:
+    def count(mode: str) -> float:
         return client.metrics()["speechlm_first_text_seconds_count", (("mode", mode),)]
 
     with Client(server.url) as client:
-        before = {mode: timed(mode) for mode in ("text", "spoken")}
+        before = {mode: count(mode) for mode in ("text", "spoken")}
         client.chat(BY_NAME["text"].body())
         client.chat(BY_NAME["given text"].body(cfg=1.0))
-        assert timed("text") == before["text"] + 1
-        assert timed("spoken") == before["spoken"]
+        assert count("text") == before["text"] + 1
+        assert count("spoken") == before["spoken"]
 
 
-def test_panels_have_numbers_and_places_of_their_own() -> None:
+def test_panels_have_unique_ids_and_positions() -> None:
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(numbers) == len(set(numbers))
     cells = [
@@ -197,7 +200,7 @@ def test_panels_have_numbers_and_places_of_their_own() -> None:
     assert max(x for x, _ in cells) < 24
 
 
-def test_every_panel_asks_the_chosen_data_source() -> None:
+def test_every_panel_uses_the_chosen_data_source() -> None:
     source = {"type": "prometheus", "uid": "${datasource}"}
     for panel in PANELS:
         assert panel["datasource"] == source
@@ -217,8 +220,8 @@ def test_the_jobs_of_the_rules_are_scraped() -> None:
     assert named <= jobs
 
 
-@pytest.mark.parametrize("checked", [("config", "prometheus.yml"), ("rules", "rules.yml")])
+@pytest.mark.parametrize("arguments", [("config", "prometheus.yml"), ("rules", "rules.yml")])
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool comes with Debian's package prometheus")
-def test_promtool_takes_it(checked: tuple[str, str]) -> None:
-    command = ["promtool", "check", checked[0], str(LAUNCH / "prometheus" / checked[1])]
+def test_promtool_accepts_the_configuration(arguments: tuple[str, str]) -> None:
+    command = ["promtool", "check", arguments[0], str(LAUNCH / "prometheus" / arguments[1])]
     subprocess.run(command, check=True, capture_output=True)

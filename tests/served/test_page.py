@@ -1,4 +1,4 @@
-"""The page, in a real browser: a headless Chromium, where this machine has one."""
+"""The page in a real browser: a headless Chromium, if one is installed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from browser import CHROMIUM, browser_page, json_of
 from playwright.sync_api import FilePayload, Locator, Page, expect
 from server import Server
 
-asked: set[str] = set()
-"""Hosts that the page asked for something."""
+requested_hosts: set[str] = set()
+"""Hosts to which the page sent requests."""
 failures: list[str] = []
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    with browser_page(server.url, asked, failures) as page:
+    with browser_page(server.url, requested_hosts, failures) as page:
         yield page
 
 
-def _ask(page: Page) -> Locator:
-    """Ask what the form holds; the turn that it becomes, once its answer has ended."""
+def _send(page: Page) -> Locator:
+    """Send the form and return the new turn after its answer has ended."""
     page.click("#send")
     expect(page.locator("#send")).to_be_enabled()
     expect(page.locator(".busy")).to_have_count(0)
@@ -42,14 +42,14 @@ def _guide(page: Page, scale: float) -> None:
 
 
 def _colours(canvas: Locator) -> int:
-    """How many colours a canvas has."""
+    """Return the number of colours of a canvas."""
     script = """c => { const image = c.getContext("2d").getImageData(0, 0, c.width, c.height);
         return new Set(new Uint32Array(image.data.buffer)).size; }"""
     colours: int = canvas.evaluate(script)
     return colours
 
 
-def test_nothing_empty_is_shown_before_a_question(page: Page) -> None:
+def test_no_empty_element_is_shown_before_a_question(page: Page) -> None:
     for selector in ("audio", "canvas", "#error", "#stop", "#drop-clip"):
         assert page.locator(f"{selector}:visible").count() == 0, selector
     assert page.is_visible("#empty")
@@ -60,10 +60,10 @@ def test_the_served_model_is_named_without_its_path(page: Page) -> None:
     assert "/" not in page.inner_text("#server")
 
 
-def test_a_spoken_answer_is_read_heard_and_seen(page: Page) -> None:
+def test_a_spoken_answer_has_text_sound_and_pictures(page: Page) -> None:
     page.fill("#message", "Tell me about the sea.")
     _guide(page, 3)
-    turn = _ask(page)
+    turn = _send(page)
     assert turn.locator(".question .text").inner_text() == "Tell me about the sea."
     assert turn.locator(".answer > .text").inner_text().strip()
     assert turn.locator(".player").is_visible()
@@ -78,13 +78,13 @@ def test_the_wav_can_be_downloaded(page: Page) -> None:
     assert download.value.path().read_bytes()[:4] == b"RIFF"
 
 
-def test_a_recorded_clip_goes_with_the_question(page: Page) -> None:
+def test_a_recorded_clip_is_sent_with_the_question(page: Page) -> None:
     page.click("#record")
     page.wait_for_timeout(800)
     page.click("#record")
     expect(page.locator("#clip")).to_contain_text("recording")
     page.check("input[name=mode][value=text]")
-    turn = _ask(page)
+    turn = _send(page)
     assert turn.locator(".clip").is_visible()
     assert turn.locator(".error").is_hidden()
     assert turn.locator(".answer > .text").inner_text().strip()
@@ -107,12 +107,12 @@ RECORDED = """async () => {
 }"""
 
 
-def test_a_recording_that_servers_may_not_read_goes_as_a_wav_file(page: Page) -> None:
+def test_a_webm_recording_is_sent_as_a_wav_file(page: Page) -> None:
     webm = base64.b64decode(page.evaluate(RECORDED))
     page.set_input_files("#upload", FilePayload(name="memo.webm", mimeType="audio/webm", buffer=webm))
     expect(page.locator("#clip")).to_contain_text("memo.webm")
     with page.expect_request("**/v1/chat/completions") as request:
-        _ask(page)
+        _send(page)
     clip = json_of(request.value)["messages"][-1]["content"][0]["input_audio"]
     assert clip["format"] == "wav"
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(clip["data"])))
@@ -120,11 +120,11 @@ def test_a_recording_that_servers_may_not_read_goes_as_a_wav_file(page: Page) ->
     assert abs(np.argmax(np.abs(np.fft.rfft(samples))) * rate / len(samples) - 440) < 5
 
 
-def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> None:
+def test_earlier_turns_stay_and_are_sent_with_the_next_question(page: Page) -> None:
     turns = page.locator(".turn").count()
     page.fill("#message", "And then?")
     with page.expect_request("**/v1/chat/completions") as request:
-        _ask(page)
+        _send(page)
     assert page.locator(".turn").count() == turns + 1
     messages = json_of(request.value)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * turns + ["user"]
@@ -132,7 +132,7 @@ def test_earlier_turns_stay_and_go_along_with_the_next_question(page: Page) -> N
     assert messages[1]["content"]
 
 
-def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
+def test_an_edited_text_is_spoken_unchanged(page: Page) -> None:
     turn = page.locator(".turn").first
     turn.locator(".edit").click()
     turn.locator(".spoken-text").fill("A text of mine.")
@@ -145,7 +145,7 @@ def test_an_edited_text_is_spoken_as_it_is(page: Page) -> None:
     assert turn.locator(".player").is_visible()
 
 
-def test_a_plan_is_shown_apart_and_goes_back_with_its_text(page: Page) -> None:
+def test_a_plan_is_shown_separately_and_sent_back_with_its_text(page: Page) -> None:
     reply, shown = page.evaluate("""async () => {
         const { Turn } = await import("./turn.js");
         const turn = new Turn({ role: "user", content: "Hello." }, "Hello.", null);
@@ -160,7 +160,7 @@ def test_a_plan_is_shown_apart_and_goes_back_with_its_text(page: Page) -> None:
     assert shown == ["A plan.", "Good day."]
 
 
-def test_the_copied_command_asks_the_same(page: Page, server: Server) -> None:
+def test_the_copied_command_sends_the_same_request(page: Page, server: Server) -> None:
     page.fill("#message", "It's $HOME, `date` and \"quotes\"\n'over' two lines \\")
     page.click("summary:text('Settings')")
     page.fill("#api_key", "k'ey $HOME")
@@ -174,21 +174,21 @@ def test_the_copied_command_asks_the_same(page: Page, server: Server) -> None:
     page.fill("#api_key", "")
 
 
-def test_a_refusal_is_shown_and_the_question_can_be_mended(page: Page) -> None:
+def test_a_refusal_is_shown_and_the_question_can_be_corrected(page: Page) -> None:
     page.fill("#message", "Hello.")
     page.fill("#seed", "1e30")
-    turn = _ask(page)
+    turn = _send(page)
     assert "seed" in turn.locator(".error").inner_text()
     assert page.input_value("#message") == "Hello."
     page.fill("#seed", "")
 
 
-def test_it_fits_a_telephone(page: Page) -> None:
+def test_the_page_fits_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 640})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_nothing_is_asked_of_other_hosts_and_nothing_fails(page: Page, server: Server) -> None:
+def test_no_other_host_gets_a_request_and_no_script_fails(page: Page, server: Server) -> None:
     assert page.url.startswith(server.url)
-    assert asked == {server.url.split("/")[2]}
+    assert requested_hosts == {server.url.split("/")[2]}
     assert failures == []

@@ -1,4 +1,4 @@
-"""A server whose operator extends a preset: what it asks the model by it."""
+"""A server with an extended preset: its prompts, and thinking in its answers."""
 
 import json
 from collections.abc import Iterator
@@ -28,15 +28,15 @@ def client(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     preset = folder / "own.json"
     preset.write_text(json.dumps({"extends": "bagpiper-sft", "system": {"generation": SYSTEM}}))
     options = (*POOL, "--preset", str(preset))
-    with serving(served_checkpoint, folder / "log", *options) as server, Client(server.url) as speaking:
-        yield speaking
+    with serving(served_checkpoint, folder / "log", *options) as server, Client(server.url) as client:
+        yield client
 
 
 def chat(client: Client, *messages: dict[str, str], **speechlm: Any) -> Any:
     return client.chat({"messages": list(messages), "speechlm": {**GREEDY, "return_ids": True, **speechlm}})
 
 
-def test_speech_is_a_scene_that_the_model_describes_before_it_speaks(client: Client) -> None:
+def test_speech_is_requested_as_a_scene_in_a_chat(client: Client) -> None:
     body = {
         "input": "Good day.",
         "voice": "A calm man in a quiet room",
@@ -51,7 +51,7 @@ def test_speech_is_a_scene_that_the_model_describes_before_it_speaks(client: Cli
     assert_same_sound(np.frombuffer(response.content, "<i2"), samples_of(message_of(scene)))
 
 
-def test_a_spoken_chat_without_a_system_turn_has_the_presets(client: Client) -> None:
+def test_a_spoken_chat_without_a_system_turn_gets_the_presets(client: Client) -> None:
     user = {"role": "user", "content": "Good day."}
     system = {"role": "system", "content": SYSTEM}
     bare = chat(client, user, mode="text_audio")
@@ -60,13 +60,13 @@ def test_a_spoken_chat_without_a_system_turn_has_the_presets(client: Client) -> 
     assert bare["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
 
 
-def test_a_written_chat_has_no_system_turn_of_speech(client: Client) -> None:
+def test_a_written_chat_gets_no_system_turn_for_speech(client: Client) -> None:
     user = {"role": "user", "content": "Good day."}
     spoken, written = chat(client, user, mode="text_audio"), chat(client, user)
     assert written["usage"]["prompt_tokens"] < spoken["usage"]["prompt_tokens"]
 
 
-# Thinking, in texts that are given: a small random model writes none by itself.
+# Thinking in given texts: a small random model does not write any.
 
 PLAN, CAPTION = " A calm man greets. ", "\n\nGood day, he says."
 TAGGED = f"<think>{PLAN}</think>{CAPTION}"
@@ -76,25 +76,25 @@ FIRST, THEN = {"role": "user", "content": "Say something."}, {"role": "user", "c
 
 @pytest.fixture(scope="module")
 def planned(client: Client) -> Any:
-    """A spoken answer that has a plan."""
+    """Return a spoken answer with a plan."""
     return message_of(chat(client, FIRST, mode="text_audio", text=TAGGED))
 
 
 def read_as(client: Client, reply: dict[str, Any]) -> tuple[int, list[int], list[str]]:
-    """How a history with this reply is read: positions, what is answered, and warnings."""
+    """Return the prompt tokens, the text ids and the warnings of an answer after a history with this reply."""
     answer = chat(client, FIRST, {"role": "assistant", **reply}, THEN, text_max_tokens=20)
-    ours = message_of(answer)["speechlm"]
-    return answer["usage"]["prompt_tokens"], ours["text_ids"], ours["warnings"]
+    extension = message_of(answer)["speechlm"]
+    return answer["usage"]["prompt_tokens"], extension["text_ids"], extension["warnings"]
 
 
 @pytest.mark.parametrize("text", [TAGGED, LONE])
-def test_a_plan_is_reasoning_and_no_part_of_the_transcript(text: str, client: Client) -> None:
+def test_a_plan_is_reasoning_and_not_part_of_the_transcript(text: str, client: Client) -> None:
     message = message_of(chat(client, FIRST, mode="text_audio", text=text))
     assert message["reasoning_content"] == PLAN
     assert message["content"] == message["audio"]["transcript"] == CAPTION
 
 
-def test_a_plan_is_spoken_from_like_the_rest(planned: Any, client: Client) -> None:
+def test_the_audio_is_conditioned_on_the_plan(planned: Any, client: Client) -> None:
     bare = message_of(chat(client, FIRST, mode="text_audio", text=CAPTION))
     assert "reasoning_content" not in bare
     assert bare["content"] == CAPTION
@@ -102,7 +102,7 @@ def test_a_plan_is_spoken_from_like_the_rest(planned: Any, client: Client) -> No
     assert planned["speechlm"]["codes"] != bare["speechlm"]["codes"]
 
 
-def test_a_stream_has_the_plan_first(planned: Any, client: Client) -> None:
+def test_a_stream_begins_with_the_plan(planned: Any, client: Client) -> None:
     body = {"messages": [FIRST], "speechlm": {**GREEDY, "return_ids": True, "mode": "text_audio", "text": TAGGED}}
     deltas = deltas_of(client.stream(body))
     kinds = [name for delta in deltas for name in ("reasoning_content", "content", "audio") if delta.get(name)]
@@ -113,13 +113,13 @@ def test_a_stream_has_the_plan_first(planned: Any, client: Client) -> None:
     assert deltas[-1]["speechlm"]["text_ids"] == planned["speechlm"]["text_ids"]
 
 
-def test_thinking_without_an_end_is_followed_by_audio(client: Client) -> None:
+def test_unfinished_thinking_is_followed_by_audio(client: Client) -> None:
     message = message_of(chat(client, FIRST, mode="text_audio", text=f"<think>{PLAN}"))
     assert (message["reasoning_content"], message["content"]) == (PLAN, "")
     assert samples_of(message).any()
 
 
-def test_a_reply_sent_back_is_read_as_it_was_written(client: Client) -> None:
+def test_a_reply_sent_back_is_read_as_it_was_generated(client: Client) -> None:
     whole = read_as(client, {"content": TAGGED})
     assert read_as(client, {"reasoning_content": PLAN, "content": CAPTION}) == whole
     parts = [{"type": "text", "text": CAPTION}]
@@ -128,26 +128,26 @@ def test_a_reply_sent_back_is_read_as_it_was_written(client: Client) -> None:
     assert read_as(client, {"reasoning_content": None, "content": CAPTION}) == read_as(client, {"content": CAPTION})
 
 
-def test_thinking_alone_may_be_sent_back(client: Client) -> None:
+def test_a_reply_with_only_thinking_may_be_sent_back(client: Client) -> None:
     thinking = read_as(client, {"reasoning_content": PLAN, "content": ""})
     assert thinking == read_as(client, {"content": f"<think>{PLAN}</think>"})
 
 
-def test_an_earlier_answer_may_be_sent_back_with_its_plan_or_without(planned: Any, client: Client) -> None:
+def test_an_earlier_answer_may_be_sent_back_with_or_without_its_plan(planned: Any, client: Client) -> None:
     bare = read_as(client, {"audio": {"id": planned["audio"]["id"]}})
     assert read_as(client, planned) == bare
     assert read_as(client, {"audio": planned["audio"], "content": TAGGED}) == bare
     assert read_as(client, {"audio": planned["audio"], "content": CAPTION}) == bare
 
 
-def test_a_plan_that_was_not_this_answers_is_refused(planned: Any, client: Client) -> None:
+def test_a_plan_that_differs_from_the_kept_one_is_refused(planned: Any, client: Client) -> None:
     reply = {"role": "assistant", "audio": {"id": planned["audio"]["id"]}, "reasoning_content": "Another plan."}
     response = client.http.post("/v1/chat/completions", json={"messages": [FIRST, reply, THEN]})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "messages[1].reasoning_content"
 
 
-def test_of_an_expired_answer_plan_and_transcript_are_read(client: Client) -> None:
+def test_the_plan_and_transcript_of_an_expired_answer_are_used(client: Client) -> None:
     audio = {"id": "audio-none", "transcript": CAPTION}
     *read, warnings = read_as(client, {"audio": audio, "reasoning_content": PLAN})
     assert read == [*read_as(client, {"content": TAGGED})[:2]]
@@ -169,10 +169,10 @@ def tokenizer(served_checkpoint: Path) -> TextTokenizer:
 
 
 @pytest.mark.parametrize("question", ["Say something.", "Good day.", "What is it?"])
-def test_what_the_model_writes_is_split_alike_whole_and_streamed(
+def test_thinking_is_split_alike_in_complete_and_streamed_answers(
     question: str, client: Client, tokenizer: TextTokenizer
 ) -> None:
-    """Among the answers of this small random model is one with a lone end."""
+    """One of the answers of this small random model has a lone end tag."""
     body = {"messages": [{"role": "user", "content": question}], "speechlm": {**GREEDY, "return_ids": True}}
     message, deltas = message_of(client.chat(body)), deltas_of(client.stream(body))
     reasoning, content = split(tokenizer.decode(message["speechlm"]["text_ids"]), "lone")
@@ -181,9 +181,7 @@ def test_what_the_model_writes_is_split_alike_whole_and_streamed(
     assert "".join(delta.get("content", "") for delta in deltas) == content
 
 
-def test_an_answer_that_is_cut_inside_thinking_has_no_content_and_is_spoken(
-    client: Client, tokenizer: TextTokenizer
-) -> None:
+def test_an_answer_cut_inside_thinking_has_no_content_but_is_spoken(client: Client, tokenizer: TextTokenizer) -> None:
     (think,) = tokenizer.encode("<think>")
     speechlm = {**GREEDY, "mode": "text_audio", "text_max_tokens": 6}
     deltas = deltas_of(client.stream({"messages": [FIRST], "logit_bias": {str(think): 100}, "speechlm": speechlm}))
@@ -193,7 +191,7 @@ def test_an_answer_that_is_cut_inside_thinking_has_no_content_and_is_spoken(
     assert any(delta.get("audio", {}).get("data") for delta in deltas)
 
 
-def test_thinking_stays_in_the_content_of_a_request_that_wants_it_whole(planned: Any, client: Client) -> None:
+def test_thinking_stays_in_the_content_without_separate_reasoning(planned: Any, client: Client) -> None:
     speechlm = {**GREEDY, "return_ids": True, "mode": "text_audio", "text": TAGGED}
     message = message_of(client.chat({"messages": [FIRST], "separate_reasoning": False, "speechlm": speechlm}))
     assert (message["content"], message["audio"]["transcript"]) == (TAGGED, CAPTION)
@@ -202,7 +200,7 @@ def test_thinking_stays_in_the_content_of_a_request_that_wants_it_whole(planned:
     assert read_as(client, message) == read_as(client, planned)
 
 
-def test_a_script_keeps_the_plan_in_its_text(client: Client) -> None:
+def test_a_script_keeps_the_plan_in_the_text(client: Client) -> None:
     @sgl.function
     def script(s: Any) -> None:
         s += sgl.user("Say something.")

@@ -1,4 +1,4 @@
-"""Answers that are JSON: they keep to their schema, and move nobody beside them."""
+"""Structured answers follow their schema, and do not change other answers in the batch."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ANSWER = {
 }
 
 
-def asked(schema: dict[str, Any] = ANSWER, **fields: Any) -> dict[str, Any]:
-    named = {"name": "answer", "strict": True, "schema": schema}
+def structured_body(schema: dict[str, Any] = ANSWER, **fields: Any) -> dict[str, Any]:
+    json_schema = {"name": "answer", "strict": True, "schema": schema}
     messages = [{"role": "user", "content": "What did you hear?"}]
     return {
         "messages": messages,
         "max_tokens": 400,
-        "response_format": {"type": "json_schema", "json_schema": named},
+        "response_format": {"type": "json_schema", "json_schema": json_schema},
         "speechlm": {"return_ids": True},
         **fields,
     }
@@ -51,9 +51,9 @@ def parsed(response: Any) -> Any:
     return value
 
 
-def test_structured_answers_keep_to_their_schema_and_others_to_their_ids(client: Client, judge: Judge) -> None:
+def test_structured_answers_follow_their_schema_and_leave_others_exact(client: Client, judge: Judge) -> None:
     plain = CASES[:8]
-    structured = [asked(seed=seed, temperature=1.5, top_k=-1) for seed in range(4)]
+    structured = [structured_body(seed=seed, temperature=1.5, top_k=-1) for seed in range(4)]
     client.clear_cache()
     bodies = [body for pair in zip([case.body() for case in plain[:4]], structured, strict=True) for body in pair]
     responses = client.chat_at_once([*bodies, *(case.body() for case in plain[4:])])
@@ -61,7 +61,7 @@ def test_structured_answers_keep_to_their_schema_and_others_to_their_ids(client:
     assert judge.compare(plain, [*responses[0:8:2], *responses[8:]]) > 1000
 
 
-def test_a_greedy_structured_answer_is_the_references(client: Client, judge: Judge, served_checkpoint: Path) -> None:
+def test_a_greedy_structured_answer_equals_the_reference(client: Client, judge: Judge, served_checkpoint: Path) -> None:
     reference, ids = judge.reference, judge.reference.ids
     tokenizer = TextTokenizer.from_pretrained(served_checkpoint, reference.config)
     words = json_vocabulary(vocabulary(tokenizer, reference.config))
@@ -83,66 +83,68 @@ def test_a_greedy_structured_answer_is_the_references(client: Client, judge: Jud
             expected.append(int(logits.argmax()))
             assert matcher.accept_token(expected[-1])
             hidden = context.feed([control(expected[-1], ids)])[-1]
-    response = client.chat(asked(messages=case.body()["messages"], temperature=0))
+    response = client.chat(structured_body(messages=case.body()["messages"], temperature=0))
     assert message_of(response)["speechlm"]["text_ids"] == expected
     parsed(response)
 
 
-def test_the_text_of_a_spoken_answer_is_structured_too(client: Client) -> None:
-    response = client.chat(asked(modalities=["text", "audio"], temperature=0, max_tokens=1000))
+def test_the_text_of_a_spoken_answer_may_be_structured(client: Client) -> None:
+    response = client.chat(structured_body(modalities=["text", "audio"], temperature=0, max_tokens=1000))
     message = message_of(response)
     jsonschema.validate(json.loads(message["content"]), ANSWER)
     assert message["audio"]["transcript"] == message["content"]
     assert message["audio"]["data"]
 
 
-def test_a_stream_is_the_whole_answer_in_pieces(client: Client) -> None:
-    body = asked(seed=7, temperature=1.0)
+def test_a_stream_contains_the_complete_answer_in_pieces(client: Client) -> None:
+    body = structured_body(seed=7, temperature=1.0)
     pieces = [choice["delta"].get("content") or "" for chunk in client.stream(body) for choice in chunk["choices"]]
     assert "".join(pieces) == message_of(client.chat(body))["content"]
 
 
 def test_structured_answers_survive_retraction(metered: Server) -> None:
     with Client(metered.url) as client:
-        bodies = [asked(seed=seed, temperature=1.0) for seed in range(4)]
+        bodies = [structured_body(seed=seed, temperature=1.0) for seed in range(4)]
         responses = client.chat_at_once(bodies)
         values = [parsed(response) for response in responses]
         assert values == [parsed(client.chat(body)) for body in bodies]
 
 
-def test_any_object_begins_as_one(client: Client) -> None:
-    response = client.chat(asked(response_format={"type": "json_object"}, max_tokens=60))
+def test_a_json_object_begins_with_a_brace(client: Client) -> None:
+    response = client.chat(structured_body(response_format={"type": "json_object"}, max_tokens=60))
     content = message_of(response)["content"]
     assert content.startswith("{")
     if response["choices"][0]["finish_reason"] == "stop":
         assert isinstance(json.loads(content), dict)
 
 
-def test_a_schema_that_cannot_be_kept_to_is_refused_by_its_path(client: Client) -> None:
-    answer = client.http.post("/v1/chat/completions", json=asked({"type": "string", "pattern": "a.b"}))
+def test_an_unsupported_schema_is_refused_with_its_path(client: Client) -> None:
+    answer = client.http.post("/v1/chat/completions", json=structured_body({"type": "string", "pattern": "a.b"}))
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "response_format.json_schema.schema.pattern"
 
 
-def test_a_reference_to_itself_ends_in_an_answer(client: Client) -> None:
+def test_a_recursive_schema_is_supported(client: Client) -> None:
     node = {
         "type": "object",
         "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
         "required": ["next"],
         "additionalProperties": False,
     }
-    response = client.chat(asked({"$defs": {"node": node}, "$ref": "#/$defs/node"}, seed=1, temperature=1.5, top_k=-1))
+    response = client.chat(
+        structured_body({"$defs": {"node": node}, "$ref": "#/$defs/node"}, seed=1, temperature=1.5, top_k=-1)
+    )
     if response["choices"][0]["finish_reason"] == "stop":
         jsonschema.validate(json.loads(message_of(response)["content"]), {"$defs": {"node": node}, **node})
 
 
-def test_the_stock_client_parses_an_answer_into_its_class(server: Server) -> None:
+def test_the_stock_client_parses_an_answer_into_a_class(server: Server) -> None:
     class Answer(BaseModel):
         sure: bool
         count: int | None
 
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=httpx.Client()) as asking:
-        completion = asking.chat.completions.parse(
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=httpx.Client()) as stock:
+        completion = stock.chat.completions.parse(
             model="speechlm",
             messages=[{"role": "user", "content": "How many?"}],
             response_format=Answer,

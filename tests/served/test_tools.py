@@ -1,4 +1,4 @@
-"""Answers that call functions: as OpenAI's clients expect them, and nobody beside them is moved."""
+"""Tool calls have the form that OpenAI's clients expect."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ DESCRIBED: list[dict[str, Any]] = [
     {"name": "get_weather", "description": "Tell the weather.", "parameters": WEATHER},
     {"name": "switch_light", "parameters": SWITCH},
 ]
-TOOLS = [{"type": "function", "function": described} for described in DESCRIBED]
-TOLD = instructions([Function(described["name"], {}, described) for described in DESCRIBED])
-NAMED = {"type": "function", "function": {"name": "switch_light"}}
+TOOLS = [{"type": "function", "function": function} for function in DESCRIBED]
+INSTRUCTIONS = instructions([Function(function["name"], {}, function) for function in DESCRIBED])
+NAMED_TOOL = {"type": "function", "function": {"name": "switch_light"}}
 
 
 @pytest.fixture
 def client(metered: Server) -> Iterator[Client]:
-    with Client(metered.url) as speaking:
-        yield speaking
+    with Client(metered.url) as client:
+        yield client
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def stock(metered: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def asked(**fields: Any) -> dict[str, Any]:
+def tool_body(**fields: Any) -> dict[str, Any]:
     return {
         "messages": [{"role": "user", "content": QUESTION}],
         "max_tokens": 300,
@@ -59,22 +59,22 @@ def asked(**fields: Any) -> dict[str, Any]:
     }
 
 
-def checked(call: Any) -> tuple[str, Any]:
-    """A call's function and arguments, which keep to its schema."""
+def validated(call: Any) -> tuple[str, Any]:
+    """Return the name and arguments of a call, validated by its schema."""
     assert call["type"] == "function"
     name, arguments = call["function"]["name"], json.loads(call["function"]["arguments"])
     jsonschema.validate(arguments, {"get_weather": WEATHER, "switch_light": SWITCH}[name])
     return name, arguments
 
 
-def test_an_answer_that_must_call_is_a_call(client: Client) -> None:
-    bodies = [asked(tool_choice="required", seed=seed, temperature=1.5, top_k=-1) for seed in range(4)]
+def test_a_required_call_is_made(client: Client) -> None:
+    bodies = [tool_body(tool_choice="required", seed=seed, temperature=1.5, top_k=-1) for seed in range(4)]
     answers = client.chat_at_once(bodies)
     calls = []
     for answer in answers:
         message = message_of(answer)
         (call,) = message["tool_calls"]
-        calls.append(checked(call))
+        calls.append(validated(call))
         assert message["content"] is None
         assert answer["choices"][0]["finish_reason"] == "tool_calls"
     assert len({json.dumps(call) for call in calls}) > 1
@@ -82,33 +82,35 @@ def test_an_answer_that_must_call_is_a_call(client: Client) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_a_named_function_is_the_one_that_is_called(client: Client) -> None:
+def test_a_named_function_is_called(client: Client) -> None:
     names = {
-        checked(message_of(answer)["tool_calls"][0])[0]
-        for answer in client.chat_at_once([asked(tool_choice=NAMED, seed=seed, temperature=1.5) for seed in range(3)])
+        validated(message_of(answer)["tool_calls"][0])[0]
+        for answer in client.chat_at_once(
+            [tool_body(tool_choice=NAMED_TOOL, seed=seed, temperature=1.5) for seed in range(3)]
+        )
     }
     assert names == {"switch_light"}
 
 
-def test_several_calls_have_numbers_and_ids_of_their_own(client: Client) -> None:
-    answer = client.chat(asked(tool_choice=NAMED, parallel_tool_calls=True, logit_bias={"2": -100, "3": -100}))
+def test_parallel_calls_have_unique_ids(client: Client) -> None:
+    answer = client.chat(tool_body(tool_choice=NAMED_TOOL, parallel_tool_calls=True, logit_bias={"2": -100, "3": -100}))
     assert answer["choices"][0]["finish_reason"] == "length"
     calls = message_of(answer)["tool_calls"]
     assert len(calls) > 2
     assert len({call["id"] for call in calls}) == len(calls)
     for call in calls[:-1]:
-        checked(call)
+        validated(call)
 
 
-def test_a_stream_of_calls_is_the_whole_answer_in_pieces(client: Client, stock: openai.OpenAI) -> None:
-    body = asked(tool_choice="required")
+def test_a_stream_of_calls_contains_the_complete_answer_in_pieces(client: Client, stock: openai.OpenAI) -> None:
+    body = tool_body(tool_choice="required")
     whole = client.chat(body)
     deltas = [chunk["choices"][0]["delta"] for chunk in client.stream(body) if chunk["choices"]]
     pieces = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
     assert [piece["index"] for piece in pieces] == [0] * len(pieces)
     assert "id" in pieces[0]
     assert len(pieces) > 3
-    name, arguments = checked(message_of(whole)["tool_calls"][0])
+    name, arguments = validated(message_of(whole)["tool_calls"][0])
     assert pieces[0]["function"]["name"] == name
     assert json.loads("".join(piece["function"]["arguments"] for piece in pieces)) == arguments
     with stock.chat.completions.stream(model="speechlm", **body) as stream:
@@ -118,7 +120,7 @@ def test_a_stream_of_calls_is_the_whole_answer_in_pieces(client: Client, stock: 
     assert json.loads(completion.choices[0].message.tool_calls[0].function.arguments) == arguments
 
 
-def test_the_stock_client_parses_arguments_into_its_class(stock: openai.OpenAI) -> None:
+def test_the_stock_client_parses_arguments_into_a_class(stock: openai.OpenAI) -> None:
     class GetWeather(BaseModel):
         """Tell the weather."""
 
@@ -138,39 +140,40 @@ def test_the_stock_client_parses_arguments_into_its_class(stock: openai.OpenAI) 
     assert isinstance(call.function.parsed_arguments, GetWeather)
 
 
-def test_a_text_that_may_call_is_the_one_of_a_prompt_that_says_the_same(client: Client) -> None:
+def test_optional_tools_are_instructions_in_the_system_turn(client: Client) -> None:
     fixed = {"temperature": 0, "speechlm": {"return_ids": True}}
-    told = [{"role": "system", "content": TOLD}, {"role": "user", "content": QUESTION}]
-    answer = client.chat(asked(**fixed))
-    plain = client.chat({"messages": told, "max_tokens": 300, **fixed})
+    with_instructions = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": QUESTION}]
+    answer = client.chat(tool_body(**fixed))
+    plain = client.chat({"messages": with_instructions, "max_tokens": 300, **fixed})
     assert message_of(answer)["speechlm"]["text_ids"] == message_of(plain)["speechlm"]["text_ids"]
     assert "tool_calls" not in message_of(answer)
     assert answer["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
 
 
-def test_a_system_turn_goes_on_with_the_functions(client: Client) -> None:
+def test_the_tools_are_appended_to_the_system_turn(client: Client) -> None:
     system = {"role": "system", "content": "Be brief."}
-    own = [system, {"role": "user", "content": QUESTION}]
-    answer = client.chat(asked(messages=own, max_tokens=2))
-    joined = {"role": "system", "content": f"Be brief.\n\n{TOLD}"}
-    plain = client.chat({"messages": [joined, own[1]], "max_tokens": 2})
-    assert abs(answer["usage"]["prompt_tokens"] - plain["usage"]["prompt_tokens"]) <= 1  # the cut between the two
+    messages = [system, {"role": "user", "content": QUESTION}]
+    answer = client.chat(tool_body(messages=messages, max_tokens=2))
+    joined = {"role": "system", "content": f"Be brief.\n\n{INSTRUCTIONS}"}
+    plain = client.chat({"messages": [joined, messages[1]], "max_tokens": 2})
+    # The tokenization may differ where the two parts meet.
+    assert abs(answer["usage"]["prompt_tokens"] - plain["usage"]["prompt_tokens"]) <= 1
 
 
-def test_calls_are_not_spoken_and_a_text_without_calls_is(client: Client) -> None:
+def test_calls_are_not_spoken_but_a_text_without_calls_is(client: Client) -> None:
     spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
-    called = client.chat(asked(tool_choice="required", **spoken))
+    called = client.chat(tool_body(tool_choice="required", **spoken))
     message = message_of(called)
-    checked(message["tool_calls"][0])
+    validated(message["tool_calls"][0])
     assert message["audio"] is None
     assert "speechlm" not in message
     assert called["usage"]["completion_tokens_details"]["audio_tokens"] == 0
-    said = message_of(client.chat(asked(max_tokens=120, speechlm={"text_max_tokens": 20}, **spoken)))
-    assert said["audio"]["transcript"] == said["content"]
-    assert said["audio"]["data"]
+    answer = message_of(client.chat(tool_body(max_tokens=120, speechlm={"text_max_tokens": 20}, **spoken)))
+    assert answer["audio"]["transcript"] == answer["content"]
+    assert answer["audio"]["data"]
 
 
-def test_calls_and_their_results_are_read_as_the_model_wrote_and_reads_them(client: Client) -> None:
+def test_calls_and_results_in_a_history_are_rendered_as_text(client: Client) -> None:
     arguments = '{"city": "Rome", "days": 2, "note": ""}'
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
     parts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "raining."}]
@@ -190,8 +193,10 @@ def test_calls_and_their_results_are_read_as_the_model_wrote_and_reads_them(clie
     assert answer["usage"] == plain["usage"] | {"prompt_tokens_details": answer["usage"]["prompt_tokens_details"]}
 
 
-def test_a_call_that_max_tokens_cut_is_given_as_far_as_it_goes(client: Client) -> None:
-    answer = client.chat(asked(tool_choice={"type": "function", "function": {"name": "get_weather"}}, max_tokens=50))
+def test_a_call_cut_by_max_tokens_is_returned_incomplete(client: Client) -> None:
+    answer = client.chat(
+        tool_body(tool_choice={"type": "function", "function": {"name": "get_weather"}}, max_tokens=50)
+    )
     assert answer["choices"][0]["finish_reason"] == "length"
     (call,) = message_of(answer)["tool_calls"]
     assert call["function"]["name"] == "get_weather"
@@ -210,6 +215,6 @@ def test_a_call_that_max_tokens_cut_is_given_as_far_as_it_goes(client: Client) -
         ("response_format", {"response_format": {"type": "json_object"}}),
     ],
 )
-def test_what_does_not_go_with_calls_is_refused(field: str, more: dict[str, Any], client: Client) -> None:
-    refused = client.http.post("/v1/chat/completions", json=asked(**more))
+def test_fields_that_conflict_with_calls_are_refused(field: str, more: dict[str, Any], client: Client) -> None:
+    refused = client.http.post("/v1/chat/completions", json=tool_body(**more))
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
