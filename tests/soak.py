@@ -1,7 +1,7 @@
-"""``make soak MINUTES=10``: all kinds of requests to two workers, while parts of them are killed at random.
+"""``make soak MINUTES=10``: send requests of all kinds to two workers while random parts of them are killed.
 
-Every request is answered, fails with an error that says so, or counts as lost; the exit status is 0 if none was lost
-and the fleet was whole in the end, stopped as told and left nothing behind.
+Each request is answered, fails with a clear error, or counts as lost; the exit status is 0 if none was lost and the
+fleet was healthy in the end, stopped with the right status and left nothing behind.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from sglang_speechlm.process import ExitStatus
 
 CHAT = "/v1/chat/completions"
 ANSWER_SECONDS = 300
-WHOLE_SECONDS = 240
+RECOVERED_SECONDS = 240
 CLIENTS = 6
 LAST_EVENTS = ("data: [DONE]", 'data: {"type":"speech.audio.done"', 'data: {"type":"transcript.text.done"')
 
-Ask = tuple[str, dict[str, Any]]
-"""Path, and what httpx sends."""
+PreparedRequest = tuple[str, dict[str, Any]]
+"""The path and the keyword arguments for httpx."""
 
 
-def _chat(name: str, **more: Any) -> Ask:
+def _chat(name: str, **more: Any) -> PreparedRequest:
     return CHAT, {"json": {**BY_NAME[name].body(), **more}}
 
 
-def _transcription(**fields: str) -> Ask:
+def _transcription(**fields: str) -> PreparedRequest:
     file = base64.b64decode(wav(clip(21, 1.5)))
     return "/v1/audio/transcriptions", {"files": {"file": ("clip.wav", file)}, "data": {"model": "speechlm", **fields}}
 
 
-def _speech(**more: Any) -> Ask:
+def _speech(**more: Any) -> PreparedRequest:
     body = {"model": "speechlm", "input": "One, two, three.", "voice": "alloy", "response_format": "wav", **more}
     return "/v1/audio/speech", {"json": body}
 
 
-KINDS: dict[str, Ask] = {
+KINDS: dict[str, PreparedRequest] = {
     "text": _chat("text"),
     "spoken": _chat("spoken"),
     "guided": _chat("guided"),
@@ -80,12 +80,12 @@ PARTS: dict[str, Callable[[Fleet, str], psutil.Process]] = {
 
 @dataclass
 class Tally:
-    """What became of the requests.
+    """The outcomes of the requests.
 
     Attributes:
         sent, answered, failed, lost: requests by kind.
-        errors: failed requests by what they were told.
-        losses: what was wrong with lost ones.
+        errors: number of failed requests by error.
+        losses: descriptions of lost requests.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
@@ -95,8 +95,8 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     losses: list[str] = field(default_factory=list)
 
-    def ask(self, http: httpx.Client, kind: str) -> bool:
-        """Ask once; whether it was answered."""
+    def send(self, http: httpx.Client, kind: str) -> bool:
+        """Send a request and return whether it was answered."""
         self.sent[kind] += 1
         path, request = KINDS[kind]
         try:
@@ -114,7 +114,7 @@ class Tally:
         return False
 
     def table(self) -> str:
-        """The counts, a line for each kind."""
+        """Return the counts, one line per kind."""
         columns = (self.sent, self.answered, self.failed, self.lost)
         rows = [(kind, *(column[kind] for column in columns)) for kind in KINDS]
         rows.append(("all", *(column.total() for column in columns)))
@@ -126,10 +126,10 @@ class Tally:
 
 
 def _error_of(response: httpx.Response) -> str | None:
-    """What the client was told went wrong; None for a whole answer.
+    """Return the error of a response, or None for a complete answer.
 
     Raises:
-        AssertionError, ValueError, KeyError: if it is neither.
+        AssertionError, ValueError, KeyError: if the response is neither.
     """
     kind = response.headers["content-type"].partition(";")[0]
     if response.status_code != 200:
@@ -140,9 +140,9 @@ def _error_of(response: httpx.Response) -> str | None:
         events = [event for event in response.text.split("\n\n") if event]
         for event in events:
             data = event.removeprefix("data: ")
-            if data != "[DONE]" and "error" in (told := json.loads(data)):
-                assert told["error"]["type"] == "server_error", told
-                return f"in the stream: {told['error']['message']}"
+            if data != "[DONE]" and "error" in (event_data := json.loads(data)):
+                assert event_data["error"]["type"] == "server_error", event_data
+                return f"in the stream: {event_data['error']['message']}"
         assert events, "an empty stream"
         assert events[-1].startswith(LAST_EVENTS), f"a stream that ends with {events[-1][:100]}"
     elif kind == "application/json":
@@ -153,37 +153,37 @@ def _error_of(response: httpx.Response) -> str | None:
 
 
 def _traffic(fleet: Fleet, tally: Tally, over: threading.Event, seed: int) -> None:
-    """Requests one after the other, at random, until it is over."""
-    chosen = random.Random(seed)
+    """Send random requests one after the other until ``over`` is set."""
+    generator = random.Random(seed)
     with httpx.Client(base_url=fleet.server.url, timeout=ANSWER_SECONDS, trust_env=False) as http:
         while not over.is_set():
-            if not tally.ask(http, chosen.choice(list(KINDS))):
+            if not tally.send(http, generator.choice(list(KINDS))):
                 over.wait(0.5)
 
 
-def _kill_parts(fleet: Fleet, seconds: float, chosen: random.Random) -> tuple[Counter[str], float]:
-    """Kill a part whenever the fleet is whole; which ones, and how long it took at most to be whole again."""
+def _kill_parts(fleet: Fleet, seconds: float, generator: random.Random) -> tuple[Counter[str], float]:
+    """Kill a part whenever the fleet is healthy; return the killed parts and the longest time to recover."""
     killed: Counter[str] = Counter()
     longest = 0.0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        time.sleep(chosen.uniform(2, 8))
-        name = chosen.choice(list(PARTS))
+        time.sleep(generator.uniform(2, 8))
+        name = generator.choice(list(PARTS))
         with contextlib.suppress(psutil.Error, IndexError, StopIteration):
-            part = PARTS[name](fleet, chosen.choice(fleet.workers))
+            part = PARTS[name](fleet, generator.choice(fleet.workers))
             part.kill()
             killed[name] += 1
             print(f"{time.strftime('%H:%M:%S')} killed: {name} ({part.pid})", flush=True)
-        began = time.monotonic()
+        started = time.monotonic()
         time.sleep(1.5)  # until the front has noticed
-        if not wait_for(fleet.is_healthy, WHOLE_SECONDS):
-            raise TimeoutError(f"not whole {WHOLE_SECONDS} s after the {name} was killed")
-        longest = max(longest, time.monotonic() - began)
+        if not wait_for(fleet.is_healthy, RECOVERED_SECONDS):
+            raise TimeoutError(f"not recovered {RECOVERED_SECONDS} s after the {name} was killed")
+        longest = max(longest, time.monotonic() - started)
     return killed, longest
 
 
 def soak(minutes: float, seed: int) -> int:
-    """Run it; the exit status."""
+    """Run the soak test and return the exit status."""
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     checkpoint = build_checkpoint(folder / "small", spec=CheckpointSpec(seed=0))
     tally = Tally()
@@ -201,14 +201,14 @@ def soak(minutes: float, seed: int) -> int:
                 client.join()
         last = Tally()
         with httpx.Client(base_url=fleet.server.url, timeout=ANSWER_SECONDS, trust_env=False) as http:
-            unanswered = [kind for kind in KINDS if not last.ask(http, kind)]
-        family = fleet.processes()
+            unanswered = [kind for kind in KINDS if not last.send(http, kind)]
+        processes = fleet.processes()
         status = fleet.server.stop()
-        _, left = psutil.wait_procs(family, timeout=30)
+        _, left = psutil.wait_procs(processes, timeout=30)
     print(f"\n{tally.table()}\n\nclear errors:")
     for error, count in tally.errors.most_common():
         print(f"  {count:>5}  {error}")
-    print(f"killed: {dict(killed)}; whole again after at most {longest:.0f} s")
+    print(f"killed: {dict(killed)}; recovered after at most {longest:.0f} s")
     for loss in [*tally.losses, *last.losses]:
         print(f"lost: {loss}")
     print(f"in the end unanswered: {unanswered or 'none'}; exit status {status}; processes left: {len(left)}")

@@ -42,8 +42,8 @@ class Report:
     def part(self, name: str, seconds: float, measure: Callable[[Figures], None]) -> bool:
         """Let ``measure`` fill in the figures of one part, record a failure, and return whether it passed."""
         figures: Figures = {}
-        began = time.monotonic()
-        left = self._end - began
+        started = time.monotonic()
+        left = self._end - started
         try:
             if left < _LEAST_SECONDS:
                 raise OutOfTime("not begun: no time was left")
@@ -52,7 +52,7 @@ class Report:
         except (Exception, OutOfTime) as error:
             figures["failed"] = f"{type(error).__name__}: {error}"
             figures["traceback"] = traceback.format_exc()[-_TRACEBACK_LENGTH:]
-        figures["seconds"] = round(time.monotonic() - began, 1)
+        figures["seconds"] = round(time.monotonic() - started, 1)
         self.parts[name] = figures
         self._file.write_text(json.dumps({**self._heading, "parts": self.parts}, indent=2) + "\n")
         failure = figures.get("failed", "").strip().splitlines()

@@ -11,7 +11,7 @@ import pytest
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "launch").is_dir())
 NAMES = ("4090", "5090", "L40S", "A100-40", "A100-80", "H100", "H200", "B200")
 ROWS = ((1, "bfloat16"), (4, "bfloat16"), (1, "fp8"))
-ALL = [(name, gpus, served_in) for gpus, served_in in ROWS for name in NAMES]
+ROWS_BY_CARD = [(name, gpus, served_in) for gpus, served_in in ROWS for name in NAMES]
 PARTS = ("weights", "KV cache", "context", "graphs", "logits", "draws", "activations", "codec", "free")
 
 
@@ -24,12 +24,12 @@ def table() -> dict[tuple[str, int, str], dict[str, Any]]:
     return {(row["card"], row["GPUs"], row["served in"]): row for row in json.loads(result.stdout.splitlines()[-1])}
 
 
-@pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
+@pytest.mark.parametrize(("name", "gpus", "served_in"), ROWS_BY_CARD)
 def test_a_script_starts_with_its_defaults(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
     assert table[name, gpus, served_in]["comes up"] == "yes"
 
 
-@pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
+@pytest.mark.parametrize(("name", "gpus", "served_in"), ROWS_BY_CARD)
 def test_the_memory_adds_up_and_is_not_overcommitted(
     table: dict[Any, Any], name: str, gpus: int, served_in: str
 ) -> None:
@@ -38,7 +38,7 @@ def test_the_memory_adds_up_and_is_not_overcommitted(
     assert row["free"] >= 0
 
 
-@pytest.mark.parametrize(("name", "gpus", "served_in"), ALL)
+@pytest.mark.parametrize(("name", "gpus", "served_in"), ROWS_BY_CARD)
 def test_the_guides_memory_share_is_an_upper_limit(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
     row = table[name, gpus, served_in]
     assert row["mem-fraction"] < 0.9

@@ -329,7 +329,7 @@ def test_a_hanging_worker_is_removed_until_it_answers_again(server: Server) -> N
 # Keys, stopping and failures
 
 
-def test_keys_are_checked_at_the_front_and_workers_routes_need_the_admin_key(server: Server) -> None:
+def test_the_front_checks_keys_and_its_workers_route_needs_the_admin_key(server: Server) -> None:
     with running_front("--worker-urls", server.url, "--api-key", "user", "--admin-api-key", "root") as front:
         assert front.http.get("/health").status_code == 200
         for path in ("/readiness", "/metrics", "/workers", "/v1/models"):
@@ -347,7 +347,7 @@ def test_keys_are_checked_at_the_front_and_workers_routes_need_the_admin_key(ser
         assert "root" not in " ".join(router.cmdline())
 
 
-NOT_LOCAL_PROGRAM = [
+REMOTE_OR_BROWSER_HEADERS = [
     {"x-forwarded-for": "10.0.0.1"},
     {"via": "1.1 proxy"},
     {"host": "evil.example"},
@@ -360,7 +360,7 @@ NOT_LOCAL_PROGRAM = [
 def test_without_a_key_only_local_programs_change_workers(server: Server) -> None:
     with running_front("--worker-urls", server.url) as front:
         (worker,) = front.http.get("/workers").json()["workers"]
-        for headers in NOT_LOCAL_PROGRAM:
+        for headers in REMOTE_OR_BROWSER_HEADERS:
             assert front.http.post("/workers", json={"url": "http://127.0.0.1:1"}, headers=headers).status_code == 403
             assert front.http.delete(f"/workers/{worker['id']}", headers=headers).status_code == 403
         assert front.http.get("/workers").json()["workers"] == [worker]

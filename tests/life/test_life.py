@@ -177,7 +177,9 @@ logging.Logger.handle = handle_and_stop
 """Sends the keeper SIGTERM after uvicorn has started and before the application has, and then blocks."""
 
 
-def test_a_server_can_be_stopped_before_the_application_starts(served_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_server_can_be_stopped_before_the_application_handles_signals(
+    served_checkpoint: Path, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(STOPS_ITSELF)
     with starting(served_checkpoint, tmp_path / "log", variables={"PYTHONPATH": str(tmp_path)}) as watched:
         assert watched.wait_until_gone() == ExitStatus.STOPPED

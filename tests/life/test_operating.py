@@ -222,8 +222,8 @@ def test_a_child_process_inherits_the_log_format_and_level() -> None:
     inner = configured + "log = logging.getLogger('inner'); log.info('quiet'); log.warning('loud'); "
     inner += "from uvicorn import Config; Config('x').configure_logging(); logging.getLogger('uvicorn').error('web')"
     outer = configured + f"subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
-    ran = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
-    assert [json.loads(line)["message"] for line in ran.stderr.splitlines()] == ["loud", "web"]
+    result = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in result.stderr.splitlines()] == ["loud", "web"]
 
 
 # Ids

@@ -85,7 +85,7 @@ def test_parts_are_forked() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="processes are not forked on a GPU")
 @pytest.mark.parametrize("part", ["sglang::scheduler", "sglang::detokenizer", "sglang_speechlm.codec.worker.main"])
 def test_a_part_of_a_server_is_a_fork_of_the_http_process(part: str, metered: Server) -> None:
-    """This uses ``metered`` because other tests restart the codec process of ``server``, which is then not a fork."""
+    """``metered`` is used because other tests restart the codec process of ``server``, which is then not a fork."""
     processes = psutil.Process(metered.process.pid).children(recursive=True)
     fork = next(process for process in processes if part in command_of(process))
     parent = fork.parent()

@@ -226,7 +226,7 @@ def test_a_text_stream_has_openais_order(client: Client) -> None:
     assert {event["object"] for event in events} == {"chat.completion.chunk"}
 
 
-def test_a_stream_has_no_usage_unless_asked(client: Client) -> None:
+def test_a_stream_has_no_usage_unless_requested(client: Client) -> None:
     events = client.stream(chat_body(max_tokens=3))
     assert not any("usage" in event for event in events)
 
@@ -303,7 +303,7 @@ def text_ids(client: Client, **fields: Any) -> list[int]:
     return ids
 
 
-def test_speechlm_wins_over_vllm_xargs_and_both_over_the_top_level(client: Client) -> None:
+def test_speechlm_takes_precedence_over_vllm_xargs_and_both_over_the_top_level(client: Client) -> None:
     greedy, wild = text_ids(client, temperature=0), text_ids(client, temperature=2)
     assert greedy != wild
     assert text_ids(client, temperature=2, vllm_xargs=GREEDY) == greedy
@@ -320,14 +320,14 @@ def test_openais_modalities_and_the_guides_mode_are_equivalent(client: Client) -
     assert ids_of(by_mode) == ids_of(by_modalities)
 
 
-def test_the_audios_own_temperature_wins_over_the_top_level(client: Client) -> None:
+def test_the_audio_temperature_takes_precedence_over_the_top_level(client: Client) -> None:
     fields_sent = {**SPOKEN, "return_ids": True}
     greedy = client.chat(chat_body(temperature=0, speechlm=fields_sent))
     also_greedy = client.chat(chat_body(temperature=2, vllm_xargs={"audio_temperature": 0}, speechlm=fields_sent))
     assert ids_of(greedy) == ids_of(also_greedy)
 
 
-def test_the_seed_of_speechlm_wins_over_the_top_level(client: Client) -> None:
+def test_the_seed_of_speechlm_takes_precedence_over_the_top_level(client: Client) -> None:
     first = client.chat(chat_body(seed=1, speechlm={"return_ids": True}))
     second = client.chat(chat_body(seed=2, speechlm={"return_ids": True}))
     assert ids_of(first) != ids_of(second)

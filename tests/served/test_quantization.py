@@ -86,7 +86,7 @@ def test_everything_else_equals_the_checkpoint_bit_by_bit(served: Tensors, store
     assert served["codec_head.weight"].equal(codec_rows(stored["lm_head.weight"], 0, CONFIG.ids))
 
 
-def test_a_quantized_matrix_is_the_checkpoints_but_for_rounding(served: Tensors, stored: Tensors) -> None:
+def test_a_quantized_matrix_equals_the_checkpoint_except_for_rounding(served: Tensors, stored: Tensors) -> None:
     matrices = dequantized(served, stored)
     assert matrices.keys() == {name for name in stored if is_quantized(name)}
     for name, matrix in matrices.items():

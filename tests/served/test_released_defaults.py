@@ -22,18 +22,18 @@ from sglang_speechlm.checkpoint import build_checkpoint
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.tokenizer import TextTokenizer
 
-CFG, LEAST, MOST, MOST_TEXT = 2.5, 40, 60, 16
+CFG, MIN_FRAMES, MAX_FRAMES, MAX_TEXT_TOKENS = 2.5, 40, 60, 16
 DECODING: dict[str, Any] = {
     "audio_cfg": CFG,
-    "audio_min_frames": LEAST,
-    "audio_max_frames": MOST,
-    "text_max_tokens": MOST_TEXT,
+    "audio_min_frames": MIN_FRAMES,
+    "audio_max_frames": MAX_FRAMES,
+    "text_max_tokens": MAX_TEXT_TOKENS,
     "decoding_source": "inference.yaml",
 }
 VOICES = {"anna": "An old woman on a windy pier", "alloy": "A boy in a cave"}
 GREEDY: dict[str, Any] = {"text_temperature": 0, "audio_temperature": 0}
 QUESTION = {"role": "user", "content": "Tell me about the sea."}
-_EAGER = 2.5
+_CLOSE_FACTOR = 2.5
 """Factor for the logit of </think>, so that the model soon closes a plan."""
 
 
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = SpeechLMConfig.from_pretrained(directory)
     (close,) = TextTokenizer.from_pretrained(directory, config).encode("</think>")
     tensors = load_file(directory / "model.safetensors")
-    tensors["lm_head.weight"][close] *= _EAGER
+    tensors["lm_head.weight"][close] *= _CLOSE_FACTOR
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     fields = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(fields | DECODING))
@@ -94,18 +94,18 @@ def test_the_decoding_defaults_and_their_source_are_in_the_log_and_server_info(c
     decoding = client.http.get("/server_info").json()["decoding"]
     assert decoding["source"] == "inference.yaml"
     assert decoding["audio"] == {
-        "temperature": 0.8, "top_k": 20, "cfg": CFG, "min_frames": LEAST, "max_frames": MOST,
+        "temperature": 0.8, "top_k": 20, "cfg": CFG, "min_frames": MIN_FRAMES, "max_frames": MAX_FRAMES,
     }  # fmt: skip
-    assert decoding["text"]["max_tokens"] == MOST_TEXT
+    assert decoding["text"]["max_tokens"] == MAX_TEXT_TOKENS
     assert str(decoding) in server.output()
 
 
 def test_the_minimum_and_maximum_apply_without_max_tokens(client: Client) -> None:
     response = spoken_chat(client)
-    assert len(message_of(response)["speechlm"]["text_ids"]) <= MOST_TEXT
-    assert LEAST <= frames(response) <= MOST
+    assert len(message_of(response)["speechlm"]["text_ids"]) <= MAX_TEXT_TOKENS
+    assert MIN_FRAMES <= frames(response) <= MAX_FRAMES
     written = client.chat({"messages": [QUESTION], "logit_bias": {"2": -100, "3": -100}, "temperature": 0})
-    assert written["usage"]["completion_tokens"] == MOST_TEXT
+    assert written["usage"]["completion_tokens"] == MAX_TEXT_TOKENS
     assert written["choices"][0]["finish_reason"] == "length"
 
 
@@ -114,7 +114,7 @@ def test_max_tokens_replaces_the_maximum_but_not_the_minimum(client: Client) -> 
     body = {"messages": [QUESTION], "logit_bias": bias, "temperature": 0, "max_tokens": 50}
     assert client.chat(body)["usage"]["completion_tokens"] == 50
     response = spoken_chat(client, top={"max_tokens": 4000})
-    assert frames(response) >= LEAST
+    assert frames(response) >= MIN_FRAMES
 
 
 def test_a_chat_without_cfg_is_unguided(client: Client) -> None:

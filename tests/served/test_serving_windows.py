@@ -1,4 +1,4 @@
-"""The other released shape of encoder, other sizes of everything, and chunks with overlapping steps: the same ids."""
+"""With the other released encoder, other sizes, and chunked prefill, a server generates the reference's ids."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,17 +35,17 @@ def judge(served_checkpoint: Path) -> Judge:
 @pytest.fixture(scope="module")
 def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ("--chunked-prefill-size", "48", *POOL)
-    with serving(served_checkpoint, tmp_path_factory.mktemp("windows") / "log", *options) as running:
-        yield running
+    with serving(served_checkpoint, tmp_path_factory.mktemp("windows") / "log", *options) as started:
+        yield started
 
 
 @pytest.mark.parametrize("first", [0, len(CASES) - 16])
-def test_sixteen_answers_at_once_are_the_references(first: int, client: Client, judge: Judge) -> None:
+def test_sixteen_concurrent_answers_equal_the_reference(first: int, client: Client, judge: Judge) -> None:
     cases = CASES[first : first + 16]
     assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 1500
 
 
-def test_the_sound_of_an_answer_is_the_codecs_decode_of_its_codes(client: Client, judge: Judge) -> None:
+def test_the_sound_of_an_answer_is_decoded_from_its_codes(client: Client, judge: Judge) -> None:
     message = message_of(client.chat(BY_NAME["spoken answer to audio"].body()))
     expected = judge.reference.audio(np.array(message["speechlm"]["codes"]))
     np.testing.assert_allclose(samples_of(message), np.clip(expected, -1, 1), rtol=0, atol=1e-4)

@@ -452,7 +452,7 @@ def test_a_bad_body_is_refused(body: bytes, client: Client) -> None:
     refused(client.http.post(ROUTE, content=body, headers={"Content-Type": "application/json"}, timeout=SECONDS))
 
 
-def test_other_refusals(client: Client) -> None:
+def test_unknown_models_media_types_and_methods_are_refused(client: Client) -> None:
     refused(client.http.post(ROUTE, json=speech_body(model="tts-unknown")), 404)
     refused(client.http.post(ROUTE, data={"input": "Hello."}), 415)
     refused(client.http.get(ROUTE), 405)

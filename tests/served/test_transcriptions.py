@@ -417,7 +417,7 @@ def test_a_bad_form_is_refused(content_type: str, body: bytes, client: Client) -
     refused(client.http.post(ROUTE, content=body, headers=headers, timeout=SECONDS))
 
 
-def test_other_refusals(client: Client) -> None:
+def test_unknown_models_media_types_and_methods_are_refused(client: Client) -> None:
     refused(post(client, model="unknown"), 404)
     refused(client.http.post(ROUTE, json={"file": "x"}), 415)
     refused(client.http.post(ROUTE, data={"file": "x"}), 415)

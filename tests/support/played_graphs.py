@@ -25,7 +25,7 @@ from sglang_speechlm.platform.attention import CpuAttention
 SIZES = [2, 5, 12]
 
 
-class Replays(BaseCudaGraphBackend):
+class ReplayBackend(BaseCudaGraphBackend):
     """Keeps captured forward passes by shape."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def _no_stream(**_: Any) -> Iterator[Any]:
     yield SimpleNamespace(stream=None)
 
 
-class PlayedRunner(runners.DecodeCudaGraphRunner):
+class PatchedRunner(runners.DecodeCudaGraphRunner):
     """SGLang's runner with events that are always complete."""
 
     @override
@@ -72,7 +72,7 @@ class PlayedRunner(runners.DecodeCudaGraphRunner):
 
 def _capture(_result: Any, runner: Any, *_: Any, **__: Any) -> None:
     runner.graph_shared_output = GraphSharedOutput(device=torch.device("cpu"), max_rows=max(SIZES))
-    runner.decode_cuda_graph_runner = PlayedRunner(runner)
+    runner.decode_cuda_graph_runner = PatchedRunner(runner)
 
 
 def _log_head(_self: Any, hidden: torch.Tensor, head: Any, *_: Any, **__: Any) -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     patched: Any = runners
     patched.get_batch_sizes_to_capture = lambda *_, **__: (SIZES, [])
     patched.graph_capture = _no_stream
-    patched.resolve_decode_backend = lambda _runner: Replays()
+    patched.resolve_decode_backend = lambda _runner: ReplayBackend()
     HookRegistry.register(
         "sglang.srt.model_executor.model_runner.ModelRunner.init_cuda_graphs", _capture, HookType.AFTER
     )

@@ -21,11 +21,11 @@ from importlib import import_module
 
 from setproctitle import setproctitle
 
-_CLOSED_BEFORE_THE_END = -signal.SIGKILL
+_UNKNOWN_STATUS = -signal.SIGKILL
 _MESSAGE_BYTES = 1 << 20
 _NUMBER = struct.Struct("=i")
 _THREADS = {"OMP_NUM_THREADS": "1"}
-_READ_AGAIN = {
+_REREAD = {
     "SGLANG_TEST_RETRACT": "TEST_RETRACT",
     "SGLANG_TEST_RETRACT_INTERVAL": "TEST_RETRACT_INTERVAL",
 }
@@ -37,7 +37,7 @@ _READ_LATE = {
     "SGLANG_CPU_OMP_THREADS_BIND",
     "SGLANG_TORCH_PROFILER_DIR",
     "TMPDIR",
-    *_READ_AGAIN,
+    *_REREAD,
 }
 """Variables that may differ: no other module reads them on import."""
 _IMPORTED = (
@@ -81,7 +81,7 @@ class Launched:
                 status = self._connection.recv(_NUMBER.size)
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0) from None
-            self.returncode = _NUMBER.unpack(status)[0] if status else _CLOSED_BEFORE_THE_END
+            self.returncode = _NUMBER.unpack(status)[0] if status else _UNKNOWN_STATUS
             self._connection.close()
         return self.returncode
 
@@ -214,7 +214,7 @@ def _launch(message: bytes, outputs: Sequence[int]) -> None:
     os.environ.update(environment)
     tempfile.tempdir = None  # cached from another TMPDIR
     scheduler, environ = (sys.modules[f"sglang.srt.{name}"] for name in ("managers.scheduler", "environ"))
-    for variable, name in _READ_AGAIN.items():
+    for variable, name in _REREAD.items():
         setattr(scheduler, name, getattr(environ.envs, variable).get())
     os.chdir(folder)
     setproctitle(" ".join(command))
