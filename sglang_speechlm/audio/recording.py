@@ -11,7 +11,7 @@ import soxr
 from sglang_speechlm.audio.clip import decode_joined
 from sglang_speechlm.audio.errors import AudioError
 from sglang_speechlm.audio.mel import SAMPLE_RATE
-from sglang_speechlm.audio.windows import Samples, Window, cut
+from sglang_speechlm.audio.windows import Samples, Window, cut_stepwise
 
 MAX_SECONDS = 4 * 3600
 """Maximum length of a recording; the rest is ignored."""
@@ -43,8 +43,17 @@ class Recording:
         Raises:
             AudioError: as for ``decode_clip``, when decoding reaches the fault.
         """
+        with contextlib.closing(self.steps(longest, pause)) as steps:
+            yield from (window for window in steps if window is not None)
+
+    def steps(self, longest: float, pause: float | None) -> Generator[Window | None]:
+        """Yield the same, and None after each piece of at most half a minute, as ``cut_stepwise`` does.
+
+        Raises:
+            AudioError: as for ``windows``.
+        """
         with contextlib.closing(self._pieces()) as pieces:
-            yield from cut(pieces, SAMPLE_RATE, longest, pause)
+            yield from cut_stepwise(pieces, SAMPLE_RATE, longest, pause)
 
     def _pieces(self) -> Generator[Samples]:
         resampler: soxr.ResampleStream | None = None

@@ -41,7 +41,16 @@ class Window:
 
 
 def cut(pieces: Iterable[Samples], rate: int, longest: float, pause: float | None = None) -> Iterator[Window]:
+    """Yield the windows of a recording; see ``cut_stepwise``."""
+    return (window for window in cut_stepwise(pieces, rate, longest, pause) if window is not None)
+
+
+def cut_stepwise(
+    pieces: Iterable[Samples], rate: int, longest: float, pause: float | None = None
+) -> Iterator[Window | None]:
     """Yield the windows of a recording that arrives in pieces; at most a window and two pieces are in memory.
+
+    Also yield None after each piece: hours of silence have no window, and whoever waits for one may want to stop.
 
     Windows do not overlap, and only silence lies between them. Without ``pause``, a recording that is no longer than
     one window is left unchanged; a longer one is cut at silences, or else where it is quietest. With ``pause``, a
@@ -56,7 +65,7 @@ def cut(pieces: Iterable[Samples], rate: int, longest: float, pause: float | Non
     frame = round(_FRAME_SECONDS * rate)
     limit = int(longest * rate) // frame
     recording = _Held(pieces)
-    recording.fill(limit * frame + 1)
+    yield from recording.fill(limit * frame + 1)
     if pause is None and len(recording.samples) <= limit * frame:
         if len(recording.samples):
             yield Window(recording.samples, 0.0, len(recording.samples) / rate)
@@ -64,7 +73,7 @@ def cut(pieces: Iterable[Samples], rate: int, longest: float, pause: float | Non
     least = round((pause or _LONG_PAUSE_SECONDS) / _FRAME_SECONDS)
     margin = min(round(_MARGIN_SECONDS / _FRAME_SECONDS), least)
     while True:
-        recording.fill((limit + limit // 4) * frame)
+        yield from recording.fill((limit + limit // 4) * frame)
         samples = recording.samples[: limit * frame]
         is_last = len(samples) == len(recording.samples)
         levels = _levels(samples, frame)
@@ -104,12 +113,13 @@ class _Held:
         self.start = 0
         self._pieces = iter(pieces)
 
-    def fill(self, count: int) -> None:
-        """Read until there are ``count`` samples, or the recording ends."""
+    def fill(self, count: int) -> Iterator[None]:
+        """Read until there are ``count`` samples, or the recording ends; yield after each piece."""
         parts, held = [self.samples], len(self.samples)
         while held < count and (piece := next(self._pieces, None)) is not None:
             parts.append(piece)
             held += len(piece)
+            yield
         self.samples = np.concatenate(parts)
 
     def drop(self, count: int) -> None:

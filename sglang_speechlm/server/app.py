@@ -25,6 +25,7 @@ from sglang_speechlm.server.routes.generate import abort_request, generate
 from sglang_speechlm.server.routes.health import health
 from sglang_speechlm.server.routes.identity import worker_id
 from sglang_speechlm.server.routes.models import list_audio_models, list_models, retrieve_model
+from sglang_speechlm.server.routes.profile import start_profile, stop_profile
 from sglang_speechlm.server.routes.speech import speech
 from sglang_speechlm.server.routes.transcriptions import transcriptions, translations
 from sglang_speechlm.server.routes.voices import voices
@@ -36,9 +37,8 @@ _KEPT = (
 )  # fmt: skip
 """SGLang's routes that suit this model; the others are about chat templates, embeddings or images. ``/docs`` loads
 scripts from elsewhere."""
-_PROFILER = ("/start_profile", "/stop_profile")
-"""SGLang's too, and only where its variable names a folder for profiles: who reaches them can slow the server down."""
 _PROFILER_FOLDER = "SGLANG_TORCH_PROFILER_DIR"
+"""SGLang's variable for a folder of profiles. Without it there are no routes for them: they can slow a server down."""
 
 
 def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None = None) -> None:
@@ -51,7 +51,10 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
         codec: the codec process, if it has been spawned already.
     """
     app = http.app
-    http.keep_routes(_KEPT + _PROFILER if os.environ.get(_PROFILER_FOLDER) else _KEPT)
+    http.keep_routes(_KEPT)
+    if os.environ.get(_PROFILER_FOLDER):
+        app.add_route("/start_profile", start_profile, methods=["POST"])
+        app.add_route("/stop_profile", stop_profile, methods=["POST"])
     app.add_api_route("/health", health, methods=["GET"])
     app.add_route("/generate", generate, methods=["POST", "PUT"])
     app.add_route("/abort_request", abort_request, methods=["POST"])

@@ -16,9 +16,10 @@ from sglang.srt.entrypoints import http_server
 from sglang.srt.entrypoints.v1_loads import router as loads
 from sglang.srt.managers.tokenizer_manager import ServerStatus
 from sglang.srt.utils import add_prometheus_middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 app: FastAPI = http_server.app
 
@@ -57,9 +58,23 @@ def surround(edge: Callable[[ASGIApp], ASGIApp]) -> None:
         app.user_middleware[:] = [
             layer for layer in app.user_middleware if getattr(layer.cls, "__name__", "") not in _REPLACED
         ]
-        return edge(build())
+        return edge(_past_the_metrics(build()))
 
     app.build_middleware_stack = build_stack  # type: ignore[method-assign]
+
+
+def _past_the_metrics(stack: ASGIApp) -> ASGIApp:
+    """Answer requests that no route takes outside of SGLang's middleware.
+
+    Its metrics would keep every path and every method that a client makes up, for the lifetime of the server.
+    """
+    refusing = ExceptionMiddleware(app.router, app.exception_handlers)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_taken = scope["type"] != "http" or any(route.matches(scope)[0] is Match.FULL for route in app.router.routes)
+        await (stack if is_taken else refusing)(scope, receive, send)
+
+    return answer
 
 
 async def server_info() -> Any:

@@ -27,6 +27,7 @@ from sglang_speechlm.sglang_hooks import (
     outputs,
     pairs,
     processes,
+    profiles,
     results,
     steps,
 )
@@ -74,6 +75,8 @@ def overriding_nothing(cls: type) -> list[str]:
     return [f"{cls.__qualname__}.{name}" for name in marked if not any(name in vars(base) for base in bases)]
 
 
+_PROFILER = "sglang.srt.managers.scheduler_components.profiler_manager.SchedulerProfilerManager"
+
 HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
     ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", refuse_missing_hooks, HookType.BEFORE),
     ("sglang.srt.model_executor.model_runner.ModelRunner.alloc_memory_pool", steps.attach_requests, HookType.AFTER),
@@ -101,6 +104,8 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
         outputs.send_due,
         HookType.BEFORE,
     ),
+    (f"{_PROFILER}._start_profile", profiles.survive_failure, HookType.AROUND),
+    (f"{_PROFILER}._stop_profile", profiles.survive_failure, HookType.AROUND),
 ]
 
 

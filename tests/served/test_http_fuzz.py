@@ -169,6 +169,9 @@ def frames(**params: Any) -> dict[str, Any]:
     return stage(custom_params={"audio": True, **params})
 
 
+PROBABILITIES = {"return_logprob": True, "top_logprobs_num": 100, "token_ids_logprob": list(range(500))}
+"""Of 601 ids at each position."""
+
 BAD_STAGES: list[Any] = [
     None, [], "Hello.", {}, {"text": ""}, {"text": 5}, {"text": "a", "input_ids": [1]}, {"input_ids": "a"},
     {"input_ids": []}, {"input_ids": [[]]}, {"input_ids": [-1]}, {"input_ids": [10**6]}, {"input_ids": [2**70]},
@@ -191,6 +194,9 @@ BAD_STAGES: list[Any] = [
     {**stage(), "return_logprob": "yes"}, {**stage(), "return_logprob": True, "top_logprobs_num": 10**6},
     {**stage(), "return_logprob": True, "token_ids_logprob": [10**6]},
     {**stage(), "return_logprob": True, "logprob_start_len": 10**6},
+    {**stage(max_new_tokens=1000), **PROBABILITIES}, {**stage(max_new_tokens=90), **PROBABILITIES, "stream": True},
+    {**stage(max_new_tokens=90, n=16), **PROBABILITIES},
+    {"input_ids": [[5] * 500] * 2, **PROBABILITIES, "logprob_start_len": 0},
     stage(frequency_penalty=1, custom_params={"audio": True}), stage(min_new_tokens=2, custom_params={"audio": True}),
 ]  # fmt: skip
 
@@ -208,6 +214,7 @@ GOOD_STAGES: list[Any] = [
     frames(cfg=3.0),
     {**frames(), "return_logprob": True, "top_logprobs_num": 2, "token_ids_logprob": [3]},
     {**frames(), "stream": True},
+    {**stage(max_new_tokens=3), **PROBABILITIES, "logprob_start_len": 0},
 ]  # fmt: skip
 
 

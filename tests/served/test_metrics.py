@@ -134,3 +134,12 @@ def test_retractions_are_counted_even_for_a_pair_without_max_tokens(client: Clie
     del body["max_tokens"]
     assert message_of(client.chat(body))["speechlm"]["codes"] == message_of(bounded)["speechlm"]["codes"]
     assert growth.of("speechlm_pairs_retracted_total") > 0
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/made/up/5f0c"), ("MADEUP5F0C", "/v1/models")])
+def test_what_clients_make_up_becomes_no_label(method: str, path: str, client: Client) -> None:
+    assert client.http.request(method, path).status_code in (404, 405)
+    assert client.http.get("/v1/models").status_code == 200
+    metrics = client.http.get("/metrics").text
+    assert 'endpoint="/v1/models"' in metrics
+    assert "5f0c" not in metrics.lower()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_speechlm.audio.windows import Window, cut
+from sglang_speechlm.audio.windows import Window, cut, cut_stepwise
 
 RATE = 16_000
 
@@ -136,3 +136,20 @@ def test_two_hours_never_hold_more_than_a_few_windows() -> None:
     for number, window in enumerate(cut(pieces(), rate, 30)):
         assert taken * 30 - window.end < 60
         assert window.start == pytest.approx(max(0, 30 * number - 0.2), abs=0.05)
+
+
+@pytest.mark.parametrize("pause", [None, 0.5])
+def test_silence_is_passed_over_in_steps_of_a_piece(pause: float | None) -> None:
+    read = 0
+
+    def pieces() -> Iterator[Any]:
+        nonlocal read
+        while read < 20:
+            read += 1
+            yield silence(30)
+
+    steps = 0
+    for steps, window in enumerate(cut_stepwise(pieces(), RATE, 30, pause), 1):
+        assert window is None
+        assert read <= steps
+    assert steps == read == 20

@@ -64,3 +64,12 @@ def test_an_address_is_made_only_from_a_path(path: str) -> None:
 def test_a_server_refuses_targets_that_are_not_paths(method: str, server: Server) -> None:
     for target in NOT_PATHS:
         assert raw_status(server.url, method, target) == 400, target
+
+
+@pytest.mark.parametrize("code", [1, 8, 11, 31, 127])
+def test_a_control_character_in_a_header_is_refused(code: int, server: Server) -> None:
+    assert raw_status(server.url, "GET", "/v1/models", f"User-Agent: a{chr(code)}b") == 400
+
+
+def test_other_characters_in_a_header_are_taken(server: Server) -> None:
+    assert raw_status(server.url, "GET", "/v1/models", "User-Agent: a\t\N{LATIN SMALL LETTER E WITH ACUTE}b") == 200

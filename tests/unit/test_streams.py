@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.types import Message
 from sglang_speechlm.server.edge import limits
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.edge.limits import Deadline
-from sglang_speechlm.server.routes.streams import ClosingStream, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, in_threads, merged
 
 FOREVER = 1e9
 SCOPE: dict[str, Any] = {"type": "http", "method": "POST", "path": "/x", "asgi": {"spec_version": "2.3"}}
@@ -211,3 +212,23 @@ def test_raw_audio_that_fails_midway_is_not_ended_regularly() -> None:
         assert all(message.get("more_body", True) for message in sent)
 
     run(work())
+
+
+def test_requests_take_turns_at_the_threads_between_steps() -> None:
+    """With a single thread, an item of many steps lets another one come first."""
+
+    def items(name: str, steps: int) -> Generator[str | None]:
+        yield from [None] * steps
+        yield name
+
+    async def main() -> list[str]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        order: list[str] = []
+
+        async def take(name: str, steps: int) -> None:
+            order.extend([item async for item in in_threads(items(name, steps))])
+
+        await asyncio.gather(take("long", 20), take("short", 1))
+        return order
+
+    assert asyncio.run(main()) == ["short", "long"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -10,13 +11,15 @@ from sglang_speechlm.server.edge.errors import ApiError, shown
 
 _UNQUOTED = "/!$&'()*+,;=:@"
 """Characters allowed unencoded in a path, besides letters, digits and ``-._~`` (RFC 3986, 3.3)."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Characters that no header may have (RFC 9110, 5.5)."""
 
 
 class Target:
-    """Middleware that refuses targets that are not paths and ambiguous framing, and gives all paths one spelling.
+    """Middleware that refuses targets that are not paths, ambiguous framing and control characters in headers.
 
-    All decisions by path, here and on a server that the request is forwarded to, then use the same path: whether a key
-    is needed, which route answers, and where a request goes. HEAD is passed on as GET.
+    It gives each path one spelling. All decisions by path, here and on a server that the request is forwarded to, then
+    use the same path: whether a key is needed, which route answers, and where a request goes. HEAD is passed on as GET.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,6 +32,7 @@ class Target:
             return
         try:
             _refuse_two_lengths(scope)
+            _refuse_control_characters(scope)
             root = scope.get("root_path", "")
             path = canonical_path(scope["method"], scope["raw_path"][len(root.encode()) :])
         except ApiError as error:
@@ -81,6 +85,18 @@ def _refuse_two_lengths(scope: Scope) -> None:
     """
     if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
         raise ApiError(400, "Content-Length: must not be sent beside Transfer-Encoding")
+
+
+def _refuse_control_characters(scope: Scope) -> None:
+    """Refuse headers that could not be passed on.
+
+    Raises:
+        ApiError: 400 if the value of a header has a control character.
+    """
+    for name, value in scope["headers"]:
+        if _CONTROL.search(value):
+            header = name.decode("latin-1").title()
+            raise ApiError(400, f"{header}: must not hold a control character; got {shown(value.decode('latin-1'))}")
 
 
 def _refusal(raw: bytes, what: str) -> ApiError:

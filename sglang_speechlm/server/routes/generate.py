@@ -45,6 +45,12 @@ _MAX_TEXT_IDS = 100_000
 """Maximum token ids of all texts of one request, as in a body that has token ids."""
 _MAX_IDS = 1024
 """Maximum length of a list that the scheduler traverses for every answer."""
+_MAX_PROBABILITIES = 500_000
+"""Maximum probabilities of all answers to one request: writing them takes half a second, in which nothing else runs."""
+_MAX_STREAMED_PROBABILITIES = 50_000
+"""The same for a stream, each of whose events repeats all of them."""
+_DEFAULT_NEW_TOKENS = 128
+"""SGLang's."""
 
 _SEVERAL = Field(min_length=1, max_length=_MAX_ANSWERS)
 Text = Annotated[str, Field(min_length=1)]
@@ -120,6 +126,7 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
     if body.text is not None:  # SGLang would encode it while every other request waits
         body.input_ids = await asyncio.to_thread(_encode, body.text, service)
     request, names = _request(body)
+    _check_probabilities(body, request, service.responder.engine.capacity())
     outputs = await begin(http, merged([_outputs(service, request, names)], deadline))
     if body.stream:
         return ClosingStream(_events(outputs), outputs, "text/event-stream")
@@ -238,6 +245,34 @@ def _check(body: GenerateBody, service: Service) -> None:
     check_ids("token_ids_logprob", body.token_ids_logprob or (), service.config)
     for sampling in settings:
         check_ids("sampling_params.stop_token_ids", sampling.stop_token_ids or (), service.config)
+
+
+def _check_probabilities(body: GenerateBody, request: GenerateReqInput, capacity: int) -> None:
+    """Refuse an answer that a short request makes very long: it may have probabilities of many ids at each position.
+
+    Raises:
+        ApiError: 400 if there may be too many.
+    """
+    if not body.return_logprob:
+        return
+    each = 1 + (body.top_logprobs_num or 0) + len(body.token_ids_logprob or ())
+    start = -1 if body.logprob_start_len is None else body.logprob_start_len
+    is_list = isinstance(request.rid, list)
+    positions = 0
+    for prompt, sampling in zip(
+        request.input_ids if is_list else [request.input_ids],
+        request.sampling_params if is_list else [request.sampling_params],
+        strict=True,
+    ):
+        positions += max(0, len(prompt) - start) if start >= 0 else 0
+        positions += max(0, min(sampling.get("max_new_tokens", _DEFAULT_NEW_TOKENS), capacity - len(prompt)))
+    most = _MAX_STREAMED_PROBABILITIES if body.stream else _MAX_PROBABILITIES
+    if positions * each > most:
+        raise bad_field(
+            "return_logprob",
+            f"{'a stream' if body.stream else 'an answer'} must not have more than {most} probabilities; got up to "
+            f"{positions} positions times {each} (1 + top_logprobs_num + token_ids_logprob)",
+        )
 
 
 def _encode(text: str | list[str], service: Service) -> list[int] | list[list[int]]:

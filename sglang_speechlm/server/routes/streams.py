@@ -161,25 +161,31 @@ async def begin(http: Request, items: Items[Item]) -> Begun[Item]:
         raise
 
 
-async def in_threads(items: Generator[Item]) -> AsyncGenerator[Item]:
-    """Yield items that are made in threads. Closing this closes their iterator, after the item in progress.
+async def in_threads(items: Generator[Item | None]) -> AsyncGenerator[Item]:
+    """Yield items that are made in threads. Closing this closes their iterator, after the step in progress.
+
+    All requests share a few threads. An item that takes long should therefore be made in steps, after each of which
+    ``items`` yields None, so that others have their turn.
 
     Raises:
         Exception: from ``items``.
     """
     making = threading.Lock()
 
-    def make() -> Item | None:
+    def make() -> tuple[Item | None] | None:
         with making:
-            return next(items, None)
+            for item in items:
+                return (item,)
+            return None
 
     def close() -> None:
         with making:
             items.close()
 
     try:
-        while (item := await asyncio.to_thread(make)) is not None:
-            yield item
+        while (made := await asyncio.to_thread(make)) is not None:
+            if made[0] is not None:
+                yield made[0]
     finally:
-        # Not awaited, so that a cancelled request does not wait for the item in progress.
+        # Not awaited, so that a cancelled request does not wait for the step in progress.
         asyncio.get_running_loop().run_in_executor(None, close)

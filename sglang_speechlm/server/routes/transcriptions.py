@@ -128,13 +128,19 @@ async def _windows(
 
 def _heard_windows(
     service: Service, body: ListeningRequest, template: ListeningTemplate, recording: Recording
-) -> Generator[HeardWindow]:
+) -> Generator[HeardWindow | None]:
+    """Yield what can be heard, and None after each piece of the recording."""
     preset = service.options.preset
     seed = setting(body, "seed", "seed", default=secrets.randbits(63))
-    with closing(recording.windows(preset.window_seconds, preset.window_pause_seconds)) as windows:
-        for number, window in enumerate(windows):
+    number = 0
+    with closing(recording.steps(preset.window_seconds, preset.window_pause_seconds)) as steps:
+        for window in steps:
+            if window is None:
+                yield None
+                continue
             # The seeds follow from the first one, so that one seed determines the whole text.
             yield _heard(service, body, template, window, following_seed(seed, number))
+            number += 1
 
 
 def _heard(
