@@ -48,6 +48,12 @@ from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 MAX_QUEUED = 1024
 """Default of --max-queued-requests: maximum waiting stages of requests; more are refused with a 503."""
 
+DECODES_BETWEEN_PREFILLS = 4
+"""Default of --prefill-decode-interval: with many listeners, a request begins in most steps, and nearly every second
+step would be a prefill, for which all of them wait. So prefills are at most a fifth of the steps."""
+MANY_ROWS = 64
+"""Default of --prefill-decode-interval-min-bs: with fewer running rows, each answer 10 s long, prefills are fewer."""
+
 _SMALL_CARD_BYTES = 35 << 30
 
 _WHAT_TO_DO = (
@@ -199,6 +205,8 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
     settled += ["--served-model-name", next(iter(command_line.own.served_names), command_line.name)]
     settled += ["--max-queued-requests", str(MAX_QUEUED), "--page-size", "1"]
     settled += ["--grammar-backend", GRAMMAR_BACKEND]
+    settled += ["--prefill-decode-interval", str(DECODES_BETWEEN_PREFILLS)]
+    settled += ["--prefill-decode-interval-min-bs", str(MANY_ROWS)]
     settled += ["--tokenizer-path", str(served_tokenizer(command_line.tokenizer_path, command_line.config))]
     settled_by_machine = defaults_from(command_line.model_path, command_line.config, on_cpu=not machine.gpus)
     if machine.gpus:

@@ -64,8 +64,8 @@ _ACCEPTED = frozenset({
     "attention_backend", "chunked_prefill_size", "cuda_graph_bs_decode", "cuda_graph_max_bs_decode",
     "decode_attention_backend", "disable_cuda_graph", "disable_cuda_graph_padding", "disable_decode_cuda_graph",
     "disable_flashinfer_autotune", "disable_overlap_schedule", "disable_prefill_cuda_graph", "disable_radix_cache",
-    "max_prefill_tokens", "prefill_attention_backend", "radix_eviction_policy", "schedule_conservativeness",
-    "schedule_policy", "scheduler_recv_interval", "sleep_on_idle",
+    "max_prefill_tokens", "prefill_attention_backend", "prefill_decode_interval", "prefill_decode_interval_min_bs",
+    "radix_eviction_policy", "schedule_conservativeness", "schedule_policy", "scheduler_recv_interval", "sleep_on_idle",
     # GPUs, ranks and nodes
     "base_gpu_id", "device", "disable_custom_all_reduce", "dist_init_addr", "dist_timeout", "dp_size",
     "enable_nccl_nvls", "enable_p2p_check", "gpu_id_step", "load_balance_method", "nccl_port", "nnodes", "node_rank",

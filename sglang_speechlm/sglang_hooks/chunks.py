@@ -52,6 +52,17 @@ def continue_pair(add: Callable[..., Req | None], adder: PrefillAdder, req: Req)
     return req
 
 
+def follow_each_other(
+    defer: Callable[[Scheduler, ScheduleBatch], bool], scheduler: Scheduler, running_batch: ScheduleBatch
+) -> bool:
+    """AROUND Scheduler._should_defer_prefill: nothing is decoded between the chunks of a prompt.
+
+    SGLang keeps no memory free for a prompt's later chunks. Decoding rows could take it, and then the next chunk, which
+    SGLang computes in any case, would find none and end the process.
+    """
+    return scheduler.chunked_req is None and defer(scheduler, running_batch)
+
+
 def leave_out_shadows(
     batch: ScheduleBatch, reqs_to_exclude: list[Req] | None = None, **kwargs: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

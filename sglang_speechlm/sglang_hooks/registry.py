@@ -95,6 +95,7 @@ HOOKS: list[tuple[str, Callable[..., Any], HookType]] = [
     ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", pairs.queue_request, HookType.AROUND),
     ("sglang.srt.managers.schedule_policy.PrefillAdder.add_one_req", pairs.admit_pair, HookType.AROUND),
     ("sglang.srt.managers.schedule_policy.PrefillAdder.add_chunked_req", chunks.continue_pair, HookType.AROUND),
+    ("sglang.srt.managers.scheduler.Scheduler._should_defer_prefill", chunks.follow_each_other, HookType.AROUND),
     ("sglang.srt.managers.schedule_batch.ScheduleBatch.filter_batch", chunks.leave_out_shadows, HookType.BEFORE),
     ("sglang.srt.managers.scheduler.Scheduler.process_pending_chunked_abort", chunks.abort_pair, HookType.AROUND),
     ("sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode", pairs.retract_pairs, HookType.AROUND),

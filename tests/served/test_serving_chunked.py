@@ -21,7 +21,8 @@ LONGER_THAN_A_CHUNK = [
 
 @pytest.fixture(scope="module")
 def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ("--chunked-prefill-size", str(CHUNK), "--disable-overlap-schedule", *POOL)
+    options = ["--chunked-prefill-size", str(CHUNK), "--disable-overlap-schedule", *POOL]
+    options += ["--prefill-decode-interval-min-bs", "1"]
     with serving(served_checkpoint, tmp_path_factory.mktemp("chunked") / "log", *options) as started:
         yield started
 

@@ -40,7 +40,8 @@ def retractions(server: Server) -> int:
 def retracting(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("retracting") / "log"
     environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
-    with serving(served_checkpoint, log, *POOL, environment=environment) as running:
+    options = (*POOL, "--prefill-decode-interval-min-bs", "1")
+    with serving(served_checkpoint, log, *options, environment=environment) as running:
         yield running
 
 
