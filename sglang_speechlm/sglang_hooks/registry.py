@@ -176,8 +176,12 @@ def _register_cpu_attention(name: str) -> None:
     stock = ATTENTION_BACKENDS[name]
 
     def create(runner: Any) -> Any:
+        from sglang_speechlm.platform import operators
         from sglang_speechlm.platform.attention import CpuAttention
 
-        return CpuAttention(runner) if serves_speechlm() else stock(runner)
+        if not serves_speechlm():
+            return stock(runner)
+        operators.register()
+        return CpuAttention(runner)
 
     register_attention_backend(name)(create)
