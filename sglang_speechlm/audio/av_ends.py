@@ -54,14 +54,19 @@ def aac_end(data: bytes) -> int:
     """Return the end of the ADTS frames that follow one another."""
     end = 0
     for _ in range(_MAX_PARTS):
-        head = data[end : end + 6]
-        if len(head) < 6 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
-            break
-        size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
-        if size < 7:
+        if not (size := adts_size(data, end)):
             break
         end += size
     return end
+
+
+def adts_size(data: bytes, place: int) -> int:
+    """Return the size of the ADTS frame at ``place``; 0 if there is none."""
+    head = data[place : place + 6]
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return size if size >= 7 else 0
 
 
 def amr_end(data: bytes) -> int:

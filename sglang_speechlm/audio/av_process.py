@@ -16,9 +16,9 @@ HEADER = struct.Struct("<III")
 """Sample rate in Hz, number of channels, and number of tracks; interleaved 16-bit little-endian samples follow."""
 
 _DECODERS = (
-    "aac", "aac_latm", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac", "mp2", "mp2float", "mp3", "mp3float", "opus",
-    "libopus", "vorbis", "libvorbis", "pcm_alaw", "pcm_mulaw", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_s24le",
-    "pcm_f32be", "pcm_f32le",
+    "aac", "aac_latm", "ac3", "adpcm_ima_qt", "alac", "amrnb", "amrwb", "eac3", "flac", "mp2", "mp2float", "mp3",
+    "mp3float", "opus", "libopus", "vorbis", "libvorbis", "pcm_alaw", "pcm_mulaw", "pcm_s8", "pcm_u8", "pcm_s16be",
+    "pcm_s16le", "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_f32be", "pcm_f32le", "pcm_f64be", "pcm_f64le",
 )  # fmt: skip
 _MOST_SECONDS = 5 * 3600
 """Maximum length of the sound."""

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sglang_speechlm.audio.av_process import HEADER
-from sglang_speechlm.audio.kinds import AAC, AMR, MATROSKA, MP4
+from sglang_speechlm.audio.kinds import AAC, AMR, CODED_CAF, CODED_OGG, MATROSKA, MP4
 
-DEMUXERS = {MP4: "mov", MATROSKA: "matroska", AAC: "aac", AMR: "amr"}
+DEMUXERS = {MP4: "mov", MATROSKA: "matroska", AAC: "aac", AMR: "amr", CODED_CAF: "caf", CODED_OGG: "ogg"}
 """FFmpeg's reader for each kind of file."""
 
 _PROGRAM = Path(__file__).with_name("av_process.py")

@@ -114,7 +114,7 @@ def decode_joined(data: bytes, format: str | None, seconds: float) -> Generator[
     if not data:
         raise AudioError("audio data is empty")
     declared = (format or "").lower()
-    if declared in _RAW and not _has_header(data[:16]):
+    if declared in _RAW and not _has_header(data):
         for piece in _decode_raw(data, seconds):
             yield 0, piece
         return
@@ -137,9 +137,9 @@ def decode_joined(data: bytes, format: str | None, seconds: float) -> Generator[
             return
 
 
-def _has_header(start: bytes) -> bool:
+def _has_header(data: bytes) -> bool:
     """Return whether data has a file header; quiet raw samples may look like the start of an MP3 or AAC frame."""
-    return kind_of(start) not in (None, "MP3", "AAC")
+    return kind_of(data) not in (None, "MP3", "AAC")
 
 
 def _decode_raw(data: bytes, seconds: float) -> Iterator[Decoded]:

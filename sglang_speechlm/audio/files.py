@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sglang_speechlm.audio.av_ends import aac_end, amr_end, matroska_end, mp4_end
-from sglang_speechlm.audio.kinds import AAC, AMR, MATROSKA, MP3_FRAME, MP4, kind_of
+from sglang_speechlm.audio.kinds import AAC, AMR, CODED_CAF, CODED_OGG, MATROSKA, MP3_FRAME, MP4, kind_of
+from sglang_speechlm.audio.resync import first_frame
 
 IGNORED_BYTES = 64
 """Number of bytes after a file's end that are ignored without a warning, such as padding and line ends."""
@@ -52,11 +53,24 @@ class File:
 
 
 def split(data: bytes) -> Iterator[File]:
-    """Yield the files in ``data``, in order; at least one. Tags after them are dropped."""
+    """Yield the files in ``data``, in order; at least one.
+
+    Tags after them are dropped, and what precedes the first whole frame of an MP3 or AAC stream.
+    """
     data = _without_tags(data)
+    begin = (first_frame(data) or 0) if kind_of(data) is None else 0
+    is_lost = len(data[:begin].strip(b"\x00")) > IGNORED_BYTES
+    for number, file in enumerate(_files(data[begin:])):
+        if is_lost and not number:
+            warning = f"{begin} bytes before the first whole frame of the sound were ignored"
+            file = replace(file, warnings=(warning, *file.warnings))
+        yield file
+
+
+def _files(data: bytes) -> Iterator[File]:
     while True:
         sound = sound_start(data)
-        kind = _kind_at(data, sound) or _kind_at(data, 0)
+        kind = kind_of(data, sound) or kind_of(data)
         if kind != "MP3":
             data = data[sound:]
         match kind:
@@ -64,13 +78,13 @@ def split(data: bytes) -> Iterator[File]:
                 file, end = _wav(data)
             case "WAV" | "AIFF" | "AU":
                 file, end = _sized(data, kind)
-            case "CAF":
-                file, end = _caf(data)
+            case str() if kind in ("CAF", CODED_CAF):
+                file, end = _caf(data, kind)
             case "FLAC":
                 end = _start(_FLAC, data, 4)
                 file = File(data[:end], kind)
-            case "Ogg":
-                file, end = _ogg(data)
+            case str() if kind in ("Ogg", CODED_OGG):
+                file, end = _ogg(data, kind)
             case "MP3":
                 end = _start(_MP3_START, data, sound + 4)
                 file = File(data[:end], kind)
@@ -80,7 +94,7 @@ def split(data: bytes) -> Iterator[File]:
             case _:
                 file, end = File(data, kind), len(data)
         end = _after_padding(data, end)
-        if _kind_at(data, end) is None:
+        if kind_of(data, end) is None:
             unread = len(data) - end
             if unread > IGNORED_BYTES:
                 warning = f"{unread} bytes after the end of the sound were ignored: they are not an audio file"
@@ -91,16 +105,11 @@ def split(data: bytes) -> Iterator[File]:
         data = data[end:]
 
 
-def _kind_at(data: bytes, place: int) -> str | None:
-    """Return the kind of the file that begins at ``place``; None if none that is read does."""
-    return kind_of(data[place : place + 16])
-
-
 def _after_padding(data: bytes, end: int) -> int:
     """Return where the next file begins if only zeros are before it; else ``end``."""
     rest = data[end : end + IGNORED_BYTES]
     begin = end + len(rest) - len(rest.lstrip(b"\x00"))
-    return end if _kind_at(data, begin) is None else begin
+    return end if kind_of(data, begin) is None else begin
 
 
 def has_frame_count(mp3: bytes) -> bool:
@@ -146,14 +155,14 @@ def sound_start(data: bytes) -> int:
     return 10 + (a << 21 | b << 14 | c << 7 | d)
 
 
-def _ogg(data: bytes) -> tuple[File, int]:
+def _ogg(data: bytes, kind: str) -> tuple[File, int]:
     """Return one link of a chain of Ogg streams, whose first pages are together at its beginning, and its end."""
     end = _ogg_page_end(data, 0)
     while _OGG_FIRST_PAGE.match(data, end):
         end = _ogg_page_end(data, end)
     end = _start(_OGG_FIRST_PAGE, data, end)
     last = _ogg_page_end(data, data.rfind(b"OggS", 0, end))
-    return File(data[:end], "Ogg", is_cut=last > end), end if end < len(data) else min(end, last)
+    return File(data[:end], kind, is_cut=last > end), end if end < len(data) else min(end, last)
 
 
 def _ogg_page_end(data: bytes, start: int) -> int:
@@ -182,22 +191,22 @@ def _sized(data: bytes, kind: str) -> tuple[File, int]:
     return File(data[:size], kind, is_cut=size > len(data)), size
 
 
-def _caf(data: bytes) -> tuple[File, int]:
+def _caf(data: bytes, kind: str) -> tuple[File, int]:
     """Return a CAF file, whose chunks state their sizes, and its end."""
     end = 8
     for _ in range(_MAX_CHUNKS):
-        if _CHUNK_ID.match(data, end) is None or _kind_at(data, end) is not None:
+        if _CHUNK_ID.match(data, end) is None or kind_of(data, end) is not None:
             break
         size = int.from_bytes(data[end + 4 : end + 12], "big", signed=True)
         start = end + 12
         if size < 0:  # the samples go on to the end of the file
-            return File(data, "CAF"), len(data)
+            return File(data, kind), len(data)
         if data.startswith(b"data", end) and start <= len(data) < start + size:
             # libsndfile opens no file that states more samples than it has.
             sized = data[: start - 8] + (len(data) - start).to_bytes(8, "big") + data[start:]
-            return File(sized, "CAF", is_cut=True), len(data)
+            return File(sized, kind, is_cut=True), len(data)
         end = start + size
-    return File(data[:end], "CAF", is_cut=end > len(data)), min(end, len(data))
+    return File(data[:end], kind, is_cut=end > len(data)), min(end, len(data))
 
 
 def _wav(data: bytes) -> tuple[File, int]:
@@ -218,7 +227,7 @@ def _wav(data: bytes) -> tuple[File, int]:
         end = file_end = len(data)
     else:
         file_end = _end_of_chunks(data, end)
-        if len(data) - file_end > IGNORED_BYTES and _kind_at(data, file_end) is None:
+        if len(data) - file_end > IGNORED_BYTES and kind_of(data, file_end) is None:
             end = file_end = len(data)
             warnings = (f"the WAV header states {stated} bytes of samples, but {end - start} follow: all were heard",)
     sound = data[start:end]
@@ -241,10 +250,10 @@ def _is_chunk(data: bytes, place: int) -> bool:
 
 def _end_of_chunks(data: bytes, end: int) -> int:
     """Return where the chunks after the samples end, and more samples, another file, nothing or unknown data follow."""
-    if end % 2 and not _is_chunk(data, end) and _kind_at(data, end) is None:
+    if end % 2 and not _is_chunk(data, end) and kind_of(data, end) is None:
         end += 1
     for _ in range(_MAX_CHUNKS):
-        if not _is_chunk(data, end) or data.startswith(b"data", end) or _kind_at(data, end) is not None:
+        if not _is_chunk(data, end) or data.startswith(b"data", end) or kind_of(data, end) is not None:
             break
         end = min(_next_chunk(data, end), len(data))
     return end

@@ -22,8 +22,11 @@ _READ = {
     "MP3": rb"ID3[\x02-\x04]|" + MP3_FRAME,
 }
 MP4, MATROSKA, AAC, AMR = "MP4 (m4a, mp4, mov, 3gp)", "WebM or Matroska", "AAC", "AMR"
+CODED_CAF, CODED_OGG = "compressed CAF", "FLAC or a film in Ogg"
 _BY_AV = {
-    MP4: rb"[\x00-\xff]{4}ftyp",
+    MP4: rb"[\x00-\xff]{4}(?:ftyp|moov|mdat|wide|free|skip)",  # old QuickTime files have no ftyp
+    CODED_CAF: rb"caff[\x00-\xff]{4}desc[\x00-\xff]{16}(?!lpcm|ulaw|alaw)[ -~]{4}",
+    CODED_OGG: rb"OggS[\x00-\xff]{22}\x01[\x00-\xff](?:\x7fFLAC|\x80theora|fishead\x00)",
     MATROSKA: rb"\x1a\x45\xdf\xa3",
     AAC: rb"\xff[\xf0\xf1\xf8\xf9]",
     AMR: rb"#!AMR",
@@ -37,17 +40,18 @@ _UNREAD = {
     "DSD": rb"DSD |FRM8",
     "MIDI": rb"MThd",
     "Flash video": rb"FLV\x01",
+    "an MPEG film": rb"\x00\x00\x01[\xb3\xba]",
     "AVI": rb"RIFF[\x00-\xff]{4}AVI ",
     "PDF": rb"%PDF",
     "PNG": rb"\x89PNG",
     "JPEG": rb"\xff\xd8\xff",
 }
-_UNREAD_IN_OGG = {"Speex in Ogg": rb"Speex   ", "Theora (video) in Ogg": rb"\x80theora"}
+_UNREAD_IN_OGG = {"Speex in Ogg": rb"Speex   "}
 
 
-def kind_of(data: bytes) -> str | None:
-    """Return the kind of a supported file, such as "WAV"; None if it is not one."""
-    return _first(_BY_AV, data) or _first(_READ, data)
+def kind_of(data: bytes, place: int = 0) -> str | None:
+    """Return the kind of the supported file that begins at ``place``, such as "WAV"; None if none does."""
+    return _first(_BY_AV, data, place) or _first(_READ, data, place)
 
 
 def unread_kind_of(data: bytes) -> str | None:
@@ -58,5 +62,5 @@ def unread_kind_of(data: bytes) -> str | None:
     return _first(_UNREAD, data)
 
 
-def _first(kinds: dict[str, bytes], data: bytes) -> str | None:
-    return next((name for name, start in kinds.items() if re.match(start, data)), None)
+def _first(kinds: dict[str, bytes], data: bytes, place: int = 0) -> str | None:
+    return next((name for name, start in kinds.items() if re.compile(start).match(data, place)), None)

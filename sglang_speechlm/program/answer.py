@@ -23,6 +23,7 @@ from sglang_speechlm.stage import Stage
 FinishReason = Literal["stop", "length"]
 
 LOOPED = "the text began to repeat itself and was cut at the first repetition"
+CUT_WITHIN_JSON = "the text was cut at a stop string, so its JSON may be incomplete"
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ async def _write(
                 ends = () if request.text.others.get("ignore_eos") else (ids.eot, ids.eos, *request.text.stop_token_ids)
                 written.reason = _reason(output, ends)
                 written.warnings = _reached(request.text.bound, written.reason, written.spent)
+                if request.text.is_structured and _stop_string(output) is not None:
+                    written.warnings = (CUT_WITHIN_JSON,)
             settled = loops.settled if loops is not None and (is_loop or not is_end) else len(written.ids)
             if is_loop:
                 del written.ids[settled:]

@@ -38,6 +38,11 @@ class TextSettings:
     json_schema: str | None = None
     calls: CallRules | None = None
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether the whole text is JSON or calls."""
+        return self.json_schema is not None or (self.calls is not None and self.calls.is_required)
+
 
 @dataclass(frozen=True)
 class AudioSettings:

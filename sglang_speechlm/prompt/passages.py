@@ -8,12 +8,13 @@ from itertools import pairwise
 from sglang_speechlm.prompt.words import is_speakable
 
 _SENTENCE_END = re.compile(
-    r"""(?<!\b[A-Z]\.)(?<!\b[DMS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.) # after initials and titles, the sentence continues
-    (?<=[.!?…:;]) ["'”’»)\]]* \s+ | (?<=[。！？｡]) ["'”’»」』)\]]* | \n\s*""",
-    re.VERBOSE,
+    r"""(?<!\b[A-Za-z]\.)(?<!\b(?:[DMS][rst]|[JS]r|No|vs|cf)\.)(?<!\b(?:Mrs|Gen|Sen|Rev|Fig|Vol)\.)(?<!\bProf\.)
+    (?<!^\d\.)(?<!^\d\d\.) # after initials, titles and numbers of a list, the sentence continues
+    (?<=[.!?…:;؟۔؛।॥։።။៕།]) ["'”’»)\]]* \s+ | (?<=[。！？｡]) ["'”’»」』)\]]* | \n\s*""",
+    re.VERBOSE | re.MULTILINE,
 )
 """No part of it begins with white space: a long run of it would be searched again from each of its characters."""
-_CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[，、；：])")
+_CLAUSE_END = re.compile(r"(?<=[,;:–—،])\s+|(?<=[，、；：])")
 
 
 def passages(text: str, most: int) -> list[str]:

@@ -118,6 +118,13 @@ def test_a_json_object_begins_with_a_brace(client: Client) -> None:
         assert isinstance(json.loads(content), dict)
 
 
+def test_a_stop_string_within_the_json_gets_a_warning(client: Client) -> None:
+    one = {"type": "object", "properties": {"a": {"enum": ["x}y"]}}, "required": ["a"], "additionalProperties": False}
+    message = message_of(client.chat(structured_body(one, stop="}")))
+    assert message["content"] == '{"a": "x'
+    assert message["speechlm"]["warnings"] == ["the text was cut at a stop string, so its JSON may be incomplete"]
+
+
 def test_an_unsupported_schema_is_refused_with_its_path(client: Client) -> None:
     answer = client.http.post("/v1/chat/completions", json=structured_body({"type": "string", "pattern": "a.b"}))
     assert answer.status_code == 400

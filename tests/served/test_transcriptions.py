@@ -101,8 +101,8 @@ def test_word_timestamps_are_refused_and_the_error_names_what_is_allowed(client:
     assert "must be ['segment']" in error["message"]
 
 
-def test_granularities_without_timestamps_cause_a_warning(client: Client) -> None:
-    fields: dict[str, Any] = {"timestamp_granularities[]": ["segment"]}
+@pytest.mark.parametrize("fields", [{"timestamp_granularities[]": ["segment"]}, {"timestamp_granularities": "segment"}])
+def test_granularities_without_timestamps_cause_a_warning(fields: dict[str, Any], client: Client) -> None:
     assert "timestamp_granularities" in post(client, **fields).json()["speechlm"]["warnings"][0]
 
 

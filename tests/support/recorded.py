@@ -13,7 +13,7 @@ FORMATS: dict[str, tuple[str, str, dict[str, str]]] = {
     "m4a": ("ipod", "aac", {}), "mp4": ("mp4", "aac", {}),
     "mp4 in fragments": ("mp4", "aac", {"movflags": "+frag_keyframe+empty_moov"}), "3gp": ("3gp", "aac", {}),
     "mov": ("mov", "alac", {}), "webm": ("webm", "libopus", {}), "mka": ("matroska", "pcm_s16le", {}),
-    "aac": ("adts", "aac", {}),
+    "aac": ("adts", "aac", {}), "iPhone's caf": ("caf", "libopus", {}),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -26,6 +27,8 @@ MAGIC = {
     "webm": b"\x1a\x45\xdf\xa3",
     "aac": b"\xff\xf1\x50\x80\x1f\xfc",
     "amr": b"#!AMR\n",
+    "caf": b"caff\0\1\0\0desc" + bytes(16) + b"opus",
+    "ogg flac": b"OggS\0\2" + bytes(20) + b"\1\x33\x7fFLAC",
 }
 
 
@@ -93,6 +96,30 @@ def test_codecs_of_video_sound_are_read_and_others_are_refused() -> None:
     assert decode_clip(recorded_file("mka", tone(2), codec="mp2")).seconds == pytest.approx(2, abs=0.15)
     with pytest.raises(AudioError, match="unsupported encoding"):
         decode_clip(recorded_file("mka", tone(2), codec="tta"))
+
+
+def test_an_old_quicktime_film_may_begin_without_its_type() -> None:
+    data = recorded_file("mp4", tone(2))
+    assert loudest_hertz(decode_clip(data[:4] + b"wide" + data[8:])) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("codec", ["pcm_u8", "adpcm_ima_qt"])
+def test_the_samples_of_old_films_are_read(codec: str) -> None:
+    assert loudest_hertz(decode_clip(recorded_file("mov", tone(2), codec=codec))) == pytest.approx(440, abs=2)
+
+
+def test_flac_in_ogg_is_read() -> None:
+    flac, ogg = io.BytesIO(), io.BytesIO()
+    soundfile.write(flac, tone(2), RATE, format="FLAC")
+    flac.seek(0)
+    with av.open(flac) as source, av.open(ogg, "w", format="ogg") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    clip = decode_clip(ogg.getvalue())
+    assert (clip.seconds, clip.warnings) == (2, ())
 
 
 def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:

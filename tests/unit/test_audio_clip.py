@@ -342,6 +342,21 @@ def test_an_unreadable_file_after_another_gives_a_warning() -> None:
     )
 
 
+@pytest.mark.parametrize("rate", [16_000, 44_100, 8_000])
+@pytest.mark.parametrize("lost", [1, 700])
+def test_an_mp3_stream_may_begin_within_a_frame(rate: int, lost: int) -> None:
+    clip = decode_clip(encode(tone(2, rate), rate, format="MP3")[lost:])
+    assert loudest_hertz(clip) == pytest.approx(440, abs=2)
+    assert 1.5 < clip.seconds < 2.2
+
+
+def test_bytes_before_the_first_mp3_frame_get_a_warning_unless_they_are_padding() -> None:
+    mp3 = encode(tone(2), format="MP3")
+    assert decode_clip(bytes(500) + mp3).warnings == decode_clip(b"\r\n" + mp3).warnings == ()
+    (warning,) = decode_clip(b"HTTP/1.1 200 OK\r\nicy-name: " + 100 * b"x" + mp3).warnings
+    assert warning == "127 bytes before the first whole frame of the sound were ignored"
+
+
 def test_the_number_of_joined_files_is_limited() -> None:
     clip = decode_clip(encode(tone(0.001)) * 100_000)
     assert clip.seconds == pytest.approx(0.1)

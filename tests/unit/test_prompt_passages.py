@@ -28,6 +28,21 @@ def test_a_text_is_cut_at_the_end_of_a_sentence(text: str) -> None:
     assert not any(part.endswith(("Dr.", "A.", "3.")) for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("We left at 10 p.m. on a train.", "We left at 10 p.m. on a train."),
+        ("Use e.g. a train.", "Use e.g. a train."),
+        ("See Fig. 3 and No. 7 now.", "See Fig. 3 and No. 7 now."),
+        ("1. One egg\n2. Two cups", "1. One egg"),
+        ("كيف حالك؟ أنا بخير.", "كيف حالك؟"),
+        ("वह घर गया। वह सोया।", "वह घर गया।"),
+    ],
+)
+def test_abbreviations_and_numbers_of_a_list_end_no_sentence_and_other_scripts_marks_do(text: str, first: str) -> None:
+    assert passages(text, 1 + len(text) // 2)[0] == first
+
+
 def test_chinese_is_cut_without_spaces() -> None:
     assert passages("今天天气很好。我们去公园吧！", 8) == ["今天天气很好。", "我们去公园吧！"]
 

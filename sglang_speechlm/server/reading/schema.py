@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,7 +13,7 @@ from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.edge.errors import UNKNOWN
 from sglang_speechlm.server.reading.demands import check_demands, ignored
 from sglang_speechlm.server.reading.lenient import Lenient
-from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema
+from sglang_speechlm.server.reading.structure import ANY_OBJECT, check_schema, narrowed
 from sglang_speechlm.server.reading.tools import ToolChoice, Tools
 from sglang_speechlm.stage import Guidance
 
@@ -239,7 +239,7 @@ class JsonSchema(Lenient):
     @classmethod
     def _can_be_kept_to(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_schema(value, "response_format.json_schema.schema")
-        return value
+        return cast(dict[str, Any], narrowed(value))
 
 
 class ResponseFormat(Lenient):
@@ -346,12 +346,18 @@ class ChatRequest(CommonRequest):
         return ANY_OBJECT if named is None else named.schema_
 
 
+class Voice(Lenient):
+    """OpenAI's voice by its id."""
+
+    id: str
+
+
 class SpeechRequest(CommonRequest):
     """The body of POST /v1/audio/speech. A voice is a name, or OpenAI's object with an id."""
 
     input: Annotated[str, Field(min_length=1)]
     model: ModelName | None = None
-    voice: Any = None
+    voice: str | Voice | None = None
     instructions: str | None = None
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
     sample_rate: SampleRate | None = None
@@ -361,8 +367,8 @@ class SpeechRequest(CommonRequest):
     @property
     def voice_name(self) -> str | None:
         """The name or the description of the voice."""
-        name = self.voice.get("id") if isinstance(self.voice, dict) else self.voice
-        return name if isinstance(name, str) and not is_blank(name) else None
+        name = self.voice.id if isinstance(self.voice, Voice) else self.voice
+        return None if name is None or is_blank(name) else name
 
 
 class ListeningRequest(CommonRequest):
@@ -377,6 +383,11 @@ class ListeningRequest(CommonRequest):
     timestamp_granularities: Annotated[list[str], Field(fail_fast=True)] | None = None
     chunking_strategy: Any = None
     include: Any = None
+
+    @field_validator("timestamp_granularities", mode="before")
+    @classmethod
+    def _one_may_be_without_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("timestamp_granularities")
     @classmethod

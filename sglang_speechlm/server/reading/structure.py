@@ -23,6 +23,7 @@ _MOST_COUNT = 100
 _MOST_COUNTS = 300
 """Maximum sum of all lengths and numbers of items."""
 _MOST_INTEGER = 10**15
+"""The largest bound of an integer, and the one of an integer that needs a bound and has none."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -130,6 +131,31 @@ def check_schema(schema: Schema, field: str, others: Size = _NONE) -> Size:
     return Size(others.schemas + len(schemas), values, counts, characters)
 
 
+def narrowed(schema: Any) -> Any:
+    """Return a checked schema whose integers have the bounds that xgrammar needs, on both sides.
+
+    What matches it also matches the given schema.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    result = dict(schema)
+    for keyword, value in schema.items():
+        if keyword in ("properties", *_DEFINITIONS):
+            result[keyword] = {name: narrowed(child) for name, child in value.items()}
+        elif keyword in ("anyOf", "prefixItems"):
+            result[keyword] = [narrowed(child) for child in value]
+        elif keyword in ("items", "additionalProperties"):
+            result[keyword] = narrowed(value)
+        elif keyword in _BOUNDS:
+            result[keyword] = max(-_MOST_INTEGER, min(value, _MOST_INTEGER))
+    lowest, highest = _range(schema)
+    if lowest is None and highest is not None:
+        result["minimum"] = -_MOST_INTEGER
+    elif lowest is not None and highest is None and lowest < 0:
+        result["maximum"] = _MOST_INTEGER
+    return result
+
+
 def _children(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the schemas in a schema, each with its path."""
     for keyword in ("properties", *_DEFINITIONS):
@@ -166,16 +192,23 @@ def _check_keywords(schema: Schema, path: str) -> None:
     for keyword, kind in _OF_TYPES.items():
         if keyword in schema and set(types) - {"null"} != {kind}:
             raise bad_field(f"{path}.{keyword}", f"requires the type {kind!r}, with no other type except 'null'")
-    lower, upper = ([schema[name] for name in pair if name in schema] for pair in (_LOWER, _UPPER))
-    if (upper and not lower) or (lower and not upper and min(lower) < 0):  # which xgrammar does not enforce
+    lowest, highest = _range(schema)
+    if lowest is not None and highest is not None and lowest > highest:
         bound = next(name for name in _BOUNDS if name in schema)
-        raise bad_field(f"{path}.{bound}", "needs a bound on the other side, unless it is a minimum of 0 or more")
-    for least, most in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
+        raise bad_field(f"{path}.{bound}", f"must leave an integer; got the range from {lowest} to {highest}")
+    for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
         if least in schema and most in schema and schema[least] > schema[most]:
             raise bad_field(f"{path}.{least}", f"must not exceed {most}; got {schema[least]} and {schema[most]}")
     for name in schema.get("required", ()):
         if name not in schema.get("properties", {}):
             raise bad_field(f"{path}.required", f"must name properties of this schema; got {shown(name)}")
+
+
+def _range(schema: Schema) -> tuple[int | None, int | None]:
+    """Return the smallest and the largest integer within the bounds; None where there is no bound."""
+    lowest = [schema[name] + name.startswith("exclusive") for name in _LOWER if name in schema]
+    highest = [schema[name] - name.startswith("exclusive") for name in _UPPER if name in schema]
+    return max(lowest, default=None), min(highest, default=None)
 
 
 def _problem(keyword: str, value: Any) -> str | None:
@@ -210,8 +243,12 @@ def _problem(keyword: str, value: Any) -> str | None:
             if not _is_of(value, "integer") or not 0 <= value <= _MOST_COUNT:
                 return f"must be a whole number from 0 to {_MOST_COUNT}"
         case _ if keyword in _BOUNDS:
-            if not _is_of(value, "integer") or abs(value) > _MOST_INTEGER:
-                return f"must be a whole number from {-_MOST_INTEGER} to {_MOST_INTEGER}"
+            if not _is_of(value, "integer"):
+                return "must be a whole number"
+            if keyword in _LOWER and value >= _MOST_INTEGER:
+                return f"must be less than {_MOST_INTEGER}"
+            if keyword in _UPPER and value <= -_MOST_INTEGER:
+                return f"must be more than {-_MOST_INTEGER}"
     return None
 
 

@@ -10,7 +10,7 @@ from sglang_speechlm.prompt.tools import CallRules, Function
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.lenient import Lenient
-from sglang_speechlm.server.reading.structure import ANY_OBJECT, Size, check_schema
+from sglang_speechlm.server.reading.structure import ANY_OBJECT, Size, check_schema, narrowed
 
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -118,6 +118,7 @@ def _function(definition: FunctionDefinition, place: str, size: Size, warnings: 
         if schema.get("type") != "object":
             raise bad_field(f"{place}.parameters.type", f"must be 'object'; got {shown(schema.get('type'))}")
         size = check_schema(schema, f"{place}.parameters", size)
+        schema = narrowed(schema)
     except ApiError as error:
         if definition.strict:
             raise

@@ -81,8 +81,8 @@ def _call_rules(service: Service, body: ChatRequest, warnings: Warnings) -> Call
     if service.options.preset.tools == "none":
         raise bad_field(
             "tools",
-            f"{service.model_name!r} was not trained to call functions (its preset has no 'tools'); leave it out, or "
-            "set tool_choice to 'none'",
+            f"{service.model_name!r} was not trained to call functions (its preset has no 'tools', and the server was "
+            "started without --tool-call-parser); leave it out, or set tool_choice to 'none'",
         )
     _check_structured(body, "tools")
     if body.text_schema is not None and not rules.is_required:
