@@ -34,13 +34,20 @@ async def _api_error(_http_request: Request, error: ApiError) -> Response:
 
 async def _http(request: Request, error: StarletteHTTPException) -> Response:
     if error.status_code == 404:
-        return ApiError(404, f"{request.method} {request.url.path}: no such route").response()
+        return _no_route(request).response()
     if error.status_code == 405:
         methods = (error.headers or {}).get("Allow", "").split(", ")
         return method_not_allowed(request.method, request.url.path, methods).response()
     # SGLang returns 503 if a stage was refused or given up before it had begun.
     retry_after = 1 if error.status_code == 503 else None
     return ApiError(error.status_code, str(error.detail), retry_after=retry_after).response()
+
+
+def _no_route(request: Request) -> ApiError:
+    """Return a 404 that names the routes: OpenAI has others, and a client's base URL may lack ``/v1`` or repeat it."""
+    paths = {getattr(route, "path", "") for route in request.app.routes}
+    usable = ", ".join(sorted(path for path in paths if path.startswith("/v1/") and "{" not in path))
+    return ApiError(404, f"{request.method} {request.url.path}: no such route; OpenAI's clients can use {usable}")
 
 
 async def _unreadable(_request: Request, error: RequestValidationError) -> Response:
