@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from sglang_speechlm.server import decoding
 from sglang_speechlm.server.edge import limits
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.server.edge.limits import Deadline
@@ -214,15 +216,16 @@ def test_raw_audio_that_fails_midway_is_not_ended_regularly() -> None:
     run(work())
 
 
-def test_requests_take_turns_at_the_threads_between_steps() -> None:
+def test_requests_take_turns_at_the_threads_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a single thread, an item of many steps lets another one come first."""
 
     def items(name: str, steps: int) -> Generator[str | None]:
         yield from [None] * steps
         yield name
 
+    monkeypatch.setattr(decoding, "_THREADS", ThreadPoolExecutor(1))
+
     async def main() -> list[str]:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         order: list[str] = []
 
         async def take(name: str, steps: int) -> None:
@@ -232,3 +235,21 @@ def test_requests_take_turns_at_the_threads_between_steps() -> None:
         return order
 
     assert asyncio.run(main()) == ["short", "long"]
+
+
+def test_a_recording_that_is_decoded_takes_no_thread_from_other_requests() -> None:
+    is_read = threading.Event()
+
+    def items() -> Generator[bool]:
+        yield is_read.wait(10)
+
+    async def main() -> bool:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        recording = in_threads(items())
+        decoded = asyncio.ensure_future(anext(recording))
+        await asyncio.sleep(0)  # it has begun
+        await asyncio.to_thread(is_read.set)
+        async with aclosing(recording):
+            return await decoded
+
+    assert asyncio.run(main())

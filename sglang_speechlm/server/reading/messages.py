@@ -21,6 +21,7 @@ from sglang_speechlm.prompt.layout import Heard, Message, Prompt, Spoken, Text, 
 from sglang_speechlm.prompt.presets import Preset
 from sglang_speechlm.prompt.thinking import join, split
 from sglang_speechlm.prompt.tools import SEPARATOR, Function, instructions, result, spelled
+from sglang_speechlm.server.decoding import decoding
 from sglang_speechlm.server.edge.errors import bad_field
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import ChatMessage, InputAudio, Part
@@ -93,7 +94,9 @@ class MessageReader:
         if not any(self._parts(message) or i in kept for i, message in enumerate(messages)):
             raise bad_field(f"messages[{len(messages) - 1}].content", "must not be empty if all messages are empty")
         fetched = await self._fetch(messages)
-        return await asyncio.to_thread(self._lay_out, messages, kept, fetched, warnings, speaks, functions)
+        has_clips = any(part.type != "text" for message in messages for _, part in message.parts)
+        in_thread = decoding if has_clips else asyncio.to_thread
+        return await in_thread(self._lay_out, messages, kept, fetched, warnings, speaks, functions)
 
     def _check_count(self, messages: Sequence[ChatMessage]) -> None:
         if len(messages) > self.capacity:

@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sglang_speechlm import logs
+from sglang_speechlm.server.decoding import decoding
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.limits import too_late
 from sglang_speechlm.server.routes.route import REFUSALS
@@ -162,9 +163,10 @@ async def begin(http: Request, items: Items[Item]) -> Begun[Item]:
 
 
 async def in_threads(items: Generator[Item | None]) -> AsyncGenerator[Item]:
-    """Yield items that are made in threads. Closing this closes their iterator, after the step in progress.
+    """Yield items that are made in the threads for decoding. Closing this closes their iterator, after the step in
+    progress.
 
-    All requests share a few threads. An item that takes long should therefore be made in steps, after each of which
+    There are few of these threads. An item that takes long should therefore be made in steps, after each of which
     ``items`` yields None, so that others have their turn.
 
     Raises:
@@ -183,9 +185,9 @@ async def in_threads(items: Generator[Item | None]) -> AsyncGenerator[Item]:
             items.close()
 
     try:
-        while (made := await asyncio.to_thread(make)) is not None:
+        while (made := await decoding(make)) is not None:
             if made[0] is not None:
                 yield made[0]
     finally:
         # Not awaited, so that a cancelled request does not wait for the step in progress.
-        asyncio.get_running_loop().run_in_executor(None, close)
+        decoding(close)
