@@ -13,6 +13,9 @@ from sglang_speechlm.audio.errors import AudioError
 from sglang_speechlm.audio.mel import SAMPLE_RATE
 from sglang_speechlm.audio.windows import Samples, Window, cut_stepwise
 
+_MIN_SECONDS = 0.1
+"""Minimum length of a recording, as OpenAI's: a model invents words for a shorter one."""
+
 MAX_SECONDS = 4 * 3600
 """Maximum length of a recording; the rest is ignored."""
 
@@ -82,6 +85,9 @@ class Recording:
             yield _flushed(resampler)
         if not self.seconds:
             raise AudioError("; ".join(("audio clip has no samples", *self.warnings)))
+        if self.seconds < _MIN_SECONDS:
+            problem = f"audio clip of {self.seconds:.3f} s is too short; at least {_MIN_SECONDS} s are needed"
+            raise AudioError("; ".join((problem, *self.warnings)))
 
 
 def _flushed(resampler: soxr.ResampleStream) -> Samples:

@@ -110,6 +110,15 @@ def test_data_that_is_not_a_recording_is_refused(data: bytes) -> None:
         list(Recording(data, None).windows(30, None))
 
 
+@pytest.mark.parametrize("pause", [None, 0.35])
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_a_recording_of_less_than_a_tenth_of_a_second_is_refused(rate: int, pause: float | None) -> None:
+    for count in (1, rate // 10 - 1):
+        with pytest.raises(AudioError, match=r"is too short; at least 0\.1 s are needed"):
+            list(Recording(encode(np.full(count, 0.1), rate), None).windows(30, pause))
+    assert len(list(Recording(encode(np.full(rate // 10, 0.1), rate), None).windows(30, pause))) == 1
+
+
 def test_a_long_recording_is_heard_up_to_a_limit_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MAX_SECONDS", 420)
     data = encode(np.tile((speech(60) * 32767).astype(np.int16), 8), format="FLAC")
