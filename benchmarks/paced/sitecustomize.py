@@ -15,7 +15,7 @@ _SCHEDULER = "sglang.srt.managers.scheduler"
 
 
 class _Finder:
-    """Finds SGLang's scheduler, whose steps are to wait: it is imported long after this module."""
+    """Finds SGLang's scheduler, whose steps must wait; it is imported long after this module."""
 
     def find_spec(self, name: str, _path: Sequence[str] | None = None, _target: Any = None) -> ModuleSpec | None:
         if name != _SCHEDULER:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def survive_failure(act: Callable[..., Any], manager: Any, stage: Any = None) -> Any:
-    """AROUND SchedulerProfilerManager._start_profile and ._stop_profile: a profile that fails is given up.
+    """AROUND SchedulerProfilerManager._start_profile and ._stop_profile: a profile that fails is abandoned.
 
     A file cannot be written, for example, because its folder is not there or the disk is full.
     """

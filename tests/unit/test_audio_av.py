@@ -98,7 +98,7 @@ def test_codecs_of_video_sound_are_read_and_others_are_refused() -> None:
         decode_clip(recorded_file("mka", tone(2), codec="tta"))
 
 
-def test_an_old_quicktime_film_may_begin_without_its_type() -> None:
+def test_an_old_quicktime_file_may_begin_without_its_type() -> None:
     data = recorded_file("mp4", tone(2))
     assert loudest_hertz(decode_clip(data[:4] + b"wide" + data[8:])) == pytest.approx(440, abs=2)
 

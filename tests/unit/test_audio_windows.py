@@ -139,7 +139,7 @@ def test_two_hours_never_hold_more_than_a_few_windows() -> None:
 
 
 @pytest.mark.parametrize("pause", [None, 0.5])
-def test_silence_is_passed_over_in_steps_of_a_piece(pause: float | None) -> None:
+def test_silence_is_skipped_in_steps_of_a_piece(pause: float | None) -> None:
     read = 0
 
     def pieces() -> Iterator[Any]:

@@ -33,7 +33,7 @@ def refusal_of(method: str, path: str) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/chat/completions", "/v1/v1/chat/completions", "/v1/embeddings"])
-def test_an_unknown_route_is_answered_with_those_that_openais_clients_find(path: str) -> None:
+def test_the_error_of_an_unknown_route_lists_the_routes(path: str) -> None:
     error = refusal_of("POST", path)
     assert error["message"] == (
         f"POST {path}: no such route; OpenAI's clients can use /v1/audio/speech, /v1/chat/completions, /v1/models"

@@ -1,4 +1,4 @@
-"""Norms and rotary positions on a CPU are SGLang's own in plain torch, to the bit."""
+"""Norms and rotary positions on a CPU equal SGLang's own in plain torch, bit for bit."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def norm(dtype: torch.dtype, **options: Any) -> RMSNorm:
 @DTYPES
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @torch.inference_mode()
-def test_a_norm_is_sglangs(dtype: torch.dtype, scale: float) -> None:
+def test_a_norm_equals_sglangs(dtype: torch.dtype, scale: float) -> None:
     module, x = norm(dtype), scale * torch.randn(ROWS, SIZE, dtype=dtype)
     normalized = normalize(module, x)
     assert normalized.is_contiguous()
@@ -31,14 +31,14 @@ def test_a_norm_is_sglangs(dtype: torch.dtype, scale: float) -> None:
 
 @DTYPES
 @torch.inference_mode()
-def test_a_norm_of_columns_of_a_product_is_sglangs(dtype: torch.dtype) -> None:
+def test_a_norm_of_columns_of_a_product_equals_sglangs(dtype: torch.dtype) -> None:
     module, x = norm(dtype), torch.randn(ROWS, 2 * SIZE, dtype=dtype)[:, SIZE:]
     assert normalize(module, x).equal(module.forward_native(x))
 
 
 @DTYPES
 @torch.inference_mode()
-def test_a_norm_of_a_sum_is_sglangs_and_so_is_the_sum(dtype: torch.dtype) -> None:
+def test_a_norm_of_a_sum_and_the_sum_equal_sglangs(dtype: torch.dtype) -> None:
     module, x, residual = norm(dtype), *torch.randn(2, ROWS, SIZE, dtype=dtype)
     for own, expected in zip(normalize(module, x, residual), module.forward_native(x, residual), strict=True):
         assert own.dtype is expected.dtype
@@ -58,7 +58,7 @@ def test_another_kind_of_norm_is_left_to_sglang() -> None:
 @DTYPES
 @pytest.mark.parametrize("is_neox_style", [True, False])
 @torch.inference_mode()
-def test_rotated_heads_are_sglangs(dtype: torch.dtype, is_neox_style: bool) -> None:
+def test_rotated_heads_equal_sglangs(dtype: torch.dtype, is_neox_style: bool) -> None:
     module = RotaryEmbedding(HEAD, HEAD, 64, 10000, is_neox_style, dtype)
     query, key = torch.randn(ROWS, HEADS * HEAD, dtype=dtype), torch.randn(ROWS, KV_HEADS * HEAD, dtype=dtype)
     positions = torch.tensor([0, 3, 3, 17, 63])

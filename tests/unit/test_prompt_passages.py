@@ -39,7 +39,9 @@ def test_a_text_is_cut_at_the_end_of_a_sentence(text: str) -> None:
         ("वह घर गया। वह सोया।", "वह घर गया।"),
     ],
 )
-def test_abbreviations_and_numbers_of_a_list_end_no_sentence_and_other_scripts_marks_do(text: str, first: str) -> None:
+def test_sentences_end_at_the_marks_of_all_scripts_but_not_at_abbreviations_and_list_numbers(
+    text: str, first: str
+) -> None:
     assert passages(text, 1 + len(text) // 2)[0] == first
 
 

@@ -1,4 +1,4 @@
-"""Reading messages: clips are decoded apart from everything else."""
+"""Reading messages: clips are decoded in threads of their own."""
 
 import asyncio
 import threading
@@ -17,14 +17,14 @@ CLIP = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 
 
 class InThread(MessageReader):
-    """Returns the name of the thread in which it would decode clips and encode texts."""
+    """Returns the name of the thread in which it runs, instead of decoding clips and encoding texts."""
 
     def _lay_out(self, *_: Any) -> Any:
         return threading.current_thread().name
 
 
 @pytest.mark.parametrize(("content", "is_decoded"), [("Hi.", False), ([CLIP], True)])
-def test_messages_without_clips_wait_for_no_clip(content: Any, is_decoded: bool) -> None:
+def test_messages_without_clips_do_not_wait_for_clips(content: Any, is_decoded: bool) -> None:
     nothing: Any = None
     reader = InThread(nothing, nothing, load_preset("default"), AnswerStore(1, 1), AllowedMedia(), 9, 1, 1)
     message = ChatMessage.model_validate({"role": "user", "content": content})

@@ -1,4 +1,4 @@
-"""When SGLang decodes between two prefill steps, and when the next follows at once."""
+"""When SGLang decodes between two prefill steps, and when the next one follows at once."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ def test_many_rows_decode_between_two_prefills() -> None:
     assert deferred(rows=64) == [True, True, True, False]
 
 
-def test_few_rows_or_none_hold_nobody_up() -> None:
+def test_few_rows_do_not_delay_a_prefill() -> None:
     assert deferred(rows=63) == deferred(rows=0) == [False] * 4
 
 

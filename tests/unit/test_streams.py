@@ -237,7 +237,7 @@ def test_requests_take_turns_at_the_threads_between_steps(monkeypatch: pytest.Mo
     assert asyncio.run(main()) == ["short", "long"]
 
 
-def test_a_recording_that_is_decoded_takes_no_thread_from_other_requests() -> None:
+def test_decoding_a_recording_does_not_occupy_threads_of_other_requests() -> None:
     is_read = threading.Event()
 
     def items() -> Generator[bool]:

@@ -48,7 +48,7 @@ _MAX_IDS = 1024
 _MAX_PROBABILITIES = 500_000
 """Maximum probabilities of all answers to one request: writing them takes half a second, in which nothing else runs."""
 _MAX_STREAMED_PROBABILITIES = 50_000
-"""The same for a stream, each of whose events repeats all of them."""
+"""Maximum probabilities of a stream, each of whose events repeats all of them."""
 _DEFAULT_NEW_TOKENS = 128
 """SGLang's."""
 
