@@ -18,6 +18,7 @@ from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResul
 from sglang_speechlm import metrics
 from sglang_speechlm.sglang_hooks.chunks import begin_alike
 from sglang_speechlm.sglang_hooks.req import leader_of, read_stage, refuse, shadow_of, stage_of
+from sglang_speechlm.sglang_hooks.sharing import is_being_computed
 from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req, ScheduleBatch, Scheduler
 from sglang_speechlm.stage import PAIR_MARGIN
 
@@ -106,6 +107,8 @@ def admit_pair(
     truncation_align_size: int | None,
 ) -> AddReqResult:
     """AROUND PrefillAdder.add_one_req: both branches or neither, in one step, or in chunks side by side."""
+    if is_being_computed(adder, req):
+        return AddReqResult.OTHER
     shadow = shadow_of(req)
     if shadow is None:
         return add(adder, req, has_chunked_req, truncation_align_size)
@@ -118,6 +121,8 @@ def admit_pair(
             _count_deferred(req)
         return AddReqResult.OTHER
     shadow.init_next_round_input(adder.tree_cache)
+    if is_being_computed(adder, shadow):
+        return AddReqResult.OTHER
     before = {name: getattr(adder, name) for name in _BUDGETS}
     memory_before = {name: getattr(adder.memory_budget, name) for name in _MEMORY_BUDGETS}
     chunk = adder.rem_chunk_tokens

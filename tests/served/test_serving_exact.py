@@ -121,3 +121,26 @@ def test_the_sound_of_sixteen_concurrent_answers_is_decoded_from_their_codes(cli
         message = message_of(response)
         expected = judge.reference.audio(np.array(message["speechlm"]["codes"]))
         np.testing.assert_allclose(samples_of(message), np.clip(expected, -1, 1), rtol=0, atol=1e-4)
+
+
+def test_a_long_prompt_of_several_answers_is_computed_once(client: Client, judge: Judge) -> None:
+    ids = judge.reference.ids
+    prompt = [ids.bos, ids.user, ids.text, *range(300, 700), ids.eos, ids.assistant, ids.text]
+    client.forget()
+    answers = client.generate({"input_ids": prompt, "sampling_params": {"n": 4, "max_new_tokens": 2}})
+    none, *others = sorted(answer["meta_info"]["cached_tokens"] for answer in answers)
+    assert none == 0
+    assert min(others) >= len(prompt) - 4
+
+
+def test_long_prompts_of_guided_choices_are_computed_once_in_each_branch(client: Client, judge: Judge) -> None:
+    request = replace(BY_NAME["given text"].request, cfg=3.0, audio_max_frames=10)
+    case = Case("long", replace(request, messages=[("user", [("text", "Once upon a time. " * 100)])]))
+    client.forget()
+    response = client.chat({**case.body(), "n": 3})
+    choices = [{**response, "choices": [choice]} for choice in response["choices"]]
+    judge.compare([case] * 3, choices)
+    for branch in ("audio", "audio_unconditional"):
+        none, *others = sorted(message_of(choice)["speechlm"]["cached_tokens"][branch] for choice in choices)
+        assert none == 0
+        assert min(others) >= response["usage"]["prompt_tokens"]
