@@ -126,7 +126,7 @@ def test_the_sound_of_sixteen_concurrent_answers_is_decoded_from_their_codes(cli
 def test_a_long_prompt_of_several_answers_is_computed_once(client: Client, judge: Judge) -> None:
     ids = judge.reference.ids
     prompt = [ids.bos, ids.user, ids.text, *range(300, 700), ids.eos, ids.assistant, ids.text]
-    client.forget()
+    client.clear_cache()
     answers = client.generate({"input_ids": prompt, "sampling_params": {"n": 4, "max_new_tokens": 2}})
     none, *others = sorted(answer["meta_info"]["cached_tokens"] for answer in answers)
     assert none == 0
@@ -136,7 +136,7 @@ def test_a_long_prompt_of_several_answers_is_computed_once(client: Client, judge
 def test_long_prompts_of_guided_choices_are_computed_once_in_each_branch(client: Client, judge: Judge) -> None:
     request = replace(BY_NAME["given text"].request, cfg=3.0, audio_max_frames=10)
     case = Case("long", replace(request, messages=[("user", [("text", "Once upon a time. " * 100)])]))
-    client.forget()
+    client.clear_cache()
     response = client.chat({**case.body(), "n": 3})
     choices = [choice["message"]["speechlm"] for choice in response["choices"]]
     for choice in choices:
