@@ -185,7 +185,9 @@ def test_every_process_writes_json(operated: Server) -> None:
 
 
 def test_every_log_line_has_time_level_logger_and_process(operated: Server) -> None:
-    for line in lines(operated):
+    written = lines(operated)
+    assert written
+    for line in written:
         assert {"time", "level", "logger", "pid"} <= set(line)
 
 

@@ -426,6 +426,7 @@ def test_a_refused_choice_ends_the_others(http_client: httpx.Client) -> None:
     many = chat_body(n=12, max_tokens=1000, logit_bias={"2": -100, "3": -100})
     error = http_client.post(CHAT, json=many)
     refused(error, 503)
+    assert "retry-after" not in error.headers
     assert wait_for(lambda: unfinished_requests(http_client) == 0)
 
 
