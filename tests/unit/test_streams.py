@@ -136,14 +136,14 @@ def test_at_the_deadline_stuck_sources_are_closed_and_the_status_is_504(count: i
         assert error.value.status == 504
         assert all(source.closed for source in sources)
 
+    run(work())
+
 
 def test_a_timeout_of_a_source_is_not_taken_for_the_deadline() -> None:
     async def work() -> None:
         with pytest.raises(TimeoutError, match="its own"):
             async for _ in merged([Source(1, error=TimeoutError("its own")).items()], FOREVER):
                 pass
-
-    run(work())
 
     run(work())
 
