@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def answer(
                 "language": heading.language,
                 "duration": seconds,
                 "segments": [_segment(i, segment, heading) for i, segment in enumerate(dictation.segments)],
-                "usage": {"type": "duration", "seconds": seconds},
+                "usage": {"type": "duration", "seconds": math.ceil(seconds)},  # OpenAI's are whole; clients rely on it
             }
         case _:
             members = {"usage": _usage(dictation)}
