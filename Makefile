@@ -8,6 +8,9 @@ MODEL ?= sglang_speechlm/demo/model
 ARGS ?=
 MINUTES ?= 10
 
+# Otherwise each process of the tests compiles the modules that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 

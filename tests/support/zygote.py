@@ -6,6 +6,7 @@ own, which reports the exit status. All of them end when the process that runs t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -46,6 +47,17 @@ _IMPORTED = (
     "sglang.srt.managers.detokenizer_manager",
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.models.xcodec.modeling_xcodec",
+    "sglang_speechlm.options.fleet",
+    "sglang_speechlm.server.lifetime.start",
+    "sglang_speechlm.server.lifetime.warmup",
+    "sglang_speechlm.server.app",
+    "sglang_speechlm.sglang_hooks.registry",
+    "sglang_speechlm.model.speechlm",
+    "sglang_speechlm.codec.worker.main",
+    "sglang_speechlm.prompt.processor",
+    "sglang_speechlm.sglang_hooks.grammar",
+    "sglang_speechlm.sampler.backend",
+    "sglang_speechlm.platform.attention",
 )
 
 
@@ -173,7 +185,7 @@ def fork_launchers(control: socket.socket) -> None:
 
 
 def _import_server_modules() -> None:
-    """Import SGLang's modules, but none of the product's that set the process title on import."""
+    """Import SGLang's modules and the product's, none of which keeps anything of the process that imports it."""
     gc.disable()
     # The launcher does this before it imports SGLang; it imports "sglang_speechlm" first, which prepares the others.
     import_module("sglang_speechlm.platform.torch_compiler").compile_nothing()
@@ -220,7 +232,16 @@ def _launch(message: bytes, outputs: Sequence[int]) -> None:
     setproctitle(" ".join(command))
     sys.path[0] = folder
     sys.argv = command[2:]
-    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        # Tearing down all that was imported takes most of a second.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(ended.code)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,17 @@ def printed(script: str) -> str:
 
 def test_a_server_without_a_gpu_imports_sglang_without_the_compiler() -> None:
     script = """
-import sys
+import sys, tempfile
 from sglang_speechlm.platform.torch_compiler import compile_nothing
 compile_nothing()
 import sglang_speechlm.server.lifetime.start, sglang_speechlm.sglang_hooks.registry
 import sglang.srt.entrypoints.http_server, sglang.srt.managers.scheduler
-import transformers.models.xcodec.modeling_xcodec
-from sglang_speechlm.checkpoint import CheckpointSpec, expected_tensors
-expected_tensors(CheckpointSpec().config())
+from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint, expected_tensors
+from sglang_speechlm.codec.worker.xcodec import load_xcodec
+config = CheckpointSpec().config()
+expected_tensors(config)
+with tempfile.TemporaryDirectory() as folder:
+    load_xcodec(build_checkpoint(folder, spec=CheckpointSpec()), config, "cpu")
 print(sorted({"torch._dynamo", "torch._inductor"} & sys.modules.keys()))
 import torch._dynamo.utils
 print(torch._dynamo.utils.is_compile_supported("cpu"), torch._dynamo.config.suppress_errors)

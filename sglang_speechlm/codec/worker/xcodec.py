@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import XcodecConfig, XcodecModel
+from transformers.initialization import no_init_weights
 
 from sglang_speechlm.codec.windows import Context
 from sglang_speechlm.config import SpeechLMConfig
@@ -41,7 +42,7 @@ def load_xcodec(checkpoint: Path, config: SpeechLMConfig, device: str | torch.de
     codec_config = _codec_config(checkpoint, config, own_tensors=bool(files))
     _refuse_contradictions(codec_config, config)
     if files:
-        with torch.device("meta"):
+        with no_init_weights():  # not on torch's device "meta", for which this would import torch's compiler
             model = XcodecModel(codec_config)
         _keep_decode_parts(model)
         _load_own_tensors(model, files)

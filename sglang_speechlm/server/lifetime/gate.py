@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,10 +14,13 @@ from sglang_speechlm.server.lifetime.life import Life
 from sglang_speechlm.server.routes.streams import event
 
 PASS_HEADER = "x-speechlm-warm-up"
-PASS = secrets.token_hex()
-"""Secret that admits the requests of the warm-up."""
-
 _HEALTH = ("/health", "/health_generate")
+
+
+@cache
+def warm_up_pass() -> str:
+    """Return the secret that admits the requests of the warm-up, drawn on first use in the process that serves."""
+    return secrets.token_hex()
 
 
 class Gate:
@@ -32,7 +36,7 @@ class Gate:
             return
         if scope["method"] in ("GET", "OPTIONS") and route_of(scope) not in _HEALTH:
             await self._app(scope, receive, send)
-        elif (refusal := self._life.refusal()) and Headers(scope=scope).get(PASS_HEADER) != PASS:
+        elif (refusal := self._life.refusal()) and Headers(scope=scope).get(PASS_HEADER) != warm_up_pass():
             await refusal.response()(scope, receive, send)
         else:
             await self._answer(scope, receive, send)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sglang_speechlm.codec import encode_wav
 from sglang_speechlm.program.engine import Engine
-from sglang_speechlm.server.lifetime.gate import PASS, PASS_HEADER
+from sglang_speechlm.server.lifetime.gate import PASS_HEADER, warm_up_pass
 from sglang_speechlm.server.lifetime.life import Life
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 _START_SECONDS = 120
 _ANSWER_SECONDS = 600
 _WARM_PADS = 4096
+_TEXT_IDS = 2
+_FRAMES = 12
+"""Enough for a piece of sound."""
 
 
 def warm_up(server_args: Any, life: Life) -> bool:
@@ -38,7 +41,7 @@ def warm_up(server_args: Any, life: Life) -> bool:
     requests = list(_REQUESTS)
     if engine.can_guide:
         requests += [_pads(min(_WARM_PADS, engine.capacity(guided=True) // 4)), _GUIDED]
-    headers = {PASS_HEADER: PASS}
+    headers = {PASS_HEADER: warm_up_pass()}
     if server_args.api_key:
         headers["Authorization"] = f"Bearer {server_args.api_key}"
     try:
@@ -73,8 +76,8 @@ Warming = tuple[str, str, dict[str, Any]]
 """Name, path and body of a request."""
 
 
-def _chat(name: str, content: Any, **more: Any) -> Warming:
-    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 12, **more}
+def _chat(name: str, content: Any, limit: int, **more: Any) -> Warming:
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": limit, **more}
     return name, "/v1/chat/completions", body
 
 
@@ -88,8 +91,8 @@ def _tone() -> str:
 
 
 _REQUESTS = (
-    _chat("text", "Hello"),
-    _chat("spoken", "Hello", speechlm={"mode": "text_audio", "text": "Hello"}),
-    _chat("heard", [{"type": "input_audio", "input_audio": {"data": _tone(), "format": "wav"}}]),
+    _chat("text", "Hello", _TEXT_IDS),
+    _chat("spoken", "Hello", _FRAMES, speechlm={"mode": "text_audio", "text": "Hello"}),
+    _chat("heard", [{"type": "input_audio", "input_audio": {"data": _tone(), "format": "wav"}}], _TEXT_IDS),
 )
-_GUIDED = _chat("guided", "Hello", speechlm={"mode": "text_audio", "text": "Hello", "cfg": 2.0})
+_GUIDED = _chat("guided", "Hello", _FRAMES, speechlm={"mode": "text_audio", "text": "Hello", "cfg": 2.0})

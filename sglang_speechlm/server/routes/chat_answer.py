@@ -20,7 +20,7 @@ from sglang_speechlm.prompt.thinking import split
 from sglang_speechlm.prompt.tools import CallDelta
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import ChatRequest
-from sglang_speechlm.server.routes.identity import WORKER_ID
+from sglang_speechlm.server.routes.identity import own_id
 from sglang_speechlm.server.routes.route import REFUSALS, refusal
 from sglang_speechlm.server.routes.streams import Items, event
 from sglang_speechlm.server.service import Service
@@ -148,7 +148,7 @@ class _Choice:
         self._output = output
         self._warnings = warnings
         # Later messages refer to the audio by this id, and a front finds its worker by it.
-        self._audio_id = f"audio-{WORKER_ID}-{reply.request.id}"
+        self._audio_id = f"audio-{own_id()}-{reply.request.id}"
 
     @property
     def finish_reason(self) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from reference import Answer, Reference
 
 from .cases import Case
 from .client import Client
+
+if TYPE_CHECKING:
+    from reference import Answer, Reference
 
 MARGIN = 1e-3
 """Minimum lead of the best logit over the second at every step of every answer. Float32 rounding is 5e-5 here, so no
@@ -30,6 +32,8 @@ class Judge:
     @classmethod
     def load(cls, checkpoint: Path, margin: float = MARGIN) -> Judge:
         """Load the reference of a served directory."""
+        from reference import Reference
+
         return cls(Reference.load(checkpoint), margin)
 
     def answer(self, case: Case, text_ids: Sequence[int] = (), codes: np.ndarray | None = None) -> Answer:
