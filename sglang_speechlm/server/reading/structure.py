@@ -199,6 +199,12 @@ def _check_keywords(schema: Schema, path: str) -> None:
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
         if least in schema and most in schema and schema[least] > schema[most]:
             raise bad_field(f"{path}.{least}", f"must not exceed {most}; got {schema[least]} and {schema[most]}")
+    if schema.get("maxItems", _MOST_COUNT) < (first := len(schema.get("prefixItems", ()))):
+        raise bad_field(f"{path}.maxItems", f"must not be less than the {first} items of prefixItems")
+    if schema.get("additionalProperties", False) is not False:
+        for name in schema.get("properties", ()):
+            if not name.isascii():  # xgrammar cannot tell such a name from additional ones
+                raise bad_field(f"{path}.properties.{name}", "must be ASCII if additionalProperties is not false")
     for name in schema.get("required", ()):
         if name not in schema.get("properties", {}):
             raise bad_field(f"{path}.required", f"must name properties of this schema; got {shown(name)}")
