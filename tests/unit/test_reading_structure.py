@@ -124,6 +124,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("schema.maxLength", {"type": "string", "maxLength": 101}),
     ("schema.maxLength", {"maxLength": 3}),
     ("schema.maxItems", {"type": "array", "prefixItems": [{}, {}], "maxItems": 1}),
+    ("schema.minItems", {"type": "array", "prefixItems": [{}], "items": False, "minItems": 2}),
+    ("schema", {"type": "array", "prefixItems": [{}] * 101}),
     ("schema.properties.é", {"type": "object", "properties": {"é": {}}, "additionalProperties": {"type": "integer"}}),
     ("schema.properties.😀", {"type": "object", "properties": {"😀": {}}, "additionalProperties": True}),
     ("schema.format", {"type": "string", "format": "regex"}),

@@ -29,6 +29,7 @@ class Gate:
     def __init__(self, app: ASGIApp, life: Life) -> None:
         self._app = app
         self._life = life
+        self._pass = warm_up_pass()  # before any thread might draw it at the same time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,7 +37,7 @@ class Gate:
             return
         if scope["method"] in ("GET", "OPTIONS") and route_of(scope) not in _HEALTH:
             await self._app(scope, receive, send)
-        elif (refusal := self._life.refusal()) and Headers(scope=scope).get(PASS_HEADER) != warm_up_pass():
+        elif (refusal := self._life.refusal()) and Headers(scope=scope).get(PASS_HEADER) != self._pass:
             await refusal.response()(scope, receive, send)
         else:
             await self._answer(scope, receive, send)

@@ -199,8 +199,11 @@ def _check_keywords(schema: Schema, path: str) -> None:
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
         if least in schema and most in schema and schema[least] > schema[most]:
             raise bad_field(f"{path}.{least}", f"must not exceed {most}; got {schema[least]} and {schema[most]}")
-    if schema.get("maxItems", _MOST_COUNT) < (first := len(schema.get("prefixItems", ()))):
+    first = len(schema.get("prefixItems", ()))
+    if "maxItems" in schema and schema["maxItems"] < first:
         raise bad_field(f"{path}.maxItems", f"must not be less than the {first} items of prefixItems")
+    if schema.get("items") is False and schema.get("minItems", 0) > first:
+        raise bad_field(f"{path}.minItems", f"must not exceed the {first} items of prefixItems if items is false")
     if schema.get("additionalProperties", False) is not False:
         for name in schema.get("properties", ()):
             if not name.isascii():  # xgrammar cannot tell such a name from additional ones
