@@ -193,7 +193,7 @@ def _watched(target: Target) -> Iterator[_Watch]:
     watch, over = _Watch(), threading.Event()
 
     def poll_health() -> None:
-        with httpx.Client(base_url=target.server.url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=target.server.url, timeout=60, trust_env=False, verify=False) as client:
             while not over.is_set():
                 started = time.monotonic()
                 with contextlib.suppress(httpx.HTTPError):

@@ -114,7 +114,7 @@ def started(
 
 
 def client_of(watched: WatchedServer) -> httpx.Client:
-    return httpx.Client(base_url=watched.server.url, timeout=SECONDS, trust_env=False)
+    return httpx.Client(base_url=watched.server.url, timeout=SECONDS, trust_env=False, verify=False)
 
 
 @dataclass
