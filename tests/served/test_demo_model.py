@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jiwer
@@ -26,13 +27,13 @@ from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_wo
 
 MARGIN = 1e-4
 """Twice the rounding of float32. A trained model may be almost undecided; in these cases it is not."""
-SPOKEN = {
-    "Sunday evening will be cold and windy.": (1.0, 3.0),
-    "The number is seven.": (1.5, 2.0),
-    "Emma finds this little ring.": (1.5,),
-    "Two plus three makes five.": (2.0,),
-}
-"""Sentences, each with the guidance scales at which it is spoken."""
+SPOKEN = [
+    ("The number is seven.", 1.0),
+    ("The number is seven.", 2.0),
+    ("Emma finds this little ring.", 1.5),
+    ("Two plus three makes five.", 3.0),
+]
+"""Sentences with guidance scales."""
 GIVEN = "The green bird sits near the bridge."
 
 
@@ -51,12 +52,14 @@ def spoken_question() -> np.ndarray:
 
 
 CASES = [
-    *(spoken(text, cfg) for text, scales in SPOKEN.items() for cfg in scales),
+    *(spoken(text, cfg) for text, cfg in SPOKEN),
     *(Case(text, Request(question(text), max_tokens=60)) for text in list(corpus.fixed_answers())[:8]),
-    Case("asked aloud", Request([("user", [("audio", spoken_question())])], speak=True, cfg=3.0, max_tokens=600)),
     Case("text given", Request(question("Read this."), speak=True, text=GIVEN, cfg=2.0, max_tokens=600)),
-    Case("not known", Request(question("Who invented the telephone?"), speak=True, cfg=1.5, max_tokens=600)),
 ]
+ALOUD = Case("asked aloud", Request([("user", [("audio", spoken_question())])], speak=True, cfg=3.0, max_tokens=600))
+NOT_KNOWN = Case("not known", Request(question("Who invented the telephone?"), speak=True, cfg=1.5, max_tokens=600))
+UNGUIDED, GUIDED, WRITTEN = CASES[0], CASES[2], CASES[len(SPOKEN)]
+ALONE = [UNGUIDED, GUIDED, WRITTEN, ALOUD, NOT_KNOWN]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +74,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
+def alone(server: Server) -> dict[str, Any]:
+    """Return the answers to the cases of ``ALONE`` by name, each generated alone and without a cache."""
+    answers = {}
+    with Client(server.url) as client:
+        for case in ALONE:
+            client.clear_cache()
+            answers[case.name] = client.chat(case.body())
+    return answers
+
+
+@pytest.fixture(scope="module")
 def retracting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a server with chunked prefill and frequent retractions."""
-    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
+    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "17"}
     options = ("--chunked-prefill-size", "64", *POOL)
     with serving(MODEL, tmp_path_factory.mktemp("retracting") / "log", *options, environment=environment) as started:
         yield started
@@ -102,18 +116,20 @@ def test_the_codec_loads_into_transformers_own_xcodec() -> None:
     codec.load_state_dict({name.removeprefix(CODEC_PREFIX): stored[name] for name in stored if CODEC_PREFIX in name})
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_single_answer_equals_the_reference_and_ends_without_a_limit(
-    case: Case, client: Client, judge: Judge
-) -> None:
-    client.clear_cache()
-    judge.compare([case], [client.chat(case.body())])
-    assert judge.answer(case).end == "stop"
+@pytest.mark.parametrize("case", ALONE, ids=str)
+def test_a_single_answer_equals_the_reference(case: Case, alone: dict[str, Any], judge: Judge) -> None:
+    judge.compare([case], [alone[case.name]])
+
+
+def test_answers_end_without_a_limit(alone: dict[str, Any]) -> None:
+    assert {answer["choices"][0]["finish_reason"] for answer in alone.values()} == {"stop"}
 
 
 def test_concurrent_answers_with_chunks_and_retractions_equal_the_reference(retracting: Server, judge: Judge) -> None:
+    cases = [*CASES, ALOUD, NOT_KNOWN]
     with Client(retracting.url) as client:
-        assert judge.compare(CASES, client.chat_at_once([case.body() for case in CASES])) > 5_000
+        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 5_000
+    assert {judge.answer(case).end for case in cases} == {"stop"}
     assert "#retracted_reqs" in retracting.output()
 
 
@@ -126,9 +142,8 @@ def test_fixed_questions_get_their_answers(client: Client) -> None:
     assert sum(found == answer for found, answer in zip(written, questions.values(), strict=True)) >= 95
 
 
-def test_an_unknown_question_is_answered_with_not_knowing(client: Client) -> None:
-    case = CASES[-1]
-    assert message_of(client.chat(case.body()))["content"] == corpus.UNKNOWN[0]
+def test_an_unknown_question_is_answered_with_not_knowing(alone: dict[str, Any]) -> None:
+    assert message_of(alone[NOT_KNOWN.name])["content"] == corpus.UNKNOWN[0]
 
 
 @pytest.mark.parametrize("kind", SOUND_MAKERS)
@@ -161,21 +176,19 @@ def test_instructions_and_voice_do_not_change_the_speech(client: Client) -> None
         "input": GIVEN,
         "response_format": "pcm",
         "sample_rate": 16_000,
-        "speechlm": {"audio_temperature": 0.0, "audio_max_frames": 60},
+        "speechlm": {"audio_temperature": 0.0, "audio_max_frames": 30},
     }
     more = {**body, "voice": "An old pirate with a cold", "instructions": "Whisper, slowly."}
-    plain, instructed = (
-        client.http.post("/v1/audio/speech", json=request, timeout=SECONDS) for request in (body, more)
-    )
+    with ThreadPoolExecutor() as threads:
+        plain, instructed = threads.map(lambda fields: client.http.post("/v1/audio/speech", json=fields), (body, more))
     assert_same_sound(np.frombuffer(instructed.content, "<i2"), np.frombuffer(plain.content, "<i2"))
     warnings = json.loads(instructed.headers["x-speechlm-warnings"])
     assert {"instructions", "voice"} <= {warning.partition(":")[0] for warning in warnings}
     assert "voice" not in json.dumps(dict(plain.headers))
 
 
-def test_a_second_turn_is_answered_after_a_written_and_a_spoken_one(client: Client) -> None:
-    first = {"messages": [{"role": "user", "content": HEARD}], "max_tokens": 400}
-    aloud = message_of(client.chat({**first, "speechlm": {"mode": "text_audio", "seed": 1}}))
+def test_a_second_turn_is_answered_after_a_written_and_a_spoken_one(alone: dict[str, Any], client: Client) -> None:
+    aloud = message_of(alone[ALOUD.name])
     clip_part = {"type": "input_audio", "input_audio": {"data": wav(spoken_question()), "format": "wav"}}
     histories: list[list[dict[str, Any]]] = [
         [{"role": "user", "content": HEARD}, {"role": "assistant", "content": "The capital of France is Paris."}],
@@ -224,21 +237,18 @@ def joined_sounds(sounds: list[np.ndarray], pauses: list[float]) -> np.ndarray:
     return np.concatenate([*pieces, silences[0]]).astype(np.float32)
 
 
-def test_sentences_with_pauses_are_transcribed_once_and_in_order(client: Client) -> None:
-    sentences = [
-        samples_of(message_of(client.chat({**spoken(text, 1.5).body(), "temperature": 0})))
-        for text in ("Emma finds this little ring.", "My brother buys the red boat.")
-    ]
+def test_sentences_with_pauses_are_transcribed_once_and_in_order(alone: dict[str, Any], client: Client) -> None:
+    sentences = [samples_of(message_of(alone[case.name])) for case in (UNGUIDED, GUIDED)]
     sounds = [spoken_question(), sentences[0], spoken_question(), sentences[1], sentences[0], spoken_question()] * 2
-    alone = {
+    texts = {
         len(sound): written(client, joined_sounds([sound], [0.6]))["text"] for sound in (spoken_question(), *sentences)
     }
-    assert len(set(alone.values())) == 3
+    assert len(set(texts.values())) == 3
     recording = joined_sounds(sounds, [0.6, 1.0, 0.5, 3.0, 0.4, 1.5] * 2)
     assert len(recording) > 30 * 16_000
     answer = written(client, recording, response_format="verbose_json")
-    assert [segment["text"] for segment in answer["segments"]] == [alone[len(sound)] for sound in sounds]
-    assert answer["text"] == " ".join(alone[len(sound)] for sound in sounds)
+    assert [segment["text"] for segment in answer["segments"]] == [texts[len(sound)] for sound in sounds]
+    assert answer["text"] == " ".join(texts[len(sound)] for sound in sounds)
     assert answer["text"].count(HEARD) == 6
     assert answer["duration"] == pytest.approx(len(recording) / 16_000)
 
@@ -250,51 +260,47 @@ def test_a_translation_is_refused_with_the_reason(client: Client) -> None:
     assert "was not trained to translate" in response.json()["error"]["message"]
 
 
-def test_a_spoken_question_gets_a_spoken_answer(client: Client, judge: Judge) -> None:
-    case = next(case for case in CASES if case.name == "asked aloud")
-    message = message_of(client.chat(case.body()))
+def test_a_spoken_question_gets_a_spoken_answer(alone: dict[str, Any]) -> None:
+    message = message_of(alone[ALOUD.name])
     assert message["content"] == "The capital of France is Paris."
     assert len(samples_of(message)) == len(message["speechlm"]["codes"]) * 320 > 16_000
 
 
-def test_spoken_sentences_are_recognised(client: Client) -> None:
-    train, held_out = corpus.split(2000)
-    ear = Recogniser(bigram([spoken_words(sentence.text) for sentence in train]))
-    expected = [sentence.text for sentence in held_out[:12]]
-    heard = [ear.hear(sound) for sound in sampled(client, [f"Say: {text}" for text in expected])]
-    assert jiwer.wer([" ".join(spoken_words(text)) for text in expected], heard) < 0.15
+TRAIN, HELD_OUT = corpus.split(2000)
+SENTENCES = [sentence.text for sentence in HELD_OUT[:6]]
+TEXT = " ".join(sentence.text for sentence in HELD_OUT[15:18])
+QUESTIONS = dict(list(corpus.fixed_answers().items())[::15])
 
 
-def test_a_text_of_several_sentences_is_spoken_completely(client: Client) -> None:
-    train, held_out = corpus.split(2000)
-    ear = Recogniser(bigram([[word for sentence in train for word in spoken_words(sentence.text)]]))
-    text = " ".join(sentence.text for sentence in held_out[12:18])
-    body = {"input": text, "response_format": "wav", "sample_rate": 16_000, "speechlm": {"cfg": GUIDANCE, "seed": 1}}
-    response = client.http.post("/v1/audio/speech", json=body, timeout=SECONDS)
-    sound, _ = soundfile.read(io.BytesIO(response.content), dtype="int16")
-    assert jiwer.wer(" ".join(spoken_words(text)), ear.hear(sound)) < 0.15
-
-
-def test_spoken_answers_to_fixed_questions_are_recognised(client: Client) -> None:
-    questions = corpus.fixed_answers()
-    ear = Recogniser(bigram([spoken_words(answer) for answer in questions.values()]))
-    some = dict(list(questions.items())[::5])
-    heard = [ear.hear(sound).split() for sound in sampled(client, list(some))]
-    assert sum(found == spoken_words(answer) for found, answer in zip(heard, some.values(), strict=True)) >= 11
-
-
-def sampled(client: Client, questions: list[str]) -> list[np.ndarray]:
-    """Return the sounds of guided answers, int16 [samples]."""
+@pytest.fixture(scope="module")
+def sounds(server: Server) -> dict[str, np.ndarray]:
+    """Return the guided, seeded sounds of ``SENTENCES``, of the answers to ``QUESTIONS`` and of ``TEXT``, int16 [n]."""
+    prompts = [*(f"Say: {text}" for text in SENTENCES), *QUESTIONS]
+    fields = {"mode": "text_audio", "cfg": GUIDANCE, "seed": 1}
     bodies = [
-        {
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": 600,
-            "speechlm": {"mode": "text_audio", "cfg": GUIDANCE, "seed": 1},
-        }
-        for text in questions
+        {"messages": [{"role": "user", "content": text}], "max_tokens": 600, "speechlm": fields} for text in prompts
     ]
-    return [pcm(message_of(response)) for response in client.chat_at_once(bodies)]
+    speech = {"input": TEXT, "response_format": "wav", "sample_rate": 16_000, "speechlm": {"cfg": GUIDANCE, "seed": 1}}
+    with Client(server.url) as client, ThreadPoolExecutor() as threads:
+        long = threads.submit(client.http.post, "/v1/audio/speech", json=speech)
+        answers = [samples_of(message_of(response)) for response in client.chat_at_once(bodies)]
+        answers.append(soundfile.read(io.BytesIO(long.result().content), dtype="float32")[0])
+    texts = [*SENTENCES, *QUESTIONS, TEXT]
+    return {text: (sound * 32767).astype(np.int16) for text, sound in zip(texts, answers, strict=True)}
 
 
-def pcm(message: Any) -> np.ndarray:
-    return (samples_of(message) * 32767).astype(np.int16)
+def test_spoken_sentences_are_recognised(sounds: dict[str, np.ndarray]) -> None:
+    ear = Recogniser(bigram([spoken_words(sentence.text) for sentence in TRAIN]))
+    heard = [ear.hear(sounds[text]) for text in SENTENCES]
+    assert jiwer.wer([" ".join(spoken_words(text)) for text in SENTENCES], heard) < 0.15
+
+
+def test_a_text_of_several_sentences_is_spoken_completely(sounds: dict[str, np.ndarray]) -> None:
+    ear = Recogniser(bigram([[word for sentence in TRAIN for word in spoken_words(sentence.text)]]))
+    assert jiwer.wer(" ".join(spoken_words(TEXT)), ear.hear(sounds[TEXT])) < 0.15
+
+
+def test_spoken_answers_to_fixed_questions_are_recognised(sounds: dict[str, np.ndarray]) -> None:
+    ear = Recogniser(bigram([spoken_words(answer) for answer in corpus.fixed_answers().values()]))
+    heard = [ear.hear(sounds[text]).split() for text in QUESTIONS]
+    assert sum(found == spoken_words(answer) for found, answer in zip(heard, QUESTIONS.values(), strict=True)) >= 4

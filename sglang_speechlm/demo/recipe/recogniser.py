@@ -33,13 +33,11 @@ class Recogniser:
 
     def __init__(self, language: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "words.lm"
-            file.write_text(language)
+            model, dictionary = Path(folder) / "words.lm", Path(folder) / "words.dict"
+            model.write_text(language)
+            dictionary.write_text(_pronunciations(set(spoken_words(language))))
             self._decoder = Decoder(
-                hmm=get_model_path("en-us/en-us"),
-                dict=get_model_path("en-us/cmudict-en-us.dict"),
-                lm=str(file),
-                loglevel="FATAL",
+                hmm=get_model_path("en-us/en-us"), dict=str(dictionary), lm=str(model), loglevel="FATAL"
             )
 
     def hear(self, samples: npt.NDArray[np.int16]) -> str:
@@ -50,6 +48,12 @@ class Recogniser:
         self._decoder.end_utt()
         found = self._decoder.hyp()
         return found.hypstr if found else ""
+
+
+def _pronunciations(words: set[str]) -> str:
+    """Return the lines of pocketsphinx's dictionary with these words; loading all 130,000 takes seconds."""
+    with open(get_model_path("en-us/cmudict-en-us.dict")) as lines:
+        return "".join(line for line in lines if re.split(r"[( ]", line, maxsplit=1)[0] in words)
 
 
 def unigram(words: Iterable[str]) -> str:
