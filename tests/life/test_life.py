@@ -7,13 +7,16 @@ import itertools
 import json
 import re
 import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from server import SECONDS, wait_for
+from server import SECONDS, slowed, wait_for
 from server.client import CHAT
 from server.life import (
     ENDLESS,
@@ -30,7 +33,7 @@ from server.life import (
 
 from sglang_speechlm.process import ExitStatus
 
-SPOKEN = {**TEXT, "max_tokens": 500, "speechlm": {"mode": "text_audio", "text": "Hi.", "audio_min_frames": 400}}
+SPOKEN = {**TEXT, "max_tokens": 500, "speechlm": {"mode": "text_audio", "text": "Hi.", "audio_min_frames": 200}}
 
 
 def assert_refused_before_work(response: httpx.Response, message: str) -> None:
@@ -108,15 +111,19 @@ def test_a_second_signal_ends_the_server_at_once(served_checkpoint: Path) -> Non
         assert watched.wait_until_gone() == ExitStatus.CUT_OFF
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("part", ["keeper", "http"])
-def test_a_part_that_is_killed_or_hangs_ends_all_others(
-    part: str, number: signal.Signals, served_checkpoint: Path, tmp_path: Path
-) -> None:
-    # A hanging keeper ends nothing itself: the answer must last until its heartbeat is found missing.
-    body = ENDLESS if part == "keeper" else LONG
-    with started(served_checkpoint, tmp_path / "log") as watched:
-        with requests_running(watched, body) as requests:
+FAILING_PARTS = {
+    signal.SIGKILL: ("keeper", "http", "sglang::detokenizer"),
+    signal.SIGSTOP: ("keeper", "http", "sglang::scheduler"),
+}
+
+
+def assert_failure_ends_server(part: str, number: signal.Signals, model: Path, log: Path) -> None:
+    """Start a server and kill or stop a part of it."""
+    with started(model, log) as watched:
+        if part not in ("keeper", "http"):
+            assert_part_failure_ends_server(watched, part, number)
+            return
+        with requests_running(watched, ENDLESS) as requests, slowed(watched.part("sglang::scheduler")):
             watched.part(part).send_signal(number)
             failed = isinstance(requests.responses[0].exception(), httpx.TransportError)
             assert failed or error_of(requests.responses[0].result())["message"] == "a process of this server died"
@@ -124,14 +131,31 @@ def test_a_part_that_is_killed_or_hangs_ends_all_others(
         assert watched.wait_until_gone() == (-signal.SIGKILL if part == "keeper" else ExitStatus.PART_DIED)
 
 
-def test_requests_in_a_server_whose_detokenizer_is_killed_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
-    with started(served_checkpoint, tmp_path / "log") as watched:
-        assert_part_failure_ends_server(watched, "sglang::detokenizer", signal.SIGKILL)
+@pytest.fixture(scope="module")
+def failures(
+    served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[signal.Signals], dict[str, Future[None]]]:
+    """Return what lets a part of each of three servers fail at once: a hang is noticed only after many seconds."""
+
+    @cache
+    def fail(number: signal.Signals) -> dict[str, Future[None]]:
+        folder = tmp_path_factory.mktemp(number.name)
+        with ThreadPoolExecutor() as threads:
+            return {
+                part: threads.submit(assert_failure_ends_server, part, number, served_checkpoint, folder / part)
+                for part in FAILING_PARTS[number]
+            }
+
+    return fail
 
 
-def test_requests_in_a_server_whose_scheduler_hangs_get_an_error(served_checkpoint: Path, tmp_path: Path) -> None:
-    with started(served_checkpoint, tmp_path / "log") as watched:
-        assert_part_failure_ends_server(watched, "sglang::scheduler", signal.SIGSTOP)
+@pytest.mark.parametrize(
+    ("number", "part"), [(number, part) for number in FAILING_PARTS for part in FAILING_PARTS[number]]
+)
+def test_a_part_that_is_killed_or_hangs_ends_all_others_and_its_requests_fail(
+    number: signal.Signals, part: str, failures: Callable[[signal.Signals], dict[str, Future[None]]]
+) -> None:
+    failures(number)[part].result()
 
 
 def test_a_failed_warm_up_ends_the_server(served_checkpoint: Path, tmp_path: Path) -> None:
@@ -161,25 +185,9 @@ def test_a_starting_server_can_be_stopped(line: str, served_checkpoint: Path, tm
         assert watched.wait_until_gone() == ExitStatus.STOPPED
 
 
-STOPS_ITSELF = """
-import logging, os, signal, time
-
-handle = logging.Logger.handle
-
-def handle_and_stop(logger, record):
-    handle(logger, record)
-    if record.getMessage() == "Waiting for application startup.":
-        os.kill(os.getppid(), signal.SIGTERM)
-        time.sleep(3600)
-
-logging.Logger.handle = handle_and_stop
-"""
-"""Sends the keeper SIGTERM after uvicorn has started and before the application has, and then blocks."""
-
-
 def test_a_server_can_be_stopped_before_the_application_handles_signals(
     served_checkpoint: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(STOPS_ITSELF)
-    with starting(served_checkpoint, tmp_path / "log", variables={"PYTHONPATH": str(tmp_path)}) as watched:
+    with starting(served_checkpoint, tmp_path / "log", launcher="tests.support.stopping_itself") as watched:
         assert watched.wait_until_gone() == ExitStatus.STOPPED
+        assert "Waiting for application startup" in watched.server.output()

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
@@ -120,6 +121,7 @@ class Zygote:
 
     def __init__(self, connection: socket.socket | None = None) -> None:
         self._connection = connection
+        self._starting = threading.Lock()
         self._environment: dict[str, str] = {}
 
     def can_run_with(self, environment: Mapping[str, str]) -> bool:
@@ -136,7 +138,8 @@ class Zygote:
             environment: all of its environment variables.
             outputs: file descriptors for standard output and standard error.
         """
-        control = self._connection or self._start()
+        with self._starting:
+            control = self._connection or self._start()
         tests_end, launcher_end = socket.socketpair()
         with launcher_end:
             message = json.dumps([list(command), dict(environment), os.getcwd()]).encode()

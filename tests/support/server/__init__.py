@@ -16,7 +16,7 @@ from .client import (
     samples_of,
 )
 from .judge import Judge, regrets
-from .process import SECONDS, Server, command_of, launch, launching, listening_addresses, serving, wait_for
+from .process import SECONDS, Server, command_of, launch, launching, listening_addresses, serving, slowed, wait_for
 
 __all__ = [
     "BY_NAME",
@@ -42,6 +42,7 @@ __all__ = [
     "regrets",
     "samples_of",
     "serving",
+    "slowed",
     "wait_for",
     "wav",
 ]

@@ -22,11 +22,11 @@ import psutil
 from sglang_speechlm.process import ExitStatus
 
 from .client import CHAT
-from .process import SECONDS, Server, command_of, wait_for
+from .process import LAUNCHER, SECONDS, Server, command_of, wait_for
 
 _POOL = ("--max-total-tokens", "16384")
 TEXT = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}
-LONG = {"messages": TEXT["messages"], "max_tokens": 800, "logit_bias": {"2": -100, "3": -100}}
+LONG = {"messages": TEXT["messages"], "max_tokens": 400, "logit_bias": {"2": -100, "3": -100}}
 ENDLESS = {**LONG, "max_tokens": 3900}
 ENDLESS_SOUND = {
     **TEXT,
@@ -84,14 +84,20 @@ class WatchedServer:
 
 @contextlib.contextmanager
 def starting(
-    model: Path, log: Path | None, *options: str, variables: Mapping[str, str] | None = None
+    model: Path,
+    log: Path | None,
+    *options: str,
+    variables: Mapping[str, str] | None = None,
+    launcher: str = LAUNCHER,
 ) -> Iterator[WatchedServer]:
     """Yield a starting server with its own folder for temporary files; if ``log`` is None, its disk is full."""
     folder = Path(tempfile.mkdtemp(prefix="life-", dir="/tmp"))  # short, because socket paths have a maximum length
     environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), **(variables or {})}
     options = (*_POOL, *options)
     server = (
-        Server(model, log, options, environment=environment) if log else ServerWithFullDisk(model, options, environment)
+        Server(model, log, options, environment=environment, launcher=launcher)
+        if log
+        else ServerWithFullDisk(model, options, environment)
     )
     try:
         yield WatchedServer(server, folder)
@@ -150,11 +156,11 @@ def requests_running(watched: WatchedServer, *bodies: dict[str, Any]) -> Iterato
                 stream.started.set()
             stream.is_complete = True
 
-    def running() -> int:
-        with client_of(watched) as client:
+    with ThreadPoolExecutor(8) as threads, client_of(watched) as client:
+
+        def running() -> int:
             return int(client.get("/v1/loads", params={"include": "core"}).json()["loads"][0]["num_running_reqs"])
 
-    with ThreadPoolExecutor(8) as threads, client_of(watched) as client:
         responses = [threads.submit(client.post, CHAT, json=body) for body in bodies]
         threads.submit(read)
         assert stream.started.wait(SECONDS)
