@@ -6,6 +6,8 @@ import io
 import json
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +29,7 @@ from server import (
 )
 
 CODEC_RATE = 16_000
-UNREAD = {"n": 5, "frames": 800, "rate": 48_000}
+UNREAD = {"n": 8, "frames": 500, "rate": 48_000}
 """10 MB of sound as base64: more than fits into the socket buffers, at most 4 MB on Linux, and the pieces that wait in
 the codec."""
 
@@ -44,27 +46,50 @@ def spoken_body(number: int = 0, *, frames: int | None = None, **speechlm: Any) 
     }
 
 
-def compare(client: Client, bodies: Sequence[dict[str, Any]]) -> list[int]:
-    """Compare concurrent streams with the files of the same requests; return the number of samples of each."""
-    streams, files = client.stream_at_once(bodies), client.chat_at_once(bodies)
-    for chunks, file in zip(streams, files, strict=True):
-        message = message_of(file)
-        deltas = deltas_of(chunks)
-        assert deltas[-1]["speechlm"]["codes"] == message["speechlm"]["codes"]
-        assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
-        assert_same_sound(pcm_of(chunks), samples_of(message))
-    return [len(pcm_of(chunks)) for chunks in streams]
+def assert_same_answer(chunks: Sequence[Any], file: Any) -> None:
+    """Fail unless a stream equals the complete answer to the same request."""
+    message, deltas = message_of(file), deltas_of(chunks)
+    assert deltas[-1]["speechlm"]["codes"] == message["speechlm"]["codes"]
+    assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
+    assert_same_sound(pcm_of(chunks), samples_of(message))
 
 
-@pytest.mark.parametrize("streams", [1, 4, 16])
-def test_concurrent_streams_equal_the_files(streams: int, client: Client) -> None:
-    compare(client, [spoken_body(number, cfg=[1.0, 3.0][number % 2]) for number in range(streams)])
+def streams_and_files(client: Client, bodies: Sequence[dict[str, Any]]) -> list[tuple[list[Any], Any]]:
+    """Return the chunks and the complete answer of each request, all generated at once."""
+    with ThreadPoolExecutor() as threads:
+        files = threads.submit(client.chat_at_once, bodies)
+        return list(zip(client.stream_at_once(bodies), files.result(), strict=True))
 
 
-@pytest.mark.parametrize("frames", [1, 8, 300])
-@pytest.mark.parametrize("cfg", [1.0, 3.0])
-def test_streams_of_every_length_equal_the_files(frames: int, cfg: float, client: Client) -> None:
-    assert compare(client, [spoken_body(frames=frames, cfg=cfg)]) == [frames * 320]
+def test_a_stream_equals_the_file_generated_later(client: Client) -> None:
+    body = spoken_body(3, cfg=3.0)
+    assert_same_answer(client.stream(body), client.chat(body))
+
+
+def test_sixteen_concurrent_streams_equal_the_files(client: Client) -> None:
+    bodies = [spoken_body(number, cfg=[1.0, 3.0][number % 2]) for number in range(16)]
+    for chunks, file in streams_and_files(client, bodies):
+        assert_same_answer(chunks, file)
+
+
+LENGTHS = list(product([1, 8, 200], [1.0, 3.0]))
+"""Numbers of frames, of which the codec keeps fewer than 200, with guidance scales."""
+
+
+@pytest.fixture(scope="module")
+def of_every_length(server: Server) -> dict[tuple[int, float], tuple[list[Any], Any]]:
+    with Client(server.url) as client:
+        answers = streams_and_files(client, [spoken_body(frames=frames, cfg=cfg) for frames, cfg in LENGTHS])
+    return dict(zip(LENGTHS, answers, strict=True))
+
+
+@pytest.mark.parametrize(("frames", "cfg"), LENGTHS)
+def test_streams_of_every_length_equal_the_files(
+    frames: int, cfg: float, of_every_length: dict[tuple[int, float], tuple[list[Any], Any]]
+) -> None:
+    chunks, file = of_every_length[frames, cfg]
+    assert_same_answer(chunks, file)
+    assert len(pcm_of(chunks)) == frames * 320
 
 
 def test_a_stream_has_openais_order(client: Client) -> None:
@@ -86,21 +111,21 @@ def test_a_stream_has_openais_order(client: Client) -> None:
 
 
 def test_a_stream_has_and_declares_openais_sample_rate(client: Client) -> None:
-    body = {name: value for name, value in spoken_body(frames=100).items() if name != "sample_rate"}
+    body = {name: value for name, value in spoken_body(frames=25).items() if name != "sample_rate"}
     with client.http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
         assert response.headers["x-audio-sample-rate"] == "24000"
         *events, _ = events_of(response.read().decode())
     chunks = [json.loads(event) for event in events]
     head = next(delta["audio"] for delta in deltas_of(chunks) if "audio" in delta)
     assert head["sample_rate"] == 24_000
-    assert len(pcm_of(chunks)) == 100 * 480
+    assert len(pcm_of(chunks)) == 25 * 480
 
 
 def test_a_complete_answer_has_the_requested_sample_rate(client: Client) -> None:
-    body = {**spoken_body(frames=100), "sample_rate": 44_100, "audio": {"voice": "alloy", "format": "pcm16"}}
+    body = {**spoken_body(frames=25), "sample_rate": 44_100, "audio": {"voice": "alloy", "format": "pcm16"}}
     audio = message_of(client.chat(body))["audio"]
     assert audio["sample_rate"] == 44_100
-    assert len(base64.b64decode(audio["data"])) == 2 * 2 * 44_100
+    assert len(base64.b64decode(audio["data"])) == 2 * 44_100 // 2
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
@@ -108,13 +133,15 @@ def test_a_seed_gives_the_same_sound_streamed_and_after_retractions(
     cfg: float, client: Client, metered: Server
 ) -> None:
     """``metered`` retracts rows every twenty steps."""
-    bodies = [spoken_body(number, frames=60, cfg=cfg) for number in range(5)]
+    bodies = [spoken_body(number, frames=24, cfg=cfg) for number in range(4)]
     expected = [message_of(answer) for answer in client.chat_at_once(bodies)]
+    before = metered.output().count("#retracted_reqs")
     with Client(metered.url) as retracting:
-        whole = [message_of(answer) for answer in retracting.chat_at_once(bodies)]
-        streamed = retracting.stream_at_once(bodies)
-    for plain, message, chunks in zip(expected, whole, streamed, strict=True):
-        assert message["speechlm"]["codes"] == plain["speechlm"]["codes"]
+        answers = streams_and_files(retracting, bodies)
+    assert metered.output().count("#retracted_reqs") > before
+    for plain, (chunks, file) in zip(expected, answers, strict=True):
+        assert message_of(file)["speechlm"]["codes"] == plain["speechlm"]["codes"]
+        assert_same_sound(samples_of(message_of(file)), samples_of(plain))
         assert_same_sound(pcm_of(chunks), samples_of(plain))
 
 
@@ -124,7 +151,8 @@ def test_a_reader_that_stops_delays_only_its_own_stream(server: Server, client: 
     with slow_reader(server, {**body, "n": UNREAD["n"], "stream": True}) as reader:
         audio = message_of(client.chat(body))["audio"]  # while the streams are generated
         assert wait_for(lambda: sound_is_waiting(client))
-        compare(client, [spoken_body(7, cfg=2.0)])
+        body = spoken_body(7, frames=30, cfg=2.0)
+        assert_same_answer(client.stream(body), client.chat(body))
         assert sound_is_waiting(client)
         received = read_slowly(reader)
     head, _, content = received.partition(b"\r\n\r\n")
@@ -175,7 +203,7 @@ def unchunked(content: bytes) -> bytes:
 
 
 def test_the_stock_asynchronous_client_plays_a_stream(server: Server, client: Client) -> None:
-    body = spoken_body(3, frames=50)
+    body = spoken_body(3, frames=25)
     fields = body["speechlm"]
 
     async def play() -> tuple[str, bytes]:
