@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from benchmarks.checkpoints import released_sizes
 from benchmarks.floor import cache_bytes, floor_ms, nominal_bandwidth, weight_bytes
@@ -45,6 +44,8 @@ def with_floors(row: dict[str, Any], config: SpeechLMConfig, steps: int, bytes_p
 
 
 def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
+    from matplotlib.figure import Figure  # tests of the rest need no pictures
+
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     rows = [row["rows"] for row in table]

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from matplotlib.figure import Figure
 
 from benchmarks import processor
 from benchmarks.checkpoints import WIDE, built
@@ -100,6 +99,8 @@ def _per_text(kind: str, step: float, text_step: float) -> float:
 
 
 def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
+    from matplotlib.figure import Figure  # tests of the rest need no pictures
+
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(table)

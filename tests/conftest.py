@@ -1,87 +1,23 @@
-"""Fixtures shared by all tests."""
+"""Hooks of all processes of the tests."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import hypothesis
 import pytest
-import torch
 from schedule import (  # noqa: F401 (hooks)
     pytest_addoption,
     pytest_collection_modifyitems,
     pytest_runtest_logreport,
     pytest_sessionfinish,
 )
-from server import Client, Judge, Server, serving
 
-from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
-from sglang_speechlm.config import SpeechLMConfig
-from sglang_speechlm.tokenizer import TextTokenizer
-
-# On a busy core, two threads wait for each other in every small product: five times slower than a single thread.
-torch.set_num_threads(1)
-
-# On a busy machine, a single example can exceed hypothesis's deadline.
-hypothesis.settings.register_profile(
-    "patient",
-    parent=hypothesis.settings(),
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("patient")
-
-SPEC = CheckpointSpec(seed=0)
-"""Its answers end without a limit, after about 30 text ids and 40 frames."""
-POOL = ("--max-total-tokens", "8192")
-ALIASES = ("tts-1", "whisper-1", "gpt-4o-audio-preview")
+from sglang_speechlm.process.gc import collect_garbage, collect_no_garbage
 
 
-@pytest.fixture(scope="session")
-def served_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a small float32 checkpoint."""
-    return build_checkpoint(tmp_path_factory.mktemp("served") / "small", spec=SPEC)
+def pytest_configure(config: pytest.Config) -> None:
+    """Import the shared fixtures, unless this process only starts others, which would then start seconds later."""
+    if config.option.collectonly or config.getoption("dist", "no") == "no":
+        collect_no_garbage()
+        config.pluginmanager.import_plugin("shared")
 
 
-@pytest.fixture(scope="session")
-def config(served_checkpoint: Path) -> SpeechLMConfig:
-    """Return the config of ``served_checkpoint``."""
-    config: SpeechLMConfig = SpeechLMConfig.from_pretrained(served_checkpoint)
-    return config
-
-
-@pytest.fixture(scope="session")
-def tokenizer(served_checkpoint: Path, config: SpeechLMConfig) -> TextTokenizer:
-    """Return the tokenizer of ``served_checkpoint``."""
-    return TextTokenizer.from_pretrained(served_checkpoint, config)
-
-
-@pytest.fixture(scope="session")
-def judge(served_checkpoint: Path) -> Judge:
-    """Return a judge that compares answers with the reference of ``served_checkpoint``."""
-    return Judge.load(served_checkpoint)
-
-
-@pytest.fixture(scope="session")
-def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Start a server with the usual options and metrics."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    with serving(served_checkpoint, log, *POOL, "--enable-metrics", "--model-alias", *ALIASES) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def metered(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Start a server with metrics, profiling and tools that runs three rows, retracts some and takes any model name."""
-    log = tmp_path_factory.mktemp("metered") / "log"
-    options = (*POOL, "--enable-metrics", "--max-running-requests", "3", "--any-model", "--tool-call-parser", "hermes")
-    environment = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
-    environment |= {"SGLANG_TORCH_PROFILER_DIR": str(log.parent)}
-    with serving(served_checkpoint, log, *options, environment=environment) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    """A client of ``server``."""
-    with Client(server.url) as client:
-        yield client
+def pytest_collection_finish() -> None:
+    """Turn the garbage collector on, once all modules are imported."""
+    collect_garbage()

@@ -11,10 +11,10 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
-from conftest import POOL
 from reference import Message, Request
 from safetensors.torch import load_file
 from server import SECONDS, Case, Client, Judge, Server, assert_same_sound, message_of, samples_of, serving, wav
+from shared import POOL
 from torch import tensor
 from transformers import Qwen3ForCausalLM, XcodecConfig, XcodecModel
 

@@ -9,8 +9,8 @@ import numpy as np
 import openai
 import pytest
 import sglang as sgl
-from conftest import POOL
 from server import SECONDS, Client, assert_same_sound, deltas_of, message_of, samples_of, serving
+from shared import POOL
 
 from sglang_speechlm import frontend
 from sglang_speechlm.config import SpeechLMConfig

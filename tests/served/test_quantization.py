@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import POOL
 from played_fp8 import written_weights
 from reference import Reference
 from safetensors.torch import load_file, save_file
 from server import BY_NAME, Client, Server, message_of, regrets, serving
+from shared import POOL
 
 from sglang_speechlm.checkpoint import CODEC_PREFIX, CheckpointSpec, build_checkpoint
 from sglang_speechlm.checkpoint.memory import is_quantized, weight_bytes

@@ -12,10 +12,10 @@ import pytest
 import sglang as sgl
 import soundfile
 from browser import CHROMIUM, browser_page, json_of
-from conftest import POOL, SPEC
 from playwright.sync_api import Locator, Page, expect
 from safetensors.torch import load_file, save_file
 from server import SECONDS, Client, Server, assert_same_sound, clip, message_of, samples_of, serving
+from shared import POOL, SPEC
 
 from sglang_speechlm import frontend
 from sglang_speechlm.checkpoint import build_checkpoint

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import POOL
 from server import BY_NAME, CASES, Case, Client, Judge, Server, open_request, serving, wait_for
+from shared import POOL
 
 CHUNK = 64
 LONGER_THAN_A_CHUNK = [

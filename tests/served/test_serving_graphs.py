@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import POOL, SPEC
 from server import BY_NAME, CASES, Client, Judge, Server, serving
+from shared import POOL, SPEC
 
 REPLAY = "Decode graph replay:"
 HEAD = re.compile(r"head of (\d+) ids for (\d+) rows")

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import POOL
 from reference import Part, Request
 from server import CASES, Case, Client, Judge, Server, clip, serving
+from shared import POOL
 
 CHUNK = 64
 SMALL_POOL = ("--max-total-tokens", "640", "--schedule-conservativeness", "0.01", "--chunked-prefill-size", str(CHUNK))

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from conftest import POOL, SPEC
 from reference import Reference, Request, undelay
 from reference.request import TeacherForced
-from scipy.stats import chi2_contingency, chisquare
 from server import CASES, Case, Client, Server, message_of, serving
+from shared import POOL, SPEC
 from torch import Tensor
 
 from sglang_speechlm.checkpoint import build_checkpoint
@@ -78,7 +78,7 @@ def assert_distributed(sampled: Sequence[int], candidates: Tensor, probabilities
     counts = np.append(counts[:frequent], counts[frequent:].sum())
     expected = np.append(expected[:frequent], expected[frequent:].sum())
     assert len(counts) > 4
-    assert chisquare(counts, expected).pvalue > IMPLAUSIBLE
+    assert scipy.stats.chisquare(counts, expected).pvalue > IMPLAUSIBLE
 
 
 # Seeds
@@ -196,4 +196,4 @@ def test_a_first_frame_follows_the_references_softmax_on_every_stream(
     likeliest = frames == judged.audio_candidates[torch.arange(8), best].numpy()
     for first, second in ((0, 1), (1, 2), (0, 7)):
         table = np.histogram2d(likeliest[:, first], likeliest[:, second], bins=2)[0]
-        assert chi2_contingency(table).pvalue > IMPLAUSIBLE
+        assert scipy.stats.chi2_contingency(table).pvalue > IMPLAUSIBLE

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import POOL
 from server import BY_NAME, CASES, Client, Judge, Server, message_of, samples_of, serving
+from shared import POOL
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 

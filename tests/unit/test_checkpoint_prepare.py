@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from checkpoint_forms import INFERENCE, released_tensors, write_fork, write_release, write_tokenizer, write_train_config
+from forked import Forked
 from hub_stand_in import Hub, hub_of
 
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
@@ -75,20 +77,13 @@ def test_a_changed_source_is_converted_separately(wanted: Wanted) -> None:
 
 
 def test_two_launchers_at_once_convert_once(wanted: Wanted) -> None:
-    program = (
-        "import sys; from pathlib import Path; "
-        "from sglang_speechlm.checkpoint.prepare import Wanted, served_directory; "
-        f"print(served_directory(Wanted({wanted.model!r}, tokenizer={wanted.tokenizer!r}, "
-        f"convert_dir=Path({str(wanted.convert_dir)!r})), lambda message: print(message, file=sys.stderr)))"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert sum(error.count("converting /") for _, error in outputs) == 1
+    def launch() -> None:
+        print(served_directory(wanted, lambda message: print(message, file=sys.stderr)))
+
+    results = [launcher.result() for launcher in [Forked(launch) for _ in range(2)]]
+    assert [result.returncode for result in results] == [0, 0], results
+    assert results[0].stdout == results[1].stdout
+    assert sum(result.stderr.count("converting /") for result in results) == 1
 
 
 def test_a_launcher_waits_for_a_held_lock(wanted: Wanted) -> None:
@@ -305,19 +300,6 @@ def test_a_bad_preset_is_refused_before_anything_is_written(wanted: Wanted) -> N
 # The hub
 
 
-FETCHING = """
-import sys
-from pathlib import Path
-from typing import Any
-from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
-report = lambda message: print(message, file=sys.stderr)
-try:
-    print(served_directory(Wanted({model!r}, {revision!r}, {tokenizer!r}, convert_dir=Path({convert_dir!r})), report))
-except ValueError as error:
-    sys.exit(str(error))
-"""
-
-
 class Fetching:
     """Prepare hub checkpoints in processes of their own: huggingface_hub reads its settings when it is imported."""
 
@@ -325,14 +307,22 @@ class Fetching:
         self.hub, self.folder = hub, folder
 
     def __call__(self, model: str, revision: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        program = FETCHING.format(
-            model=model, revision=revision, tokenizer="Qwen/Tiny", convert_dir=str(self.folder / "converted")
-        )
-        kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-        environment = kept | {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "hf"), **variables}
-        return subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
-        )
+        def fetch() -> None:
+            for name in [name for name in os.environ if "proxy" in name.lower()]:
+                del os.environ[name]
+            os.environ |= {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.folder / "hf"), **variables}
+            for name in [
+                name for name in sys.modules if name.startswith(("huggingface_hub", "sglang_speechlm.checkpoint"))
+            ]:
+                del sys.modules[name]
+            prepare = import_module("sglang_speechlm.checkpoint.prepare")
+            wanted = prepare.Wanted(model, revision, "Qwen/Tiny", convert_dir=self.folder / "converted")
+            try:
+                print(prepare.served_directory(wanted, lambda message: print(message, file=sys.stderr)))
+            except ValueError as error:
+                sys.exit(str(error))
+
+        return Forked(fetch).result()
 
 
 @pytest.fixture

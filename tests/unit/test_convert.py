@@ -1,9 +1,9 @@
 """Native checkpoints become served directories with the same tensors and ids; anything that does not fit is refused."""
 
 import json
+import os
 import resource
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from forked import Forked
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sglang_speechlm.checkpoint import CODEC_PREFIX, CheckpointSpec, build_checkpoint
+from sglang_speechlm.checkpoint import CODEC_PREFIX, CheckpointSpec, build_checkpoint, shards
 from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan_conversion
 from sglang_speechlm.checkpoint.convert.codec import check_codec, codec_config
 from sglang_speechlm.checkpoint.random.vocabulary import write_raw_tokenizer
@@ -186,24 +187,20 @@ def test_rope_theta_is_taken_from_the_qwen_config_in_either_form(native: Native)
 @pytest.fixture
 def complete_shards(native: Native) -> list[Path]:
     """The complete shards of a conversion that a signal ended in the middle of its third shard."""
-    program = f"""
-import os, signal
-from pathlib import Path
-from sglang_speechlm.checkpoint import shards
-from sglang_speechlm.convert import main
-from sglang_speechlm.checkpoint.convert.codec import check_codec, codec_config
-save_file, calls = shards.save_file, []
-def save_and_die(tensors, path, **options):
-    calls.append(path)
-    save_file(tensors, path, **options)
-    if len(calls) == 3:
-        os.truncate(path, 1000)
-        os.kill(os.getpid(), signal.SIGKILL)
-shards.save_file = save_and_die
-main({arguments(native)!r})
-"""
-    status = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode
-    assert status == -9
+    calls: list[Path] = []
+
+    def save_and_die(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
+        calls.append(path)
+        save_file(tensors, path, **options)
+        if len(calls) == 3:
+            os.truncate(path, 1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def convert_and_die() -> None:
+        pytest.MonkeyPatch().setattr(shards, "save_file", save_and_die)
+        main(arguments(native))
+
+    assert Forked(convert_and_die).result().returncode == -signal.SIGKILL
     return sorted(native.output.glob("*.safetensors"))
 
 

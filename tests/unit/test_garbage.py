@@ -15,8 +15,7 @@ from sglang_speechlm.server.lifetime import parts
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     yield
-    gc.unfreeze()
-    gc.enable()
+    collect_garbage()
 
 
 def test_imported_objects_are_frozen_and_the_rest_is_collected() -> None:
