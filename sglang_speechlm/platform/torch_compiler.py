@@ -47,7 +47,7 @@ def compile_nothing() -> None:
     for name in _MARKERS:
         setattr(torch.compiler, name, _unchanged)
     if _PACKAGE not in sys.modules:
-        torch._dynamo = _Unused()  # type: ignore[assignment]
+        torch._dynamo = _Unused()
         utilities = ModuleType(f"{_PACKAGE}.{_OF_TORCHVISION}")
         utilities.is_compile_supported = _return_false  # type: ignore[attr-defined]
         sys.modules[utilities.__name__] = utilities

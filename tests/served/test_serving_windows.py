@@ -1,18 +1,20 @@
 """With the other released encoder, other sizes, and chunked prefill, a server generates the reference's ids."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from server import BY_NAME, CASES, Client, Judge, Server, message_of, samples_of, serving
 from shared import POOL
+from shared import SPEC as SMALL
 
-from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
+from sglang_speechlm.checkpoint import build_checkpoint
 
-SPEC = CheckpointSpec(
+SPEC = replace(
+    SMALL,
     seed=0,
-    layers=2,
     text_vocab_size=1024,
     codec_layer_size=129,
     n_window=100,
@@ -42,7 +44,7 @@ def server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("first", [0, len(CASES) - 16])
 def test_sixteen_concurrent_answers_equal_the_reference(first: int, client: Client, judge: Judge) -> None:
     cases = CASES[first : first + 16]
-    assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 1500
+    assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 1000
 
 
 def test_the_sound_of_an_answer_is_decoded_from_its_codes(client: Client, judge: Judge) -> None:

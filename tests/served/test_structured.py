@@ -58,7 +58,7 @@ def test_structured_answers_follow_their_schema_and_leave_others_exact(client: C
     bodies = [body for pair in zip([case.body() for case in plain[:4]], structured, strict=True) for body in pair]
     responses = client.chat_at_once([*bodies, *(case.body() for case in plain[4:])])
     assert len({json.dumps(parsed(response)) for response in responses[1:8:2]}) == 4
-    assert judge.compare(plain, [*responses[0:8:2], *responses[8:]]) > 1000
+    assert judge.compare(plain, [*responses[0:8:2], *responses[8:]]) > 500
 
 
 def test_a_greedy_structured_answer_equals_the_reference(client: Client, judge: Judge, served_checkpoint: Path) -> None:
