@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ _CLOSE_FACTOR = 2.5
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build a small model that thinks and has its own decoding defaults."""
-    directory = build_checkpoint(tmp_path_factory.mktemp("thinking") / "small", spec=SPEC)
+    patient = replace(SPEC, eot_gain=1.0, eos_gain=1.0)  # a text does not end before its plan
+    directory = build_checkpoint(tmp_path_factory.mktemp("thinking") / "small", spec=patient)
     config = SpeechLMConfig.from_pretrained(directory)
     (close,) = TextTokenizer.from_pretrained(directory, config).encode("</think>")
     tensors = load_file(directory / "model.safetensors")
