@@ -28,6 +28,7 @@ from xgrammar import (
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.prompt.tools import END, SEPARATOR, START, head
 from sglang_speechlm.tokenizer import TextTokenizer
+from sglang_speechlm.tokenizer.utf8 import NextWords, is_part_of_text
 
 _MOST_KEPT = 64
 """Maximum number of compiled grammars; SGLang keeps every one that a client has ever sent."""
@@ -37,17 +38,27 @@ _THREADS = 2
 
 
 class TextGrammar(XGrammarGrammar):
-    """SGLang's xgrammar matcher, which on its own knows neither a CPU nor a subclass."""
+    """SGLang's xgrammar matcher, which on its own knows neither a CPU nor a subclass, nor which bytes are UTF-8."""
+
+    next_words: NextWords
 
     @classmethod
-    def of(cls, compiled: CompiledGrammar, vocab_size: int) -> TextGrammar:
+    def of(cls, compiled: CompiledGrammar, vocab_size: int, next_words: NextWords) -> TextGrammar:
         """Return the state of a text that has not begun."""
         matcher = GrammarMatcher(compiled, max_rollback_tokens=MAX_ROLLBACK_TOKENS)
-        return cls(matcher, vocab_size, compiled, None)
+        grammar = cls(matcher, vocab_size, compiled, None)
+        grammar.next_words = next_words
+        return grammar
 
     @override
     def copy(self) -> TextGrammar:
-        return self.of(self.ctx, self.vocab_size)
+        return self.of(self.ctx, self.vocab_size, self.next_words)
+
+    @override
+    def fill_vocab_mask(self, vocab_mask: torch.Tensor, idx: int) -> None:
+        super().fill_vocab_mask(vocab_mask, idx)
+        if self.accepted_tokens:
+            self.next_words.narrow(vocab_mask[idx], self.accepted_tokens[-1])
 
     @override
     def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
@@ -93,8 +104,10 @@ class TextGrammarBackend(XGrammarGrammarBackend):
     def _grammar(
         self, compile: Callable[[GrammarCompiler, str], CompiledGrammar], compiler: GrammarCompiler, key: str
     ) -> BaseGrammarObject:
+        with self._building:
+            next_words = self._next_words
         try:
-            return TextGrammar.of(compile(compiler, key), self.vocab_size)
+            return TextGrammar.of(compile(compiler, key), self.vocab_size, next_words)
         except (RuntimeError, ValueError) as error:
             return InvalidGrammarObject(str(error))
 
@@ -115,6 +128,10 @@ class TextGrammarBackend(XGrammarGrammarBackend):
     @cached_property
     def _text_compiler(self) -> GrammarCompiler:
         return self._compiler(self._words)
+
+    @cached_property
+    def _next_words(self) -> NextWords:
+        return NextWords(self._words, self.vocab_size)
 
     @cached_property
     def _words(self) -> list[bytes]:
@@ -172,7 +189,8 @@ def _arguments(schema: dict[str, Any]) -> str:
 
 def vocabulary(tokenizer: TextTokenizer, config: SpeechLMConfig) -> list[bytes]:
     """Return the bytes of each id; empty for ids that are not text, which are never part of a structure."""
-    return [tokenizer.token_bytes(index) for index in range(config.vocab_size)]
+    words = [tokenizer.token_bytes(index) for index in range(config.vocab_size)]
+    return [word if is_part_of_text(word) else b"" for word in words]
 
 
 def json_vocabulary(words: list[bytes]) -> list[bytes]:
