@@ -14,7 +14,6 @@ from .espnet import EspnetResults
 from .failure import Refused
 from .ledger import check, write
 from .options import Defaults, jobs, parse
-from .picture import draw
 from .run import Work, run, start
 from .summary import summarize, table
 
@@ -78,6 +77,8 @@ def _summaries(output: Path) -> tuple[Path, Path]:
 
 
 def _sum_up(works: list[Work], output: Path) -> None:
+    from .picture import draw  # with matplotlib, which takes half of a client's start
+
     figures = [summarize(work) for work in works]
     for of_task in figures:
         _tell(table(of_task))

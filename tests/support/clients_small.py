@@ -52,6 +52,7 @@ class ScriptedServer:
 
     Attributes:
         bodies: the bodies of chat requests, in order of arrival.
+        authorizations: the ``Authorization`` headers of all requests.
         most_at_once: the largest number of concurrent requests.
         closed: set when the server is closed.
     """
@@ -59,6 +60,7 @@ class ScriptedServer:
     def __init__(self, behave: Callable[[int], Reply | None], port: int = 0) -> None:
         """Serve: ``behave`` maps a request's number, from 0, to a reply, or to None to close the connection."""
         self.bodies: list[Any] = []
+        self.authorizations: list[str | None] = []
         self.most_at_once = self._now = 0
         self._lock = threading.Lock()
         self.closed = threading.Event()
@@ -66,9 +68,11 @@ class ScriptedServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                server.authorizations.append(self.headers["Authorization"])
                 self._answer((200, {}, b"{}"))
 
             def do_POST(self) -> None:
+                server.authorizations.append(self.headers["Authorization"])
                 body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with server._lock:
                     number = len(server.bodies)
@@ -117,11 +121,11 @@ def scripted_server(behave: Callable[[int], Reply | None]) -> Iterator[ScriptedS
 _pictures: dict[Any, bytes] = {}
 
 
-def run_client(port: int, *options: str) -> int:
+def run_client(port: int, *options: str, defaults: Defaults = DEFAULTS) -> int:
     """Return the exit status of a client that answers ``in.jsonl``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.command.draw", _draw_once)
-        return main(DEFAULTS, ["--port", str(port), "--input", "in.jsonl", *options])
+        patch.setattr("core.picture.draw", _draw_once)
+        return main(defaults, ["--port", str(port), "--input", "in.jsonl", *options])
 
 
 def _draw_once(works: Sequence[Work]) -> bytes:

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_speechlm.audio import AudioError, Clip, decode_clip
+from sglang_speechlm.audio.av_sound import DEMUXERS
+from sglang_speechlm.audio.files import split
 
 RATE = 16_000
 
@@ -313,10 +315,13 @@ def test_big_endian_wav_files_may_be_joined_and_truncated() -> None:
     assert "cut off after 0.50 s" in warning
 
 
-def test_a_file_may_be_truncated_anywhere_in_its_headers() -> None:
-    for format, subtype in CLEAN:
-        file = encode(tone(0.05), format=format, subtype=subtype)
-        for length in range(1, min(len(file), 200)):
+@pytest.mark.parametrize(("format", "subtype"), CLEAN)
+def test_a_file_may_be_truncated_anywhere_in_its_headers(format: str, subtype: str | None) -> None:
+    file = encode(tone(0.05), format=format, subtype=subtype)
+    for length in range(1, min(len(file), 200)):
+        (part,) = split(file[:length])
+        # FFmpeg's libraries need a process for each.
+        if part.kind not in DEMUXERS or length % 16 == 0:
             with contextlib.suppress(AudioError):
                 decode_clip(file[:length])
 

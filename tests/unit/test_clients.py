@@ -2,8 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
+import runpy
 import tracemalloc
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from core.run import Job, start
 from core.sounds import KEPT, choose_sounds
 from core.source import Source
 from core.summary import summarize, table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +65,7 @@ def test_the_line_in_the_guide_is_read() -> None:
     assert (line.answer, line.choices, line.groups) == (None, (), {})
 
 
+@settings(max_examples=30)
 @given(st.lists(MESSAGES, min_size=1, max_size=5), TEXTS, st.lists(TEXTS, max_size=3), st.none() | TEXTS)
 def test_a_line_is_read_as_it_was_written(
     messages: list[tuple[str, str, str]], example_id: str, choices: list[str], answer: str | None
@@ -417,12 +417,14 @@ def test_a_wrong_option_is_refused_by_name(arguments: list[str], capsys: pytest.
         ("client_all_4gpu.py", "9001", "512"),
     ],
 )
-def test_scripts_have_the_guides_defaults(script: str, port: str, concurrency: str, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "clients" / script), "--help"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    flat = " ".join(result.stdout.split())
+def test_scripts_have_the_guides_defaults(
+    script: str, port: str, concurrency: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [script, "--help"])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / "clients" / script), run_name="__main__")
+    assert exit.value.code == 0
+    flat = " ".join(capsys.readouterr().out.split())
     assert f"of the server (default: {port})" in flat
     assert f"({concurrency})" in flat
     assert "(default: 3600)" in flat
@@ -437,8 +439,9 @@ def test_the_document_names_every_option_failure_and_group(capsys: pytest.Captur
     assert all(f"`{name}`" in document for name in (*Kind, *GROUPS, "http_400"))
 
 
-def test_the_samples_are_the_output_of_their_script(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, str(SAMPLES / "make.py"), str(tmp_path)], check=True)
+def test_the_samples_are_the_output_of_their_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["make.py", str(tmp_path)])
+    runpy.run_path(str(SAMPLES / "make.py"), run_name="__main__")
     expected = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(expected) > 10
     assert expected == {path: (SAMPLES / path).read_bytes() for path in expected}

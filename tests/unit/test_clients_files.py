@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import orjson
 import pytest
+from client_audiogen_cfg import DEFAULTS as SCRIPT
 from clients_small import CLIENT, DEFAULTS, OK, SECONDS, Reply, lines, records, run_client, scripted_server
 from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED, main
 from core.failure import Failure, Refused
@@ -22,6 +24,7 @@ from core.source import Source
 
 NO_SERVER = 1
 """A port without a server, for runs that are refused before the first request."""
+WRITING = replace(DEFAULTS, tasks=("text",))
 PRECIOUS = b'{"example_id": "mine", "messages": [["user", "text", "keep me"]]}\n'
 OUTPUTS = ("x.jsonl", "x.run.json", "x.failures.jsonl", "x.results.json", "x.summary.json", "x.summary.png")
 
@@ -176,12 +179,11 @@ def test_results_of_another_task_are_refused(
     with scripted_server(lambda _: OK) as server:
         assert run_client(server.port) == ANSWERED
     before = all_files(folder)
-    client = CLIENT.with_name("client.py")
-    command = [sys.executable, str(client), "--port", "1", "--input", "in.jsonl", "--output", "x.jsonl", *options]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == REFUSED
-    assert "task was 'audiogen_cfg' there and is 'text' here" in result.stderr
-    assert "--fresh" not in result.stderr
+    capsys.readouterr()
+    assert run_client(NO_SERVER, *options, defaults=WRITING) == REFUSED
+    message = capsys.readouterr().err
+    assert "task was 'audiogen_cfg' there and is 'text' here" in message
+    assert "--fresh" not in message
     assert all_files(folder) == before
 
 
@@ -310,16 +312,17 @@ def test_a_run_on_an_empty_input_succeeds(folder: Path) -> None:
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(folder: Path) -> None:
     Path("in.jsonl").write_bytes(lines(60))
-    client = CLIENT.with_name("client.py")
-    command = [sys.executable, str(client), "--input", "in.jsonl", "--output", "x.jsonl", "--port"]
+    options = ("--output", "x.jsonl")
     with scripted_server(lambda _: OK) as server:
-        limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh", *command, str(server.port)]
+        client = CLIENT.with_name("client.py")
+        command = [sys.executable, str(client), "--port", str(server.port), "--input", "in.jsonl", *options]
+        limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh", *command]
         result = subprocess.run(limited, capture_output=True, text=True)
         assert result.returncode == REFUSED, result.stderr
         assert "x.jsonl: File too large; run the same command again to resume" in result.stderr
         complete = Path("x.jsonl").read_bytes().splitlines(True)[:-1]
         assert 5 < len(complete) < 60
-        assert subprocess.run([*command, str(server.port)], capture_output=True).returncode == ANSWERED
+        assert run_client(server.port, *options, defaults=WRITING) == ANSWERED
     assert Path("x.jsonl").read_bytes().splitlines(True)[: len(complete)] == complete
     assert sorted(record["line"] for record in records()) == list(range(1, 61))
 
@@ -328,7 +331,8 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(folder: Path) -> None:
 def test_a_client_that_is_killed_repeatedly_neither_loses_nor_repeats_an_answer(folder: Path, seed: int) -> None:
     random = Random(seed)
     Path("in.jsonl").write_bytes(lines(80))
-    command = [sys.executable, str(CLIENT), "--input", "in.jsonl", "--output", "x.jsonl", "--concurrency", "4"]
+    options = ("--output", "x.jsonl", "--concurrency", "4")
+    command = [sys.executable, str(CLIENT), "--input", "in.jsonl", *options]
 
     def slowly(_: int) -> Reply:
         time.sleep(0.01)
@@ -336,7 +340,7 @@ def test_a_client_that_is_killed_repeatedly_neither_loses_nor_repeats_an_answer(
 
     with scripted_server(slowly) as server:
         status = None
-        for signal_number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
+        for signal_number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
             before = len(server.bodies)
             client = subprocess.Popen([*command, "--port", str(server.port)], stderr=subprocess.DEVNULL)
             request_count = before + random.randrange(1, 15)
@@ -347,18 +351,18 @@ def test_a_client_that_is_killed_repeatedly_neither_loses_nor_repeats_an_answer(
             status = client.wait(SECONDS)
             assert status in (-signal.SIGKILL, INTERRUPTED, ANSWERED)
             assert len({record["line"] for record in records(torn=True)}) == len(records(torn=True))
-        assert subprocess.run([*command, "--port", str(server.port)], capture_output=True).returncode == ANSWERED
+        assert run_client(server.port, *options, defaults=SCRIPT) == ANSWERED
     assert sorted(record["line"] for record in records()) == list(range(1, 81))
     assert orjson.loads(Path("x.results.json").read_bytes()).keys() == {f"id{n // 2 * 2}" for n in range(1, 81)} | {
         f"id{n} (line {n + 1})" for n in range(2, 80, 2)
     }
 
 
-def test_a_summary_that_cannot_be_printed_is_no_failure(folder: Path) -> None:
+def test_a_summary_that_cannot_be_printed_is_no_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Closing the file fails if anything is left to print, as the end of a process would.
     with scripted_server(lambda _: OK) as server, open("/dev/full", "w") as full:
-        command = [sys.executable, str(CLIENT), "--port", str(server.port), "--input", "in.jsonl"]
-        result = subprocess.run([*command, "--output", "x.jsonl"], stdout=full, stderr=subprocess.PIPE)
-    assert result.returncode == ANSWERED, result.stderr
+        monkeypatch.setattr("sys.stdout", full)
+        assert run_client(server.port) == ANSWERED
 
 
 # Results

@@ -1,6 +1,5 @@
 """The clients against a small HTTP server that refuses, fails, hangs and disappears."""
 
-import asyncio
 import json
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from typing import Any
 
 import orjson
 import pytest
+from client_audiogen_cfg import DEFAULTS as SCRIPT
 from clients_small import (
     CLIENT,
-    DEFAULTS,
     OK,
     SECONDS,
     TEXTS,
@@ -27,7 +26,7 @@ from clients_small import (
     scripted_server,
     texts_of,
 )
-from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED, main
+from core.command import ANSWERED, INTERRUPTED, LACKING, REFUSED
 from core.lines import MODALITIES, ROLES, digest_of_line
 from core.run import Work
 from hypothesis import given, settings
@@ -83,12 +82,18 @@ def test_requests_to_a_full_server_without_retry_after_are_repeated(folder: Path
     assert len(server.bodies) == 8
 
 
-@pytest.mark.parametrize("retry_after", ["9" * 400, "soon", "-1", "1.5", "", "Fri, 31 Dec 9999 23:59:59 -2359", "²"])
-def test_a_retry_after_of_any_form_is_limited_by_the_timeout(folder: Path, retry_after: str) -> None:
-    Path("in.jsonl").write_bytes(lines(1))
-    with scripted_server(lambda _: (503, {"Retry-After": retry_after}, b"")) as server:
-        assert run_client(server.port, "--timeout", "0.5") == LACKING
-    assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"]
+RETRY_AFTER = ("9" * 400, "soon", "-1", "1.5", "", "Fri, 31 Dec 9999 23:59:59 -2359", "²")
+
+
+def test_a_retry_after_of_any_form_is_limited_by_the_timeout(folder: Path) -> None:
+    count = len(RETRY_AFTER)
+    Path("in.jsonl").write_bytes(lines(count))
+    with scripted_server(lambda number: (503, {"Retry-After": RETRY_AFTER[number % count]}, b"")) as server:
+        assert run_client(server.port, "--timeout", "1", "--concurrency", str(count)) == LACKING
+    assert len(server.bodies) >= count
+    kinds = [record["kind"] for record in records("x.failures.jsonl")]
+    assert len(kinds) == count
+    assert set(kinds) <= {"overloaded", "timeout"}  # the latter if the limit is reached during a retry
 
 
 def test_proxies_are_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +158,7 @@ def test_no_line_ends_the_run(tmp_path_factory: pytest.TempPathFactory, rows: li
         str(folder / "s"),
     ]
     with scripted_server(lambda _: OK) as server:
-        assert main(DEFAULTS, ["--port", str(server.port), *options]) in (ANSWERED, LACKING)
+        assert run_client(server.port, *options) in (ANSWERED, LACKING)
     answered, failed = (records(str(folder / name)) for name in ("x.jsonl", "x.failures.jsonl"))
     assert sorted(record["line"] for record in (*answered, *failed)) == list(range(1, len(rows) + 1))
 
@@ -171,7 +176,7 @@ def test_a_failure_records_everything_that_a_retry_needs(folder: Path) -> None:
 
 def test_requests_to_a_server_that_stays_full_time_out(folder: Path) -> None:
     with scripted_server(lambda _: (503, {"Retry-After": "60"}, b"")) as server:
-        assert run_client(server.port, "--timeout", "2", "--concurrency", "6") == LACKING
+        assert run_client(server.port, "--timeout", "1", "--concurrency", "6") == LACKING
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["overloaded"] * 6
 
 
@@ -196,7 +201,7 @@ def test_a_connection_that_ends_without_an_answer_is_not_repeated(folder: Path) 
 def test_a_request_that_times_out_is_not_repeated(folder: Path) -> None:
     hanging = threading.Event()
     with scripted_server(lambda number: OK if number else (hanging.wait(SECONDS) and None) or None) as server:
-        assert run_client(server.port, "--timeout", "5") == LACKING
+        assert run_client(server.port, "--timeout", "2") == LACKING
         hanging.set()
     assert texts_of(server.bodies) == TEXTS
     assert [record["kind"] for record in records("x.failures.jsonl")] == ["timeout"]
@@ -332,11 +337,12 @@ def test_an_interrupted_run_keeps_its_results_and_is_resumed(folder: Path, signa
             server.closed.wait(SECONDS)
         return OK
 
-    command = [sys.executable, str(CLIENT), "--input", "in.jsonl", "--output", "x.jsonl", "--concurrency", "1"]
+    options = ("--output", "x.jsonl", "--concurrency", "1")
     with scripted_server(answer_three) as server:
         client = subprocess.Popen(
-            [*command, "--port", str(server.port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [sys.executable, str(CLIENT), "--port", str(server.port), "--input", "in.jsonl", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         assert halfway.wait(SECONDS)
         client.send_signal(signal_number)
         printed, errors = client.communicate(timeout=SECONDS)
@@ -345,26 +351,14 @@ def test_an_interrupted_run_keeps_its_results_and_is_resumed(folder: Path, signa
         assert "3 of 6 answered; 3 left" in printed
         assert "Traceback" not in errors
     with scripted_server(lambda _: OK) as second_server:
-        assert subprocess.run([*command, "--port", str(second_server.port)], capture_output=True).returncode == ANSWERED
+        assert run_client(second_server.port, *options, defaults=SCRIPT) == ANSWERED
     assert texts_of(second_server.bodies) == TEXTS[3:]
     assert [record["line"] for record in records()] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_servers_key_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def first_request() -> bytes:
-        seen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if not seen.done():
-                seen.set_result(await reader.readuntil(b"\r\n\r\n"))
-            writer.close()
-
-        async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            await asyncio.to_thread(
-                subprocess.run, [sys.executable, str(CLIENT), "--port", str(port)], capture_output=True
-            )
-        return await seen
-
     monkeypatch.setenv("SPEECHLM_API_KEY", "secret")
-    assert b"Authorization: Bearer secret" in asyncio.run(first_request())
+    with scripted_server(lambda _: OK) as server:
+        assert run_client(server.port) == ANSWERED
+    assert len(server.authorizations) > len(server.bodies)
+    assert set(server.authorizations) == {"Bearer secret"}

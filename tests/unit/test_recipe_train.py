@@ -36,20 +36,32 @@ def new_supply(folder: Path, plan: Plan = PLAN) -> Supply:
 
 
 def new_trainee() -> Trainee:
+    """Return a model that is narrower than the real one, and otherwise equal."""
     torch.manual_seed(0)
-    return Trainee(new_config(), phones=3)
+    config = new_config()
+    config.hidden_size = config.text_config.hidden_size = 64
+    config.text_config.intermediate_size = 128
+    return Trainee(config, phones=3)
 
 
 def no_hearing() -> None:
     pass
 
 
-def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_SAVED", 2)
-    uninterrupted, resumed = new_trainee(), new_trainee()
-    train(uninterrupted, new_supply(tmp_path), PLAN, tmp_path / "whole.pt", no_hearing)
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainee, Trainee]:
+    """Train without interruptions, and return the model half-way and at the end."""
+    folder, model, snapshots = tmp_path_factory.mktemp("whole"), new_trainee(), list[Trainee]()
+    train(model, new_supply(folder), PLAN, folder / "model.pt", lambda: snapshots.append(deepcopy(model)))
+    (half_way,) = snapshots
+    return half_way, model
 
-    supply, calls = new_supply(tmp_path), count()
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(
+    whole_run: tuple[Trainee, Trainee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_SAVED", 2)
+    supply, calls, resumed = new_supply(tmp_path), count(), new_trainee()
 
     def interrupted() -> Batch:
         if next(calls):
@@ -62,15 +74,13 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, monkeypatc
     assert torch.load(tmp_path / "model.pt")["step"] == 2
     train(resumed, new_supply(tmp_path), PLAN, tmp_path / "model.pt", no_hearing)
 
-    expected = uninterrupted.state_dict()
+    expected = whole_run[1].state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.state_dict().items())
 
 
-def test_hearing_is_trained_once_half_way_and_changes_little_after(tmp_path: Path) -> None:
-    model, snapshots = new_trainee(), []
-    train(model, new_supply(tmp_path), PLAN, tmp_path / "model.pt", lambda: snapshots.append(deepcopy(model)))
-    (half_way,) = snapshots
-    before, after = distances(new_trainee(), half_way), distances(half_way, model)
+def test_hearing_is_trained_once_half_way_and_changes_little_after(whole_run: tuple[Trainee, Trainee]) -> None:
+    half_way, final = whole_run
+    before, after = distances(new_trainee(), half_way), distances(half_way, final)
     assert 0 < before["model.norm.weight"] < after["model.norm.weight"]  # the rate is still rising
     assert 0 < after["adaptor.weight"] < before["adaptor.weight"]
 
