@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Scale:
 
 
 SHORT = Scale(
-    sounds=2000,
+    sounds=1000,
     sound_seconds=20,
     sent_sounds=40,
     bodies=150,
@@ -101,14 +102,16 @@ def _attack_target(running: Target, ledger: Ledger, scale: Scale, seed: int, *, 
     doors(running, ledger)
     request_targets(running, ledger)
     framing(running, ledger)
-    stalled_connections(running, ledger, scale.connections)
-    if is_first or running.is_fleet:
-        clip_urls(running, ledger)
-        damaged_over_http(running, ledger, scale.sent_sounds, seed)
-        odd_bodies(running, ledger, scale.bodies, seed)
-        mixed_bodies(running, ledger, scale.mixed, seed)
-        heavy_bodies(running, ledger, scale.megabytes, scale.health_seconds)
-        slow_bodies(running, ledger, scale.health_seconds)
+    with ThreadPoolExecutor(1) as threads:  # stalled connections take long to be closed
+        stalled = threads.submit(stalled_connections, running, ledger, scale.connections)
+        if is_first or running.is_fleet:
+            clip_urls(running, ledger)
+            damaged_over_http(running, ledger, scale.sent_sounds, seed)
+            odd_bodies(running, ledger, scale.bodies, seed)
+            mixed_bodies(running, ledger, scale.mixed, seed)
+            heavy_bodies(running, ledger, scale.megabytes, scale.health_seconds)
+            slow_bodies(running, ledger, scale.health_seconds)
+        stalled.result()
     growth = running.memory() - before
     ledger.check(f"{running.name}: memory", growth < _MEMORY_BYTES, f"grew by {growth / 1e6:.0f} MB")
     parts = [part for part in scale.killed if running.is_fleet or part in RESTARTED_PARTS]

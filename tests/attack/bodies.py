@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from .ledger import Ledger
-from .target import CHAT, Target
+from .target import CHAT, Target, resident_bytes
 
 _ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 2**70, 0.5, 1e-300, 1e308, 30.0, "", "x", "text_audio",
@@ -202,8 +202,9 @@ def _watched(target: Target) -> Iterator[_Watch]:
                 over.wait(0.02)
 
     def watch_memory() -> None:
+        processes = target.processes()  # a body starts none, and finding them takes longer than most bodies
         while not over.is_set():
-            watch.memory = max(watch.memory, target.memory())
+            watch.memory = max(watch.memory, resident_bytes(processes))
             over.wait(0.05)
 
     threads = [threading.Thread(target=poll_health), threading.Thread(target=watch_memory)]

@@ -163,9 +163,13 @@ def framing(target: Target, ledger: Ledger) -> None:
         "expectation": f"{start}Expect: 200-maybe\r\nContent-Length: 2\r\n\r\n{{}}",
         "odd method": f"GE\x01T / HTTP/1.1\r\nHost: x\r\n{key}\r\n",
     }  # fmt: skip
-    for name, raw in tricks.items():
-        answer = target.send(raw.encode("latin-1"), seconds=2)
+
+    def attempt(name: str) -> None:
+        answer = target.send(tricks[name].encode("latin-1"), seconds=2)
         statuses = [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]]
         passed = len(statuses) <= 1 and not any(status.startswith(b"5") for status in statuses)
         ledger.check(area, passed, f"{name}: {statuses} {answer[:100]!r}")
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        list(threads.map(attempt, tricks))
     ledger.check(area, target.answers(), "no answer afterwards")

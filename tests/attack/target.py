@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,11 +81,7 @@ class Target:
 
     def memory(self) -> int:
         """Return the resident bytes of all processes; shared pages count once per process."""
-        total = 0
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        return total
+        return resident_bytes(self.processes())
 
     def parts(self) -> dict[str, psutil.Process]:
         """Return the processes that may be killed or stopped, by name; in a fleet, those of the first worker.
@@ -109,6 +105,15 @@ class Target:
             while piece := connection.recv(1 << 16):
                 answer += piece
         return answer
+
+
+def resident_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Return the resident bytes of the processes that still run; shared pages count once per process."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
 
 
 def _parts_of(keeper: psutil.Process) -> dict[str, psutil.Process]:

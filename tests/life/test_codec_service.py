@@ -18,7 +18,7 @@ import pytest
 import soxr
 from codec_tiny import HOP, random_codes, tiny_codec, tiny_config, whole_decode, write_checkpoint
 
-from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStream, PiecePolicy, Spawned, spawn
+from sglang_speechlm.codec import CodecError, CodecService, CodecStats, CodecStream, PiecePolicy, spawn
 
 LARGEST_PIECE = 32
 UNDELIVERED = 3
@@ -40,15 +40,9 @@ def run() -> Iterator[Run]:
         yield lambda awaitable: runner.run(asyncio.wait_for(awaitable, SECONDS))
 
 
-@pytest.fixture(scope="module")
-def spawned() -> Spawned:
-    """Start a codec process ahead of time, in a new interpreter."""
-    return spawn()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def forking(spawned: Spawned) -> Iterator[ForkServerContext]:
-    """Fork all later codec processes from one that has already imported their modules, which takes seconds."""
+def forking() -> Iterator[ForkServerContext]:
+    """Fork codec processes from one that has already imported their modules, which takes seconds."""
     context = ForkServerContext()
     context.set_forkserver_preload(["sglang_speechlm.codec.worker.main", "transformers.models.xcodec.modeling_xcodec"])
     with pytest.MonkeyPatch.context() as patch:
@@ -57,14 +51,13 @@ def forking(spawned: Spawned) -> Iterator[ForkServerContext]:
 
 
 @pytest.fixture(scope="module")
-def service(checkpoint: Path, spawned: Spawned, run: Run) -> Iterator[CodecService]:
+def service(checkpoint: Path, run: Run) -> Iterator[CodecService]:
     service = CodecService(
         checkpoint,
         tiny_config(),
         undelivered_pieces=UNDELIVERED,
         policy=PiecePolicy(largest=LARGEST_PIECE),
         restart_seconds=SECONDS,
-        spawned=spawned,
     )
     run(service.start())
     yield service

@@ -28,6 +28,7 @@ from server import (
     message_of,
     pcm_of,
     samples_of,
+    slowed,
     wait_for,
     wav,
 )
@@ -35,9 +36,9 @@ from server.fleet import Fleet, SharedFleet
 
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
-LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 400, "logit_bias": {"2": -100, "3": -100}}
-LONGER = {**LONG, "max_tokens": 1500}
-"""Runs until a worker whose keeper hangs is killed."""
+LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 150, "logit_bias": {"2": -100, "3": -100}}
+LONGER = {**LONG, "max_tokens": 400}
+"""Runs, slowed, until a worker whose keeper hangs is killed."""
 
 # The guide's payloads, with a seed.
 _SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
@@ -156,7 +157,7 @@ def is_sound(answer: httpx.Response) -> bool:
 
 
 def post_to(url: str, path: str, **request: Any) -> httpx.Response:
-    return httpx.post(f"{url}{path}", timeout=SECONDS, trust_env=False, **request)
+    return httpx.post(f"{url}{path}", timeout=SECONDS, trust_env=False, verify=False, **request)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -164,12 +165,12 @@ def test_an_answer_equals_a_workers_own_except_for_rounded_samples(name: str, fl
     body = {**REQUESTS[name], "speechlm": {"return_ids": True}}
     for url in fleet.workers:  # so that both have the same cached tokens
         post_to(url, CHAT, json=body)
-    direct = [post_to(url, CHAT, json=body) for url in fleet.workers]
-    via_fleet = [post_to(fleet.server.url, CHAT, json=body) for _ in range(2)]
-    assert direct[0].status_code == 200
-    assert [masked(answer) for answer in via_fleet] == [masked(answer) for answer in direct]
-    for found, expected in zip(via_fleet, direct, strict=True):
-        assert_same_sound(sound_of(found), sound_of(expected))
+    direct = post_to(fleet.workers[0], CHAT, json=body)
+    via_fleet = [post_to(fleet.server.url, CHAT, json=body) for _ in fleet.workers]
+    assert direct.status_code == 200
+    for found in via_fleet:
+        assert masked(found) == masked(direct)
+        assert_same_sound(sound_of(found), sound_of(direct))
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -177,10 +178,9 @@ def test_a_stream_equals_a_workers_own(name: str, fleet: Fleet) -> None:
     body = {**REQUESTS[name], "sample_rate": 16_000}
     with Client(fleet.workers[0]) as worker:
         direct = worker.stream(body)
-    for _ in range(2):
-        via_fleet = fleet.client.stream(body)
-        assert [content_of(chunks) for chunks in (direct, via_fleet)] == [content_of(direct)] * 2
-        assert_same_sound(pcm_of(via_fleet), pcm_of(direct))
+    via_fleet = fleet.client.stream(body)
+    assert content_of(via_fleet) == content_of(direct)
+    assert_same_sound(pcm_of(via_fleet), pcm_of(direct))
     assert (name == "call") == (content_of(direct)[1] != "")
     assert ("audio" in name or name == "guided") == (len(pcm_of(direct)) > 0 or name == "audio question")
 
@@ -282,7 +282,9 @@ class StreamedAnswer:
 
     def _read(self) -> None:
         url, path, body = self._request
-        with httpx.stream("POST", f"{url}{path}", json=body, timeout=SECONDS, trust_env=False) as response:
+        with httpx.stream(
+            "POST", f"{url}{path}", json=body, timeout=SECONDS, trust_env=False, verify=False
+        ) as response:
             for text in response.iter_text():
                 self.text += text
                 self.started.set()
@@ -308,12 +310,14 @@ def test_a_worker_that_dies_or_hangs_fails_only_its_own_requests_and_is_restarte
     part: str, number: signal.Signals, fleet: Fleet
 ) -> None:
     urls = fleet.workers
+    victim, survivor = (fleet.part(url, "sglang::scheduler") for url in urls)
     body = LONGER if number == signal.SIGSTOP else LONG
-    with ThreadPoolExecutor(2) as threads:
-        whole = [threads.submit(post_to, fleet.server.url, CHAT, json=body) for _ in range(2)]
-        streams = [StreamedAnswer(fleet, body) for _ in range(2)]
-        assert wait_for(lambda: all(running_in(url) == 2 for url in urls))
-        (fleet.keeper(urls[0]) if part == "keeper" else fleet.part(urls[0], part)).send_signal(number)
+    with ThreadPoolExecutor(2) as threads, slowed(victim):
+        with slowed(survivor):
+            whole = [threads.submit(post_to, fleet.server.url, CHAT, json=body) for _ in urls]
+            streams = [StreamedAnswer(fleet, body) for _ in urls]
+            assert wait_for(lambda: all(running_in(url) == 2 for url in urls))
+        (fleet.keeper(urls[0]) if part == "keeper" else victim).send_signal(number)
         answers = [future.result() for future in whole]
         ends = [stream.end() for stream in streams]
     failed = [answer for answer in answers if answer.status_code != 200]
@@ -335,10 +339,13 @@ def running_in(url: str) -> float:
 
 
 def test_a_killed_router_is_restarted_and_streams_past_it_continue(fleet: Fleet) -> None:
-    speech = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 300}}
+    speech = {"model": "speechlm", "input": "On.", "stream_format": "sse", "speechlm": {"audio_min_frames": 150}}
+    schedulers = [fleet.part(url, "sglang::scheduler") for url in fleet.workers]
+    router = fleet.router()
     past_router, through_router = StreamedAnswer(fleet, speech, "/v1/audio/speech"), StreamedAnswer(fleet)
-    fleet.router().kill()
-    assert through_router.end() == "error"
+    with slowed(*schedulers):
+        router.kill()
+        assert through_router.end() == "error"
     past_router._thread.join(SECONDS)
     assert '"type":"speech.audio.done"' in past_router.text
     assert wait_for(lambda: "The router ended" in fleet.server.output())

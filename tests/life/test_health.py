@@ -3,7 +3,7 @@
 from typing import Any
 
 import psutil
-from server import Client, Server, command_of, wait_for
+from server import Client, Server, wait_for
 
 CHAT = "/v1/chat/completions"
 SPOKEN: dict[str, Any] = {
@@ -15,8 +15,7 @@ SPOKEN: dict[str, Any] = {
 def test_a_hanging_codec_is_reported_and_replaced_while_audio_requests_are_refused(
     server: Server, client: Client
 ) -> None:
-    processes = psutil.Process(server.process.pid).children(recursive=True)
-    codec = next(process for process in processes if "sglang_speechlm.codec.worker.main" in command_of(process))
+    codec = server.part("sglang_speechlm.codec.worker.main")
     codec.suspend()
     assert wait_for(lambda: client.http.get("/health").status_code == 503)
     assert "the codec process" in client.http.get("/health").json()["error"]["message"]

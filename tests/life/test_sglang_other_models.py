@@ -18,10 +18,14 @@ PROMPTS = [[5, 6, 7, 8, 9], [5, 6, 7, 8, 9, 10, 11], [400, 3]]
 LENGTH = 12
 SCRIPT = """
 import sglang_speechlm  # what stock SGLang cannot start without next to a CPU build of torch
-import json, sys
+import json, multiprocessing, sys
 
 if __name__ == "__main__":
     from sglang import Engine
+
+    # Engine chooses "spawn"; forked parts have the imports of this process, most of the time of a start.
+    multiprocessing.set_start_method("fork")
+    multiprocessing.set_start_method = lambda *_args, **_options: None
 
     path, prompts, length = json.loads(sys.argv[1])
     engine = Engine(model_path=path, skip_tokenizer_init=True, max_total_tokens=2048, disable_cuda_graph=True)

@@ -1,18 +1,17 @@
 """``sglang serve`` can start this package's server: by name, or because it recognises a served directory."""
 
 import json
-import os
-import subprocess
-import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import sglang.cli.serve  # noqa: F401  (here, so that the fork need not import it)
+from sglang.cli.main import main
 from sglang.cli.serve_backends import ServeBackendDetection, ServeBackendRegistry, ServeRequest
 
 from sglang_speechlm.config import MODEL_TYPES
+from sglang_speechlm.process import ExitStatus
 from sglang_speechlm.sglang_hooks.serve import serve_backend
-
-SGLANG = Path(sys.executable).with_name("sglang")
 
 
 def directory_of(model_type: object, folder: Path) -> str:
@@ -54,8 +53,15 @@ def test_a_hub_tag_is_unknown() -> None:
     assert detected(None) is ServeBackendDetection.UNKNOWN
 
 
-def test_the_launcher_gets_the_options_and_its_status_is_returned(tmp_path: Path) -> None:
-    command = [str(SGLANG), "serve", str(tmp_path), "--model-type", "speechlm", "--port", "9000"]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    assert result.returncode == 2, result.stderr
-    assert f"--model-path {tmp_path}" in result.stderr.splitlines()[-1]
+def test_the_launcher_gets_the_options_and_its_status_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``sglang`` runs in a fork, which has the imports of this process."""
+    options = ["--model-type", "speechlm", "--dp", "1", "--port", "99999"]
+    monkeypatch.setattr("sys.argv", ["sglang", "serve", str(tmp_path), *options])
+    process = get_context("fork").Process(target=main)
+    process.start()
+    process.join()
+    assert process.exitcode == ExitStatus.BAD_OPTIONS
+    # A fleet without a model would be refused for that.
+    assert capfd.readouterr().err == "error: --port: must be from 1 to 65535; got 99999\n"

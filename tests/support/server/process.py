@@ -59,10 +59,15 @@ class Server(ServerProcess):
         outputs = (output.fileno(), output.fileno()) if output is not None else (1, 2)
         return _zygote.launch(command, environment, outputs)
 
+    def part(self, name: str) -> psutil.Process:
+        """Return one of its processes by a word of its command line; of several, the last."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in processes if name in command_of(process)][-1]
 
-def launch(arguments: Sequence[str], output: IO[bytes]) -> Process:
+
+def launch(arguments: Sequence[str], output: IO[bytes], launcher: str = LAUNCHER) -> Process:
     """Start a launcher with exactly these arguments, forked where possible; ``output`` receives all that it prints."""
-    command = [sys.executable, "-m", LAUNCHER, *arguments]
+    command = [sys.executable, "-m", launcher, *arguments]
     environment = {**os.environ, **_ONE_THREAD}
     if not _can_fork(environment):
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -105,12 +110,12 @@ def command_of(process: psutil.Process) -> str:
 
 @contextlib.contextmanager
 def slowed(*processes: psutil.Process) -> Iterator[None]:
-    """Let processes run for a tenth of the time: answers without an end cost little, and nothing looks like a hang."""
+    """Let processes run for a twentieth of the time: endless answers cost little, and nothing looks like a hang."""
     ended = threading.Event()
 
     def pause_and_resume() -> None:
         while not ended.is_set():
-            for pause, seconds in (("suspend", 0.45), ("resume", 0.05)):
+            for pause, seconds in (("suspend", 0.95), ("resume", 0.05)):
                 for process in processes:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         getattr(process, pause)()
