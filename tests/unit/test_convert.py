@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,9 @@ class Native:
         self.output = folder / "served"
         self.settings = ConversionSettings(audio_heads=SPEC.audio_heads, xcodec=served / "xcodec", shard_bytes=500_000)
         self.state = load_file(served / "model.safetensors")
+
+    def write(self) -> None:
+        """Write the three inputs."""
         self.tokenizer.mkdir()
         write_raw_tokenizer(self.tokenizer, SPEC.text_vocab_size)
         self.write_qwen_config(model_type="qwen3", vocab_size=SPEC.text_vocab_size, max_position_embeddings=4096)
@@ -87,8 +91,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_checkpoint(tmp_path_factory.mktemp("built"), spec=SPEC)
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, served: Path) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    Native(folder, served).write()
+    return folder
+
+
 @pytest.fixture
-def native(tmp_path: Path, served: Path) -> Native:
+def native(tmp_path: Path, served: Path, inputs: Path) -> Native:
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
     return Native(tmp_path, served)
 
 

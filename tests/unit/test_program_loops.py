@@ -1,7 +1,7 @@
 """Loops are found in a text that repeats itself endlessly, and never in what people repeat."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_speechlm.program.loops import LoopWatch
@@ -35,6 +35,7 @@ def test_a_short_text_is_never_a_loop(ids: list[int]) -> None:
 
 
 @given(texts, st.lists(st.integers(0, 1000), min_size=65, max_size=80, unique=True), st.integers(1, 9))
+@settings(max_examples=30)
 def test_a_repeated_long_passage_is_not_a_loop(before: list[int], passage: list[int], rounds: int) -> None:
     assert kept_ids(before + passage * rounds) is None
 

@@ -27,24 +27,9 @@ def test_an_import_does_not_import_torch_or_set_variables(module: str) -> None:
     assert json.loads(printed) == [[], True]
 
 
-def test_commands_import_no_model_before_they_have_read_their_options() -> None:
-    script = (
-        "import sys, sglang_speechlm.options.command_line, sglang_speechlm.convert, sglang_speechlm.checkpoint.prepare;"
-        "print('transformers.modeling_utils' in sys.modules)"
-    )
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert printed == "False\n"
-
-
 @pytest.mark.parametrize("module", [sglang_speechlm, frontend])
 def test_every_public_name_exists(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = module.nothing  # type: ignore[attr-defined]
-
-
-def test_torchvision_can_be_imported_after_the_package() -> None:
-    script = "import sglang_speechlm, torchvision; print(torchvision.__name__)"
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "torchvision"

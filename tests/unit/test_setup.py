@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch import setup
@@ -77,6 +77,7 @@ def test_both_profiles_serve_the_same_versions_of_sglang_and_transformers() -> N
 
 
 @given(st.dictionaries(NAMES, VERSIONS, max_size=8))
+@settings(max_examples=20)
 def test_a_lock_is_read_as_written(tmp_path_factory: pytest.TempPathFactory, pins: dict[str, str]) -> None:
     lock = tmp_path_factory.getbasetemp() / "lock.txt"
     lock.write_text("# a comment\n\n" + "".join(f"{name}=={version}\n" for name, version in pins.items()))
