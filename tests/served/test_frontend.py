@@ -2,10 +2,7 @@
 
 import base64
 import io
-import os
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import pytest
 import sglang as sgl
 import soundfile
-from server import Client, Server, assert_same_sound, clip, message_of, samples_of, wav
+from server import SECONDS, Client, Server, assert_same_sound, clip, launch, message_of, samples_of, wav
 from server.process import free_port
 
 from sglang_speechlm import frontend
@@ -22,9 +19,9 @@ from sglang_speechlm.frontend import SpeechLMError
 
 SYSTEM = "You are a helpful assistant."
 QUESTION = "What is machine learning?"
-GREEDY = {"temperature": 0, "max_new_tokens": 60}
+GREEDY = {"temperature": 0, "max_new_tokens": 24}
 SCALES = (1.0, 2.0, 5.0)
-FRAMES: Any = {"audio_max_frames": 24}
+FRAMES: Any = {"audio_max_frames": 16}
 
 ROOT = Path(__file__).parents[2]
 SCRIPTING = ROOT / "docs" / "scripting.md"
@@ -71,7 +68,7 @@ def conversation(question: str = QUESTION) -> list[dict[str, str]]:
 
 
 def written(client: Client, question: str = QUESTION) -> str:
-    body = {"messages": conversation(question), "temperature": 0, "max_tokens": 60}
+    body = {"messages": conversation(question), "temperature": 0, "max_tokens": 24}
     return message_of(client.chat(body))["content"]
 
 
@@ -182,7 +179,7 @@ def test_a_program_continues_after_speech(backend: frontend.SpeechLM, client: Cl
         {"role": "assistant", "content": reply},
         {"role": "user", "content": "And in one word?"},
     ]
-    response = client.chat({"messages": messages, "temperature": 0, "max_tokens": 60})
+    response = client.chat({"messages": messages, "temperature": 0, "max_tokens": 24})
     assert state["short"] == message_of(response)["content"]
 
 
@@ -204,7 +201,7 @@ def test_a_clip_keeps_its_position_in_the_turn(
         {"type": "input_audio", "input_audio": {"data": data}},
         {"type": "text", "text": "What was it?"},
     ]
-    response = client.chat({"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 60})
+    response = client.chat({"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 24})
     assert state["reply"] == message_of(response)["content"]
     assert state.get_meta_info("reply")["prompt_tokens"] == response["usage"]["prompt_tokens"]
 
@@ -299,25 +296,29 @@ def test_unsupported_statements_raise_a_clear_error(statement: Any, message: str
         program.run(backend=backend)["x"]
 
 
-def test_the_documented_script_runs(metered: Server, tmp_path: Path) -> None:
+def run_script(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Run a script as a user does, in its folder; return the exit status and the output."""
+    (folder / "script.py").write_text(text)
+    monkeypatch.chdir(folder)
+    with (folder / "output").open("wb") as output:
+        status = launch([], output, launcher="script").wait(SECONDS)
+    return status, (folder / "output").read_text()
+
+
+def test_the_documented_script_runs(metered: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = re.findall(r"```python\n(.*?)```", SCRIPTING.read_text(), re.DOTALL)
     (script,) = (script for script in scripts if "sgl.function" in script)
     assert URL in script
-    (tmp_path / "script.py").write_text(script.replace(URL, metered.url))
-    python = [sys.executable, str(tmp_path / "script.py")]
-    subprocess.run(python, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=300)
+    status, output = run_script(script.replace(URL, metered.url), tmp_path, monkeypatch)
+    assert status == 0, output
     for scale in SCRIPT_SCALES:
         assert soundfile.info(tmp_path / f"answer-{scale}.wav").frames > 0
 
 
-def test_a_failed_script_ends_with_the_error(metered: Server, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(FAILING.format(url=metered.url))
-    python = [sys.executable, str(tmp_path / "script.py")]
-    result = subprocess.run(
-        python, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 1
-    assert re.search(r"SpeechLMError: .* 400: speechlm\.cfg: .* got 50\.0", result.stderr)
+def test_a_failed_script_ends_with_the_error(metered: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, output = run_script(FAILING.format(url=metered.url), tmp_path, monkeypatch)
+    assert status == 1
+    assert re.search(r"SpeechLMError: .* 400: speechlm\.cfg: .* got 50\.0", output)
 
 
 def test_an_unreachable_server_is_named() -> None:

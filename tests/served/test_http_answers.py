@@ -14,7 +14,7 @@ from server import Client, Server, assert_same_sound, clip, message_of, samples_
 from sglang_speechlm.audio import encoder_length
 
 RATE = 16000
-SPOKEN = {"mode": "text_audio", "text": "One, two, three.", "audio_max_frames": 40, "seed": 5}
+SPOKEN = {"mode": "text_audio", "text": "One, two, three.", "audio_max_frames": 20, "seed": 5}
 """A short spoken answer."""
 
 GUIDE_TEXT = {
@@ -76,7 +76,7 @@ def ids_of(response: Any) -> Any:
     return message["speechlm"]["text_ids"], message["speechlm"]["codes"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def openai_client(server: Server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{server.url}/v1",
@@ -297,67 +297,74 @@ GREEDY = {"text_temperature": 0}
 WILD = {"text_temperature": 2, "audio_temperature": 2}
 
 
-def text_ids(client: Client, **fields: Any) -> list[int]:
-    fields_sent = {**fields.pop("speechlm", {}), "return_ids": True}
-    ids: list[int] = ids_of(client.chat(chat_body(max_tokens=12, seed=3, top_k=-1, speechlm=fields_sent, **fields)))[0]
-    return ids
+def ids_at_once(client: Client, *requests: dict[str, Any]) -> list[Any]:
+    """Return the text ids and codes of concurrent answers."""
+    bodies = [
+        chat_body(**{**fields, "speechlm": {**fields.get("speechlm", {}), "return_ids": True}}) for fields in requests
+    ]
+    return [ids_of(response) for response in client.chat_at_once(bodies)]
 
 
 def test_speechlm_takes_precedence_over_vllm_xargs_and_both_over_the_top_level(client: Client) -> None:
-    greedy, wild = text_ids(client, temperature=0), text_ids(client, temperature=2)
+    requests: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 2, "vllm_xargs": GREEDY},
+        {"temperature": 2, "vllm_xargs": WILD, "speechlm": GREEDY},
+        {"temperature": 2},
+        {"temperature": 0, "vllm_xargs": WILD},
+        {"temperature": 0, "vllm_xargs": GREEDY, "speechlm": WILD},
+    ]
+    fixed = {"max_tokens": 12, "seed": 3, "top_k": -1}
+    greedy, *answers = ids_at_once(client, *({**fixed, **fields} for fields in requests))
+    wild = answers[2]
     assert greedy != wild
-    assert text_ids(client, temperature=2, vllm_xargs=GREEDY) == greedy
-    assert text_ids(client, temperature=0, vllm_xargs=WILD) == wild
-    assert text_ids(client, temperature=2, vllm_xargs=WILD, speechlm=GREEDY) == greedy
-    assert text_ids(client, temperature=0, vllm_xargs=GREEDY, speechlm=WILD) == wild
+    assert answers == [greedy, greedy, wild, wild, wild]
 
 
 def test_openais_modalities_and_the_guides_mode_are_equivalent(client: Client) -> None:
-    fixed = {"max_tokens": 60, "temperature": 0}
-    fields_sent = {"return_ids": True, "text_max_tokens": 5, "audio_max_frames": 12}
-    by_mode = client.chat(chat_body(**fixed, vllm_xargs={"mode": "text_audio"}, speechlm=fields_sent))
-    by_modalities = client.chat(chat_body(**fixed, modalities=["text", "audio"], speechlm=fields_sent))
-    assert ids_of(by_mode) == ids_of(by_modalities)
+    fixed = {"max_tokens": 60, "temperature": 0, "speechlm": {"text_max_tokens": 5, "audio_max_frames": 12}}
+    by_mode, by_modalities = ids_at_once(
+        client, {**fixed, "vllm_xargs": {"mode": "text_audio"}}, {**fixed, "modalities": ["text", "audio"]}
+    )
+    assert by_mode == by_modalities
 
 
 def test_the_audio_temperature_takes_precedence_over_the_top_level(client: Client) -> None:
-    fields_sent = {**SPOKEN, "return_ids": True}
-    greedy = client.chat(chat_body(temperature=0, speechlm=fields_sent))
-    also_greedy = client.chat(chat_body(temperature=2, vllm_xargs={"audio_temperature": 0}, speechlm=fields_sent))
-    assert ids_of(greedy) == ids_of(also_greedy)
+    greedy, also_greedy = ids_at_once(
+        client,
+        {"temperature": 0, "speechlm": SPOKEN},
+        {"temperature": 2, "vllm_xargs": {"audio_temperature": 0}, "speechlm": SPOKEN},
+    )
+    assert greedy == also_greedy
 
 
 def test_the_seed_of_speechlm_takes_precedence_over_the_top_level(client: Client) -> None:
-    first = client.chat(chat_body(seed=1, speechlm={"return_ids": True}))
-    second = client.chat(chat_body(seed=2, speechlm={"return_ids": True}))
-    assert ids_of(first) != ids_of(second)
-    assert ids_of(client.chat(chat_body(seed=2, speechlm={"return_ids": True, "seed": 1}))) == ids_of(first)
+    first, second, third = ids_at_once(client, {"seed": 1}, {"seed": 2}, {"seed": 2, "speechlm": {"seed": 1}})
+    assert first != second
+    assert third == first
 
 
 # Formats and choices
 
 
 def test_every_format_contains_the_same_sound(client: Client) -> None:
-    def sound(name: str) -> Any:
-        message = message_of(
-            client.chat(chat_body(audio={"voice": "x", "format": name}, sample_rate=RATE, speechlm=SPOKEN))
-        )
-        return base64.b64decode(message["audio"]["data"])
-
-    expected, rate = soundfile.read(io.BytesIO(sound("wav")), dtype="int16")
+    names = ("wav", "pcm16", "flac", "mp3", "opus")
+    bodies = [chat_body(audio={"voice": "x", "format": name}, sample_rate=RATE, speechlm=SPOKEN) for name in names]
+    messages = [message_of(response) for response in client.chat_at_once(bodies)]
+    sounds = {name: base64.b64decode(message["audio"]["data"]) for name, message in zip(names, messages, strict=True)}
+    expected, rate = soundfile.read(io.BytesIO(sounds["wav"]), dtype="int16")
     assert rate == RATE
-    assert_same_sound(np.frombuffer(sound("pcm16"), "<i2"), expected)
-    assert_same_sound(soundfile.read(io.BytesIO(sound("flac")), dtype="int16")[0], expected)
+    assert_same_sound(np.frombuffer(sounds["pcm16"], "<i2"), expected)
+    assert_same_sound(soundfile.read(io.BytesIO(sounds["flac"]), dtype="int16")[0], expected)
     for name, container in (("mp3", "MP3"), ("opus", "OGG")):
-        with soundfile.SoundFile(io.BytesIO(sound(name))) as file:
+        with soundfile.SoundFile(io.BytesIO(sounds[name])) as file:
             assert file.format == container
             assert len(file.read()) / file.samplerate == pytest.approx(len(expected) / rate, abs=0.001), name
 
 
 def test_choices_differ_and_the_first_equals_a_single_answer(client: Client) -> None:
     body = chat_body(seed=7, speechlm={"return_ids": True, "mode": "text_audio", "text_max_tokens": 8})
-    alone = client.chat(body)
-    response = client.chat(body | {"n": 2})
+    alone, response = client.chat_at_once([body, body | {"n": 2}])
     assert [choice["index"] for choice in response["choices"]] == [0, 1]
     first, second = [choice["message"]["speechlm"] for choice in response["choices"]]
     assert first["codes"] == message_of(alone)["speechlm"]["codes"] != second["codes"]

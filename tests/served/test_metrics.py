@@ -122,14 +122,14 @@ def test_a_pair_that_can_never_fit_is_rejected_by_both_processes(client: Client)
 
 def test_each_pair_that_waits_for_a_second_row_is_deferred_once(client: Client) -> None:
     growth = Growth(client)
-    client.chat_at_once([SPOKEN.body(cfg=2.0, audio_min_frames=150)] * 3)  # long enough to meet
+    client.chat_at_once([SPOKEN.body(cfg=2.0, audio_min_frames=60)] * 3)  # long enough to meet
     # Two pairs wait for the first, which counts too if it is retracted in favour of one of them.
     assert growth.of("speechlm_pairs_deferred_total") in (2, 3)
 
 
 def test_retractions_are_counted_even_for_a_pair_without_max_tokens(client: Client) -> None:
     growth = Growth(client)
-    body = SPOKEN.body(cfg=2.0, audio_min_frames=60)
+    body = SPOKEN.body(cfg=2.0, audio_min_frames=30)
     bounded = client.chat(body)
     del body["max_tokens"]
     assert message_of(client.chat(body))["speechlm"]["codes"] == message_of(bounded)["speechlm"]["codes"]

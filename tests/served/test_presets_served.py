@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 import sglang as sgl
-from server import SECONDS, Client, assert_same_sound, deltas_of, message_of, samples_of, serving
+from server import Client, assert_same_sound, deltas_of, message_of, samples_of, serving
 from shared import POOL
 
 from sglang_speechlm import frontend
@@ -18,7 +19,7 @@ from sglang_speechlm.prompt.thinking import split
 from sglang_speechlm.tokenizer import TextTokenizer
 
 SYSTEM = "Perform the described scene."
-GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0, "audio_max_frames": 30}
+GREEDY: dict[str, Any] = {"text_temperature": 0.0, "audio_temperature": 0.0, "audio_max_frames": 16}
 SCENE = "A calm man in a quiet room says: 'Good day.' He is tired."
 
 
@@ -32,8 +33,12 @@ def client(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield client
 
 
-def chat(client: Client, *messages: dict[str, str], **speechlm: Any) -> Any:
-    return client.chat({"messages": list(messages), "speechlm": {**GREEDY, "return_ids": True, **speechlm}})
+def chat_body(*messages: dict[str, Any], **speechlm: Any) -> dict[str, Any]:
+    return {"messages": list(messages), "speechlm": {**GREEDY, "return_ids": True, **speechlm}}
+
+
+def chat(client: Client, *messages: dict[str, Any], **speechlm: Any) -> Any:
+    return client.chat(chat_body(*messages, **speechlm))
 
 
 def test_speech_is_requested_as_a_scene_in_a_chat(client: Client) -> None:
@@ -45,8 +50,10 @@ def test_speech_is_requested_as_a_scene_in_a_chat(client: Client) -> None:
         "sample_rate": 16_000,
         "speechlm": GREEDY,
     }
-    response = client.http.post("/v1/audio/speech", json=body, timeout=SECONDS)
-    scene = chat(client, {"role": "user", "content": SCENE}, mode="text_audio")
+    with ThreadPoolExecutor() as threads:
+        speech = threads.submit(client.http.post, "/v1/audio/speech", json=body)
+        scene = chat(client, {"role": "user", "content": SCENE}, mode="text_audio")
+        response = speech.result()
     assert message_of(scene)["content"]
     assert_same_sound(np.frombuffer(response.content, "<i2"), samples_of(message_of(scene)))
 
@@ -54,15 +61,16 @@ def test_speech_is_requested_as_a_scene_in_a_chat(client: Client) -> None:
 def test_a_spoken_chat_without_a_system_turn_gets_the_presets(client: Client) -> None:
     user = {"role": "user", "content": "Good day."}
     system = {"role": "system", "content": SYSTEM}
-    bare = chat(client, user, mode="text_audio")
-    whole = chat(client, system, user, mode="text_audio")
+    bodies = [chat_body(user, mode="text_audio"), chat_body(system, user, mode="text_audio")]
+    bare, whole = client.chat_at_once(bodies)
     assert message_of(bare)["speechlm"]["codes"] == message_of(whole)["speechlm"]["codes"]
     assert bare["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
 
 
 def test_a_written_chat_gets_no_system_turn_for_speech(client: Client) -> None:
     user = {"role": "user", "content": "Good day."}
-    spoken, written = chat(client, user, mode="text_audio"), chat(client, user)
+    few = {"text_max_tokens": 4}
+    spoken, written = client.chat_at_once([chat_body(user, mode="text_audio", **few), chat_body(user, **few)])
     assert written["usage"]["prompt_tokens"] < spoken["usage"]["prompt_tokens"]
 
 
@@ -80,11 +88,15 @@ def planned(client: Client) -> Any:
     return message_of(chat(client, FIRST, mode="text_audio", text=TAGGED))
 
 
-def read_as(client: Client, reply: dict[str, Any]) -> tuple[int, list[int], list[str]]:
-    """Return the prompt tokens, the text ids and the warnings of an answer after a history with this reply."""
-    answer = chat(client, FIRST, {"role": "assistant", **reply}, THEN, text_max_tokens=20)
-    extension = message_of(answer)["speechlm"]
-    return answer["usage"]["prompt_tokens"], extension["text_ids"], extension["warnings"]
+def read_as(client: Client, *replies: dict[str, Any]) -> list[tuple[int, list[int], list[str]]]:
+    """Return the prompt tokens, the text ids and the warnings of answers after a history with each of the replies."""
+    bodies = [chat_body(FIRST, {"role": "assistant", **reply}, THEN, text_max_tokens=12) for reply in replies]
+    answers = client.chat_at_once(bodies)
+    extensions = [message_of(answer)["speechlm"] for answer in answers]
+    return [
+        (answer["usage"]["prompt_tokens"], extension["text_ids"], extension["warnings"])
+        for answer, extension in zip(answers, extensions, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("text", [TAGGED, LONE])
@@ -120,24 +132,36 @@ def test_unfinished_thinking_is_followed_by_audio(client: Client) -> None:
 
 
 def test_a_reply_sent_back_is_read_as_it_was_generated(client: Client) -> None:
-    whole = read_as(client, {"content": TAGGED})
-    assert read_as(client, {"reasoning_content": PLAN, "content": CAPTION}) == whole
-    parts = [{"type": "text", "text": CAPTION}]
-    assert read_as(client, {"reasoning_content": PLAN, "content": parts}) == whole
-    assert read_as(client, {"content": CAPTION})[0] < whole[0]
-    assert read_as(client, {"reasoning_content": None, "content": CAPTION}) == read_as(client, {"content": CAPTION})
+    whole, separate, in_parts, bare, null = read_as(
+        client,
+        {"content": TAGGED},
+        {"reasoning_content": PLAN, "content": CAPTION},
+        {"reasoning_content": PLAN, "content": [{"type": "text", "text": CAPTION}]},
+        {"content": CAPTION},
+        {"reasoning_content": None, "content": CAPTION},
+    )
+    assert separate == in_parts == whole
+    assert bare[0] < whole[0]
+    assert null == bare
 
 
 def test_a_reply_with_only_thinking_may_be_sent_back(client: Client) -> None:
-    thinking = read_as(client, {"reasoning_content": PLAN, "content": ""})
-    assert thinking == read_as(client, {"content": f"<think>{PLAN}</think>"})
+    separate, tagged = read_as(
+        client, {"reasoning_content": PLAN, "content": ""}, {"content": f"<think>{PLAN}</think>"}
+    )
+    assert separate == tagged
 
 
 def test_an_earlier_answer_may_be_sent_back_with_or_without_its_plan(planned: Any, client: Client) -> None:
-    bare = read_as(client, {"audio": {"id": planned["audio"]["id"]}})
-    assert read_as(client, planned) == bare
-    assert read_as(client, {"audio": planned["audio"], "content": TAGGED}) == bare
-    assert read_as(client, {"audio": planned["audio"], "content": CAPTION}) == bare
+    audio = planned["audio"]
+    bare, *others = read_as(
+        client,
+        {"audio": {"id": audio["id"]}},
+        planned,
+        {"audio": audio, "content": TAGGED},
+        {"audio": audio, "content": CAPTION},
+    )
+    assert others == [bare] * 3
 
 
 def test_a_plan_that_differs_from_the_kept_one_is_refused(planned: Any, client: Client) -> None:
@@ -149,8 +173,10 @@ def test_a_plan_that_differs_from_the_kept_one_is_refused(planned: Any, client: 
 
 def test_the_plan_and_transcript_of_an_expired_answer_are_used(client: Client) -> None:
     audio = {"id": "audio-none", "transcript": CAPTION}
-    *read, warnings = read_as(client, {"audio": audio, "reasoning_content": PLAN})
-    assert read == [*read_as(client, {"content": TAGGED})[:2]]
+    (*read, warnings), (*expected, _) = read_as(
+        client, {"audio": audio, "reasoning_content": PLAN}, {"content": TAGGED}
+    )
+    assert read == expected
     assert "messages[1].audio.id" in [warning.split(":")[0] for warning in warnings]
 
 
@@ -174,7 +200,10 @@ def test_thinking_is_split_alike_in_complete_and_streamed_answers(
 ) -> None:
     """One of the answers of this small random model has a lone end tag."""
     body = {"messages": [{"role": "user", "content": question}], "speechlm": {**GREEDY, "return_ids": True}}
-    message, deltas = message_of(client.chat(body)), deltas_of(client.stream(body))
+    with ThreadPoolExecutor() as threads:
+        complete = threads.submit(client.chat, body)
+        deltas = deltas_of(client.stream(body))
+        message = message_of(complete.result())
     reasoning, content = split(tokenizer.decode(message["speechlm"]["text_ids"]), "lone")
     assert (message.get("reasoning_content"), message["content"]) == (reasoning, content)
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (reasoning or "")
@@ -197,14 +226,15 @@ def test_thinking_stays_in_the_content_without_separate_reasoning(planned: Any, 
     assert (message["content"], message["audio"]["transcript"]) == (TAGGED, CAPTION)
     assert "reasoning_content" not in message
     assert message["speechlm"]["codes"] == planned["speechlm"]["codes"]
-    assert read_as(client, message) == read_as(client, planned)
+    sent_back, expected = read_as(client, message, planned)
+    assert sent_back == expected
 
 
 def test_a_script_keeps_the_plan_in_the_text(client: Client) -> None:
     @sgl.function
     def script(s: Any) -> None:
         s += sgl.user("Say something.")
-        s += sgl.assistant(frontend.speak("voice", text=TAGGED, audio_max_frames=30))
+        s += sgl.assistant(frontend.speak("voice", text=TAGGED, audio_max_frames=16))
 
     state = script.run(backend=frontend.SpeechLM(str(client.http.base_url)))
     assert state["voice"].text == TAGGED

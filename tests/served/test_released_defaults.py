@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sglang_speechlm.checkpoint import build_checkpoint
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.tokenizer import TextTokenizer
 
-CFG, MIN_FRAMES, MAX_FRAMES, MAX_TEXT_TOKENS = 2.5, 40, 60, 16
+CFG, MIN_FRAMES, MAX_FRAMES, MAX_TEXT_TOKENS = 2.5, 12, 20, 16
 DECODING: dict[str, Any] = {
     "audio_cfg": CFG,
     "audio_min_frames": MIN_FRAMES,
@@ -69,10 +70,14 @@ def client(server: Server) -> Iterator[Client]:
         yield client
 
 
-def spoken_chat(client: Client, *messages: Any, top: dict[str, Any] | None = None, **speechlm: Any) -> Any:
-    """Return a spoken answer of the chat route."""
+def spoken(*messages: Any, top: dict[str, Any] | None = None, **speechlm: Any) -> dict[str, Any]:
+    """Return the body of a chat with a spoken answer."""
     extension = {**GREEDY, "mode": "text_audio", "return_ids": True, **speechlm}
-    return client.chat({"messages": list(messages) or [QUESTION], "speechlm": extension, **(top or {})})
+    return {"messages": list(messages) or [QUESTION], "speechlm": extension, **(top or {})}
+
+
+def codes(response: Any) -> Any:
+    return message_of(response)["speechlm"]["codes"]
 
 
 def frames(response: Any) -> int:
@@ -103,46 +108,49 @@ def test_the_decoding_defaults_and_their_source_are_in_the_log_and_server_info(c
 
 
 def test_the_minimum_and_maximum_apply_without_max_tokens(client: Client) -> None:
-    response = spoken_chat(client)
+    unending = {"messages": [QUESTION], "logit_bias": {"2": -100, "3": -100}, "temperature": 0}
+    response, written = client.chat_at_once([spoken(), unending])
     assert len(message_of(response)["speechlm"]["text_ids"]) <= MAX_TEXT_TOKENS
     assert MIN_FRAMES <= frames(response) <= MAX_FRAMES
-    written = client.chat({"messages": [QUESTION], "logit_bias": {"2": -100, "3": -100}, "temperature": 0})
     assert written["usage"]["completion_tokens"] == MAX_TEXT_TOKENS
     assert written["choices"][0]["finish_reason"] == "length"
 
 
 def test_max_tokens_replaces_the_maximum_but_not_the_minimum(client: Client) -> None:
     bias = {"2": -100, "3": -100}
-    body = {"messages": [QUESTION], "logit_bias": bias, "temperature": 0, "max_tokens": 50}
-    assert client.chat(body)["usage"]["completion_tokens"] == 50
-    response = spoken_chat(client, top={"max_tokens": 4000})
+    body = {"messages": [QUESTION], "logit_bias": bias, "temperature": 0, "max_tokens": 30}
+    written, response = client.chat_at_once([body, spoken(top={"max_tokens": 4000})])
+    assert written["usage"]["completion_tokens"] == 30
     assert frames(response) >= MIN_FRAMES
 
 
 def test_a_chat_without_cfg_is_unguided(client: Client) -> None:
-    codes = message_of(spoken_chat(client))["speechlm"]["codes"]
-    assert codes == message_of(spoken_chat(client, cfg=1))["speechlm"]["codes"]
-    assert codes != message_of(spoken_chat(client, cfg=CFG))["speechlm"]["codes"]
+    default, unguided, guided = map(codes, client.chat_at_once([spoken(), spoken(cfg=1), spoken(cfg=CFG)]))
+    assert default == unguided != guided
 
 
 def test_a_request_with_vllm_xargs_but_no_cfg_is_unguided(client: Client) -> None:
     xargs = {"mode": "text_audio", "phase": "text", "text_temperature": 0, "audio_temperature": 0}
-    response = client.chat({"messages": [QUESTION], "vllm_xargs": xargs, "speechlm": {"return_ids": True}})
-    assert message_of(response)["speechlm"]["codes"] == message_of(spoken_chat(client))["speechlm"]["codes"]
+    body = {"messages": [QUESTION], "vllm_xargs": xargs, "speechlm": {"return_ids": True}}
+    found, expected = map(codes, client.chat_at_once([body, spoken()]))
+    assert found == expected
 
 
 def test_fields_of_a_request_take_precedence(client: Client) -> None:
-    assert frames(spoken_chat(client, audio_min_frames=1, audio_max_frames=12)) <= 12
-    long = spoken_chat(client, audio_min_frames=70, audio_max_frames=75)
-    assert 70 <= frames(long) <= 75
+    limits = [(1, MIN_FRAMES - 2), (MAX_FRAMES + 4, MAX_FRAMES + 6)]
+    bodies = [spoken(audio_min_frames=least, audio_max_frames=most) for least, most in limits]
+    for (least, most), response in zip(limits, client.chat_at_once(bodies), strict=True):
+        assert least <= frames(response) <= most
 
 
 def test_the_speech_route_has_the_releases_guidance_and_steps(client: Client) -> None:
     scene = {"role": "user", "content": "A boy in a cave says: 'Good day.'"}
-    default = speech_samples(client, {"speechlm": GREEDY})
-    assert_same_sound(default, samples_of(message_of(spoken_chat(client, scene, cfg=CFG))))
-    unguided = speech_samples(client, {"speechlm": {**GREEDY, "cfg": 1}})
-    assert_same_sound(unguided, samples_of(message_of(spoken_chat(client, scene))))
+    with ThreadPoolExecutor() as threads:
+        chats = threads.submit(client.chat_at_once, [spoken(scene, cfg=CFG), spoken(scene)])
+        speech = threads.map(lambda more: speech_samples(client, {"speechlm": {**GREEDY, **more}}), ({}, {"cfg": 1}))
+        default, unguided = speech
+        for sound, answer in zip((default, unguided), chats.result(), strict=True):
+            assert_same_sound(sound, samples_of(message_of(answer)))
     assert default.shape != unguided.shape or (default != unguided).any()
 
 
@@ -157,8 +165,10 @@ def test_the_frontend_has_the_releases_guidance(client: Client) -> None:
         voices.join()
 
     default, unguided = script.run(backend=frontend.SpeechLM(str(client.http.base_url)))["voice"]
-    assert default.codes == message_of(spoken_chat(client, text="Good day.", cfg=CFG))["speechlm"]["codes"]
-    assert unguided.codes == message_of(spoken_chat(client, text="Good day."))["speechlm"]["codes"]
+    text = "Good day."
+    assert [default.codes, unguided.codes] == [
+        *map(codes, client.chat_at_once([spoken(text=text, cfg=CFG), spoken(text=text)]))
+    ]
     assert default.codes != unguided.codes
 
 
@@ -172,8 +182,10 @@ def test_the_frontend_has_the_releases_guidance(client: Client) -> None:
     ("A girl on a train", "A girl on a train says: 'Good day.'"),
 ])  # fmt: skip
 def test_a_voice_is_a_custom_name_a_preset_name_or_a_description(voice: str | None, scene: str, client: Client) -> None:
-    sound = speech_samples(client, {"speechlm": {**GREEDY, "cfg": 1}, **({"voice": voice} if voice else {})})
-    assert_same_sound(sound, samples_of(message_of(spoken_chat(client, {"role": "user", "content": scene}))))
+    with ThreadPoolExecutor() as threads:
+        chat = threads.submit(client.chat, spoken({"role": "user", "content": scene}))
+        sound = speech_samples(client, {"speechlm": {**GREEDY, "cfg": 1}, **({"voice": voice} if voice else {})})
+        assert_same_sound(sound, samples_of(message_of(chat.result())))
 
 
 # The page

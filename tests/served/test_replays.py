@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import socket
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,9 +60,18 @@ def assert_chat_is_answered(body: dict[str, Any], answer: bytes) -> None:
         assert names[0] in [tool["function"]["name"] for tool in body["tools"]]
 
 
+@pytest.fixture(scope="module")
+def replayed(metered: Server) -> dict[Path, Future[tuple[str, bytes, http.client.HTTPResponse, bytes]]]:
+    """Return the outcomes of ``send_replay`` for all recorded requests, sent at once."""
+    with ThreadPoolExecutor() as threads:
+        return {replay: threads.submit(send_replay, replay, metered.url) for replay in REPLAYS}
+
+
 @pytest.mark.parametrize("replay", REPLAYS, ids=lambda replay: replay.stem)
-def test_a_recorded_request_gets_the_expected_answer(replay: Path, metered: Server) -> None:
-    path, body, response, answer = send_replay(replay, metered.url)
+def test_a_recorded_request_gets_the_expected_answer(
+    replay: Path, replayed: dict[Path, Future[tuple[str, bytes, http.client.HTTPResponse, bytes]]]
+) -> None:
+    path, body, response, answer = replayed[replay].result()
     assert response.status == 200, answer
     match path.removeprefix("/v1"):
         case "/chat/completions":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,20 @@ def test_the_text_of_a_spoken_answer_may_be_structured(client: Client) -> None:
 
 def test_a_stream_contains_the_complete_answer_in_pieces(client: Client) -> None:
     body = structured_body(seed=7, temperature=1.0)
-    pieces = [choice["delta"].get("content") or "" for chunk in client.stream(body) for choice in chunk["choices"]]
-    assert "".join(pieces) == message_of(client.chat(body))["content"]
+    with ThreadPoolExecutor() as threads:
+        complete = threads.submit(client.chat, body)
+        pieces = [choice["delta"].get("content") or "" for chunk in client.stream(body) for choice in chunk["choices"]]
+        assert "".join(pieces) == message_of(complete.result())["content"]
 
 
-def test_structured_answers_survive_retraction(metered: Server) -> None:
+def test_structured_answers_survive_retraction(metered: Server, server: Server) -> None:
     with Client(metered.url) as client:
         bodies = [structured_body(seed=seed, temperature=1.0) for seed in range(4)]
-        responses = client.chat_at_once(bodies)
-        values = [parsed(response) for response in responses]
-        assert values == [parsed(client.chat(body)) for body in bodies]
+        before = metered.output().count("#retracted_reqs")
+        values = [parsed(response) for response in client.chat_at_once(bodies)]
+        assert metered.output().count("#retracted_reqs") > before
+    with Client(server.url) as client:
+        assert values == [parsed(response) for response in client.chat_at_once(bodies)]
 
 
 def test_a_json_object_begins_with_a_brace(client: Client) -> None:

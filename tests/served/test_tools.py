@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jsonschema  # type: ignore[import-untyped]
@@ -41,7 +42,7 @@ def client(metered: Server) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stock(metered: Server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{metered.url}/v1", api_key="none", max_retries=0) as client:
         yield client
@@ -93,7 +94,8 @@ def test_a_named_function_is_called(client: Client) -> None:
 
 
 def test_parallel_calls_have_unique_ids(client: Client) -> None:
-    answer = client.chat(tool_body(tool_choice=NAMED_TOOL, parallel_tool_calls=True, logit_bias={"2": -100, "3": -100}))
+    unending = {"logit_bias": {"2": -100, "3": -100}, "max_tokens": 200}
+    answer = client.chat(tool_body(tool_choice=NAMED_TOOL, parallel_tool_calls=True, **unending))
     assert answer["choices"][0]["finish_reason"] == "length"
     calls = message_of(answer)["tool_calls"]
     assert len(calls) > 2
@@ -104,8 +106,12 @@ def test_parallel_calls_have_unique_ids(client: Client) -> None:
 
 def test_a_stream_of_calls_contains_the_complete_answer_in_pieces(client: Client, stock: openai.OpenAI) -> None:
     body = tool_body(tool_choice="required")
-    whole = client.chat(body)
-    deltas = [chunk["choices"][0]["delta"] for chunk in client.stream(body) if chunk["choices"]]
+    with ThreadPoolExecutor() as threads:
+        complete, streamed = threads.submit(client.chat, body), threads.submit(client.stream, body)
+        with stock.chat.completions.stream(model="speechlm", **body) as stream:
+            completion = stream.get_final_completion()
+        whole, chunks = complete.result(), streamed.result()
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     pieces = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
     assert [piece["index"] for piece in pieces] == [0] * len(pieces)
     assert "id" in pieces[0]
@@ -113,8 +119,6 @@ def test_a_stream_of_calls_contains_the_complete_answer_in_pieces(client: Client
     name, arguments = validated(message_of(whole)["tool_calls"][0])
     assert pieces[0]["function"]["name"] == name
     assert json.loads("".join(piece["function"]["arguments"] for piece in pieces)) == arguments
-    with stock.chat.completions.stream(model="speechlm", **body) as stream:
-        completion = stream.get_final_completion()
     assert completion.choices[0].finish_reason == "tool_calls"
     assert completion.choices[0].message.tool_calls is not None
     assert json.loads(completion.choices[0].message.tool_calls[0].function.arguments) == arguments
@@ -162,13 +166,16 @@ def test_the_tools_are_appended_to_the_system_turn(client: Client) -> None:
 
 def test_calls_are_not_spoken_but_a_text_without_calls_is(client: Client) -> None:
     spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
-    called = client.chat(tool_body(tool_choice="required", **spoken))
+    speechlm = {"text_max_tokens": 20, "audio_max_frames": 20}
+    called, without_calls = client.chat_at_once(
+        [tool_body(tool_choice="required", **spoken), tool_body(max_tokens=120, speechlm=speechlm, **spoken)]
+    )
     message = message_of(called)
     validated(message["tool_calls"][0])
     assert message["audio"] is None
     assert "speechlm" not in message
     assert called["usage"]["completion_tokens_details"]["audio_tokens"] == 0
-    answer = message_of(client.chat(tool_body(max_tokens=120, speechlm={"text_max_tokens": 20}, **spoken)))
+    answer = message_of(without_calls)
     assert answer["audio"]["transcript"] == answer["content"]
     assert answer["audio"]["data"]
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -31,6 +32,12 @@ def post(client: Client, data: bytes | None = None, **fields: Any) -> httpx.Resp
     return client.http.post(ROUTE, files=files, data={"model": "speechlm", **fields}, timeout=SECONDS)
 
 
+def post_at_once(client: Client, *requests: dict[str, Any]) -> list[Any]:
+    """Return the JSON responses to concurrent requests, each with the arguments of ``post``."""
+    with ThreadPoolExecutor() as threads:
+        return [response.json() for response in threads.map(lambda fields: post(client, **fields), requests)]
+
+
 def expected(judge: Judge, instruction: str = INSTRUCTION) -> str:
     """Return the reference's text."""
     request = Request([("user", [("audio", CLIP), ("text", instruction)])], max_tokens=500)
@@ -38,7 +45,7 @@ def expected(judge: Judge, instruction: str = INSTRUCTION) -> str:
     return str(judge.reference.tokenizer.decode(answer.content_ids, skip_special_tokens=True))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stock(server: Server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
@@ -138,8 +145,8 @@ def test_the_stock_client_streams(stock: openai.OpenAI, judge: Judge) -> None:
 
 
 def test_a_temperature_samples_the_text(client: Client, judge: Judge) -> None:
-    texts = {post(client, temperature="2").json()["text"] for _ in range(3)}
-    assert texts != {expected(judge)}
+    answers = post_at_once(client, *[{"temperature": "2"}] * 3)
+    assert {answer["text"] for answer in answers} != {expected(judge)}
 
 
 @pytest.mark.parametrize("name", ["FLAC", "OGG", "MP3"])
@@ -163,16 +170,17 @@ def test_the_servers_own_aac_is_accepted(client: Client) -> None:
     body = {
         "input": "Good day.",
         "response_format": "aac",
-        "speechlm": {"audio_max_frames": 60, "audio_min_frames": 60},
+        "speechlm": {"audio_max_frames": 30, "audio_min_frames": 30},
     }
     spoken = client.http.post("/v1/audio/speech", json=body, timeout=SECONDS)
     answer = post(client, spoken.content, response_format="verbose_json").json()
-    assert answer["duration"] == pytest.approx(60 * 0.02, abs=0.3)
+    assert answer["duration"] == pytest.approx(30 * 0.02, abs=0.3)
 
 
 def test_a_long_recording_is_transcribed_window_by_window(client: Client) -> None:
     samples = np.concatenate([clip(22, 18), np.zeros(4000, np.float32), clip(23, 12), np.zeros(40_000), clip(24, 2)])
-    answer = post(client, file(samples), response_format="verbose_json").json()
+    upload = file(samples)
+    answer, short = post_at_once(client, {"data": upload, "response_format": "verbose_json"}, {"data": upload})
     assert answer["duration"] == pytest.approx(len(samples) / 16_000)
     segments = answer["segments"]
     assert [segment["start"] for segment in segments] == [
@@ -181,20 +189,33 @@ def test_a_long_recording_is_transcribed_window_by_window(client: Client) -> Non
         pytest.approx(32.55, abs=0.1),
     ]
     parts = [samples[round(16_000 * part["start"]) : round(16_000 * part["end"])] for part in segments]
-    alone = [post(client, file(part)).json() for part in parts]
+    alone = post_at_once(client, *({"data": file(part)} for part in parts))
     assert [segment["text"] for segment in segments] == [part["text"].strip() for part in alone]
     assert answer["text"].split() == " ".join(part["text"] for part in alone).split()
     assert "speechlm" not in answer
-    usage = post(client, file(samples)).json()["usage"]
     for count in ("input_tokens", "output_tokens", "total_tokens"):
-        assert usage[count] == sum(part["usage"][count] for part in alone)
+        assert short["usage"][count] == sum(part["usage"][count] for part in alone)
 
 
-def test_a_long_recording_streams_the_complete_text(stock: openai.OpenAI, client: Client) -> None:
-    recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
-    whole = post(client, recording).json()
-    stream = stock.audio.transcriptions.create(model="speechlm", file=("a.wav", recording), stream=True)
-    *deltas, done = list(stream)
+LONG = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
+
+
+@pytest.fixture(scope="module")
+def long(server: Server, stock: openai.OpenAI) -> tuple[Any, list[Any], list[Any]]:
+    """Return a long recording's complete transcription, its stream, and its stream with timestamps."""
+
+    def stream(**fields: Any) -> list[Any]:
+        upload = ("a.wav", LONG)
+        return list(stock.audio.transcriptions.create(model="speechlm", file=upload, stream=True, **fields))
+
+    with Client(server.url) as client, ThreadPoolExecutor() as threads:
+        plain, stamped = threads.submit(stream), threads.submit(stream, timestamp_granularities=["segment"])
+        verbose, short = post_at_once(client, {"data": LONG, "response_format": "verbose_json"}, {"data": LONG})
+        return {**verbose, "usage": short["usage"]}, plain.result(), stamped.result()
+
+
+def test_a_long_recording_streams_the_complete_text(long: tuple[Any, list[Any], list[Any]]) -> None:
+    whole, (*deltas, done), _ = long
     assert done.type == "transcript.text.done"
     assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
     assert done.text == whole["text"]
@@ -202,13 +223,8 @@ def test_a_long_recording_streams_the_complete_text(stock: openai.OpenAI, client
     assert done.usage.total_tokens == whole["usage"]["total_tokens"]
 
 
-def test_a_stream_has_the_timestamps_of_each_segment_as_it_ends(stock: openai.OpenAI, client: Client) -> None:
-    recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
-    whole = post(client, recording, response_format="verbose_json").json()
-    stream = stock.audio.transcriptions.create(
-        model="speechlm", file=("a.wav", recording), stream=True, timestamp_granularities=["segment"]
-    )
-    received = list(stream)
+def test_a_stream_has_the_timestamps_of_each_segment_as_it_ends(long: tuple[Any, list[Any], list[Any]]) -> None:
+    whole, _, received = long
     segments = [event for event in received if event.type == "transcript.text.segment"]
     for found, expected in zip(segments, whole["segments"], strict=True):
         assert (found.start, found.end, found.text) == tuple(expected[name] for name in ("start", "end", "text"))
@@ -221,8 +237,7 @@ def test_a_stream_has_the_timestamps_of_each_segment_as_it_ends(stock: openai.Op
 
 
 def test_max_tokens_limits_all_windows_together(client: Client) -> None:
-    recording = file(np.concatenate([clip(25, 20), np.zeros(4000, np.float32), clip(26, 20)]))
-    answer = post(client, recording, logit_bias=UNENDING, temperature="1.5", seed="3", max_tokens="40").json()
+    answer = post(client, LONG, logit_bias=UNENDING, temperature="1.5", seed="3", max_tokens="40").json()
     assert answer["usage"]["output_tokens"] == 40
     assert "max_tokens" in answer["speechlm"]["warnings"][0]
 
@@ -244,19 +259,26 @@ UNENDING = json.dumps({"2": -100, "3": -100})
 """A bias against eot and eos."""
 
 
+SHORT = file(CLIP[:3200])
+CAPACITY = 48 * 0.2 // 1 + 64
+"""Maximum tokens of a text that ``SHORT`` can contain."""
+
+
 def test_an_endless_text_is_cut_at_what_the_clip_can_contain(client: Client) -> None:
-    answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3").json()
-    assert answer["usage"]["output_tokens"] == 48 * 1.2 // 1 + 64
-    assert "more than 1.2 s can need" in answer["speechlm"]["warnings"][0]
+    answer = post(client, SHORT, logit_bias=UNENDING, temperature="1.5", seed="3").json()
+    assert answer["usage"]["output_tokens"] == CAPACITY
+    assert "more than 0.2 s can need" in answer["speechlm"]["warnings"][0]
 
 
 def test_a_repetition_is_ended_in_streams_as_in_complete_answers(client: Client, stock: openai.OpenAI) -> None:
     bias = json.dumps({"1000": 100})
-    whole = post(client, logit_bias=bias).json()
-    stream = stock.audio.transcriptions.create(
-        model="speechlm", file=("a.wav", file()), stream=True, extra_body={"logit_bias": {"1000": 100}}
-    )
-    *deltas, done = list(stream)
+    with ThreadPoolExecutor() as threads:
+        complete = threads.submit(post, client, logit_bias=bias)
+        stream = stock.audio.transcriptions.create(
+            model="speechlm", file=("a.wav", file()), stream=True, extra_body={"logit_bias": {"1000": 100}}
+        )
+        *deltas, done = list(stream)
+        whole = complete.result().json()
     assert done.type == "transcript.text.done"
     assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
     assert done.text == whole["text"]
@@ -264,32 +286,44 @@ def test_a_repetition_is_ended_in_streams_as_in_complete_answers(client: Client,
 
 
 def test_max_tokens_of_the_request_take_precedence(client: Client) -> None:
-    for name, count in (("max_tokens", 150), ("max_completion_tokens", 9)):
-        fields: dict[str, Any] = {name: str(count)}
-        answer = post(client, logit_bias=UNENDING, temperature="1.5", seed="3", **fields).json()
+    limits = (("max_tokens", CAPACITY + 7), ("max_completion_tokens", 9))
+    fixed = {"data": SHORT, "logit_bias": UNENDING, "temperature": "1.5", "seed": "3"}
+    answers = post_at_once(client, *({**fixed, name: str(int(count))} for name, count in limits))
+    for answer, (_, count) in zip(answers, limits, strict=True):
         assert answer["usage"]["output_tokens"] == count
         assert "max_tokens" in answer["speechlm"]["warnings"][0]
 
 
 def test_min_tokens_of_the_request_take_precedence(client: Client) -> None:
-    answer = post(client, min_tokens="140", max_completion_tokens="150", logit_bias=UNENDING, temperature="1.5").json()
-    assert answer["usage"]["output_tokens"] == 150
-    assert post(client, min_tokens="140", temperature="1.5", seed="3").json()["usage"]["output_tokens"] >= 140
+    least = int(CAPACITY) + 3
+    fixed = {"data": SHORT, "min_tokens": str(least), "temperature": "1.5"}
+    unending, seeded = post_at_once(
+        client,
+        {**fixed, "max_completion_tokens": str(least + 4), "logit_bias": UNENDING},
+        {**fixed, "seed": "3"},
+    )
+    assert unending["usage"]["output_tokens"] == least + 4
+    assert seeded["usage"]["output_tokens"] >= least
 
 
 def test_a_seed_repeats_the_text(client: Client) -> None:
-    def sampled(**fields: Any) -> str:
-        return str(post(client, temperature="1.5", **fields).json()["text"])
-
-    nested: dict[str, Any] = {"speechlm[seed]": "5"}
-    assert sampled(seed="5") == sampled(seed="5") == sampled(**nested) == sampled(speechlm='{"seed": 5}')
-    assert sampled(seed="5") != sampled(seed="6")
+    seeds: list[dict[str, str]] = [
+        {"seed": "5"},
+        {"seed": "5"},
+        {"speechlm[seed]": "5"},
+        {"speechlm": '{"seed": 5}'},
+        {"seed": "6"},
+    ]
+    answers = post_at_once(client, *({"temperature": "1.5", **fields} for fields in seeds))
+    *same, other = (answer["text"] for answer in answers)
+    assert len(set(same)) == 1
+    assert other not in same
 
 
 def test_extension_fields_take_precedence_over_the_forms(client: Client, judge: Judge) -> None:
-    for place in ("speechlm", "vllm_xargs"):
-        fields: dict[str, Any] = {f"{place}[text_temperature]": "0"}
-        assert post(client, temperature="2", **fields).json()["text"] == expected(judge)
+    places = ("speechlm", "vllm_xargs")
+    answers = post_at_once(client, *({"temperature": "2", f"{place}[text_temperature]": "0"} for place in places))
+    assert [answer["text"] for answer in answers] == [expected(judge)] * 2
 
 
 def test_the_stock_client_sends_lists_and_objects(stock: openai.OpenAI, judge: Judge) -> None:
@@ -299,17 +333,30 @@ def test_the_stock_client_sends_lists_and_objects(stock: openai.OpenAI, judge: J
     assert answer.text == expected(judge)
 
 
-@pytest.mark.parametrize("blank", [" ", "\n", "\u200b"])
-def test_a_blank_language_or_prompt_is_ignored(blank: str, client: Client, judge: Judge) -> None:
-    assert post(client, language=blank, prompt=blank).json()["text"] == expected(judge)
+BLANK = [{"language": blank, "prompt": blank} for blank in (" ", "\n", "\u200b")]
+EMPTY = [
+    {field: ""}
+    for field in (
+        "language", "prompt", "temperature", "max_tokens", "response_format", "stream", "seed", "speechlm", "stop[]",
+    )
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "field",
-    ["language", "prompt", "temperature", "max_tokens", "response_format", "stream", "seed", "speechlm", "stop[]"],
-)
-def test_an_empty_field_is_ignored(field: str, client: Client, judge: Judge) -> None:
-    assert post(client, None, **{field: ""}).json()["text"] == expected(judge)
+@pytest.fixture(scope="module")
+def without_values(server: Server) -> list[Any]:
+    """Return the answers to requests with the fields of ``BLANK`` and ``EMPTY``."""
+    with Client(server.url) as client:
+        return post_at_once(client, *BLANK, *EMPTY)
+
+
+@pytest.mark.parametrize("number", range(len(BLANK)))
+def test_a_blank_language_or_prompt_is_ignored(number: int, without_values: list[Any], judge: Judge) -> None:
+    assert without_values[number]["text"] == expected(judge)
+
+
+@pytest.mark.parametrize(("number", "field"), enumerate([*map(next, map(iter, EMPTY))], start=len(BLANK)))
+def test_an_empty_field_is_ignored(number: int, field: str, without_values: list[Any], judge: Judge) -> None:
+    assert without_values[number]["text"] == expected(judge), field
 
 
 def nan_wav() -> bytes:

@@ -131,7 +131,7 @@ class Zygote:
         return {name for name in names if started.get(name) != environment.get(name)} <= _READ_LATE
 
     def launch(self, command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]) -> Launched:
-        """Fork a process in its own session that runs ``python -m sglang_speechlm.launch ...``.
+        """Fork a process in its own session that runs ``python -m MODULE ...``.
 
         Args:
             command: begins with the three words above.
