@@ -67,16 +67,21 @@ def conversation(question: str = QUESTION) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
-def written(client: Client, question: str = QUESTION) -> str:
-    body = {"messages": conversation(question), "temperature": 0, "max_tokens": 24}
-    return message_of(client.chat(body))["content"]
+def written_body(question: str = QUESTION) -> dict[str, Any]:
+    return {"messages": conversation(question), "temperature": 0, "max_tokens": 24}
 
 
-def voiced(client: Client, text: str | None, question: str = QUESTION, **speechlm: Any) -> Any:
+def voiced_body(text: str | None, question: str = QUESTION, **speechlm: Any) -> dict[str, Any]:
     fields = {"mode": "text_audio", "audio_temperature": 0, "return_ids": True, **speechlm}
-    return message_of(
-        client.chat({"messages": conversation(question), "speechlm": {**fields, **({"text": text} if text else {})}})
-    )
+    return {"messages": conversation(question), "speechlm": {**fields, **({"text": text} if text else {})}}
+
+
+def written(client: Client) -> str:
+    return message_of(client.chat(written_body()))["content"]
+
+
+def voiced(client: Client, text: str | None, **speechlm: Any) -> Any:
+    return message_of(client.chat(voiced_body(text, **speechlm)))
 
 
 def assert_same_speech(speech: frontend.Speech, message: Any) -> None:
@@ -102,10 +107,12 @@ def speak_three_times(s: State, question: str) -> None:
 
 def test_one_text_with_three_guidance_scales_equals_http(backend: frontend.SpeechLM, client: Client) -> None:
     state = speak_three_times.run(QUESTION, backend=backend, **GREEDY)
-    assert state["reply"] == written(client)
-    voices = state["voice"]
-    for scale, speech in zip(SCALES, voices, strict=True):
-        assert_same_speech(speech, voiced(client, state["reply"].lstrip(), cfg=scale, **FRAMES))
+    text, voices = state["reply"].lstrip(), state["voice"]
+    bodies = [written_body(), *(voiced_body(text, cfg=scale, **FRAMES) for scale in SCALES)]
+    reply, *spoken = map(message_of, client.chat_at_once(bodies))
+    assert state["reply"] == reply["content"]
+    for speech, message in zip(voices, spoken, strict=True):
+        assert_same_speech(speech, message)
     assert len({str(speech.codes) for speech in voices}) == len(SCALES)
     assert state.messages()[-1] == {"role": "assistant", "content": state["reply"].lstrip()}
 
@@ -122,9 +129,14 @@ def test_forks_share_their_cached_prefix(backend: frontend.SpeechLM, client: Cli
 def test_a_batch_of_programs_answers_each(backend: frontend.SpeechLM, client: Client) -> None:
     questions = ("Name a colour.", "Name a river.", QUESTION)
     states = speak_three_times.run_batch([{"question": question} for question in questions], backend=backend, **GREEDY)
-    for question, state in zip(questions, states, strict=True):
-        assert state["reply"] == written(client, question)
-        assert_same_speech(state["voice"][1], voiced(client, state["reply"].lstrip(), question, cfg=2.0, **FRAMES))
+    bodies = [
+        voiced_body(state["reply"].lstrip(), question, cfg=2.0, **FRAMES)
+        for question, state in zip(questions, states, strict=True)
+    ]
+    messages = map(message_of, client.chat_at_once([*map(written_body, questions), *bodies]))
+    assert [state["reply"] for state in states] == [next(messages)["content"] for _ in questions]
+    for state, message in zip(states, messages, strict=True):
+        assert_same_speech(state["voice"][1], message)
 
 
 @sgl.function

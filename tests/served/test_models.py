@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 from server import Client, Server
@@ -29,8 +28,8 @@ def test_a_directory_has_the_same_name_however_its_path_is_written(
 @pytest.mark.parametrize("name", ["bagpiper", "speechlm", "default", "{name}", "tts-1"])
 def test_every_name_that_requests_may_use_can_be_retrieved(name: str, served_checkpoint: Path, client: Client) -> None:
     name = name.format(name=served_checkpoint.name)
-    with openai.OpenAI(base_url=f"{client.http.base_url}/v1", api_key="none", http_client=httpx.Client()) as stock:
-        assert stock.models.retrieve(name).id == name
+    stock = openai.OpenAI(base_url=f"{client.http.base_url}/v1", api_key="none", http_client=client.http)
+    assert stock.models.retrieve(name).id == name
 
 
 def test_aliases_are_listed_after_the_served_name(served_checkpoint: Path, client: Client) -> None:

@@ -113,9 +113,8 @@ def router(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def scraped(server: Server, router: str) -> Exported:
     """Return all that a worker and the router export after requests of every kind."""
     with Client(server.url) as client:
-        for case in ("text", "spoken", "audio question"):
-            client.chat(BY_NAME[case].body())
-        client.chat(BY_NAME["given text"].body(cfg=3.0))
+        bodies = [BY_NAME[case].body() for case in ("text", "spoken", "audio question")]
+        client.chat_at_once([*bodies, BY_NAME["given text"].body(cfg=3.0)])
         worker = client.http.get("/metrics").text
     routers = httpx.get(router, timeout=SECONDS, trust_env=False).text
     return labels_by_sample(worker) | labels_by_sample(routers) | {"up": set()}
