@@ -66,7 +66,7 @@ class Server(ServerProcess):
 
 
 def launch(arguments: Sequence[str], output: IO[bytes], launcher: str = LAUNCHER) -> Process:
-    """Start a launcher, or another module, with exactly these arguments, forked where possible; ``output`` receives what it prints."""
+    """Run a module with exactly these arguments, forked where possible; ``output`` receives all that it prints."""
     command = [sys.executable, "-m", launcher, *arguments]
     environment = {**os.environ, **_ONE_THREAD}
     if not _can_fork(environment):
