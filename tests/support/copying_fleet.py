@@ -25,7 +25,7 @@ def main() -> None:
     if os.fork() == 0:
         end_with_parent(signal.SIGKILL)
         launcher_end.close()
-        fork_launchers(fork_end)
+        fork_launchers(None, fork_end)
         return
     fork_end.close()
     zygote = Zygote(launcher_end)

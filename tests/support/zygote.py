@@ -1,7 +1,7 @@
 """A process that has imported a server's modules and forks launchers, which saves the seconds of imports.
 
 ``Zygote`` runs it as a script. It has one thread, so that it can be forked safely. Each launcher has a parent of its
-own, which reports the exit status. All of them end when the process that runs the tests closes the connection.
+own, which reports the exit status. All of them end when no process that runs the tests is connected any more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
@@ -25,6 +26,7 @@ from setproctitle import setproctitle
 
 _UNKNOWN_STATUS = -signal.SIGKILL
 _MESSAGE_BYTES = 1 << 20
+_KIND = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 _NUMBER = struct.Struct("=i")
 _THREADS = {"OMP_NUM_THREADS": "1"}
 _REREAD = {
@@ -113,7 +115,7 @@ class Launched:
 
 
 class Zygote:
-    """The tests' handle on the process, which starts at the first launch.
+    """The tests' handle on the process, which starts at the first launch in any of the processes that run the tests.
 
     Args:
         connection: a connection to a process that already runs.
@@ -139,52 +141,80 @@ class Zygote:
             outputs: file descriptors for standard output and standard error.
         """
         with self._starting:
-            control = self._connection or self._start()
+            control = self._connection or self._connect()
         tests_end, launcher_end = socket.socketpair()
         with launcher_end:
             message = json.dumps([list(command), dict(environment), os.getcwd()]).encode()
             socket.send_fds(control, [message], [launcher_end.fileno(), *outputs])
         return Launched(tests_end)
 
-    def _start(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
+        """Connect to the process that all processes of this run of the tests share, and start it if there is none."""
         self._environment = {**os.environ, **_THREADS}
-        self._connection, zygote_end = connected()
-        with zygote_end:
+        address = f"\0zygote-of-servers-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"  # in no folder
+        while self._connection is None:
+            connection = socket.socket(*_KIND)
+            try:
+                connection.connect(address)
+            except ConnectionRefusedError:
+                connection.close()
+                self._start(address)
+            else:
+                self._connection = connection
+        return self._connection
+
+    def _start(self, address: str) -> None:
+        with socket.socket(*_KIND) as listener, contextlib.suppress(OSError):  # another process was first
+            listener.bind(address)
+            listener.listen()
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(zygote_end.fileno())],
-                pass_fds=[zygote_end.fileno()],
+                [sys.executable, __file__, str(listener.fileno())],
+                pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env=self._environment,
             )
-        return self._connection
 
 
 def main() -> None:
     """Import the modules and fork launchers until the tests end; returns only in a fork, after its launcher has run."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    listener = socket.socket(fileno=int(sys.argv[1]))
     _import_server_modules()
-    fork_launchers(control)
+    fork_launchers(listener)
 
 
 def connected() -> tuple[socket.socket, socket.socket]:
     """Return both ends of a new connection: the tests' end and the zygote's."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return socket.socketpair(*_KIND)
 
 
-def fork_launchers(control: socket.socket) -> None:
-    """Fork launchers until the connection is closed; returns only in a fork, after its launcher has run."""
+def fork_launchers(listener: socket.socket | None, *connections: socket.socket) -> None:
+    """Fork launchers until all connections are closed; returns only in a fork, after its launcher has run.
+
+    Args:
+        listener: accepts further connections.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the launchers' parents
+    listening = [listener] if listener is not None else []
+    open_ones = list(connections)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 3)
-        if not message:
-            os._exit(0)
-        if os.fork() == 0:
-            control.close()
-            _keep(message, *descriptors)
-            return
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for ready in select.select([*listening, *open_ones], [], [])[0]:
+            if ready is listener:
+                open_ones.append(listener.accept()[0])
+                continue
+            message, descriptors, _, _ = socket.recv_fds(ready, _MESSAGE_BYTES, 3)
+            if not message:
+                ready.close()
+                open_ones.remove(ready)
+                if not open_ones:
+                    os._exit(0)
+            elif os.fork() == 0:
+                for inherited in (*listening, *open_ones):
+                    inherited.close()
+                _keep(message, *descriptors)
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
 
 
 def _import_server_modules() -> None:
