@@ -107,7 +107,9 @@ class Router:
         # An answer that is not streamed sends nothing for minutes.
         command += ["--worker-wedge-secs", _NEVER_SECONDS]
         command += ["--sse-keepalive-secs", "0"]  # no comments in streams
-        command += ["--health-check-interval-secs", "1", "--health-check-timeout-secs", f"{_PROBE_SECONDS}"]
+        # If a check may last longer than the interval, smg spins while one does.
+        command += ["--health-check-interval-secs", f"{_PROBE_SECONDS}"]
+        command += ["--health-check-timeout-secs", f"{_PROBE_SECONDS}"]
         command += ["--health-failure-threshold", f"{_MISSES_BEFORE_UNHEALTHY}", "--health-success-threshold", "1"]
         command += ["--worker-startup-check-interval", "1"]
         if log_format == "json":

@@ -62,11 +62,11 @@ def test_client_accepts_the_options_of_the_guide(server: Server, tmp_path: Path)
 
 
 def test_client_audiogen_cfg_saves_sounds(server: Server, tmp_path: Path) -> None:
-    finish(server, tmp_path, "client_audiogen_cfg.py", "--concurrency", "8")
+    finish(server, tmp_path, "client_audiogen_cfg.py", "--concurrency", "8", "--num-examples", "5")
     answered = records(tmp_path / "test" / "output" / "audiogen_cfg3.jsonl")
-    assert len(answered) == SPEAK
+    assert len(answered) == 5
     sounding = [record for record in answered if record["audio_seconds"]]
-    assert len(sounding) > SPEAK / 2
+    assert len(sounding) > 2
     for record in sounding:
         assert Path(record["wav"]).parent == Path("test/hard")
         with wave.open(str(tmp_path / record["wav"])) as sound:
@@ -75,9 +75,9 @@ def test_client_audiogen_cfg_saves_sounds(server: Server, tmp_path: Path) -> Non
 
 
 def test_client_audiogen_cfg_without_guidance_writes_separate_files(server: Server, tmp_path: Path) -> None:
-    options = ("--cfg", "1.0", "--save-dir", "test/hard_nocfg", "--num-examples", "2")
+    options = ("--cfg", "1.0", "--save-dir", "test/hard_nocfg", "--concurrency", "8")
     finish(server, tmp_path, "client_audiogen_cfg.py", *options)
-    assert lines_of(tmp_path / "test" / "output" / "audiogen_cfg1.jsonl") == [1, 2]
+    assert lines_of(tmp_path / "test" / "output" / "audiogen_cfg1.jsonl") == list(range(1, SPEAK + 1))
     assert list((tmp_path / "test" / "hard_nocfg").glob("*.wav"))
 
 
@@ -97,12 +97,12 @@ def test_client_all_runs_all_tasks_at_once(server: Server, tmp_path: Path, scrip
 
 def test_a_killed_client_resumes_without_losing_or_repeating_a_line(server: Server, tmp_path: Path) -> None:
     line = b'{"example_id": "same", "messages": [["user", "text", "Say something."]]}\n'
-    count = 24
+    count = 12
     (tmp_path / "in.jsonl").write_bytes(line * count)
     output = tmp_path / "out.jsonl"
     options = ["--input", "in.jsonl", "--output", "out.jsonl", "--concurrency", "4"]
     kills = 0
-    for least in (2, 8):
+    for least in (1, 4):
         client = subprocess.Popen(command(server, "client_audiogen_cfg.py", *options), cwd=tmp_path)
         assert wait_for(partial(holds, output, least))
         client.send_signal(signal.SIGKILL)

@@ -46,7 +46,7 @@ _XARGS = {"mode": "text_audio", "phase": "text", "text_temperature": 0.6, "audio
 _SPOKEN: dict[str, Any] = {
     "model": "speechlm-qwen3-8b",
     "messages": [_SYSTEM, {"role": "user", "content": "Read this aloud in a calm voice."}],
-    "max_tokens": 300,
+    "max_tokens": 100,
     "temperature": 0.8,
     "top_k": 20,
     "seed": 7,

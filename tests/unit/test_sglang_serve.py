@@ -5,10 +5,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import sglang.cli.serve  # noqa: F401  (here, so that the fork need not import it)
+import sglang.cli.serve  # noqa: F401  (this and the registry: here, so that the fork need not import them)
 from sglang.cli.main import main
 from sglang.cli.serve_backends import ServeBackendDetection, ServeBackendRegistry, ServeRequest
 
+import sglang_speechlm.sglang_hooks.registry  # noqa: F401
 from sglang_speechlm.config import MODEL_TYPES
 from sglang_speechlm.process import ExitStatus
 from sglang_speechlm.sglang_hooks.serve import serve_backend
