@@ -37,7 +37,7 @@ from server.fleet import Fleet, SharedFleet
 CHAT = "/v1/chat/completions"
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}]
 LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 150, "logit_bias": {"2": -100, "3": -100}}
-LONGER = {**LONG, "max_tokens": 400}
+LONGER = {**LONG, "max_tokens": 250}
 """Runs, slowed, until a worker whose keeper hangs is killed."""
 
 # The guide's payloads, with a seed.
