@@ -66,7 +66,7 @@ class Scale:
 
 
 SHORT = Scale(
-    sounds=1000,
+    sounds=100,
     sound_seconds=20,
     sent_sounds=40,
     bodies=150,

@@ -11,13 +11,14 @@ from server.edge import served_edge
 
 from sglang_speechlm.server.edge import protocol
 
+HEAD_SECONDS = 0.25
 HEAD = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """Serve an application that waits half a second for a request, and return its address."""
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    """Serve an application that waits a quarter of a second for a request, and return its address."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", HEAD_SECONDS)
     with served_edge(keep_alive=SECONDS) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         yield host, int(port)
@@ -90,7 +91,7 @@ def test_a_refused_body_is_not_read_without_end(address: tuple[str, int]) -> Non
 def test_an_idle_connection_between_requests_is_kept(address: tuple[str, int]) -> None:
     with connected(address) as connection:
         request_and_read(connection)
-        time.sleep(1.0)
+        time.sleep(2 * HEAD_SECONDS)
         request_and_read(connection)
 
 

@@ -21,7 +21,7 @@ import soundfile
 from server import SECONDS, Server, clip, listening_addresses, raw_status, serving, wait_for, wav
 
 KEY = "sesame"
-TIME_LIMIT = 12
+TIME_LIMIT = 8
 MAX_BODY = 1 << 20
 CHAT = "/v1/chat/completions"
 USER = {"role": "user", "content": "Hello."}

@@ -11,21 +11,37 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from browser import CHROMIUM, browser_page, json_of
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from browser import CHROMIUM, json_of, opened_page, running_browser
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 from server import Server
 
-requested_hosts: set[str] = set()
-"""Hosts to which the page sent requests."""
-failures: list[str] = []
+SETTINGS = "summary:text('Settings')"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
-def page(server: Server) -> Iterator[Page]:
-    with browser_page(server.url, requested_hosts, failures) as page:
+def browser() -> Iterator[Browser]:
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """Open the page; at the end, no other host has got a request, and no script has failed."""
+    hosts, failures = set[str](), list[str]()
+    with opened_page(browser, server.url, hosts, failures) as page:
         yield page
+        assert page.url.startswith(server.url)
+    assert hosts == {server.url.split("/")[2]}
+    assert failures == []
+
+
+@pytest.fixture
+def spoken_turn(page: Page) -> Locator:
+    """Ask for a spoken answer, and return its turn."""
+    page.fill("#message", "Tell me about the sea.")
+    return _send(page)
 
 
 def _send(page: Page) -> Locator:
@@ -72,13 +88,14 @@ def test_a_spoken_answer_has_text_sound_and_pictures(page: Page) -> None:
     assert _colours(turn.locator(".spectrogram")) > 50
 
 
-def test_the_wav_can_be_downloaded(page: Page) -> None:
+def test_the_wav_can_be_downloaded(page: Page, spoken_turn: Locator) -> None:
     with page.expect_download() as download:
-        page.locator(".turn .download").last.click()
+        spoken_turn.locator(".download").click()
     assert download.value.path().read_bytes()[:4] == b"RIFF"
 
 
 def test_a_recorded_clip_is_sent_with_the_question(page: Page) -> None:
+    page.fill("#message", "")
     page.click("#record")
     page.wait_for_timeout(800)
     page.click("#record")
@@ -109,6 +126,8 @@ RECORDED = """async () => {
 
 def test_a_webm_recording_is_sent_as_a_wav_file(page: Page) -> None:
     webm = base64.b64decode(page.evaluate(RECORDED))
+    page.fill("#message", "")
+    page.check("input[name=mode][value=text]")
     page.set_input_files("#upload", FilePayload(name="memo.webm", mimeType="audio/webm", buffer=webm))
     expect(page.locator("#clip")).to_contain_text("memo.webm")
     with page.expect_request("**/v1/chat/completions") as request:
@@ -120,20 +139,20 @@ def test_a_webm_recording_is_sent_as_a_wav_file(page: Page) -> None:
     assert abs(np.argmax(np.abs(np.fft.rfft(samples))) * rate / len(samples) - 440) < 5
 
 
+@pytest.mark.usefixtures("spoken_turn")
 def test_earlier_turns_stay_and_are_sent_with_the_next_question(page: Page) -> None:
-    turns = page.locator(".turn").count()
     page.fill("#message", "And then?")
     with page.expect_request("**/v1/chat/completions") as request:
         _send(page)
-    assert page.locator(".turn").count() == turns + 1
+    assert page.locator(".turn").count() == 2
     messages = json_of(request.value)["messages"]
-    assert [message["role"] for message in messages] == ["user", "assistant"] * turns + ["user"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert messages[1]["audio"]["id"].startswith("audio-")
     assert messages[1]["content"]
 
 
-def test_an_edited_text_is_spoken_unchanged(page: Page) -> None:
-    turn = page.locator(".turn").first
+def test_an_edited_text_is_spoken_unchanged(page: Page, spoken_turn: Locator) -> None:
+    turn = spoken_turn
     turn.locator(".edit").click()
     turn.locator(".spoken-text").fill("A text of mine.")
     with page.expect_request("**/v1/chat/completions") as request:
@@ -162,7 +181,7 @@ def test_a_plan_is_shown_separately_and_sent_back_with_its_text(page: Page) -> N
 
 def test_the_copied_command_sends_the_same_request(page: Page, server: Server) -> None:
     page.fill("#message", "It's $HOME, `date` and \"quotes\"\n'over' two lines \\")
-    page.click("summary:text('Settings')")
+    page.click(SETTINGS)
     page.fill("#api_key", "k'ey $HOME")
     page.click("#curl")
     expect(page.locator("#copied")).to_have_text("copied")
@@ -171,24 +190,17 @@ def test_the_copied_command_sends_the_same_request(page: Page, server: Server) -
     assert "Authorization: Bearer k'ey $HOME" in words
     last = json.loads(words[-1])["messages"][-1]
     assert last["content"][-1]["text"] == "It's $HOME, `date` and \"quotes\"\n'over' two lines \\"
-    page.fill("#api_key", "")
 
 
 def test_a_refusal_is_shown_and_the_question_can_be_corrected(page: Page) -> None:
     page.fill("#message", "Hello.")
+    page.click(SETTINGS)
     page.fill("#seed", "1e30")
     turn = _send(page)
     assert "seed" in turn.locator(".error").inner_text()
     assert page.input_value("#message") == "Hello."
-    page.fill("#seed", "")
 
 
 def test_the_page_fits_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 640})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-
-
-def test_no_other_host_gets_a_request_and_no_script_fails(page: Page, server: Server) -> None:
-    assert page.url.startswith(server.url)
-    assert requested_hosts == {server.url.split("/")[2]}
-    assert failures == []

@@ -19,7 +19,7 @@ import pytest
 
 _DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds by file name in a run of all tests on two cores; files below one second are left out."""
-_STARTERS = {"Forked", "Popen", "Runner", "Server", "ServerProcess", "get_context", "spawn", "subprocess"}
+_STARTERS = {"Forked", "Popen", "Runner", "Server", "ServerProcess", "spawn", "subprocess"}
 """Names of classes and modules that start or watch a process."""
 _TESTS = str(Path(__file__).parents[1])
 _seconds: defaultdict[str, float] = defaultdict(float)

@@ -176,7 +176,7 @@ def test_decoding_opens_no_other_file(tmp_path: Path) -> None:
                 assert decode_clip(data).seconds < 1
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.sampled_from(sorted(MAGIC)), st.binary(max_size=400))
 def test_any_bytes_after_a_magic_number_give_a_clip_or_an_audio_error(name: str, rest: bytes) -> None:
     try:
@@ -190,13 +190,10 @@ def test_damaged_files_give_a_clip_or_an_audio_error() -> None:
     random = np.random.default_rng(3)
     for name in FORMATS:
         data = np.frombuffer(recorded_file(name, tone(1)), np.uint8)
-        for _ in range(2):
-            damaged = data[: random.integers(16, len(data) + 1)].copy()
-            damaged[random.integers(12, len(damaged), 8)] = random.integers(0, 256, 8)
-            try:
-                decode_clip(damaged.tobytes())
-            except AudioError:
-                continue
+        damaged = data[: random.integers(16, len(data) + 1)].copy()
+        damaged[random.integers(12, len(damaged), 8)] = random.integers(0, 256, 8)
+        with contextlib.suppress(AudioError):
+            decode_clip(damaged.tobytes())
 
 
 def test_the_message_names_the_package_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

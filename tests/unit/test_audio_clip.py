@@ -188,13 +188,13 @@ def test_a_gigantic_stated_length_allocates_nothing() -> None:
 
 
 def test_long_file_is_decoded_only_as_far_as_it_is_kept() -> None:
-    data = encode(np.zeros((300 * RATE, 8), np.int16), format="FLAC")
+    data = encode(np.zeros((100 * RATE, 8), np.int16), format="FLAC")
     tracemalloc.start()
     clip = decode_clip(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert clip.warnings == ("audio clip of 300.0 s was cut to 30 s",)
-    assert peak < 16e6, "five minutes of eight channels are 154 MB"
+    assert clip.warnings == ("audio clip of 100.0 s was cut to 30 s",)
+    assert peak < 16e6, "all samples of the eight channels are 51 MB"
 
 
 @pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
@@ -209,9 +209,10 @@ def test_rate_that_libsndfile_refuses_is_refused(rate: int) -> None:
         decode_clip(patched(encode(tone(0.1)), 24, struct.pack("<I", rate)))
 
 
-def test_many_channels_at_a_high_rate_are_refused_for_their_size() -> None:
-    # Seven seconds of eight silent channels are 70 million values in a few kilobytes.
-    data = encode(np.zeros((8_500_000, 8), np.int16), 655_350, format="FLAC")
+def test_many_channels_at_a_high_rate_are_refused_for_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglang_speechlm.audio.clip.MAX_VALUES", 1 << 22)
+    # Less than a second of eight silent channels is five million values in a few kilobytes.
+    data = encode(np.zeros((600_000, 8), np.int16), 655_350, format="FLAC")
     with pytest.raises(AudioError, match="8 channels at 655350 Hz holds too many values"):
         decode_clip(data)
 
@@ -518,7 +519,7 @@ SEEDS = [
 SEEDS += [SEEDS[0] + SEEDS[2], SEEDS[3] * 2, SEEDS[4] + SEEDS[4] + ID3V1]
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     st.sampled_from(SEEDS),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),

@@ -9,13 +9,14 @@ from core.lines import Line
 from core.score import is_right, is_right_for_mmau, scored
 from core.summary import accuracy_of, accuracy_rows
 from core.tally import Tally
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 WORDS = st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=1, max_size=3).map(" ".join)
 CHOICES = st.lists(WORDS, min_size=2, max_size=5, unique_by=lambda text: frozenset(text.split()))
 
 
+@settings(max_examples=40)
 @given(CHOICES, st.data())
 def test_the_right_choice_is_right_in_any_form(choices: list[str], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(choices) - 1))
@@ -32,6 +33,7 @@ def test_the_right_choice_is_right_in_any_form(choices: list[str], data: st.Data
                 assert is_right(prediction, answer, options), (prediction, answer, options)
 
 
+@settings(max_examples=40)
 @given(CHOICES, st.data())
 def test_another_choice_is_wrong(choices: list[str], data: st.DataObject) -> None:
     right, wrong = data.draw(st.permutations(range(len(choices))).map(lambda order: order[:2]))

@@ -1,11 +1,11 @@
 """Encoded files hold the sound and are the same however the sound is cut into pieces."""
 
 import io
-from multiprocessing import get_context
 
 import av
 import numpy as np
 import pytest
+from forked import Forked
 
 from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
 
@@ -50,15 +50,11 @@ def test_a_file_holds_the_sound_and_does_not_depend_on_its_pieces(name: str, rat
 @pytest.mark.parametrize("name", ENCODED_IN_PIECES)
 def test_an_encoder_that_is_abandoned_does_not_corrupt_memory(name: str) -> None:
     # In a separate process, because glibc ends a process whose heap is corrupted.
-    process = get_context("fork").Process(target=abandon_encoders, args=(name,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    def abandon_encoders() -> None:
+        for _ in range(30):
+            Encoder(name, 24_000).push(np.zeros(24_000, np.float32))
 
-
-def abandon_encoders(name: str) -> None:
-    for _ in range(30):
-        Encoder(name, 24_000).push(np.zeros(24_000, np.float32))
+    assert Forked(abandon_encoders).result().returncode == 0
 
 
 def test_no_samples_give_no_bytes() -> None:
