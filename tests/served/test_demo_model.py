@@ -29,7 +29,6 @@ MARGIN = 1e-4
 """Twice the rounding of float32. A trained model may be almost undecided; in these cases it is not."""
 SPOKEN = [
     ("The number is seven.", 1.0),
-    ("The number is seven.", 2.0),
     ("Emma finds this little ring.", 1.5),
     ("Two plus three makes five.", 3.0),
 ]
@@ -58,8 +57,8 @@ CASES = [
 ]
 ALOUD = Case("asked aloud", Request([("user", [("audio", spoken_question())])], speak=True, cfg=3.0, max_tokens=600))
 NOT_KNOWN = Case("not known", Request(question("Who invented the telephone?"), speak=True, cfg=1.5, max_tokens=600))
-UNGUIDED, GUIDED, WRITTEN = CASES[0], CASES[2], CASES[len(SPOKEN)]
-ALONE = [UNGUIDED, GUIDED, WRITTEN, ALOUD, NOT_KNOWN]
+UNGUIDED, WRITTEN = CASES[0], CASES[len(SPOKEN)]
+ALONE = [UNGUIDED, WRITTEN, ALOUD, NOT_KNOWN]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_answers_end_without_a_limit(alone: dict[str, Any]) -> None:
 def test_concurrent_answers_with_chunks_and_retractions_equal_the_reference(retracting: Server, judge: Judge) -> None:
     cases = [*CASES, ALOUD, NOT_KNOWN]
     with Client(retracting.url) as client:
-        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 5_000
+        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 4_000
     assert {judge.answer(case).end for case in cases} == {"stop"}
     assert "#retracted_reqs" in retracting.output()
 
@@ -238,7 +237,7 @@ def joined_sounds(sounds: list[np.ndarray], pauses: list[float]) -> np.ndarray:
 
 
 def test_sentences_with_pauses_are_transcribed_once_and_in_order(alone: dict[str, Any], client: Client) -> None:
-    sentences = [samples_of(message_of(alone[case.name])) for case in (UNGUIDED, GUIDED)]
+    sentences = [samples_of(message_of(alone[case.name])) for case in (UNGUIDED, ALOUD)]
     sounds = [spoken_question(), sentences[0], spoken_question(), sentences[1], sentences[0], spoken_question()] * 2
     texts = {
         len(sound): written(client, joined_sounds([sound], [0.6]))["text"] for sound in (spoken_question(), *sentences)
