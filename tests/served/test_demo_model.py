@@ -27,11 +27,7 @@ from sglang_speechlm.demo.recipe.recogniser import Recogniser, bigram, spoken_wo
 
 MARGIN = 1e-4
 """Twice the rounding of float32. A trained model may be almost undecided; in these cases it is not."""
-SPOKEN = [
-    ("The number is seven.", 1.0),
-    ("Emma finds this little ring.", 1.5),
-    ("Two plus three makes five.", 3.0),
-]
+SPOKEN = [("The number is seven.", 1.0), ("Emma finds this little ring.", 1.5)]
 """Sentences with guidance scales."""
 GIVEN = "The green bird sits near the bridge."
 
@@ -127,7 +123,7 @@ def test_answers_end_without_a_limit(alone: dict[str, Any]) -> None:
 def test_concurrent_answers_with_chunks_and_retractions_equal_the_reference(retracting: Server, judge: Judge) -> None:
     cases = [*CASES, ALOUD, NOT_KNOWN]
     with Client(retracting.url) as client:
-        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 4_000
+        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 3_000
     assert {judge.answer(case).end for case in cases} == {"stop"}
     assert "#retracted_reqs" in retracting.output()
 

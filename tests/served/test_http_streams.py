@@ -29,9 +29,9 @@ from server import (
 )
 
 CODEC_RATE = 16_000
-UNREAD = {"n": 8, "frames": 500, "rate": 48_000}
-"""10 MB of sound as base64: more than fits into the socket buffers, at most 4 MB on Linux, and the pieces that wait in
-the codec."""
+UNREAD = {"n": 2, "frames": 700, "rate": 48_000}
+"""More sound of each choice than fits into the buffers of ``slow_reader``'s connection, 0.1 MB and so about 50 frames,
+and the at most five pieces, of at most 128 frames, that a stream takes from the codec ahead of its reader."""
 
 
 def spoken_body(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
@@ -169,10 +169,11 @@ def test_a_reader_that_stops_delays_only_its_own_stream(server: Server, client: 
 
 
 def slow_reader(server: Server, body: dict[str, Any]) -> socket.socket:
-    """Send a request on a connection with small buffers, and read nothing."""
+    """Send a request on a connection with small buffers on both sides, and read nothing."""
     address = urlsplit(server.url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # Linux sizes the sender's buffer by it
     connection.settimeout(SECONDS)
     assert address.hostname is not None
     assert address.port is not None
