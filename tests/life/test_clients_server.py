@@ -1,9 +1,11 @@
-"""The four clients, started as by their users, with a real server."""
+"""The four clients' scripts with a real server."""
 
+import runpy
 import signal
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,22 @@ def command(server: Server, script: str, *options: str) -> list[str]:
     return [sys.executable, str(CLIENTS / script), "--port", str(urlsplit(server.url).port), *options]
 
 
-def finish(server: Server, folder: Path, script: str, *options: str) -> str:
-    """Run a client that answers every line, and return what it prints."""
-    result = subprocess.run(command(server, script, *options), cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+@pytest.fixture
+def finish(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return what runs a client's script that answers every line, in this process, and returns what it prints."""
+
+    def run(script: str, *options: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", command(server, script, *options)[1:])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(CLIENTS / script), run_name="__main__")
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed
+        return printed.out
+
+    return run
 
 
 def records(path: Path) -> list[Any]:
@@ -41,8 +54,8 @@ def holds(path: Path, count: int) -> bool:
     return path.exists() and path.read_bytes().count(b"\n") >= count
 
 
-def test_client_answers_and_scores_the_samples(server: Server, tmp_path: Path) -> None:
-    printed = finish(server, tmp_path, "client.py", "--concurrency", "8")
+def test_client_answers_and_scores_the_samples(finish: Callable[..., str], tmp_path: Path) -> None:
+    printed = finish("client.py", "--concurrency", "8")
     output = tmp_path / "test" / "output"
     assert lines_of(output / "text.jsonl") == list(range(1, LISTEN + 1))
     assert f" {LISTEN} of {LISTEN} answered" in printed
@@ -54,15 +67,15 @@ def test_client_answers_and_scores_the_samples(server: Server, tmp_path: Path) -
     assert (output / "text.summary.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_client_accepts_the_options_of_the_guide(server: Server, tmp_path: Path) -> None:
+def test_client_accepts_the_options_of_the_guide(finish: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_bytes(b"".join((SAMPLES / "speak.jsonl").read_bytes().splitlines(True)[:3]))
     options = ("--input", "data.jsonl", "--output", "results.jsonl", "--concurrency", "128")
-    finish(server, tmp_path, "client.py", *options)
+    finish("client.py", *options)
     assert lines_of(tmp_path / "results.jsonl") == [1, 2, 3]
 
 
-def test_client_audiogen_cfg_saves_sounds(server: Server, tmp_path: Path) -> None:
-    finish(server, tmp_path, "client_audiogen_cfg.py", "--concurrency", "8", "--num-examples", "5")
+def test_client_audiogen_cfg_saves_sounds(finish: Callable[..., str], tmp_path: Path) -> None:
+    finish("client_audiogen_cfg.py", "--concurrency", "8", "--num-examples", "5")
     answered = records(tmp_path / "test" / "output" / "audiogen_cfg3.jsonl")
     assert len(answered) == 5
     sounding = [record for record in answered if record["audio_seconds"]]
@@ -74,16 +87,16 @@ def test_client_audiogen_cfg_saves_sounds(server: Server, tmp_path: Path) -> Non
     assert not any("right" in record for record in answered)
 
 
-def test_client_audiogen_cfg_without_guidance_writes_separate_files(server: Server, tmp_path: Path) -> None:
+def test_client_audiogen_cfg_without_guidance_writes_separate_files(finish: Callable[..., str], tmp_path: Path) -> None:
     options = ("--cfg", "1.0", "--save-dir", "test/hard_nocfg", "--concurrency", "8")
-    finish(server, tmp_path, "client_audiogen_cfg.py", *options)
+    finish("client_audiogen_cfg.py", *options)
     assert lines_of(tmp_path / "test" / "output" / "audiogen_cfg1.jsonl") == list(range(1, SPEAK + 1))
     assert list((tmp_path / "test" / "hard_nocfg").glob("*.wav"))
 
 
 @pytest.mark.parametrize(("script", "name"), [("client_all.py", "all"), ("client_all_4gpu.py", "all_4gpu")])
-def test_client_all_runs_all_tasks_at_once(server: Server, tmp_path: Path, script: str, name: str) -> None:
-    finish(server, tmp_path, script, "--concurrency", "64", "--cfg", "2.0", "--num-examples", "3")
+def test_client_all_runs_all_tasks_at_once(finish: Callable[..., str], tmp_path: Path, script: str, name: str) -> None:
+    finish(script, "--concurrency", "64", "--cfg", "2.0", "--num-examples", "3")
     output = tmp_path / "test" / "output"
     for task in ("text", "audiogen", "audiogen_cfg"):
         assert lines_of(output / f"{name}_cfg2_{task}.jsonl") == [1, 2, 3]
@@ -95,7 +108,9 @@ def test_client_all_runs_all_tasks_at_once(server: Server, tmp_path: Path, scrip
     assert list((tmp_path / "test" / name / "audiogen_cfg").glob("*.wav"))
 
 
-def test_a_killed_client_resumes_without_losing_or_repeating_a_line(server: Server, tmp_path: Path) -> None:
+def test_a_killed_client_resumes_without_losing_or_repeating_a_line(
+    server: Server, finish: Callable[..., str], tmp_path: Path
+) -> None:
     line = b'{"example_id": "same", "messages": [["user", "text", "Say something."]]}\n'
     count = 12
     (tmp_path / "in.jsonl").write_bytes(line * count)
@@ -112,7 +127,7 @@ def test_a_killed_client_resumes_without_losing_or_repeating_a_line(server: Serv
     assert kills == 2
     before = output.read_bytes().splitlines(keepends=True)[:-1]
     assert len(before) < count
-    finish(server, tmp_path, "client_audiogen_cfg.py", *options)
+    finish("client_audiogen_cfg.py", *options)
     assert lines_of(output) == list(range(1, count + 1))
     assert output.read_bytes().splitlines(keepends=True)[: len(before)] == before
     (task,) = orjson.loads((tmp_path / "out.summary.json").read_bytes())["tasks"]
