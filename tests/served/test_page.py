@@ -11,29 +11,34 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from browser import CHROMIUM, json_of, opened_page, running_browser
-from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
+from browser import CHROMIUM, browser_page, json_of
+from playwright.sync_api import FilePayload, Locator, Page, expect
 from server import Server
 
+requested_hosts: set[str] = set()
+"""Hosts to which the page sent requests."""
+failures: list[str] = []
 SETTINGS = "summary:text('Settings')"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
+def tab(server: Server) -> Iterator[Page]:
+    with browser_page(server.url, requested_hosts, failures) as page:
+        yield page
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Open the page; at the end, no other host has got a request, and no script has failed."""
-    hosts, failures = set[str](), list[str]()
-    with opened_page(browser, server.url, hosts, failures) as page:
-        yield page
-        assert page.url.startswith(server.url)
-    assert hosts == {server.url.split("/")[2]}
+def page(tab: Page, server: Server) -> Iterator[Page]:
+    """Load the page anew; at the end, no other host has got a request, and no script has failed."""
+    requested_hosts.clear()
+    failures.clear()
+    tab.set_viewport_size({"width": 1280, "height": 720})
+    tab.goto(server.url)
+    yield tab
+    assert tab.url.startswith(server.url)
+    assert requested_hosts == {server.url.split("/")[2]}
     assert failures == []
 
 

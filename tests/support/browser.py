@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Page, Request, expect, sync_playwright
 from server import SECONDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,38 +28,24 @@ expect.set_options(timeout=1000 * SECONDS)
 
 
 @contextmanager
-def running_browser() -> Iterator[Browser]:
-    """Yield a new browser."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS), timeout=1000 * SECONDS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened_page(browser: Browser, url: str, hosts: set[str], failures: list[str]) -> Iterator[Page]:
-    """Yield a page that shares nothing with other pages of the browser.
+def browser_page(url: str, hosts: set[str], failures: list[str]) -> Iterator[Page]:
+    """Yield a page of a new browser.
 
     Args:
-        browser: the browser.
         url: the address to open.
         hosts: collects the hosts to which the page sends requests.
         failures: collects the errors of its scripts.
     """
-    with browser.new_context(permissions=["microphone", "clipboard-read", "clipboard-write"]) as context:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS), timeout=1000 * SECONDS)
+        context = browser.new_context(permissions=["microphone", "clipboard-read", "clipboard-write"])
         page = context.new_page()
         page.set_default_timeout(1000 * SECONDS)
         page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(url)
         yield page
-
-
-@contextmanager
-def browser_page(url: str, hosts: set[str], failures: list[str]) -> Iterator[Page]:
-    """Yield an opened page of a new browser."""
-    with running_browser() as browser, opened_page(browser, url, hosts, failures) as page:
-        yield page
+        browser.close()
 
 
 def json_of(request: Request) -> Any:
