@@ -48,6 +48,7 @@ _IMPORTED = (
     "sglang.srt.entrypoints.http_server",
     "sglang.srt.managers.scheduler",
     "sglang.srt.managers.detokenizer_manager",
+    "sglang.srt.model_executor.model_runner",
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.models.xcodec.modeling_xcodec",
     "sglang_speechlm.options.fleet",
