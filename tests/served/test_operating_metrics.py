@@ -105,7 +105,7 @@ def router(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         assert wait_for(has_answered)
         yield f"http://127.0.0.1:{metrics_port}/metrics"
     finally:
-        running.terminate()
+        running.kill()  # on SIGTERM, it waits for five seconds
         running.wait(SECONDS)
 
 
