@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +23,14 @@ _MOST_CONTINUATIONS = 3
 
 def is_part_of_text(word: bytes) -> bool:
     """Return whether some well-formed text contains these bytes."""
+    try:
+        word.decode()
+    except UnicodeDecodeError:  # true for few of a vocabulary's words
+        return _can_be_completed(word)
+    return True
+
+
+def _can_be_completed(word: bytes) -> bool:
     rest = word.lstrip(bytes(_CONTINUATION))
     if len(word) - len(rest) > _MOST_CONTINUATIONS:
         return False
@@ -44,7 +53,9 @@ class NextWords:
 
     def __init__(self, words: Sequence[bytes], vocab_size: int) -> None:
         self._words = words
-        self._allowed = {first: self._bits(seconds, vocab_size) for first, seconds in _SECOND_BYTES.items()}
+        begins = np.zeros(-(-vocab_size // 32) * 32, dtype=np.uint8)
+        begins[: len(words)] = [word[0] if word else 0 for word in words]
+        self._allowed = {first: _bits_of(begins, seconds) for first, seconds in _SECOND_BYTES.items()}
 
     def narrow(self, mask: Tensor, last: int) -> None:
         """Clear the bits of ids that cannot come after the id ``last``, unless none would be left.
@@ -56,8 +67,8 @@ class NextWords:
         if allowed is not None and (mask & allowed).any():
             mask &= allowed
 
-    def _bits(self, seconds: range, vocab_size: int) -> Tensor:
-        bits = np.ones(-(-vocab_size // 32) * 32, dtype=bool)
-        for index, word in enumerate(self._words):
-            bits[index] = not word or word[0] not in _CONTINUATION or word[0] in seconds
-        return torch.from_numpy(np.packbits(bits, bitorder="little").view(np.int32))
+
+def _bits_of(begins: npt.NDArray[np.uint8], seconds: range) -> Tensor:
+    """Return the mask of the words that begin with one of ``seconds``, or in the middle of no character."""
+    allowed = ~np.isin(begins, _CONTINUATION) | np.isin(begins, seconds)
+    return torch.from_numpy(np.packbits(allowed, bitorder="little").view(np.int32))
