@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+import psutil
 import pytest
 
 from sglang_speechlm.process import heartbeat
@@ -17,13 +18,15 @@ from sglang_speechlm.process.supervision import Backoff, repeat
 
 CHILD = """
 import sys, time
-from sglang_speechlm.process.heartbeat import Heartbeat
-Heartbeat(int(sys.argv[1])).beat_by_thread()
+from sglang_speechlm.process import heartbeat
+heartbeat.INTERVAL_SECONDS = 0.05
+heartbeat.Heartbeat(int(sys.argv[1])).beat_by_thread()
 time.sleep(3600)
 """
 
 
 def live(heart: Heartbeat) -> None:
+    heartbeat.INTERVAL_SECONDS = 0.05
     heart.beat_by_thread()
     time.sleep(3600)
 
@@ -46,9 +49,10 @@ def test_a_multiprocessing_process_is_seen_to_be_alive_and_to_hang(context: Any)
         assert is_beating(heart)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(0.1)  # until the process has stopped
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
         silence = Silence(heart)
-        time.sleep(1.5)
+        time.sleep(0.2)
         assert silence.look() > 0
     finally:
         process.kill()
