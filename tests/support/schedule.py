@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -72,18 +74,30 @@ def _functions(item: Any) -> Iterator[Callable[..., Any]]:
         yield from (definition.func for definition in definitions)
 
 
-def _starts_a_process(function: Callable[..., Any], seen: frozenset[Any] = frozenset()) -> bool:
-    """Return whether a test function, or one that it calls, uses one of ``_STARTERS``."""
-    function = inspect.unwrap(function)
-    if not isinstance(function, FunctionType) or function in seen:
-        return False
-    if not function.__code__.co_filename.startswith(_TESTS):
-        return False
-    names = _names(function.__code__)
-    called = [function.__globals__.get(name) for name in names]
-    return bool(names & _STARTERS) or any(
-        _starts_a_process(other, seen | {function}) for other in called if callable(other)
-    )
+@cache
+def _starts_a_process(function: Callable[..., Any]) -> bool:
+    """Return whether a test function or fixture, or a function or class of the tests that it uses, starts a process."""
+    waiting: list[Any] = [function]
+    seen = set()
+    while waiting:
+        used = inspect.unwrap(waiting.pop())
+        if getattr(used, "__module__", None) == "subprocess":
+            return True
+        if not isinstance(used, FunctionType | type) or used in seen or not _is_of_tests(used):
+            continue
+        seen.add(used)
+        if isinstance(used, type):
+            waiting += vars(used).values()
+        else:
+            names = _names(used.__code__)
+            if names & _STARTERS:
+                return True
+            waiting += [used.__globals__.get(name) for name in names]
+    return False
+
+
+def _is_of_tests(used: FunctionType | type) -> bool:
+    return (getattr(sys.modules.get(used.__module__), "__file__", None) or "").startswith(_TESTS)
 
 
 def _names(code: CodeType) -> set[str]:
