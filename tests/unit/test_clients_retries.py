@@ -144,7 +144,7 @@ def test_an_answer_without_usage_is_accepted(folder: Path) -> None:
     }
 
 
-@given(st.lists(st.recursive(VALUES, nested, max_leaves=20), min_size=30, max_size=60))
+@given(st.lists(st.recursive(VALUES, nested, max_leaves=20), min_size=20, max_size=30))
 @settings(max_examples=4)
 def test_no_line_ends_the_run(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("rows")
