@@ -25,6 +25,7 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "patient",
     parent=hypothesis.settings(),
+    max_examples=50,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
