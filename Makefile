@@ -35,9 +35,9 @@ serve: setup ## Serve MODEL=directory (default: the demo's small model) on port 
 test: setup ## Run the linters and the tests in parallel
 	@$(MAKE) --no-print-directory -j 2 lint cases
 
-# Two test files at a time: while one waits for a server to start, the other can use the processor.
+# Three test files at a time, also on two cores: while one waits, for a deadline say, the others can use the processor.
 cases: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: setup ## Run the unit tests, which start no processes
 	$(BIN)/python -m pytest -m unit -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
