@@ -10,7 +10,9 @@ import xgrammar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_speechlm.sglang_hooks.grammar import TextGrammar, compiled_schema
+from sglang_speechlm.config import SpeechLMConfig
+from sglang_speechlm.sglang_hooks.grammar import TextGrammar, compiled_schema, vocabulary
+from sglang_speechlm.tokenizer import TextTokenizer
 from sglang_speechlm.tokenizer.utf8 import NextWords, is_part_of_text
 
 BYTES = [bytes([value]) for value in range(32, 256) if value != 127]
@@ -73,6 +75,14 @@ def test_a_part_of_a_text_is_recognised(word: bytes) -> None:
 )
 def test_bytes_that_no_text_contains_are_recognised(word: bytes) -> None:
     assert not is_part_of_text(word)
+
+
+def test_a_grammars_vocabulary_has_no_bytes_that_no_text_contains(
+    tokenizer: TextTokenizer, config: SpeechLMConfig
+) -> None:
+    words = set(vocabulary(tokenizer, config))
+    assert b"\xc3" in words
+    assert not {bytes([value]) for value in (0xC0, 0xC1, *range(0xF5, 0x100))} & words
 
 
 def test_a_mask_is_not_narrowed_to_nothing() -> None:
