@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sglang_speechlm.interrupt import end_without_traceback
-from sglang_speechlm.platform import torch_compiler, torchvision_operators
+from sglang_speechlm.platform import torchvision_operators, transformers_imports
 
 if TYPE_CHECKING:
     from sglang_speechlm import frontend
@@ -45,4 +45,4 @@ if sys.argv[:1] == ["-m"]:  # one of its programs is starting, and Python has no
 
 # SGLang and transformers import torchvision, which may lack its operators.
 torchvision_operators.define_when_imported()
-torch_compiler.spare_transformers()
+transformers_imports.import_less()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from server import CASES, SECONDS, Client, Judge, wait_for
 
 from sglang_speechlm.process import ExitStatus, free_port
@@ -32,7 +33,8 @@ def script_server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     log, port = folder / "log", free_port()
     (folder / "speechlm-qwen3-8b").symlink_to(served_checkpoint)
     options = ["--port", str(port), "--max-model-len", "3072", "--no-enable-prefix-caching"]
-    environment = {name: value for name, value in os.environ.items() if name != "MODEL"} | {"OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "MODEL"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPROFILEIMPORTTIME": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["bash", str(SCRIPT), *options], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -50,6 +52,13 @@ def script_server(served_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 def script_client(script_server: ScriptServer) -> Iterator[Client]:
     with Client(f"http://127.0.0.1:{script_server.port}") as client:
         yield client
+
+
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="what torch for a GPU imports is needed there")
+def test_a_server_without_a_gpu_imports_neither_a_compiler_nor_optimizers(script_server: ScriptServer) -> None:
+    imported = {line.rpartition("|")[2].strip() for line in script_server.log.splitlines() if "import time:" in line}
+    assert {"torch", "transformers.modeling_utils", "sglang.srt.managers.scheduler"} <= imported
+    assert not imported & {"torch._dynamo", "torch._inductor", "scipy.optimize"}
 
 
 def test_the_log_explains_each_option(script_server: ScriptServer) -> None:

@@ -223,6 +223,7 @@ def _import_server_modules() -> None:
     gc.disable()
     # The launcher does this before it imports SGLang; it imports "sglang_speechlm" first, which prepares the others.
     import_module("sglang_speechlm.platform.torch_compiler").compile_nothing()
+    import_module("sglang_speechlm.platform.transformers_imports").train_nothing()
     for name in _IMPORTED:
         import_module(name)
     gc.freeze()

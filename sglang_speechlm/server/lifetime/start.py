@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from sglang_speechlm import logs
 from sglang_speechlm.codec import spawn
 from sglang_speechlm.options.command_line import CommandLine, read, settle
@@ -16,6 +18,7 @@ from sglang_speechlm.options.vllm_names import Machine
 from sglang_speechlm.platform.cuda import check_machine
 from sglang_speechlm.platform.threads import without_threads
 from sglang_speechlm.platform.torch_compiler import compile_nothing
+from sglang_speechlm.platform.transformers_imports import train_nothing
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
@@ -33,6 +36,9 @@ _STOP_SECONDS = 20.0
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until stopped; return the exit status, one of ``ExitStatus``."""
+    train_nothing()
+    if not torch.backends.cuda.is_built():  # asking for a GPU here would keep the process that this one forks from it
+        compile_nothing()
     try:
         with without_threads():  # it converts checkpoints, too
             command_line = read(arguments)
@@ -51,8 +57,6 @@ def _serve(command_line: CommandLine, heartbeat: Heartbeat) -> int:
         check_machine(command_line.device)
     except ValueError as error:
         return _refused(error, ExitStatus.NOT_STARTED)
-    import torch
-
     announce(override=True)
     codec = None
     if torch.cuda.is_available():
