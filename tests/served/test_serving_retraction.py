@@ -2,15 +2,20 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reference import Part, Request
-from server import CASES, Case, Client, Judge, Server, clip, serving
+from server import CASES, Case, Client, Judge, Server, clip, serving, wait_for
 from shared import POOL
 
 CHUNK = 64
-SMALL_POOL = ("--max-total-tokens", "640", "--schedule-conservativeness", "0.01", "--chunked-prefill-size", str(CHUNK))
+SMALL_POOL = (
+    "--max-total-tokens", "640", "--schedule-conservativeness", "0.01", "--chunked-prefill-size", str(CHUNK),
+    "--enable-metrics",
+)  # fmt: skip
 """Half of what ``GROWING`` needs; all are admitted as if they would hardly grow. A guided prefix takes many chunks."""
 
 
@@ -34,6 +39,19 @@ GROWING = [growing(number) for number in range(9)]
 def retractions(server: Server) -> int:
     """Return the number of retracted requests."""
     return sum(int(count) for count in re.findall(r"#retracted_reqs: (\d+)", server.output()))
+
+
+def compete(client: Client, server: Server, cases: list[Case]) -> list[Any]:
+    """Return the answers to requests that are all queued before the first of them is scheduled."""
+    scheduler = server.part("sglang::scheduler")
+    with ThreadPoolExecutor(1) as threads:
+        scheduler.suspend()
+        try:
+            answers = threads.submit(client.chat_at_once, [case.body() for case in cases])
+            assert wait_for(lambda: client.metrics()["speechlm_stages_running", ()] == len(cases))
+        finally:
+            scheduler.resume()
+        return answers.result()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +89,7 @@ def test_24_answers_of_all_kinds_beyond_the_pool_equal_the_reference(crowded: Se
     cases = [*GROWING, *short][:24]
     with Client(crowded.url) as client:
         client.clear_cache()
-        assert judge.compare(cases, client.chat_at_once([case.body() for case in cases])) > 2000
+        assert judge.compare(cases, compete(client, crowded, cases)) > 2000
     assert retractions(crowded) > before
 
 
@@ -81,5 +99,5 @@ def test_growing_answers_beyond_the_pool_equal_the_reference(again: bool, crowde
     with Client(crowded.url) as client:
         if not again:
             client.clear_cache()
-        assert judge.compare(GROWING, client.chat_at_once([case.body() for case in GROWING])) > 5000
+        assert judge.compare(GROWING, compete(client, crowded, GROWING)) > 5000
     assert retractions(crowded) > before
