@@ -4,6 +4,7 @@ import pytest
 from schedule import (  # noqa: F401 (hooks)
     pytest_addoption,
     pytest_collection_modifyitems,
+    pytest_runtest_call,
     pytest_runtest_logreport,
     pytest_sessionfinish,
 )

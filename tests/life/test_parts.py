@@ -76,6 +76,7 @@ def test_a_chosen_number_of_threads_is_kept(name: str, monkeypatch: pytest.Monke
     assert torch.get_num_threads() == 5
 
 
+@pytest.mark.process
 def test_parts_are_forked() -> None:
     multiprocessing.set_start_method("spawn", force=True)
     fork_parts()

@@ -1,4 +1,4 @@
-"""Pytest hooks that mark the tests that start no process, and run the longest files first.
+"""Pytest hooks that mark the unit tests, which start no process, and run the longest files first.
 
 ``conftest`` imports them. ``--keep-durations`` saves the durations of this run for later runs; ``--shuffle=SEED``
 reveals whether a test depends on another.
@@ -9,20 +9,24 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
+from multiprocessing import util
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 _DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds by file name in a run of all tests on two cores; files below one second are left out."""
-_STARTERS = {"Forked", "Popen", "Runner", "Server", "ServerProcess", "spawn", "subprocess"}
+_STARTERS = {"Forked", "Popen", "ProcessPoolExecutor", "Runner", "Server", "ServerProcess", "spawn", "subprocess"}
 """Names of classes and modules that start or watch a process."""
+_WAYS_TO_START = ((os, "fork"), (os, "posix_spawn"), (subprocess.Popen, "_execute_child"), (util, "spawnv_passfds"))
 _TESTS = str(Path(__file__).parents[1])
 _seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -47,8 +51,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         durations: dict[str, float] = json.loads(_DURATIONS.read_text())
         items.sort(key=lambda item: (-durations.get(item.path.name, 0.0), item.path.name))
     for item in items:
-        if not any(_starts_a_process(function) for function in _functions(item)):
+        marked = item.get_closest_marker("process") is not None
+        if not marked and not any(_starts_a_process(function) for function in _functions(item)):
             item.add_marker("unit")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a unit test that starts a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("unit"):
+            for owner, name in _WAYS_TO_START:
+                patch.setattr(owner, name, _refuse_to_start)
+        return (yield)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -61,6 +76,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.option.keep_durations and not hasattr(session.config, "workerinput"):
         kept = {name: round(seconds, 1) for name, seconds in sorted(_seconds.items()) if seconds >= 1}
         _DURATIONS.write_text(json.dumps(kept, indent=0) + "\n")
+
+
+def _refuse_to_start(*_args: Any, **_options: Any) -> NoReturn:
+    pytest.fail("this unit test starts a process: mark it with pytest.mark.process")
 
 
 def _digest(seed: str, name: str) -> bytes:

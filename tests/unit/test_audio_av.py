@@ -21,6 +21,9 @@ from sglang_speechlm.audio.av_sound import DEMUXERS, AvSound
 from sglang_speechlm.audio.files import split
 from sglang_speechlm.audio.kinds import kind_of
 
+pytestmark = pytest.mark.process
+"""FFmpeg's libraries read files in a process of their own."""
+
 RATE = 16_000
 MAGIC = {
     "mp4": b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0",

@@ -20,6 +20,8 @@ from sglang_speechlm.audio.av_sound import DEMUXERS
 from sglang_speechlm.audio.files import split
 
 RATE = 16_000
+STARTS = pytest.mark.process
+"""FFmpeg's libraries read these files, in a process of their own."""
 
 
 def tone(seconds: float, rate: int = RATE, hertz: float = 440.0) -> Any:
@@ -61,7 +63,7 @@ def with_flac_length(data: bytes, frames: int) -> bytes:
         ("OGG", "OPUS"),
         ("MP3", "MPEG_LAYER_III"),
         ("AIFF", "PCM_16"),
-        ("CAF", "ALAC_16"),
+        pytest.param("CAF", "ALAC_16", marks=STARTS),
         ("AU", "PCM_16"),
         ("RF64", "PCM_16"),
         ("W64", "PCM_16"),
@@ -243,8 +245,10 @@ def test_absurdly_large_samples_are_refused() -> None:
         (encode(np.zeros(1), 96_000), "wav", "has no samples"),
         (encode(tone(1), format="FLAC")[:500], "flac", "damaged or cut off before its first sample"),
         (encode(tone(1), format="FLAC")[:20], "flac", "could not be read: it begins as FLAC, and is damaged, cut off"),
-        (b"\x1a\x45\xdf\xa3" + bytes(100), "webm", "begins as WebM or Matroska"),
-        (b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + b"\xff\xf1\x50\x80" + bytes(99), None, "begins as AAC"),
+        pytest.param(b"\x1a\x45\xdf\xa3" + bytes(100), "webm", "begins as WebM or Matroska", marks=STARTS),
+        pytest.param(
+            b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + b"\xff\xf1\x50\x80" + bytes(99), None, "begins as AAC", marks=STARTS
+        ),
         (b"OggS" + bytes(22) + b"\1\x50Speex   " + bytes(99), None, "Speex in Ogg is not supported"),
         (b"RIFF\x24\0\0\0AVI LIST" + bytes(99), None, "AVI is not supported"),
     ],
@@ -268,6 +272,7 @@ def test_midi_sample_dump_of_a_few_bytes_is_not_read_for_thirty_seconds(capfd: p
     assert len(capfd.readouterr().out) < 1000
 
 
+@STARTS
 @settings(max_examples=200)
 @given(st.binary(max_size=300), st.sampled_from([None, "wav", "pcm16"]))
 def test_any_bytes_give_a_clip_or_an_audio_error(data: bytes, format: str | None) -> None:
@@ -281,7 +286,7 @@ WAV_2S = encode(tone(2))
 CLEAN = [
     ("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAV", "ULAW"), ("FLAC", None), ("OGG", "VORBIS"),
     ("OGG", "OPUS"), ("MP3", None), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16"),
-    ("CAF", "PCM_16"), ("CAF", "ALAC_16"),
+    ("CAF", "PCM_16"), pytest.param("CAF", "ALAC_16", marks=STARTS),
 ]  # fmt: skip
 
 
@@ -519,6 +524,7 @@ SEEDS = [
 SEEDS += [SEEDS[0] + SEEDS[2], SEEDS[3] * 2, SEEDS[4] + SEEDS[4] + ID3V1]
 
 
+@STARTS
 @settings(max_examples=200)
 @given(
     st.sampled_from(SEEDS),

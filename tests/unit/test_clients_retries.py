@@ -89,7 +89,7 @@ def test_a_retry_after_of_any_form_is_limited_by_the_timeout(folder: Path) -> No
     count = len(RETRY_AFTER)
     Path("in.jsonl").write_bytes(lines(count))
     with scripted_server(lambda number: (503, {"Retry-After": RETRY_AFTER[number % count]}, b"")) as server:
-        assert run_client(server.port, "--timeout", "1", "--concurrency", str(count)) == LACKING
+        assert run_client(server.port, "--timeout", "3", "--concurrency", str(count)) == LACKING
     assert len(server.bodies) >= count
     kinds = [record["kind"] for record in records("x.failures.jsonl")]
     assert len(kinds) == count

@@ -7,6 +7,7 @@ import pytest
 from sglang_speechlm.demo.player import play
 
 
+@pytest.mark.process
 def test_sounds_are_played_by_the_first_working_player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played_path = tmp_path / "heard"
     for name, script in (("aplay", "exit 1"), ("play", f'printf "%s" "$2" > {played_path}')):

@@ -17,6 +17,9 @@ from sglang_speechlm.platform.cuda import (
     refuse_unchosen_cpu,
 )
 
+pytestmark = pytest.mark.process
+"""It asks nvcc for its version."""
+
 TOOLS = ("g++", "c++", "gcc", "ninja")
 
 

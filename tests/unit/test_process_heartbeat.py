@@ -39,6 +39,7 @@ def is_beating(heart: Heartbeat) -> bool:
     return heart.count > before
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("context", [multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")])
 def test_a_multiprocessing_process_is_seen_to_be_alive_and_to_hang(context: Any) -> None:
     heart = Heartbeat()

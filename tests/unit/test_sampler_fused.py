@@ -214,6 +214,7 @@ class LaunchRecorder:
 _POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("architecture", "kinds"), [(80, "aa"), (89, "tags"), (90, "aa"), (90, "tags"), (100, "tags"), (120, "aa")]
 )

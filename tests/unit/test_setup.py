@@ -137,6 +137,7 @@ def test_only_torch_may_install_packages_that_the_cpu_profile_does_not_lock() ->
     assert "--no-deps" not in torch
 
 
+@pytest.mark.process
 def test_setup_for_gpus_reports_what_the_machine_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +275,7 @@ def test_an_unreadable_state_is_ignored(tmp_path: Path) -> None:
 # The real commands
 
 
+@pytest.mark.process
 def test_errors_of_pip_are_shown_completely(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(setup.SetupError, match="make setup"):
         setup.Pip(Path(sys.prefix))("a package", ["--no-index", "no-such-package==1.0"])

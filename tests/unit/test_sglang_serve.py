@@ -54,6 +54,7 @@ def test_a_hub_tag_is_unknown() -> None:
     assert detected(None) is ServeBackendDetection.UNKNOWN
 
 
+@pytest.mark.process
 def test_the_launcher_gets_the_options_and_its_status_is_returned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
