@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from typing import Literal
 
 import soundfile
 
-from sglang_speechlm.codec import Samples, encode_wav, to_pcm16
+from sglang_speechlm.codec import Samples, to_pcm16
 from sglang_speechlm.codec.encoder import Encoder
 from sglang_speechlm.server.edge.errors import bad_field
 
@@ -19,17 +20,31 @@ OPENAI_RATE = 24_000
 
 RATE_HEADER = "X-Audio-Sample-Rate"
 
-MEDIA_TYPES = {
-    "wav": "audio/wav", "pcm": "audio/pcm", "pcm16": "audio/pcm", "flac": "audio/flac", "mp3": "audio/mpeg",
-    "opus": "audio/ogg", "aac": "audio/aac",
-}  # fmt: skip
+FileFormat = Literal["mp3", "opus", "aac", "flac", "wav"]
+FormatName = Literal[FileFormat, "pcm", "pcm16"]
+"""Files, and OpenAI's two names of raw PCM: for speech, and for a chat."""
 
 
-_BY_LIBSNDFILE = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
-"""Containers and subtypes. An MP3 file that is written as a whole states its exact length; one in pieces cannot."""
+@dataclass(frozen=True)
+class _Kind:
+    """A format: its media type, its container and subtype if libsndfile writes it, and its rates in Hz if few."""
+
+    media_type: str
+    libsndfile: tuple[str, str] | None = None
+    rates: tuple[int, ...] | None = None
+
+
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
-"""Allowed rates in Hz, for formats that do not support every rate."""
+_KINDS: dict[FormatName, _Kind] = {
+    # A file that is written as a whole states its exact length; one in pieces cannot.
+    "mp3": _Kind("audio/mpeg", ("MP3", "MPEG_LAYER_III"), _MP3_RATES),
+    "opus": _Kind("audio/ogg", ("OGG", "OPUS"), (8_000, 12_000, 16_000, 24_000, 48_000)),
+    "aac": _Kind("audio/aac", None, _MP3_RATES),
+    "flac": _Kind("audio/flac", ("FLAC", "PCM_16")),
+    "wav": _Kind("audio/wav", ("WAV", "PCM_16")),
+    "pcm": _Kind("audio/pcm"),
+    "pcm16": _Kind("audio/pcm"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,12 +52,17 @@ class SoundFormat:
     """The format of an answer's sound.
 
     Attributes:
-        name: one of ``MEDIA_TYPES``.
+        name: its name in requests.
         rate: sample rate in Hz.
     """
 
-    name: str
+    name: FormatName
     rate: int
+
+    @property
+    def media_type(self) -> str:
+        """Its media type."""
+        return _KINDS[self.name].media_type
 
     @property
     def is_raw(self) -> bool:
@@ -56,7 +76,8 @@ def check_rate(output: SoundFormat) -> None:
     Raises:
         ApiError: 400 if it does not.
     """
-    if output.rate not in (rates := _RATES.get(output.name, (output.rate,))):
+    rates = _KINDS[output.name].rates
+    if rates is not None and output.rate not in rates:
         allowed = ", ".join(map(str, rates))
         raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
 
@@ -65,12 +86,10 @@ def encode(samples: Samples, output: SoundFormat) -> bytes:
     """Return ``[n]`` samples as a file; raw PCM is 16 bits wide and little-endian."""
     if output.is_raw:
         return pcm16_bytes(samples)
-    if output.name == "wav":
-        return encode_wav(samples, output.rate)
-    if output.name not in _BY_LIBSNDFILE:
+    if (written := _KINDS[output.name].libsndfile) is None:
         encoder = Encoder(output.name, output.rate)
         return encoder.push(samples) + encoder.flush()
-    container, subtype = _BY_LIBSNDFILE[output.name]
+    container, subtype = written
     file = io.BytesIO()
     soundfile.write(file, to_pcm16(samples), output.rate, format=container, subtype=subtype)
     return file.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService, Spawned
-from sglang_speechlm.codec.files import SoundFormat
+from sglang_speechlm.codec.files import FormatName, SoundFormat
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.program.bounds import Bound
@@ -117,7 +117,7 @@ class Service:
                 code="model_not_found",
             )
 
-    def output(self, name: str, sample_rate: int | None) -> SoundFormat:
+    def output(self, name: FormatName, sample_rate: int | None) -> SoundFormat:
         """Return the output format for a format's name and an optional sample rate.
 
         By default, raw PCM, which states no rate, has the server's rate, and a file the codec's.

@@ -67,6 +67,17 @@ def test_every_field_is_in_the_table() -> None:
     assert {name for name, _ in fields} == set(SpeechLM.model_fields)
 
 
+def test_every_sound_format_is_in_the_table() -> None:
+    from sglang_speechlm.codec.files import _KINDS
+
+    table = API.partition("## Sound formats")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)`[^|]* \| `([^`]+)` \| ([\d, ]+|any) \|$", table, re.MULTILINE)
+    documented = {name: (media_type, re.sub(r"(?<=\d),(?=\d)", "", rates)) for name, media_type, rates in rows}
+    assert documented == {
+        name: (kind.media_type, ", ".join(map(str, kind.rates or ())) or "any") for name, kind in _KINDS.items()
+    }
+
+
 def test_every_error_code_is_in_the_table() -> None:
     source = "".join(file.read_text() for file in (ROOT / "sglang_speechlm").rglob("*.py"))
     codes = set(re.findall(r'\bcode="(\w+)"', source)) | {"invalid_api_key", "request_too_large", "overloaded"}

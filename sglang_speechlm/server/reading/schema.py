@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE
+from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE, FileFormat
 from sglang_speechlm.codec.tempo import FASTEST, SLOWEST
 from sglang_speechlm.prompt.words import is_blank
 from sglang_speechlm.server.edge.errors import UNKNOWN
@@ -220,7 +220,7 @@ class AudioOutput(Lenient):
     """
 
     voice: Any = None
-    format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"] | None = None
+    format: Literal[FileFormat, "pcm16"] | None = None
 
     @field_validator("format", mode="before")
     @classmethod
@@ -359,7 +359,7 @@ class SpeechRequest(CommonRequest):
     model: ModelName | None = None
     voice: str | Voice | None = None
     instructions: str | None = None
-    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
+    response_format: Literal[FileFormat, "pcm"] | None = None
     sample_rate: SampleRate | None = None
     speed: Annotated[float, Field(ge=SLOWEST, le=FASTEST)] | None = None
     stream_format: Literal["audio", "sse"] | None = None

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from sglang_speechlm.codec import Samples
 from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
 from sglang_speechlm.codec.files import (
-    MEDIA_TYPES,
     RATE_HEADER,
     SoundFormat,
     check_rate,
@@ -69,7 +68,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     headers = {RATE_HEADER: str(output.rate)}
     if body.stream_format == "sse":
         return ClosingStream(_events(begun, recital, warnings), begun, "text/event-stream", headers)
-    return ClosingStream(begun, begun, MEDIA_TYPES[output.name], headers)
+    return ClosingStream(begun, begun, output.media_type, headers)
 
 
 def _recite(
