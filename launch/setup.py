@@ -304,7 +304,7 @@ def check_tools(environment: Path, cuda: str) -> None:
     """Print what this machine lacks for a server on a GPU."""
     command = [str(environment / "bin" / "python"), "-m", "sglang_speechlm.platform.cuda", cuda]
     for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
-        tell(f"a server on a GPU will not start here: {line}")
+        tell(f"a server on a GPU will not start on this machine: {line}")
 
 
 def main() -> int:

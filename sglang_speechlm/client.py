@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = response.json()["choices"][0]["message"]
         print(message["content"])
     except (ValueError, LookupError, TypeError):
-        print(f"error: {options.url}: this is no chat answer: {response.text[:200]}", file=sys.stderr)
+        print(f"error: {options.url}: not a chat answer: {response.text[:200]}", file=sys.stderr)
         return 1
     for warning in message.get("speechlm", {}).get("warnings", ()):
         print(f"warning: {warning}", file=sys.stderr)

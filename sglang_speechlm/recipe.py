@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     print(f"{directory}: {size / 1e6:.1f} MB; serve it with python -m sglang_speechlm.launch --model-path {directory}")

@@ -46,10 +46,12 @@ class Server:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS), self.session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise Refused(f"{self.url}: /v1/models gives {response.status}: {_message(await response.read())}")
+                    raise Refused(
+                        f"{self.url}: /v1/models returned {response.status}: {_message(await response.read())}"
+                    )
         except (aiohttp.ClientError, TimeoutError) as error:
             why = str(error) or "no answer"
-            message = f"{self.url}: cannot reach the server ({why}); start one, or name another --host or --port"
+            message = f"{self.url}: cannot reach the server ({why}); start it, or choose another --host or --port"
             raise Refused(message) from error
 
     async def ask(self, body: bytes, waits: Callable[[Kind | None], None]) -> tuple[bytes, float]:

@@ -75,7 +75,7 @@ class AudioFiles:
         best = [path for path, tail in zip(fitting, tails, strict=True) if tail == max(tails)]
         if len(best) > 1:
             shown = f"{best[0]} and {best[1]}"
-            raise Failure(Kind.AMBIGUOUS_AUDIO, f"{name}: {len(best)} files below --audio-root fit: {shown}")
+            raise Failure(Kind.AMBIGUOUS_AUDIO, f"{name}: {len(best)} files below --audio-root match: {shown}")
         return best[0]
 
 

@@ -88,7 +88,7 @@ def _sum_up(works: list[Work], output: Path) -> None:
         write(path, answers.chunks(), [work.results.ledger])
         written.append(str(path))
         if answers.doubled:
-            _tell(f"{path}: {answers.doubled} answers have the id of another line; theirs is followed by the line")
+            _tell(f"{path}: {answers.doubled} answers share their id with another line; the line number was appended")
     ledgers = [work.results.ledger for work in works]
     summary, picture = _summaries(output)
     write(summary, [orjson.dumps({"tasks": figures}, option=orjson.OPT_INDENT_2)], ledgers)

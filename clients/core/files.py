@@ -78,7 +78,7 @@ def check_distinct(path: Path, inputs: Iterable[Path]) -> None:
     for source in inputs:
         with suppress(OSError, ValueError):
             if path.samefile(source):
-                raise Refused(f"{path}: is the same file as --input {source}; name another --output")
+                raise Refused(f"{path}: is the same file as --input {source}; choose another --output")
 
 
 def make_folder(folder: Path, option: str) -> None:

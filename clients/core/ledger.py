@@ -15,7 +15,7 @@ from .failure import Refused
 from .files import check_distinct, digest_of, put, read_lines, size_of
 
 CLIENT = "sglang-speechlm"
-_ELSEWHERE = "name another --output, or move the file away"
+_ELSEWHERE = "choose another --output, or move the file away"
 
 
 class Ledger:

@@ -90,11 +90,11 @@ def parse_line(raw: bytes, number: int = 1) -> Line:
     notes: list[str] = []
     answer = fields.get("answer")
     if isinstance(answer, dict | list) and answer:
-        notes.append(f"answer: must be a text; got {_shown(answer)}; not scored by it")
+        notes.append(f"answer: must be a string; got {_shown(answer)}; ignored for scoring")
         answer = None
     choices = fields.get("choices") or []
     if not isinstance(choices, list):
-        notes.append(f"choices: must be a list of texts; got {_shown(choices)}; not scored by them")
+        notes.append(f"choices: must be a list of strings; got {_shown(choices)}; ignored for scoring")
         choices = []
     return Line(
         example_id=_text(fields.get("example_id")) or f"line-{number}",
@@ -128,7 +128,7 @@ def _message(place: str, value: Any) -> Message:
     if content is None and role == "assistant":
         content = ""
     if content is None or content != content or isinstance(content, bool | list | dict):
-        raise _bad(f"{place}: content: must be a text; got {_shown(content)}")
+        raise _bad(f"{place}: content: must be a string; got {_shown(content)}")
     return Message(role, modality, _text(content) or "")
 
 
@@ -156,6 +156,6 @@ def _shown(value: Any) -> str:
     try:
         shown = repr(value)
     except RecursionError:
-        return "something too deep"
+        return "a value that is nested too deeply"
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     return shown.encode(errors="replace").decode()

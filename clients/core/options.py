@@ -47,10 +47,15 @@ def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Na
     add("--host", default="127.0.0.1", help="server address (default: %(default)s)")
     add("--port", type=_count, default=defaults.port, help="port of the server (default: %(default)s)")
     add("--input", type=Path, help="ESPnet-format JSONL or dataset.json (default: the clients' samples)")
-    add("--audio-root", type=Path, help="where to look for audio that is not at its path")
+    add("--audio-root", type=Path, help="folder to search for audio that is not at its path")
     add("--output", type=Path, help=f"results as JSONL (default: {defaults.output})")
     if defaults.speaks:
-        add("--save-dir", type=Path, default=defaults.save_dir, help="random WAV samples (default: %(default)s)")
+        add(
+            "--save-dir",
+            type=Path,
+            default=defaults.save_dir,
+            help="folder for random WAV samples (default: %(default)s)",
+        )
         add("--cfg", type=_guidance, default=3.0, help="guidance scale, 1 (none) to 20 (default: %(default)g)")
     add("--num-examples", type=_count, default=defaults.num_examples, help=_of_examples(defaults))
     per_task = " per task" if len(defaults.tasks) > 1 else ""

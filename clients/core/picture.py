@@ -136,4 +136,4 @@ def _accuracy(axes: Axes, works: Sequence[Work]) -> None:
         axes.annotate(label, (share, place), (3, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, names)
     axes.grid(axis="y", visible=False)
-    axes.set(title="Accuracy", xlabel="% right (of how many)", xlim=(0, 125), xticks=[0, 25, 50, 75, 100])
+    axes.set(title="Accuracy", xlabel="% correct (number scored)", xlim=(0, 125), xticks=[0, 25, 50, 75, 100])

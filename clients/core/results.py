@@ -165,7 +165,7 @@ class Results:
             if earlier.get(name) != self._settings.get(name):
                 raise Refused(
                     f"{self.path} holds answers of another run: {name} was {earlier.get(name)!r} there and is "
-                    f"{self._settings.get(name)!r} here; name another --output"
+                    f"{self._settings.get(name)!r} here; choose another --output"
                 )
 
     def _count(self, record: dict[str, Any]) -> None:

@@ -288,6 +288,6 @@ def _allow_open_files(needed: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise Refused(f"--concurrency: {needed} open files are needed, and the hard limit is {hard} (ulimit -Hn)")
+        raise Refused(f"--concurrency: {needed} open files are needed, but the hard limit is {hard} (ulimit -Hn)")
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -131,4 +131,4 @@ def _dialogues(manifest: Path, entries: Any) -> Path:
     for path in (manifest.parent / named, manifest.parent / named.name):
         if path.is_file():
             return path
-    raise Refused(f"--input {manifest}: data_entry: neither {named} nor {named.name} beside the manifest is there")
+    raise Refused(f"--input {manifest}: data_entry: neither {named} nor {named.name} beside the manifest exists")

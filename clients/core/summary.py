@@ -110,8 +110,8 @@ def _speeds(figures: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         ("latency", f"{_spread(figures['latency_seconds'])} s"),
     ]
     if audio := figures.get("audio"):
-        silent = f"; {audio['answers_without_sound']} answers without" if audio["answers_without_sound"] else ""
-        rows.append(("sound", f"{audio['seconds']:.1f} s, {audio['seconds_per_second']:.2f} s a second{silent}"))
+        silent = f"; {audio['answers_without_sound']} answers without sound" if audio["answers_without_sound"] else ""
+        rows.append(("sound", f"{audio['seconds']:.1f} s, {audio['seconds_per_second']:.2f} s per second{silent}"))
         if audio["real_time_factor"]:
             rows.append(("real-time factor", _spread(audio["real_time_factor"])))
     return rows

@@ -125,14 +125,14 @@ def decode_joined(data: bytes, format: str | None, seconds: float) -> Generator[
             if number == MAX_FILES:
                 raise AudioError(f"the limit is {MAX_FILES} files")
             if av_files > MAX_AV_FILES:
-                raise AudioError(f"the limit is {MAX_AV_FILES} files of such a kind")
+                raise AudioError(f"the limit is {MAX_AV_FILES} files of this kind")
             with contextlib.closing(decode_pieces(file, declared, seconds, MAX_VALUES)) as pieces:
                 for piece in pieces:
                     yield number, piece
         except AudioError as error:
             if number == 0:
                 raise
-            warning = f"{number} joined files were heard; what follows them was not: {error}"
+            warning = f"the joined files after file {number} were not heard: {error}"
             yield number, Decoded(np.zeros(0, np.float32), RAW_RATE, 0, 0, (warning,))
             return
 

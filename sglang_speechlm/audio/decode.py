@@ -133,9 +133,7 @@ def _open(file: File, declared: str) -> SndfileSound | AvSound:
             # libsndfile reads these past their end and prints two lines for every 60 missing samples.
             raise AudioError("MIDI sample dumps are not accepted")
         if not MIN_RATE <= sound.samplerate <= MAX_RATE:
-            raise AudioError(
-                f"sample rate {sound.samplerate} Hz is out of range; allowed are {MIN_RATE} to {MAX_RATE} Hz"
-            )
+            raise AudioError(f"sample rate {sound.samplerate} Hz is out of range; allowed: {MIN_RATE} to {MAX_RATE} Hz")
     except AudioError:
         sound.close()
         raise
@@ -250,4 +248,4 @@ def _unreadable(file: File, declared: str) -> str:
         reason = f"it begins as {file.kind}, and is damaged, cut off, or in an unsupported encoding"
     else:
         reason = "it is not an audio file"
-    return f"audio data{declaration} could not be read: {reason}. Accepted are {ACCEPTED}."
+    return f"audio data{declaration} could not be read: {reason}. Accepted formats: {ACCEPTED}."

@@ -119,7 +119,7 @@ class AllowedMedia:
             places.append("hosts that the operator listed")
         if self.directory is not None:
             places.append("file: URLs under the operator's directory")
-        return f"allowed are {' and '.join(places)}"
+        return f"allowed: {' and '.join(places)}"
 
 
 class NotPublic(OSError):

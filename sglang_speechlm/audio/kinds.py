@@ -22,7 +22,7 @@ _READ = {
     "MP3": rb"ID3[\x02-\x04]|" + MP3_FRAME,
 }
 MP4, MATROSKA, AAC, AMR = "MP4 (m4a, mp4, mov, 3gp)", "WebM or Matroska", "AAC", "AMR"
-CODED_CAF, CODED_OGG = "compressed CAF", "FLAC or a film in Ogg"
+CODED_CAF, CODED_OGG = "compressed CAF", "FLAC or video in Ogg"
 _BY_AV = {
     MP4: rb"[\x00-\xff]{4}(?:ftyp|moov|mdat|wide|free|skip)",  # old QuickTime files have no ftyp
     CODED_CAF: rb"caff[\x00-\xff]{4}desc[\x00-\xff]{16}(?!lpcm|ulaw|alaw)[ -~]{4}",
@@ -40,7 +40,7 @@ _UNREAD = {
     "DSD": rb"DSD |FRM8",
     "MIDI": rb"MThd",
     "Flash video": rb"FLV\x01",
-    "an MPEG film": rb"\x00\x00\x01[\xb3\xba]",
+    "MPEG video": rb"\x00\x00\x01[\xb3\xba]",
     "AVI": rb"RIFF[\x00-\xff]{4}AVI ",
     "PDF": rb"%PDF",
     "PNG": rb"\x89PNG",

@@ -66,7 +66,7 @@ def decode_data_url(url: str) -> tuple[bytes, str]:
         if (unknown := _UNKNOWN_ESCAPE.search(content)) is not None:
             raise AudioError(
                 f"audio data is not valid base64: {content[unknown.start() :][:3]!r} at position {unknown.start()}; "
-                "allowed are %2B, %2F, %3D and white space where characters are percent-encoded"
+                "allowed: %2B, %2F, %3D and white space where characters are percent-encoded"
             )
         for escape, character in _ESCAPED:
             content = content.replace(escape, character).replace(escape.upper(), character)
@@ -80,8 +80,10 @@ def _decode_loosely(text: str) -> bytes:
     except ValueError:
         stray = _STRAY.search(text)
         reason = (
-            f"character {stray[0]!r} at position {stray.start()}" if stray else "padding in its middle, or a cut end"
+            f"character {stray[0]!r} at position {stray.start()}"
+            if stray
+            else "padding in the middle, or a truncated end"
         )
         raise AudioError(
-            f"audio data is not valid base64: {reason}; allowed are A-Z a-z 0-9 + / (or - _), = at the end, white space"
+            f"audio data is not valid base64: {reason}; allowed: A-Z a-z 0-9 + / (or - _), = at the end, white space"
         ) from None

@@ -77,9 +77,7 @@ class Recording:
                 values += piece.values
                 yield piece.samples if resampler is None else resampler.resample_chunk(piece.samples)
                 if self.seconds >= MAX_SECONDS or values >= _MAX_VALUES:
-                    self.warnings.append(
-                        f"the recording was heard up to {self.seconds / 3600:.1f} h; what follows was not"
-                    )
+                    self.warnings.append(f"only the first {self.seconds / 3600:.1f} h of the recording were heard")
                     break
         if resampler is not None:
             yield _flushed(resampler)

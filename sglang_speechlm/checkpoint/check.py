@@ -64,7 +64,7 @@ def _locate(wanted: Wanted, say: Say) -> Source | None:
         return find_source(Path(wanted.model), wanted.train_config)
     remote = look_up(wanted.model, wanted.revision, choose_checkpoint)
     if remote is None:
-        raise CheckpointError(f"{wanted.model}: the hub cannot be reached, so its files are unknown")
+        raise CheckpointError(f"{wanted.model}: the hub cannot be reached, so the files are unknown")
     say(remote.description)
     if remote.missing:
         for name, size in remote.missing.items():

@@ -51,6 +51,6 @@ def refuse_full_disk(*needs: Need) -> None:
         if sum(need.size for need in together) > free:
             needed = " and ".join(need.description for need in together)
             raise CheckpointError(
-                f"not enough disk: {needed}, but {free / _GIGABYTE:.2f} GB are free; HF_HOME moves downloads, "
-                "--convert-dir conversions"
+                f"not enough disk space: {needed}, but only {free / _GIGABYTE:.2f} GB are free; "
+                "set HF_HOME to move downloads, --convert-dir to move conversions"
             )

@@ -181,7 +181,7 @@ def _is_complete(directory: Path) -> bool:
 def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
     for note in conversion.notes:
         say(note)
-    say(f"converting {conversion.source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB, once")
+    say(f"converting {conversion.source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB")
     try:
         convert(conversion, directory)
     except OtherConversion:

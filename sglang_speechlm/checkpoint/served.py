@@ -19,8 +19,8 @@ _QUANTIZATION_FILES = ("hf_quant_config.json", "quant_model_description.json")
 """Files that describe the quantization instead, next to a config.json."""
 
 _ALLOWED_INSTEAD = (
-    "allowed: a checkpoint that is not quantized, such as the one that this was made from; --quantization fp8 "
-    "quantizes it when it is loaded"
+    "allowed: an unquantized checkpoint, such as the original of this one; --quantization fp8 quantizes it "
+    "when it is loaded"
 )
 
 
@@ -64,10 +64,12 @@ def served_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
         if index.is_file():
             named = read_json(index).get("weight_map")
             if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-                raise CheckpointError(f"{index}: weight_map is {shown(named)}; allowed: tensor names to file names")
+                raise CheckpointError(
+                    f"{index}: weight_map is {shown(named)}; allowed: an object that maps tensor names to file names"
+                )
             files = sorted({directory / name for name in named.values()})
         if not files:
-            raise CheckpointError(f"{directory}: holds no safetensors files")
+            raise CheckpointError(f"{directory}: contains no safetensors files")
         return {name: shape for file in files for name, shape in safetensors_shapes(file).items()}
 
 

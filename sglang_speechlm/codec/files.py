@@ -79,7 +79,7 @@ def check_rate(output: SoundFormat) -> None:
     rates = _KINDS[output.name].rates
     if rates is not None and output.rate not in rates:
         allowed = ", ".join(map(str, rates))
-        raise bad_field("sample_rate", f"{output.name!r} goes with {allowed}; got {output.rate}")
+        raise bad_field("sample_rate", f"must be {allowed} for {output.name!r}; got {output.rate}")
 
 
 def encode(samples: Samples, output: SoundFormat) -> bytes:

@@ -40,7 +40,7 @@ class PiecePolicy:
 
     def __post_init__(self) -> None:
         if not self.ramp or not all(1 <= size <= self.largest for size in self.ramp):
-            raise ValueError(f"ramp must hold sizes in 1..largest ({self.largest}); got {self.ramp}")
+            raise ValueError(f"ramp must contain sizes in 1..largest ({self.largest}); got {self.ramp}")
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -155,11 +155,11 @@ def _bound_yaml(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             # An alias inside its own anchor has no size yet: it would expand endlessly.
             if event.anchor not in sizes:
-                raise ValueError(f"the alias *{event.anchor} refers to nothing that ends before it")
+                raise ValueError(f"the alias *{event.anchor} refers to an undefined or unfinished value")
             total += sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             if len(event.value) > _YAML_SCALAR:
-                raise ValueError(f"holds a scalar of {len(event.value)} characters; at most {_YAML_SCALAR}")
+                raise ValueError(f"contains a scalar of {len(event.value)} characters; the limit is {_YAML_SCALAR}")
             total += 1
             if event.anchor:
                 sizes[event.anchor] = 1

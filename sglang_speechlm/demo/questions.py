@@ -37,7 +37,7 @@ class Conversation:
 
     def write(self, question: str) -> None:
         """Ask for text."""
-        self._progress.step("it writes")
+        self._progress.step("the model writes")
         self._progress.quote("you", question)
         answer = self._client.chat.completions.create(
             model=self._model, messages=[{"role": "user", "content": question}], max_tokens=60, seed=_SEED
@@ -47,13 +47,13 @@ class Conversation:
     def speak(self, question: str, name: str, cfg: float) -> None:
         """Ask for text and sound, and write the sound to the file ``name``."""
         how = f"with guidance {cfg:g}" if cfg > 1 else "without guidance"
-        self._progress.step(f"it speaks, {how}")
+        self._progress.step(f"the model speaks, {how}")
         self._progress.quote("you", question)
         self._hear({"role": "user", "content": question}, name, cfg)
 
     def listen(self, clip: Path, name: str, cfg: float) -> None:
         """Ask with a clip, and get a spoken answer."""
-        self._progress.step(f"it listens, and answers aloud; {soundfile.info(clip).duration:.1f} s of speech")
+        self._progress.step(f"the model listens and answers aloud; {soundfile.info(clip).duration:.1f} s of speech")
         self._progress.quote("you", f"({clip})")
         data = base64.b64encode(clip.read_bytes()).decode()
         part: ChatCompletionContentPartInputAudioParam = {

@@ -82,7 +82,7 @@ class Control:
     def _remove(self, worker_id: str) -> Response:
         member = next((member for member in self._router.members if member.id == worker_id), None)
         if member is None:
-            raise ApiError(404, f"unknown worker {worker_id[:100]!r}; GET /workers lists them")
+            raise ApiError(404, f"unknown worker {worker_id[:100]!r}; GET /workers lists the known ones")
         self._router.drop(member.url)
         return _json_response(202, _shown(member))
 

@@ -213,12 +213,12 @@ async def forward(
 def broken_off(status: int = 502) -> ApiError:
     """Return the error for a request whose worker is gone."""
     reason = "did not answer in time" if status == 504 else "ended before its answer was complete"
-    return ApiError(status, f"the worker with this request {reason}; send it again", code="worker_lost")
+    return ApiError(status, f"the worker that had this request {reason}; send the request again", code="worker_lost")
 
 
 def unreachable() -> ApiError:
     """Return the error for a request that no worker can take now."""
-    return ApiError(503, "no worker can take this request now; send it again", code="no_worker", retry_after=1)
+    return ApiError(503, "no worker can take this request now; send the request again", code="no_worker", retry_after=1)
 
 
 def address(base: str, scope: Scope) -> URL:

@@ -66,7 +66,7 @@ class Front:
 
     def drain(self) -> None:
         """Stop accepting requests."""
-        self._refusal = ApiError(503, "the server is stopping and takes no new requests", retry_after=5)
+        self._refusal = ApiError(503, "the server is stopping and accepts no new requests", retry_after=5)
 
     async def idle(self) -> None:
         """Return when no request is in progress."""

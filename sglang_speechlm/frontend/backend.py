@@ -94,7 +94,9 @@ class SpeechLM(BaseBackend):
             SpeechLMError: always.
         """
         with surfacing(s):
-            raise SpeechLMError("sgl.select: not offered by this backend; use sgl.RuntimeEndpoint with the same server")
+            raise SpeechLMError(
+                "sgl.select: not supported by this backend; use sgl.RuntimeEndpoint with the same server"
+            )
 
     def _speak(self, turn: Turn, spoken: Speaking, params: SglSamplingParams) -> tuple[Speech, dict[str, Any]]:
         text = spoken.text if spoken.text is not None else turn.text
@@ -156,7 +158,7 @@ def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -
     """Return the chat request of an ``sgl.gen``.
 
     Raises:
-        SpeechLMError: if it does not begin the assistant's turn, or uses a parameter that is not offered.
+        SpeechLMError: if it does not begin the assistant's turn, or uses a parameter that is not supported.
     """
     if not turn.is_open or turn.text:
         raise SpeechLMError(
@@ -164,7 +166,7 @@ def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -
         )
     for name in _NOT_OFFERED:
         if name not in but and (value := getattr(params, name)):
-            raise SpeechLMError(f"sgl.gen: {name} is not offered by this backend; got {value!r}")
+            raise SpeechLMError(f"sgl.gen: {name} is not supported by this backend; got {value!r}")
     values = {field: getattr(params, name) for name, field in _SENT.items()}
     return {"messages": turn.messages, **{name: value for name, value in values.items() if value not in ([], ())}}
 

@@ -43,8 +43,8 @@ def content_parts(content: str | list[dict[str, Any]]) -> str | list[dict[str, A
     pieces = text["text"].split(CLIP)
     if len(pieces) != len(images) + 1:
         raise SpeechLMError(
-            f"a turn holds {len(pieces) - 1} of U+FFFC, which marks clips, and {len(images)} clips "
-            "(a fork inside a turn loses that turn's clips)"
+            f"a turn has {len(pieces) - 1} clip marks (U+FFFC) but {len(images)} clips; "
+            "a fork inside a turn loses that turn's clips"
         )
     if isinstance(content, str):
         return content

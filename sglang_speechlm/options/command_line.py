@@ -137,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_conversion_options(parser.add_argument_group("a checkpoint that must be converted or fetched"))
     parser.add_argument("--help-sglang", action=_SGLangHelp, nargs=0, help="show SGLang's options and exit")
-    add_guide_options(parser.add_argument_group("the usage guide's options (vLLM's names; SGLang's are taken too)"))
+    add_guide_options(parser.add_argument_group("the usage guide's options (vLLM's names; SGLang's are accepted, too)"))
     add_own_options(parser.add_argument_group("SpeechLM's own options"))
     add_fleet_options(parser.add_argument_group("several workers behind one port"))
     return parser
@@ -152,7 +152,7 @@ def _add_conversion_options(parser: argparse._ArgumentGroup) -> None:
     add("--revision", type=named, metavar="NAME", help="branch, tag or commit of the hub tag")
     text = "where conversions are kept (default: sglang-speechlm in XDG_CACHE_HOME or ~/.cache)"
     add("--convert-dir", type=_path, metavar="DIR", help=text)
-    text = "report what the checkpoint is, becomes and needs, and every problem; write and serve nothing"
+    text = "report what the checkpoint is, what it would become and need, and every problem; write and serve nothing"
     add("--check", action="store_true", help=text)
 
 
@@ -301,7 +301,7 @@ class _SGLangHelp(argparse.Action):
 
 def _epilog() -> str:
     lines = ["SGLang's options are accepted too, except those that cannot work or are untested with SpeechLM:"]
-    lines += ["they are refused by name. Most used:"]
+    lines += ["those are refused by name. The most used:"]
     lines += [f"  {name:<26} {text}" for name, text in _USED_MOST]
     lines += ["", f"Scripts put their defaults before {OVERRIDDEN_BY}; options after it win, under either name."]
     lines += [

@@ -114,7 +114,7 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         _refuse(rest)
     if others and not workers:
         names = [word.partition("=")[0] for word in others if word.startswith("-")] or others  # values may be secret
-        raise ValueError(f"{', '.join(names)}: not known, or of a worker, and none is started here")
+        raise ValueError(f"{', '.join(names)}: unknown, or an option of workers, of which this fleet starts none")
     complaints = key_complaints(shared) + address_complaints(parsed.host, parsed.port) + tls_complaints(parsed)
     if complaints:
         raise ValueError("; ".join(complaints))

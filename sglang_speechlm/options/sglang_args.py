@@ -33,12 +33,12 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "attn_dp_size": (1, "requests would change ranks without their frames"),
     "disaggregation_mode": ("null", "frames do not travel between prefill and decode servers"),
     "tokenizer_worker_num": (1, "the program and the codec live in one HTTP process"),
-    "skip_tokenizer_init": (False, "texts are encoded and decoded here"),
-    "grammar_backend": (GRAMMAR_BACKEND, "SGLang's own would take control ids for text, and know but one of its ends"),
+    "skip_tokenizer_init": (False, "this server encodes and decodes texts itself"),
+    "grammar_backend": (GRAMMAR_BACKEND, "SGLang's own would read control ids as text, and knows only one end id"),
     "enable_lora": (None, "adapters do not cover the streams"),
-    "enable_hierarchical_cache": (False, "SGLang's other caches would take frames for text"),
-    "enable_lmcache": (False, "SGLang's other caches would take frames for text"),
-    "enable_unified_cache_external_linker": (False, "SGLang's other caches would take frames for text"),
+    "enable_hierarchical_cache": (False, "SGLang's other caches would treat frames as text"),
+    "enable_lmcache": (False, "SGLang's other caches would treat frames as text"),
+    "enable_unified_cache_external_linker": (False, "SGLang's other caches would treat frames as text"),
     "startup_weight_load_mode": ("serial", "the frames' head is computed from the weights before graphs are captured"),
     "enable_watermark": (False, "frames and texts are drawn by this package's sampler, which sets no watermark"),
     "enable_torch_compile": (False, "the per-request state is written between compiled steps"),
@@ -48,7 +48,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "dllm_algorithm": (None, "frames are decoded from left to right"),
     "reasoning_parser": (None, _OWN),
     "tool_call_parser": (None, _OWN),
-    "enable_two_batch_overlap": (False, "a batch cut in two would lose the rows that its view names"),
+    "enable_two_batch_overlap": (False, "the halves of a split batch would lose the rows of its view"),
     "enable_unified_memory": (False, "slots and positions would move between pools without their frames"),
     "prefill_max_requests": (None, "both branches of a guided answer must be prefilled in one step"),
 }
@@ -167,12 +167,12 @@ def refuse_quantization(server_args: Any, capability: tuple[int, int]) -> None:
 
 def _complaint(name: str, value: Any, allowed: Any, reason: str) -> str:
     values = " or ".join(map(repr, allowed)) if isinstance(allowed, tuple) else repr(allowed)
-    return f"--{name.replace('_', '-')} (set to {value!r}; only {values}): {reason}"
+    return f"--{name.replace('_', '-')} (set to {value!r}; allowed: {values}): {reason}"
 
 
 def _refuse(complaints: list[str]) -> None:
     if complaints:
-        raise ValueError("these options cannot be served with SpeechLM:\n  " + "\n  ".join(complaints))
+        raise ValueError("these options do not work with SpeechLM:\n  " + "\n  ".join(complaints))
 
 
 def refuse_missing_gpus(server_args: Any, gpus: int) -> None:

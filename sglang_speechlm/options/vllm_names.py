@@ -196,7 +196,7 @@ def fit(choices: Mapping[GuideOption, Choice], machine: Machine, positions: int)
         elif choice.by_guide:
             notes.append(f"{choice.written} is SGLang's {option.sglang[0]} {value}")
 
-    ranks = choices.get(RANKS, Choice(1, f"{RANKS.guide} 1 (as none is given)", by_guide=False, is_default=True))
+    ranks = choices.get(RANKS, Choice(1, f"{RANKS.guide} 1 (the default)", by_guide=False, is_default=True))
     number, why = _ranks(ranks, machine)
     if RANKS in choices:
         settle(ranks, RANKS, number, why)

@@ -91,7 +91,7 @@ def check_machine(device: str | None) -> None:
     elif torch.cuda is not None:
         add_scripts_to_path()
         if missing := missing_tools(torch.cuda):
-            raise ValueError(f"SGLang compiles kernels for the GPU, for which this machine lacks:\n  {_lines(missing)}")
+            raise ValueError(f"SGLang compiles kernels for the GPU; this machine lacks:\n  {_lines(missing)}")
 
 
 def refuse_unchosen_cpu(torch: Torch, gpu: str | None, driver: str | None) -> None:
@@ -174,11 +174,11 @@ def _nvcc_problem(cuda: str, environment: Mapping[str, str], root: Path) -> str 
     if not os.access(nvcc, os.X_OK):
         problem = f"not {place}"
     elif release is None:
-        problem = f"{nvcc} --version fails"
+        problem = f"{nvcc} --version failed"
     elif release[1] != cuda.split(".")[0]:
-        problem = f"{nvcc} is of CUDA {release[1]}.{release[2]}, and torch of CUDA {cuda}"
+        problem = f"{nvcc} is from CUDA {release[1]}.{release[2]}, but torch is built for CUDA {cuda}"
     elif headers is not None and headers != f"{release[1]}.{release[2]}":
-        problem = f"{nvcc} is of CUDA {release[1]}.{release[2]}, and the headers beside it of CUDA {headers}"
+        problem = f"{nvcc} is from CUDA {release[1]}.{release[2]}, but the headers beside it are from CUDA {headers}"
     else:
         return None
     return f"nvcc: {problem}; install the CUDA toolkit {cuda}, or set CUDA_HOME to its folder"

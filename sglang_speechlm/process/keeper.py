@@ -63,7 +63,7 @@ def keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: s
     try:
         return _keep(serve, stop_seconds, stop_at_once)
     except OSError as error:  # what is running has been ended
-        _say(f"the system lacks a resource: {error}")
+        _say(f"a system resource is exhausted: {error}")
         return ExitStatus.FAILED
 
 

@@ -39,7 +39,8 @@ def transcription_bound(seconds: float, thinking: int = 0) -> Bound:
     tokens = int(_IDS_PER_SECOND * seconds) + _IDS_ANYWAY + thinking
     return Bound(
         tokens,
-        f"the text was cut at {tokens} tokens, more than {seconds:.1f} s can need; max_tokens sets another limit",
+        f"the text was cut at {tokens} tokens, more than {seconds:.1f} s of speech can need; "
+        "max_tokens overrides this limit",
     )
 
 
@@ -47,7 +48,7 @@ def scene_bound(ids: int, thinking: int) -> Bound:
     """Return the limit for a caption that quotes a text of ``ids`` ids, after ``thinking``."""
     tokens = thinking + _IDS_OF_A_CAPTION + 2 * ids
     return Bound(
-        tokens, f"the text was cut at {tokens} tokens, more than a caption needs; max_tokens sets another limit"
+        tokens, f"the text was cut at {tokens} tokens, more than a caption needs; max_tokens overrides this limit"
     )
 
 
@@ -63,5 +64,5 @@ def written_bound(ids: int, min_frames: int) -> Bound:
 
 def _sound_bound(frames: int) -> Bound:
     return Bound(
-        frames, f"the sound was cut at {frames} frames, more than its text needs; max_tokens sets another limit"
+        frames, f"the sound was cut at {frames} frames, more than its text needs; max_tokens overrides this limit"
     )

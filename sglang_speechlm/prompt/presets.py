@@ -121,7 +121,7 @@ class Preset(Strict):
             kept = [m for m in kept if not isinstance(m.content, Spoken)]
             warnings.append("messages: this model reads the text of earlier spoken answers, not their sound")
         if not kept:
-            raise ValueError("must hold more than a system turn, which this model was not trained to follow")
+            raise ValueError("must contain more than a system turn, which this model was not trained to follow")
         has_system = any(m.role == "system" for m in messages)
         return kept if has_system else self.with_system(kept, encode, speaks=speaks), warnings
 

@@ -49,7 +49,7 @@ class Template(Strict):
     def _has_what_the_route_gives(self) -> Template:
         unknown = self._named - self.names
         if unknown:
-            raise ValueError(f"unknown names {sorted(unknown)}; allowed are {sorted(self.names)}")
+            raise ValueError(f"unknown names {sorted(unknown)}; allowed: {sorted(self.names)}")
         found = sum(isinstance(part, _Clip) for message in self.messages for part in message.parts)
         if found != self.clips:
             raise ValueError(f'{{"type": "audio"}} must appear {self.clips} times; found {found}')

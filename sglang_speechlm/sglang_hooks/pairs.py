@@ -74,7 +74,7 @@ def _cannot_fit(scheduler: Scheduler, req: Req) -> str | None:
         metrics.PAIRS_REJECTED.add()
         return (
             f"cfg: a guided prompt of {prompt} tokens needs twice that many positions and a frame; "
-            f"the memory holds {scheduler.max_total_num_tokens}"
+            f"the KV cache has {scheduler.max_total_num_tokens}"
         )
     req.sampling_params.max_new_tokens = min(req.sampling_params.max_new_tokens, room)
     return None

@@ -22,10 +22,10 @@ def survive_failure(act: Callable[..., Any], manager: Any, stage: Any = None) ->
     try:
         return act(manager, stage)
     except Exception as error:
-        logger.error("The profile was given up: %s", error)
+        logger.error("The profile failed and was abandoned: %s", error)
         with suppress(Exception):
             manager.torch_profiler.stop()
         manager.torch_profiler = None
         manager.profile_in_progress = manager.profile_by_stage = False
         manager.profiler_start_forward_ct = manager.profiler_target_forward_ct = None
-        return ProfileReqOutput(success=False, message=f"the profile was given up: {error}")
+        return ProfileReqOutput(success=False, message=f"the profile failed and was abandoned: {error}")

@@ -92,7 +92,7 @@ def _offset(raw: dict[str, Any], declared: Mapping[str, Any], config: SpeechLMCo
     ids = config.ids
     model = raw["model"]
     if model.get("type") != "BPE" or (raw.get("decoder") or {}).get("type") != "ByteLevel":
-        raise ValueError("must hold a byte-level BPE (model.type BPE, decoder.type ByteLevel)")
+        raise ValueError("must contain a byte-level BPE (model.type BPE, decoder.type ByteLevel)")
     if (raw.get("post_processor") or {"type": "ByteLevel"})["type"] != "ByteLevel":
         raise ValueError(
             f"has post_processor {raw['post_processor']['type']!r}, which could add ids of its own; "

@@ -513,5 +513,5 @@ def test_a_launcher_without_file_descriptors_reports_it(tmp_path: Path) -> None:
     few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (8, 8))
     ended = run(command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path, preexec_fn=few)
     assert ended.returncode == ExitStatus.FAILED
-    assert ended.stderr.startswith("speechlm keeper: the system lacks a resource: [Errno 24] Too many open files")
+    assert ended.stderr.startswith("speechlm keeper: a system resource is exhausted: [Errno 24] Too many open files")
     assert "Traceback" not in ended.stderr

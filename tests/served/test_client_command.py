@@ -43,7 +43,7 @@ def test_a_response_that_is_not_a_chat_answer_is_shown(capsys: pytest.CaptureFix
     with HTTPServer(("127.0.0.1", 0), _Page) as page, ThreadPoolExecutor(1) as threads:
         threads.submit(page.handle_request)
         assert client.main(["Hello", "--url", f"http://127.0.0.1:{page.server_port}/v1"]) == 1
-    assert "no chat answer: <html>" in capsys.readouterr().err
+    assert "not a chat answer: <html>" in capsys.readouterr().err
 
 
 class _Page(BaseHTTPRequestHandler):

@@ -292,7 +292,7 @@ def test_a_refusal_in_a_fork_is_raised_where_they_join(backend: frontend.SpeechL
         (sgl.user(QUESTION) + frontend.speak("x"), "as the assistant"),
         (sgl.user(QUESTION) + sgl.assistant("Well, " + sgl.gen("x")), "must come first"),
         (sgl.user(QUESTION) + sgl.assistant() + frontend.speak("x"), "nothing to speak"),
-        (sgl.user(QUESTION) + sgl.assistant(sgl.gen("x", regex="a|b")), "regex is not offered"),
+        (sgl.user(QUESTION) + sgl.assistant(sgl.gen("x", regex="a|b")), "regex is not supported"),
         (sgl.user(QUESTION) + sgl.assistant(sgl.gen("x", choices=["a", "b"])), "RuntimeEndpoint"),
         (sgl.user("What is \ufffc?") + sgl.assistant(sgl.gen("x")), "U\\+FFFC"),
         (sgl.user(QUESTION) + sgl.assistant(frontend.speak("x", text="Hi.", audio_max_frames=3)), "no audio"),

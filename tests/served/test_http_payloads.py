@@ -186,5 +186,5 @@ def test_no_message_of_libsndfile_reaches_a_user(client: Client) -> None:
     for data in (b"RIFF", b"This is a text.", b"\x1a\x45\xdf\xa3", b"fLaC" + bytes(50), b"OggS" + bytes(60)):
         response = client.http.post(CHAT, json=clip_body(base64.b64encode(data).decode()), timeout=SECONDS)
         message = response.json()["error"]["message"]
-        assert "Accepted are WAV, MP3" in message
+        assert "Accepted formats: WAV, MP3" in message
         assert not any(word in message for word in ("libsndfile", "Error", "File contains", "Format not recognised"))

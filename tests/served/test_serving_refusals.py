@@ -112,7 +112,7 @@ ON_GPU = {"device": "cuda", "quantization": "fp8", "dtype": "bfloat16"}
 
 @pytest.mark.parametrize(("name", "value"), OTHER_VALUES)
 def test_another_quantization_is_refused_with_the_allowed_values(name: str, value: str) -> None:
-    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to '{value}'; only '") as refusal:
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .set to '{value}'; allowed: '") as refusal:
         refuse_untested({name: (value, None)}, {UNTESTED_OPTIONS: "1"})
     assert _ACCEPTED_VALUES[name][0][0] in str(refusal.value)
 
@@ -140,7 +140,7 @@ def test_fp8_is_accepted_on_every_gpu_with_kernels_for_it(capability: tuple[int,
 def test_fp8_is_refused_without_kernels_for_it(
     changed: dict[str, Any], capability: tuple[int, int], reason: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"--quantization .set to 'fp8'; only None.: ") as refusal:
+    with pytest.raises(ValueError, match=r"--quantization .set to 'fp8'; allowed: None.: ") as refusal:
         refuse_quantization(SimpleNamespace(**{**ON_GPU, **changed}), capability)
     assert reason in str(refusal.value)
 
@@ -148,7 +148,7 @@ def test_fp8_is_refused_without_kernels_for_it(
 def test_the_launcher_refuses_fp8_on_a_cpu(served_checkpoint: Path, tmp_path: Path) -> None:
     with launching(served_checkpoint, tmp_path / "log", "--quantization", "fp8") as server:
         assert server.process.wait(SECONDS) == 2
-    assert "--quantization (set to 'fp8'; only None): it needs an NVIDIA GPU" in server.output()
+    assert "--quantization (set to 'fp8'; allowed: None): it needs an NVIDIA GPU" in server.output()
 
 
 # Checkpoints

@@ -267,7 +267,7 @@ CAPACITY = 48 * 0.2 // 1 + 64
 def test_an_endless_text_is_cut_at_what_the_clip_can_contain(client: Client) -> None:
     answer = post(client, SHORT, logit_bias=UNENDING, temperature="1.5", seed="3").json()
     assert answer["usage"]["output_tokens"] == CAPACITY
-    assert "more than 0.2 s can need" in answer["speechlm"]["warnings"][0]
+    assert "more than 0.2 s of speech can need" in answer["speechlm"]["warnings"][0]
 
 
 def test_a_repetition_is_ended_in_streams_as_in_complete_answers(client: Client, stock: openai.OpenAI) -> None:

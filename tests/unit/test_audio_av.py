@@ -74,7 +74,7 @@ def test_ignored_bytes_after_a_file_give_a_warning() -> None:
 
 def test_joined_files_that_each_need_a_process_are_limited() -> None:
     (warning,) = decode_clip(recorded_file("aac", tone(0.1)) + 20 * recorded_file("m4a", tone(0.1))).warnings
-    assert warning.startswith("10 joined files were heard; what follows them was not: the limit is 10 files")
+    assert warning.startswith("the joined files after file 10 were not heard: the limit is 10 files")
 
 
 def test_amr_is_read() -> None:

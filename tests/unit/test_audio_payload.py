@@ -33,7 +33,7 @@ def test_base64_may_have_line_breaks_the_url_alphabet_and_no_padding(data: bytes
         (" \n", "empty"),
         ("====", "empty"),
         ("UklGR", "not valid base64"),
-        ("UklGRg==UklGRg==", "padding in its middle"),
+        ("UklGRg==UklGRg==", "padding in the middle"),
         ("Ukl.", r"character '\.' at position 3"),
         ("Uklé", "character 'é' at position 3"),
         ("data:audio/wav;base64,UklGRg==", "character ':' at position 4"),

@@ -129,4 +129,4 @@ def test_a_long_recording_is_heard_up_to_a_limit_in_little_memory(monkeypatch: p
     tracemalloc.stop()
     assert count >= 11
     assert peak < 18e6, "all samples of five and a half minutes take 21 MB"
-    assert heard.warnings == ["the recording was heard up to 0.1 h; what follows was not"]
+    assert heard.warnings == ["only the first 0.1 h of the recording were heard"]

@@ -22,6 +22,8 @@ def test_a_need_that_fits_is_accepted(tmp_path: Path, most: int) -> None:
 def test_needs_on_one_disk_are_added(tmp_path: Path, most: int) -> None:
     download, conversion = Need(tmp_path / "hub", most, "to download"), Need(tmp_path / "x", most, "to convert")
     refuse_full_disk(download)
-    with pytest.raises(CheckpointError, match=r"not enough disk: .* GB to download \(.*hub\) and .* GB to convert"):
+    with pytest.raises(
+        CheckpointError, match=r"not enough disk space: .* GB to download \(.*hub\) and .* GB to convert"
+    ):
         refuse_full_disk(download, conversion)
     assert not list(tmp_path.iterdir())

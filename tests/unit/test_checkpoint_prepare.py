@@ -364,7 +364,7 @@ def test_a_download_is_refused_if_there_is_no_room_for_its_conversion(wanted: Wa
 
 @pytest.mark.parametrize(
     ("model", "revision", "complaint"),
-    [("espnet/nothing", None, "neither a path here nor a repository"), ("espnet/tiny", "v9", "no revision 'v9'")],
+    [("espnet/nothing", None, "neither a local path nor a repository"), ("espnet/tiny", "v9", "no revision 'v9'")],
 )
 def test_a_missing_repository_or_revision_is_named(
     fetching: Fetching, model: str, revision: str | None, complaint: str

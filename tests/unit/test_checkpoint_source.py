@@ -254,8 +254,8 @@ def test_a_note_says_what_is_assumed_without_a_training_config(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        ((), "holds 0 .pt files"),
-        (("a.pt", "b.pt"), r"holds 2 .pt files \(a\.pt, b\.pt\)"),
+        ((), "contains 0 .pt files"),
+        (("a.pt", "b.pt"), r"contains 2 .pt files \(a\.pt, b\.pt\)"),
         (("mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"), "2 mp_rank files: a model split"),
     ],
 )
@@ -331,7 +331,7 @@ def test_tensors_of_unusual_dtypes_may_accompany_the_model(tmp_path: Path, dtype
     unusual = torch.zeros(2, dtype=dtype)
     state = {"module": {"a": torch.ones(1)}, "odd": unusual, "bytes": torch.zeros(2).untyped_storage()}
     assert find_source(saved(tmp_path, state)).open().keys() == {"a"}
-    with pytest.raises(CheckpointError, match=r"must hold tensors only; others: b"):
+    with pytest.raises(CheckpointError, match=r"must contain tensors only; others: b"):
         find_source(saved(tmp_path, {"module": {"a": torch.ones(1), "b": unusual}})).open()
 
 
@@ -347,7 +347,7 @@ def test_an_expanded_tensor_is_read_only_if_it_is_small(tmp_path: Path) -> None:
     [
         ("model.layers.0.mlp.experts.0.up_proj.weight", "mixture of experts"),
         ("multimodal_io_dict.image.encoder.weight", r"1 unexpected \(multimodal_io_dict\.image\.encoder\.weight\)"),
-        (f"{CODEC_PREFIX}extra", "1 tensors of the codec do not fit its config"),
+        (f"{CODEC_PREFIX}extra", "1 tensors of the codec do not match its config"),
         ("model.layers.999999.mlp.up_proj.weight", "missing"),
     ],
 )
@@ -364,7 +364,7 @@ def test_a_missing_semantic_part_of_the_codec_is_refused(
 ) -> None:
     name = next(name for name in tensors if name.startswith(CODEC_PREFIX + "semantic_model."))
     source = find_source(write_plain(tmp_path, {key: value for key, value in tensors.items() if key != name}))
-    with pytest.raises(CheckpointError, match="1 tensors of the codec do not fit its config"):
+    with pytest.raises(CheckpointError, match="1 tensors of the codec do not match its config"):
         plan_conversion(source, tokenizer, settings(served))
 
 

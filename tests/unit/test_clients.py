@@ -121,8 +121,8 @@ def test_unusable_choices_are_noted() -> None:
     line = parse_line(b'{"messages": [["user", "text", "x"]], "choices": "a or b", "answer": ["a"]}')
     assert (line.answer, line.choices) == (None, ())
     assert line.notes == (
-        "answer: must be a text; got ['a']; not scored by it",
-        "choices: must be a list of texts; got 'a or b'; not scored by them",
+        "answer: must be a string; got ['a']; ignored for scoring",
+        "choices: must be a list of strings; got 'a or b'; ignored for scoring",
     )
 
 
@@ -142,9 +142,9 @@ BAD = {
     "role": (b'{"example_id": "a", "messages": [["me", "text", "x"]]}', "role must be one of system, user, assistant"),
     "unhashable role": (b'{"example_id": "a", "messages": [[[], "text", "x"]]}', "role must be one of"),
     "modality": (b'{"example_id": "a", "messages": [["user", "image", "x"]]}', "modality must be one of text, audio"),
-    "null": (b'{"example_id": "a", "messages": [["user", "text", null]]}', "messages[0]: content: must be a text"),
-    "list": (b'{"example_id": "a", "messages": [["user", "text", ["x"]]]}', "messages[0]: content: must be a text"),
-    "NaN": (b'{"messages": [["user", "text", NaN]]}', "messages[0]: content: must be a text"),
+    "null": (b'{"example_id": "a", "messages": [["user", "text", null]]}', "messages[0]: content: must be a string"),
+    "list": (b'{"example_id": "a", "messages": [["user", "text", ["x"]]]}', "messages[0]: content: must be a string"),
+    "NaN": (b'{"messages": [["user", "text", NaN]]}', "messages[0]: content: must be a string"),
 }
 
 

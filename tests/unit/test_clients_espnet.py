@@ -115,7 +115,7 @@ def test_a_valid_path_is_used(audio: Path, tmp_path: Path) -> None:
 
 def test_an_ambiguous_stale_path_is_reported(audio: Path) -> None:
     with pytest.raises(
-        Failure, match=r"/mnt/a/1.wav: 2 files below --audio-root fit: .*1\.wav and .*1\.wav"
+        Failure, match=r"/mnt/a/1.wav: 2 files below --audio-root match: .*1\.wav and .*1\.wav"
     ) as failure:
         AudioFiles(audio, audio).read("/mnt/a/1.wav")
     assert failure.value.kind == "ambiguous_audio"
@@ -168,4 +168,4 @@ def test_a_duplicate_id_is_distinguished_by_its_line(folder: Path, capsys: pytes
     with scripted_server(lambda _: OK) as server:
         assert run_client(server.port) == ANSWERED
     assert orjson.loads(Path("x.results.json").read_bytes()).keys() == {"a", "a (line 2)", "a (line 3)"}
-    assert "x.results.json: 2 answers have the id of another line" in capsys.readouterr().out
+    assert "x.results.json: 2 answers share their id with another line" in capsys.readouterr().out

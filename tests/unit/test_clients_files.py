@@ -422,7 +422,7 @@ def test_an_incomplete_last_record_is_removed(written: Path, cut: int) -> None:
 @pytest.mark.parametrize("settings", [{"cfg": 1.0}, {}, {"cfg": 3.0, "input": "x"}])
 def test_different_settings_are_refused_by_name_and_change_nothing(written: Path, settings: dict[str, Any]) -> None:
     before = {path: path.read_bytes() for path in written.parent.iterdir()}
-    with pytest.raises(Refused, match=r"(cfg|input) was .*; name another --output$"):
+    with pytest.raises(Refused, match=r"(cfg|input) was .*; choose another --output$"):
         Results(written, settings)
     assert {path: path.read_bytes() for path in written.parent.iterdir()} == before
 

@@ -124,5 +124,5 @@ def test_the_default_ramp_never_starves_a_client_that_plays_at_once(rate: float)
 
 @pytest.mark.parametrize("ramp", [(), (0, 4), (4, 200)])
 def test_a_ramp_without_usable_sizes_is_refused(ramp: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="ramp must hold sizes in"):
+    with pytest.raises(ValueError, match="ramp must contain sizes in"):
         PiecePolicy(ramp=ramp)

@@ -23,7 +23,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("content", "complaint"),
     [
         (BOMB, "expands to more than 200000 values"),
-        ("a: &a [*a]", r"the alias \*a refers to nothing that ends before it"),
+        ("a: &a [*a]", r"the alias \*a refers to an undefined or unfinished value"),
         ("[" * 10_000, "nested more than 64 deep"),
         ("a: " + "9" * 20_000, "a scalar of 20000 characters"),
         ("a: 2020-99-99", "month must be in 1..12"),
@@ -192,7 +192,7 @@ def test_a_directory_whose_tensors_do_not_match_its_config_is_refused(served: Pa
 
 def test_a_directory_without_tensors_is_refused(served: Path) -> None:
     (served / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="holds no safetensors files"):
+    with pytest.raises(CheckpointError, match="contains no safetensors files"):
         check_served(served, checkpoint_config(served))
 
 

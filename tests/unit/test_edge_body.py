@@ -53,7 +53,7 @@ def test_many_small_things_take_little_memory(fields: dict[str, Any]) -> None:
     ],
 )
 def test_counts_are_limited(what: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(ApiError, match=rf"^the body must not hold more than \d+ {what} ") as error:
+    with pytest.raises(ApiError, match=rf"^the body must not contain more than \d+ {what} ") as error:
         weigh(json.dumps(fields, separators=(",", ":")).encode())
     assert error.value.status == 413
 

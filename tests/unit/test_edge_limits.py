@@ -214,7 +214,7 @@ def many(item: str, before: str = "[", after: str = "]") -> bytes:
 def test_a_body_with_too_many_values_is_not_parsed(body: bytes) -> None:
     answer = ask(BodyLimit(parse, ROOM), [body, b""])
     assert answer.status == 413
-    assert "the body must not hold more than " in answer.text
+    assert "the body must not contain more than " in answer.text
 
 
 @pytest.mark.parametrize("depth", [2000, 90_000])

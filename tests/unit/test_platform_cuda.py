@@ -194,14 +194,14 @@ def test_a_variable_takes_precedence_over_any_other_toolkit(machine: Machine, va
 def test_an_nvcc_on_path_takes_precedence_over_usr_local(machine: Machine) -> None:
     add_toolkit(machine.root / "usr", release="12.4", headers=12040)
     (problem,) = machine.missing
-    assert f"{machine.programs}/nvcc is of CUDA 12.4, and torch of CUDA 13.0" in problem
+    assert f"{machine.programs}/nvcc is from CUDA 12.4, but torch is built for CUDA 13.0" in problem
 
 
 def test_an_nvcc_and_headers_of_different_versions_are_refused(machine: Machine) -> None:
     machine.variables = {"CUDA_HOME": str(machine.root / "opt")}
     add_toolkit(machine.root / "opt", release="13.5")
     (problem,) = machine.missing
-    assert "is of CUDA 13.5, and the headers beside it of CUDA 13.0" in problem
+    assert "is from CUDA 13.5, but the headers beside it are from CUDA 13.0" in problem
 
 
 def test_headers_may_be_in_a_targets_folder(machine: Machine) -> None:
@@ -219,7 +219,7 @@ def test_the_headers_of_a_linked_nvcc_are_next_to_its_target(machine: Machine) -
     add_toolkit(machine.root / "opt", release="13.5")
     (machine.programs / "nvcc").symlink_to(machine.root / "opt" / "bin" / "nvcc")
     (problem,) = machine.missing
-    assert "the headers beside it of CUDA 13.0" in problem
+    assert "the headers beside it are from CUDA 13.0" in problem
 
 
 def test_the_environments_programs_are_added_to_path_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,12 +137,12 @@ PART = "messages[0].content[0]"
 @pytest.mark.parametrize(
     ("place", "part"),
     [
-        (f"{PART}.text: must be given", {"type": "text"}),
+        (f"{PART}.text: is required", {"type": "text"}),
         (f"{PART}.text: must be a string; got 5", {"type": "text", "text": 5}),
-        (f"{PART}.input_audio: must be given", {"type": "input_audio", "text": "Hi."}),
-        (f"{PART}.input_audio.data: must be given", {"type": "input_audio", "input_audio": {}}),
-        (f"{PART}.audio_url.url: must be given", {"type": "audio_url", "audio_url": {}, "url": "x"}),
-        (f"{PART}.type: must be given", {"text": "Hi."}),
+        (f"{PART}.input_audio: is required", {"type": "input_audio", "text": "Hi."}),
+        (f"{PART}.input_audio.data: is required", {"type": "input_audio", "input_audio": {}}),
+        (f"{PART}.audio_url.url: is required", {"type": "audio_url", "audio_url": {}, "url": "x"}),
+        (f"{PART}.type: is required", {"text": "Hi."}),
         (f"{PART}.type: must be 'text', 'input_audio' or 'audio_url'; got 'image_url'", {"type": "image_url"}),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_misspelt_object_is_named() -> None:
 @pytest.mark.parametrize("name", ["nothing", "text"])
 def test_an_unknown_field_is_named_with_the_known_ones(name: str) -> None:
     message = refusal(vllm_xargs={name: 5, "mode": "text_audio"})
-    assert message.startswith(f"vllm_xargs.{name}: is unknown; allowed are mode, phase, ")
+    assert message.startswith(f"vllm_xargs.{name}: is unknown; allowed: mode, phase, ")
     assert message.endswith("; got 5")
 
 

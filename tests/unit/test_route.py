@@ -34,7 +34,7 @@ def answer_after(error: Exception) -> Response:
 def test_a_missing_resource_is_a_503(number: int, caplog: pytest.LogCaptureFixture) -> None:
     response = answer_after(OSError(number, "no more of it"))
     assert response.status_code == 503
-    assert json.loads(bytes(response.body))["error"]["message"].startswith("the server lacks a resource: ")
+    assert json.loads(bytes(response.body))["error"]["message"].startswith("a system resource is exhausted: ")
     assert "retry-after" not in response.headers  # the answer may have been generated already
     (record,) = caplog.records
     assert record.levelno == logging.ERROR

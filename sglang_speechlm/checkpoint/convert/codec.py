@@ -44,11 +44,11 @@ def check_codec(shapes: Mapping[str, tuple[int, ...]], config: XcodecConfig) -> 
     if differing:
         name = differing[0]
         raise ValueError(
-            f"{len(differing)} tensors of the codec do not fit its config; the first is {name}: "
-            f"{_shown(shapes.get(name))} in the checkpoint, {_shown(expected.get(name))} by the config; "
+            f"{len(differing)} tensors of the codec do not match its config; the first is {name}: "
+            f"{_shown(shapes.get(name))} in the checkpoint, {_shown(expected.get(name))} in the config; "
             "use --xcodec to name a directory whose config.json describes this codec"
         )
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:
-    return "not there" if shape is None else str(list(shape))
+    return "missing" if shape is None else str(list(shape))

@@ -125,7 +125,7 @@ def convert(conversion: Conversion, output: Path) -> SpeechLMConfig:
         FileExistsError: if ``output`` contains something else.
         ValueError: if ``output`` was started with another conversion.
         CheckpointError: if the source changes or can no longer be read, or a file cannot be written.
-        OSError: if a shard reads back differently.
+        OSError: if a shard's contents differ from what was written.
     """
     config, state, shards = conversion.config, conversion.state, conversion.shards
     dtype = config.dtype
@@ -172,7 +172,7 @@ def _write_verified(path: Path, source: Mapping[str, StoredTensor], dtype: torch
         return
     write_shard(path, {name: tensor.read().to(_dtype_of(name, tensor, dtype)) for name, tensor in source.items()})
     if not _holds(path, source, dtype):
-        raise OSError(f"{path} reads back differently from what was written")
+        raise OSError(f"{path}: the contents differ from what was written")
 
 
 def _holds(path: Path, source: Mapping[str, StoredTensor], dtype: torch.dtype) -> bool:

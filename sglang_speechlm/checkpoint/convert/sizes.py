@@ -60,7 +60,7 @@ def served_config(
     if text_end - _TEXT_BEGIN != text_size:
         raise ValueError(
             f"model.embed_tokens.weight has {vocab_size} rows, but {_TEXT_BEGIN} reserved ids, {text_size} text ids "
-            f"(vocab_size in {tokenizer}/config.json) and {num_stream} streams of {layer_size} ids are "
+            f"(vocab_size in {tokenizer}/config.json) and {num_stream} streams of {layer_size} ids make "
             f"{_TEXT_BEGIN + text_size + num_stream * layer_size}"
         )
     audio_config = _audio_config(shapes, settings) | {"dtype": dtype}

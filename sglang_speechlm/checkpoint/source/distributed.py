@@ -93,7 +93,7 @@ def _model_names(directory: Path, saved: list[str]) -> dict[str, str]:
         plain = plain_names(directory, [name.removeprefix(prefix) for name in own])
         if _KNOWN_NAME in plain.values():
             return {name: plain[name.removeprefix(prefix)] for name in own}
-    raise CheckpointError(f"{directory}: holds no {_MODEL + _KNOWN_NAME}; it is not a checkpoint of a SpeechLM")
+    raise CheckpointError(f"{directory}: contains no {_MODEL + _KNOWN_NAME}; it is not a SpeechLM checkpoint")
 
 
 def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tuple[int, ...]], Any]) -> StoredTensor:
@@ -129,7 +129,7 @@ def _stored(directory: Path, name: str, entry: Any, places: dict[tuple[str, tupl
                     # weights_only: torch's own safe unpickler, which builds tensors and runs no code.
                     part = torch.load(io.BytesIO(content.read(length)), map_location="cpu", weights_only=True)
                 if not isinstance(part, torch.Tensor) or part.dtype != dtype or tuple(part.shape) != size:
-                    raise CheckpointError(f"{file}: the chunk of {name} at {list(begin)} is not what .metadata says")
+                    raise CheckpointError(f"{file}: the chunk of {name} at {list(begin)} does not match .metadata")
                 tensor[tuple(slice(first, first + n) for first, n in zip(begin, size, strict=True))] = part
         return tensor
 

@@ -150,7 +150,7 @@ def _torch_file(folder: Path) -> Path:
         raise CheckpointError(f"{folder}: {len(states)} mp_rank files: a model split over ranks is not supported")
     if len(states or found) != 1:
         names = f" ({', '.join(file.name for file in found[:8])})" if found else ""
-        raise CheckpointError(f"{folder}: holds {len(found)} .pt files{names} and no config.json; {ALLOWED}")
+        raise CheckpointError(f"{folder}: contains {len(found)} .pt files{names} and no config.json; {ALLOWED}")
     return (states or found)[0]
 
 

@@ -67,7 +67,9 @@ class Remote:
         """What is available and what must be downloaded, in words."""
         missing = self.missing
         sizes = f"{len(self.sizes)} files, {sum(self.sizes.values()) / _GIGABYTE:.2f} GB"
-        state = f"{len(missing)} to download, {sum(missing.values()) / _GIGABYTE:.2f} GB" if missing else "all here"
+        state = (
+            f"{len(missing)} to download, {sum(missing.values()) / _GIGABYTE:.2f} GB" if missing else "all downloaded"
+        )
         return f"{self.tag} at {self.commit[:12]}: {sizes}; {state} ({self.folder})"
 
     def needs(self, conversions: Path | None) -> list[Need]:
@@ -115,7 +117,7 @@ def look_up(tag: str, revision: str | None, choose: Choose) -> Remote | None:
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{tag}: the hub has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{tag}: neither a path here nor a repository on the hub (or a private one)") from error
+        raise CheckpointError(f"{tag}: neither a local path nor a repository on the hub (or it is private)") from error
     except (OfflineModeIsEnabled, httpx.TransportError):
         return None
     except (HfHubHTTPError, ValueError) as error:

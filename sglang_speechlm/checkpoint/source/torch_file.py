@@ -92,7 +92,7 @@ def _unpickled(path: Path, archive: zipfile.ZipFile) -> Any:
     (info,) = found
     _refuse_compressed(path, info)
     if info.file_size > _PICKLE_BYTES:
-        raise CheckpointError(f"{path}: its data.pkl has {info.file_size} bytes; at most {_PICKLE_BYTES}")
+        raise CheckpointError(f"{path}: its data.pkl has {info.file_size} bytes; the limit is {_PICKLE_BYTES}")
     folder = info.filename.rpartition("/")[0]
     byteorder = f"{folder}/byteorder"
     if byteorder in archive.namelist() and archive.read(byteorder).strip() != b"little":
@@ -143,17 +143,17 @@ _TABLE: dict[tuple[str, str], Any] = {
 
 def _state_of(path: Path, content: Any) -> dict[Any, Any]:
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a state dict; it holds {type(content).__name__}")
+        raise CheckpointError(f"{path} must contain a state dict; it contains {type(content).__name__}")
     state = content.get(_STATE_KEY, content)
     if not isinstance(state, dict) or (state is content and not any(isinstance(v, _View) for v in state.values())):
         held = ", ".join(sorted(map(str, content))[:_NAMES_IN_A_MESSAGE])
         raise CheckpointError(
-            f'{path} has no state dict under the key "{_STATE_KEY}" nor is it one; it holds: {held or "nothing"}'
+            f'{path} is not a state dict and has none under the key "{_STATE_KEY}"; it contains: {held or "nothing"}'
         )
     others = [str(name) for name, value in state.items() if not (isinstance(value, _View) and isinstance(name, str))]
     if others or not state:
         raise CheckpointError(
-            f"the state dict of {path} must hold tensors only; others: "
+            f"the state dict of {path} must contain tensors only; others: "
             f"{', '.join(others[:_NAMES_IN_A_MESSAGE]) or 'none'}"
         )
     return state
@@ -184,7 +184,7 @@ def _named(path: Path, state: dict[str, _View], records: Mapping[str, zipfile.Zi
             file.seek(info.header_offset)
             header = file.read(_LOCAL_HEADER)
             if len(header) < _LOCAL_HEADER:
-                raise CheckpointError(f"{path} is cut short: {info.filename} begins at its end")
+                raise CheckpointError(f"{path} is cut short: {info.filename} begins beyond its end")
             name_length, extra_length = struct.unpack("<HH", header[26:30])
             starts[key] = info.header_offset + _LOCAL_HEADER + name_length + extra_length
     found = {}
@@ -215,5 +215,5 @@ def _stored(path: Path, view: _View, start: int) -> StoredTensor:
 
     # Strides of 0: reading an expanded tensor could exhaust the memory.
     if math.prod(view.size) > max(view.span, _EXPANDED_VALUES):
-        raise CheckpointError(f"{path}: holds an expanded tensor; save a contiguous one")
+        raise CheckpointError(f"{path}: contains an expanded tensor; save a contiguous copy")
     return StoredTensor(view.size, dtype, read)

@@ -80,7 +80,7 @@ def _speak(text: str, voice: str) -> Utterance:
         printed = _flite("-voice", voice, "-psdur", "-t", text, "-o", str(file))
         samples, rate = soundfile.read(file, dtype="int16")
     if rate != RATE:
-        raise SynthesisError(f"flite's voice {voice} has {rate} samples a second; {RATE} are needed")
+        raise SynthesisError(f"flite's voice {voice} has a sample rate of {rate} Hz; {RATE} Hz is needed")
     phones = [(name, float(end)) for name, end in (item.split(":") for item in printed.split())]
     begin, end = 0.0, phones[-1][1]
     if phones[0][0] == _PAUSE:

@@ -165,5 +165,5 @@ def weigh(raw: bytes | bytearray) -> int:
             counts[what] += sum(raw.count(mark, start, start + _SLICE) for mark in marks)
             if counts[what] > most:
                 counted = " ".join(marks.decode())
-                raise ApiError(413, f"the body must not hold more than {most} {what} (counted by {counted})")
+                raise ApiError(413, f"the body must not contain more than {most} {what} (counted by {counted})")
     return sum(counts[what] * size for what, (_, _, size) in _MOST.items())

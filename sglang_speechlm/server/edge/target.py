@@ -70,10 +70,10 @@ def canonical_path(method: str, raw: bytes) -> str:
     except UnicodeDecodeError:
         raise _refusal(raw, "must be UTF-8, percent-encoded") from None
     if "\\" in path or not path.isprintable():
-        raise _refusal(raw, "must not hold a backslash or a control character")
+        raise _refusal(raw, "must not contain a backslash or a control character")
     segments = [segment for segment in path.split("/") if segment]
     if not {".", ".."}.isdisjoint(segments):
-        raise _refusal(raw, "must not hold '.' or '..' as a segment")
+        raise _refusal(raw, "must not contain '.' or '..' as a segment")
     return "/" + "/".join(segments)
 
 
@@ -96,7 +96,7 @@ def _refuse_control_characters(scope: Scope) -> None:
     for name, value in scope["headers"]:
         if _CONTROL.search(value):
             header = name.decode("latin-1").title()
-            raise ApiError(400, f"{header}: must not hold a control character; got {shown(value.decode('latin-1'))}")
+            raise ApiError(400, f"{header}: must not contain a control character; got {shown(value.decode('latin-1'))}")
 
 
 def _refusal(raw: bytes, what: str) -> ApiError:

@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 _RULES = {
-    "missing": "must be given",
+    "missing": "is required",
     "extra_forbidden": "is unknown",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
@@ -36,7 +36,7 @@ _RULES = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must match {pattern}",
-    "string_unicode": "must be text in Unicode",
+    "string_unicode": "must be valid Unicode text",
 }
 
 

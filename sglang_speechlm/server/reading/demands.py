@@ -11,9 +11,9 @@ from sglang_speechlm.server.edge.errors import bad_field, shown
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "auto", "false")
 """Values that switch a feature off; the last one occurs in forms."""
 
-_NO_TOOLS = "only a chat's text can call functions"
-_NEWER_TOOLS = "functions that may be called are in tools, and the choice of one in tool_choice"
-_STRUCTURE = "JSON is requested with response_format, of type json_object or json_schema"
+_NO_TOOLS = "only chat requests can call functions"
+_NEWER_TOOLS = "use tools and tool_choice instead"
+_STRUCTURE = "use response_format with the type json_object or json_schema"
 _NO_GRAMMAR = "an answer is plain text, or JSON with response_format"
 _NO_PROBABILITIES = "the model returns no probabilities"
 _NO_CHOICE = "the answer's token ids cannot be restricted"
@@ -77,7 +77,7 @@ def check_demands(fields: Mapping[str, Any], known: Collection[str], own: Collec
     """
     for name, value in _unknown(fields, known):
         if name in _DEMANDS and value not in (*_OFF, *_NEUTRAL.get(name, ())):
-            raise bad_field(name, f"{_DEMANDS[name]}; leave it out; got {shown(value)}")
+            raise bad_field(name, f"must be left out: {_DEMANDS[name]}; got {shown(value)}")
         if name in own and (name != "mode" or value == "text_audio"):
             raise bad_field(name, f"belongs in the object speechlm: speechlm.{name}")
         if alike := difflib.get_close_matches(name.lower()[:20], _OBJECTS, 1, _ALIKE):

@@ -29,7 +29,7 @@ from sglang_speechlm.server.reading.store import AnswerStore, KeptAnswer
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _NO_CLIPS = {
-    "assistant": "an assistant's message must hold text or earlier audio",
+    "assistant": "an assistant's message must contain text or earlier audio",
     "tool": "the result of a call must be text",
 }
 """Roles whose messages have no clips, and why."""

@@ -68,7 +68,7 @@ class Strict(BaseModel):
         names = fields if isinstance(fields, dict) else ()
         if (unknown := next((name for name in names if name not in cls.model_fields), None)) is not None:
             context = {"field": unknown, "allowed": ", ".join(cls.model_fields)}
-            raise PydanticCustomError(UNKNOWN, "is unknown; allowed are {allowed}", context)
+            raise PydanticCustomError(UNKNOWN, "is unknown; allowed: {allowed}", context)
         return fields
 
 
@@ -143,7 +143,7 @@ class Part(Lenient):
         if info.data.get("type") != info.field_name:
             return None
         if value is None:
-            raise PydanticCustomError("missing", "must be given")
+            raise PydanticCustomError("missing", "is required")
         return value
 
 
@@ -254,7 +254,7 @@ class ResponseFormat(Lenient):
         if info.data.get("type") != "json_schema":
             return None
         if value is None:
-            raise PydanticCustomError("missing", "must be given")
+            raise PydanticCustomError("missing", "is required")
         return value
 
 

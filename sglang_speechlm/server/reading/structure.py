@@ -122,7 +122,7 @@ def check_schema(schema: Schema, field: str, others: Size = _NONE) -> Size:
             (len(schemas), _MOST_SCHEMAS, "schemas"),
             (others.schemas + len(schemas), _MOST_SCHEMAS_TOGETHER, "schemas together with those before it"),
             (values, _MOST_VALUES, "values in enum lists"),
-            (counts, _MOST_COUNTS, "as the sum of all lengths and numbers of items"),
+            (counts, _MOST_COUNTS, "as the sum of all lengths and item counts"),
             (characters, _MOST_CHARACTERS, "characters of names and values"),
         ):
             if count > most:
@@ -175,7 +175,7 @@ def _check_keywords(schema: Schema, path: str) -> None:
             continue
         place = f"{path}.{keyword}"
         if keyword not in (*_KNOWN, *_DEFINITIONS):
-            raise bad_field(place, f"is not supported; allowed are {', '.join(_KNOWN)}, $defs and annotations")
+            raise bad_field(place, f"is not supported; allowed: {', '.join(_KNOWN)}, $defs and annotations")
         if (problem := _problem(keyword, value)) is not None:
             raise bad_field(place, f"{problem}; got {shown(value)}")
     constraints = [keyword for keyword in schema if keyword in _KNOWN]
@@ -195,7 +195,7 @@ def _check_keywords(schema: Schema, path: str) -> None:
     lowest, highest = _range(schema)
     if lowest is not None and highest is not None and lowest > highest:
         bound = next(name for name in _BOUNDS if name in schema)
-        raise bad_field(f"{path}.{bound}", f"must leave an integer; got the range from {lowest} to {highest}")
+        raise bad_field(f"{path}.{bound}", f"must allow at least one integer; got the range from {lowest} to {highest}")
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
         if least in schema and most in schema and schema[least] > schema[most]:
             raise bad_field(f"{path}.{least}", f"must not exceed {most}; got {schema[least]} and {schema[most]}")
@@ -275,7 +275,7 @@ def _check_references(schemas: dict[str, Schema], root: str) -> None:
         if "$ref" in part:
             target = root + part["$ref"].removeprefix("#").replace("/", ".")
             if target not in schemas:
-                raise bad_field(f"{path}.$ref", f"refers to nothing; got {shown(part['$ref'])}")
+                raise bad_field(f"{path}.$ref", f"must refer to an existing schema; got {shown(part['$ref'])}")
             yield target
         yield from (f"{path}.anyOf[{index}]" for index in range(len(part.get("anyOf", ()))))
 

@@ -80,7 +80,7 @@ def call_rules(
         return None
     if not tools:
         if choice not in (None, "auto"):
-            raise bad_field("tool_choice", f"needs tools, of which there are none; got {shown(_plain(choice))}")
+            raise bad_field("tool_choice", f"requires tools, but the request has none; got {shown(_plain(choice))}")
         return None
     names = [tool.function.name for tool in tools]
     chosen, is_required = _chosen(choice, names)
@@ -88,7 +88,7 @@ def call_rules(
     for index, tool in enumerate(tools):
         place = f"tools[{index}].function"
         if tool.function.name in names[:index]:
-            raise bad_field(f"{place}.name", f"must be the only one of its name; got {shown(tool.function.name)} again")
+            raise bad_field(f"{place}.name", f"must be unique; got {shown(tool.function.name)} twice")
         if tool.function.name in chosen:
             function, size = _function(tool.function, place, size, warnings)
             functions.append(function)

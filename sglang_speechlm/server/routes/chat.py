@@ -86,7 +86,7 @@ def _call_rules(service: Service, body: ChatRequest, warnings: Warnings) -> Call
         )
     _check_structured(body, "tools")
     if body.text_schema is not None and not rules.is_required:
-        raise bad_field("response_format", "cannot be combined with tools that may be called, unless one must be")
+        raise bad_field("response_format", "cannot be combined with tools unless tool_choice requires a call")
     return rules
 
 

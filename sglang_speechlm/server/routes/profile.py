@@ -42,7 +42,7 @@ async def start_profile(http: Request, _service: Service, _deadline: float) -> R
     has_body = http.headers.get("content-length", "0") != "0" or "transfer-encoding" in http.headers
     body = await read_json(http, ProfileBody) if has_body else ProfileBody()
     if body.profile_by_stage and body.num_steps is None:
-        raise bad_field("num_steps", "must be given with profile_by_stage")
+        raise bad_field("num_steps", "is required with profile_by_stage")
     await _done(sglang_http.state().tokenizer_manager.start_profile(ProfileReq(**body.model_dump())))
     return Response("Start profiling.\n")
 

@@ -53,7 +53,7 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _LACKS:
                 logger.error("Request %s to %s: %s", logs.current_id(), http.url.path, error)
-                return ApiError(503, f"the server lacks a resource: {os.strerror(error.errno)}").response()
+                return ApiError(503, f"a system resource is exhausted: {os.strerror(error.errno)}").response()
             logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
             return ApiError(500, "internal error; see the server's log").response()
 

@@ -118,7 +118,7 @@ def _prepare(service: Service, body: SpeechRequest, warnings: Warnings) -> list[
     if own.text is not None:
         raise bad_field("speechlm.text", "does not apply to speech: the input is what is spoken")
     if own.return_ids:
-        raise bad_field("speechlm.return_ids", "does not apply to speech: a sound file holds no token ids")
+        raise bad_field("speechlm.return_ids", "does not apply to speech: a sound file contains no token ids")
     is_given = preset.speech_text == "given"
     warnings.add(*unused(body, is_spoken=True, is_given=is_given))
     if body.stream:
