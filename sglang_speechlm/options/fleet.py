@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from sglang_speechlm.options.shared import TLS, add_shared_options, address_complaints, key_complaints, tls_complaints
+from sglang_speechlm.options.shared import (
+    TLS,
+    SharedOptions,
+    add_shared_options,
+    address_complaints,
+    key_complaints,
+    shared_values,
+    tls_complaints,
+)
 from sglang_speechlm.server.edge.keys import Keys
 
 ROUTINGS = ("round_robin", "cache_aware")
@@ -22,7 +30,7 @@ _ONE_WORKERS_OWN = ("--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-
 
 
 @dataclass(frozen=True)
-class FleetOptions:
+class FleetOptions(SharedOptions):
     """The options of a fleet.
 
     Attributes:
@@ -34,11 +42,7 @@ class FleetOptions:
         first_gpu: first GPU of the first local worker.
         gpus_each: tensor-parallel ranks per worker.
         keys: the front's keys; the workers have the same API key.
-        allowed_origins: web pages that may use the fleet, besides the front's own and the loopback's.
-        max_body_bytes: limit on a request body.
-        request_seconds: timeout of a request.
-        drain_seconds: how long running answers have to finish when the fleet is stopped.
-        log_format, log_level: of the front's log.
+        log_level: of the front's log.
         model_path: the local workers' model.
         worker_arguments: the local workers' other arguments, unchanged.
     """
@@ -52,11 +56,6 @@ class FleetOptions:
     first_gpu: int
     gpus_each: int
     keys: Keys
-    allowed_origins: frozenset[str]
-    max_body_bytes: int
-    request_seconds: float
-    drain_seconds: float
-    log_format: str
     log_level: str
     model_path: str | None
     worker_arguments: tuple[str, ...]
@@ -120,6 +119,8 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         raise ValueError("; ".join(complaints))
     if bool(parsed.ssl_keyfile) != bool(parsed.ssl_certfile):
         raise ValueError("--ssl-keyfile, --ssl-certfile: must be given together")
+    values = shared_values(shared)
+    values["max_body_bytes"] = min(values["max_body_bytes"], ROUTER_MAX_BYTES)
     tls = {name: value for name in TLS if (value := getattr(parsed, name)) is not None}
     return FleetOptions(
         workers=workers,
@@ -131,14 +132,10 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         first_gpu=parsed.base_gpu_id,
         gpus_each=shared.tp,
         keys=Keys(shared.api_key, shared.admin_api_key),
-        allowed_origins=shared.allowed_origins,
-        max_body_bytes=min(round(shared.max_body_mib * (1 << 20)), ROUTER_MAX_BYTES),
-        request_seconds=shared.request_timeout_secs,
-        drain_seconds=shared.drain_timeout,
-        log_format=shared.log_format,
         log_level=shared.log_level,
         model_path=parsed.model_path,
         worker_arguments=tuple(rest),
+        **values,
     )
 
 

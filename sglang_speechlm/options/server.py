@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sglang_speechlm import logs
 from sglang_speechlm.audio.fetch import AllowedMedia, parse_hosts
 from sglang_speechlm.codec.files import HIGHEST_RATE, LOWEST_RATE, OPENAI_RATE
 from sglang_speechlm.options.shared import (
-    DRAIN_SECONDS,
-    MAX_BODY_MIB,
-    REQUEST_SECONDS,
+    MEBIBYTE,
+    SharedOptions,
     add_shared_options,
     complaining,
     named,
     positive,
+    shared_values,
 )
 from sglang_speechlm.prompt import thinking, tools
 from sglang_speechlm.prompt.presets import BUILT_IN, Preset, load_preset, load_template, load_voices
@@ -27,11 +26,9 @@ from sglang_speechlm.prompt.templates import SpeechTemplate, TranscriptionTempla
 
 Value = TypeVar("Value")
 
-MEBIBYTE = 1 << 20
-
 
 @dataclass(frozen=True)
-class OwnOptions:
+class OwnOptions(SharedOptions):
     """The operator's options of a server.
 
     Attributes:
@@ -45,13 +42,8 @@ class OwnOptions:
         output_sample_rate: default rate of raw PCM, in Hz.
         preset: the checkpoint's preset.
         media: allowed sources of clips by URL.
-        max_body_bytes: limit on a request body, and on the total size of a request's fetched clips.
         max_clips: maximum clips in one request.
-        request_seconds: timeout of a request, from its first byte to the last of its answer.
         max_kept_answers, max_kept_bytes: limits of the store of spoken answers.
-        drain_seconds: how long running answers have to finish when the server is stopped.
-        log_format: format of the log.
-        allowed_origins: web pages that may use the server, besides its own and the loopback's.
     """
 
     served_names: tuple[str, ...] = ()
@@ -63,14 +55,9 @@ class OwnOptions:
     output_sample_rate: int = OPENAI_RATE
     preset: Preset = field(default_factory=partial(load_preset, "default"))
     media: AllowedMedia = field(default_factory=AllowedMedia)
-    max_body_bytes: int = MAX_BODY_MIB * MEBIBYTE
     max_clips: int = 16
-    request_seconds: float = REQUEST_SECONDS
     max_kept_answers: int = 10_000
     max_kept_bytes: int = 128 * MEBIBYTE
-    drain_seconds: float = DRAIN_SECONDS
-    log_format: str = logs.FORMATS[0]
-    allowed_origins: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> OwnOptions:
@@ -96,14 +83,10 @@ class OwnOptions:
             output_sample_rate=parsed.output_sample_rate,
             preset=preset if parsed.voices is None else preset.with_voices(parsed.voices),
             media=AllowedMedia(parsed.allowed_media_domains, parsed.allowed_media_path),
-            max_body_bytes=round(parsed.max_body_mib * MEBIBYTE),
             max_clips=parsed.max_clips,
-            request_seconds=parsed.request_timeout_secs,
             max_kept_answers=parsed.max_kept_answers,
             max_kept_bytes=round(parsed.max_kept_mib * MEBIBYTE),
-            drain_seconds=parsed.drain_timeout,
-            log_format=parsed.log_format,
-            allowed_origins=parsed.allowed_origins,
+            **shared_values(parsed),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sglang_speechlm import logs
@@ -11,18 +12,46 @@ from sglang_speechlm.server.edge.origins import parse_origins
 
 Value = TypeVar("Value")
 
-MAX_BODY_MIB = 128
-REQUEST_SECONDS = 3600
-DRAIN_SECONDS = 30
-"""Defaults of the options below."""
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions:
+    """The options that a server and the front of a fleet share.
+
+    Attributes:
+        allowed_origins: web pages that may use the server, besides its own and the loopback's.
+        max_body_bytes: limit on a request body, and on the total size of a request's fetched clips.
+        request_seconds: timeout of a request, from its first byte to the last of its answer.
+        drain_seconds: how long running answers have to finish when the server is stopped.
+        log_format: format of the log.
+    """
+
+    allowed_origins: frozenset[str] = frozenset()
+    max_body_bytes: int = 128 * MEBIBYTE
+    request_seconds: float = 3600
+    drain_seconds: float = 30
+    log_format: str = logs.FORMATS[0]
+
+
+def shared_values(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the attributes of ``SharedOptions`` that a parser with ``add_shared_options`` found."""
+    return {
+        "allowed_origins": parsed.allowed_origins,
+        "max_body_bytes": round(parsed.max_body_mib * MEBIBYTE),
+        "request_seconds": parsed.request_timeout_secs,
+        "drain_seconds": parsed.drain_timeout,
+        "log_format": parsed.log_format,
+    }
 
 
 def add_shared_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the options that a server and the front of a fleet share."""
+    """Add the options of ``SharedOptions``."""
+    shared = SharedOptions()
     parser.add_argument(
         "--allowed-origins",
         type=complaining(parse_origins),
-        default=frozenset(),
+        default=shared.allowed_origins,
         help="origins of web pages that may use the server, besides its own page and pages on the loopback, such as "
         "https://example.com, or * for all (default: none); behind a proxy that changes the host name, list the "
         "server's public origin here",
@@ -31,28 +60,28 @@ def add_shared_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     parser.add_argument(
         "--max-body-mib",
         type=positive,
-        default=MAX_BODY_MIB,
+        default=shared.max_body_bytes // MEBIBYTE,
         help="maximum size of a request body in MiB (default: %(default)s)",
         metavar="N",
     )
     parser.add_argument(
         "--request-timeout-secs",
         type=positive,
-        default=REQUEST_SECONDS,
+        default=shared.request_seconds,
         help="request timeout in seconds (default: %(default)s)",
         metavar="SECONDS",
     )
     parser.add_argument(
         "--drain-timeout",
         type=_zero_or_positive,
-        default=DRAIN_SECONDS,
+        default=shared.drain_seconds,
         help="seconds that running answers have to finish when the server is stopped (default: %(default)s)",
         metavar="SECONDS",
     )
     parser.add_argument(
         "--log-format",
         choices=logs.FORMATS,
-        default=logs.FORMATS[0],
+        default=shared.log_format,
         help="log format, including one line per request (default: %(default)s)",
     )
 
