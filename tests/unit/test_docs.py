@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
 import soundfile
 from server import Client, Server
+
+from sglang_speechlm.sglang_hooks.registry import HOOKS  # at collection: what it imports runs ldconfig
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -34,8 +36,6 @@ def test_every_folder_is_described() -> None:
 
 
 def test_every_hook_is_in_the_table() -> None:
-    from sglang_speechlm.sglang_hooks.registry import HOOKS
-
     table = re.findall(r"^\| `([\w.]+)` \| (\w+) \|", ARCHITECTURE, re.MULTILINE)
     assert table == [(target.removeprefix("sglang.srt."), kind.value) for target, _, kind in HOOKS]
 
@@ -76,6 +76,13 @@ def test_every_sound_format_is_in_the_table() -> None:
     assert documented == {
         name: (kind.media_type, ", ".join(map(str, kind.rates or ())) or "any") for name, kind in _KINDS.items()
     }
+
+
+def test_every_format_of_a_transcript_is_described() -> None:
+    from sglang_speechlm.server.reading.schema import TranscriptFormat
+
+    (listed,) = re.findall(r"/v1/audio/transcriptions` takes[^(]*\(([^)]*)\)", API)
+    assert set(re.findall(r"`(\w+)`", listed)) == set(get_args(TranscriptFormat))
 
 
 def test_every_error_code_is_in_the_table() -> None:

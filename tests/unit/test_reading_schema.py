@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from sglang_speechlm.frontend import speak
 from sglang_speechlm.server.edge.errors import ApiError, from_validation
 from sglang_speechlm.server.reading.resolve import unused
 from sglang_speechlm.server.reading.schema import (
@@ -16,6 +18,7 @@ from sglang_speechlm.server.reading.schema import (
     SpeechLM,
     SpeechRequest,
     TranscriptionRequest,
+    VllmXargs,
 )
 
 USER = {"role": "user", "content": "Hello."}
@@ -211,15 +214,25 @@ def test_errors_show_values_as_json() -> None:
     assert refusal(seed=[None, {"a": False}]) == "seed: must be an integer; got [null, {'a': false}]"
 
 
-SOUND_ONLY = {"cfg": 2.0, "audio_temperature": 0.5, "audio_topk": 3}
+SOUND_ONLY = [("speechlm", name) for name in SpeechLM.model_fields if name.startswith("audio_") or name == "cfg"]
+SOUND_ONLY += [("vllm_xargs", name) for _, name in SOUND_ONLY if name in VllmXargs.model_fields]
 
 
-@pytest.mark.parametrize("place", ["speechlm", "vllm_xargs"])
-def test_unused_settings_of_sound_give_warnings(place: str) -> None:
-    warnings = list(unused(read(**{place: SOUND_ONLY}), is_spoken=False, is_given=False))
-    assert [warning.partition(":")[0] for warning in warnings] == [f"{place}.{name}" for name in SOUND_ONLY]
-    assert list(unused(read(**{place: {"cfg": 1}}), is_spoken=False, is_given=False)) == []
-    assert list(unused(read(**{place: SOUND_ONLY}), is_spoken=True, is_given=False)) == []
+@pytest.mark.parametrize(("place", "name"), SOUND_ONLY)
+def test_an_unused_setting_of_sound_gives_a_warning(place: str, name: str) -> None:
+    body = read(**{place: {name: 2}})
+    (warning,) = unused(body, is_spoken=False, is_given=False)
+    assert warning.startswith(f"{place}.{name}: ")
+    assert list(unused(body, is_spoken=True, is_given=False)) == []
+
+
+def test_no_guidance_gives_no_warning_to_an_answer_in_text() -> None:
+    assert list(unused(read(speechlm={"cfg": 1}), is_spoken=False, is_given=False)) == []
+
+
+def test_scripts_can_set_what_a_request_can_set_of_sound() -> None:
+    names = {name for place, name in SOUND_ONLY if place == "speechlm"}
+    assert names <= signature(speak).parameters.keys()
 
 
 def test_unused_settings_of_generated_text_give_warnings() -> None:

@@ -12,7 +12,7 @@ from sglang_speechlm.program.request import AudioSettings, GivenText, ReplyReque
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.words import is_speakable
 from sglang_speechlm.server.edge.errors import bad_field, shown
-from sglang_speechlm.server.reading.schema import CommonRequest
+from sglang_speechlm.server.reading.schema import CommonRequest, SpeechLM
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _PASSED_THROUGH = (
@@ -20,7 +20,7 @@ _PASSED_THROUGH = (
 )  # fmt: skip
 TEXT_ONLY = ("top_p", *_PASSED_THROUGH, "min_tokens", "stop_token_ids")
 """Fields that affect only text that the model generates."""
-_SOUND_ONLY = ("cfg", "audio_temperature", "audio_topk", "audio_min_frames", "audio_max_frames")
+_SOUND_ONLY = ("cfg", *(name for name in SpeechLM.model_fields if name.startswith("audio_")))
 
 _LEAST_TOP_P = 1e-6
 """The value for a top-p of 0, which SGLang refuses; the likeliest id always remains a candidate."""

@@ -46,6 +46,7 @@ ModelName = Annotated[str, Field(max_length=1000)]
 SampleRate = Annotated[Int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
 Stop = StopString | Annotated[list[StopString], Field(max_length=16)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
+TranscriptFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bounded)]
 
 
@@ -378,7 +379,7 @@ class ListeningRequest(CommonRequest):
 
     model: ModelName | None = None
     prompt: str | None = None
-    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    response_format: TranscriptFormat = "json"
     temperature: Temperature | None = 0.0
     timestamp_granularities: Annotated[list[str], Field(fail_fast=True)] | None = None
     chunking_strategy: Any = None

@@ -6,13 +6,14 @@ import math
 import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 from starlette.responses import PlainTextResponse, Response
 
 from sglang_speechlm.program.dictation import Dictation, Segment
 from sglang_speechlm.server.edge.warnings import Warnings
+from sglang_speechlm.server.reading.schema import TranscriptFormat
 from sglang_speechlm.server.routes.route import REFUSALS, refusal
 from sglang_speechlm.server.routes.streams import Items, event
 
@@ -33,7 +34,7 @@ class Heading:
 
 
 def answer(
-    format: str, text: str, dictation: Dictation, seconds: float, heading: Heading, warnings: Warnings
+    format: TranscriptFormat, text: str, dictation: Dictation, seconds: float, heading: Heading, warnings: Warnings
 ) -> Response:
     """Return the complete answer in a ``response_format``; ``seconds`` is the length of the recording."""
     match format:
@@ -51,8 +52,10 @@ def answer(
                 "segments": [_segment(i, segment, heading) for i, segment in enumerate(dictation.segments)],
                 "usage": {"type": "duration", "seconds": math.ceil(seconds)},  # OpenAI's are whole; clients rely on it
             }
-        case _:
+        case "json":
             members = {"usage": _usage(dictation)}
+        case _:
+            assert_never(format)
     return Response(orjson.dumps({"text": text} | members | warnings.member()), media_type="application/json")
 
 
