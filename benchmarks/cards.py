@@ -73,7 +73,7 @@ def _import_as_on_a_gpu() -> Any:
     Call it only in a process that serves nothing.
     """
     import sglang_speechlm  # noqa: F401
-    from sglang_speechlm.sglang_hooks import announce
+    from sglang_speechlm.model import announce
 
     announce(override=True)
     with mock.patch.multiple(torch.cuda, is_available=lambda: True, get_device_name=lambda *_: "NVIDIA"):

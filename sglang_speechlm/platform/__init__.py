@@ -11,7 +11,7 @@ def activate() -> str | None:
     """
     import torch
 
-    from sglang_speechlm.sglang_hooks import announce
+    from sglang_speechlm.model import announce
 
     announce()
     if torch.cuda.is_available() or torch.xpu.is_available() or os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":

@@ -51,10 +51,10 @@ def refuse_missing_hooks(*_args: Any, **_kwargs: Any) -> None:
 
 def own_classes() -> list[type]:
     """Return this package's subclasses of SGLang's classes that are used on this machine."""
+    from sglang_speechlm.model.processor import PlacedAudioProcessor
     from sglang_speechlm.model.speechlm import SpeechLMForConditionalGeneration
-    from sglang_speechlm.prompt.processor import PlacedAudioProcessor
-    from sglang_speechlm.sampler.backend import SpeechLMSampler
     from sglang_speechlm.sglang_hooks.grammar import TextGrammar, TextGrammarBackend
+    from sglang_speechlm.sglang_hooks.sampler import SpeechLMSampler
 
     classes: list[type] = [
         PromptRadixCache, SpeechLMSampler, SpeechLMForConditionalGeneration, PlacedAudioProcessor, TextGrammar,

@@ -11,8 +11,8 @@ from sglang.srt.runtime_context import get_observability, get_parallel
 
 from sglang_speechlm import metrics
 from sglang_speechlm.model.slots import BatchView, Replay, RequestTable
-from sglang_speechlm.sampler.backend import SpeechLMSampler
 from sglang_speechlm.sglang_hooks.req import entry, is_audio, spoken_frames
+from sglang_speechlm.sglang_hooks.sampler import SpeechLMSampler
 from sglang_speechlm.sglang_hooks.types import ScheduleBatch
 
 

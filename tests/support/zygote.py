@@ -58,9 +58,9 @@ _IMPORTED = (
     "sglang_speechlm.sglang_hooks.registry",
     "sglang_speechlm.model.speechlm",
     "sglang_speechlm.codec.worker.main",
-    "sglang_speechlm.prompt.processor",
+    "sglang_speechlm.model.processor",
     "sglang_speechlm.sglang_hooks.grammar",
-    "sglang_speechlm.sampler.backend",
+    "sglang_speechlm.sglang_hooks.sampler",
     "sglang_speechlm.platform.attention",
 )
 

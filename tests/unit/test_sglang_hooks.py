@@ -11,7 +11,8 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_context
 from typing_extensions import override
 
-from sglang_speechlm.sglang_hooks import announce, registry
+from sglang_speechlm.model import announce
+from sglang_speechlm.sglang_hooks import registry
 
 MISSING = "sglang.srt.managers.scheduler.Scheduler.method_of_another_version"
 

@@ -12,6 +12,7 @@ import torch
 
 from sglang_speechlm import logs
 from sglang_speechlm.codec import spawn
+from sglang_speechlm.model import announce
 from sglang_speechlm.options.command_line import CommandLine, read, settle
 from sglang_speechlm.options.shared import address_complaints
 from sglang_speechlm.options.vllm_names import Machine
@@ -24,7 +25,6 @@ from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import keep
 from sglang_speechlm.process.port import ReservedPort
-from sglang_speechlm.sglang_hooks import announce
 from sglang_speechlm.sglang_hooks.options import load_plugins
 from sglang_speechlm.sglang_hooks.sockets import stay_on_this_machine
 
