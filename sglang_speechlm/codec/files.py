@@ -11,7 +11,6 @@ import soundfile
 
 from sglang_speechlm.codec import Samples, to_pcm16
 from sglang_speechlm.codec.encoder import Encoder
-from sglang_speechlm.server.edge.errors import bad_field
 
 LOWEST_RATE = 8_000
 HIGHEST_RATE = 48_000
@@ -69,17 +68,15 @@ class SoundFormat:
         """Whether it has no header that states its rate."""
         return self.name in ("pcm", "pcm16")
 
+    def check(self) -> None:
+        """Check that the format goes with its rate.
 
-def check_rate(output: SoundFormat) -> None:
-    """Check that a format goes with its rate.
-
-    Raises:
-        ApiError: 400 if it does not.
-    """
-    rates = _KINDS[output.name].rates
-    if rates is not None and output.rate not in rates:
-        allowed = ", ".join(map(str, rates))
-        raise bad_field("sample_rate", f"must be {allowed} for {output.name!r}; got {output.rate}")
+        Raises:
+            ValueError: if it does not.
+        """
+        rates = _KINDS[self.name].rates
+        if rates is not None and self.rate not in rates:
+            raise ValueError(f"must be {', '.join(map(str, rates))} for {self.name!r}; got {self.rate}")
 
 
 def encode(samples: Samples, output: SoundFormat) -> bytes:

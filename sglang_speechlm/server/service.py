@@ -121,10 +121,17 @@ class Service:
         """Return the output format for a format's name and an optional sample rate.
 
         By default, raw PCM, which states no rate, has the server's rate, and a file the codec's.
+
+        Raises:
+            ApiError: 400 if the format does not go with this rate.
         """
         own = SoundFormat(name, self.sample_rate)
-        rate = sample_rate or (self.options.output_sample_rate if own.is_raw else own.rate)
-        return SoundFormat(name, rate)
+        output = SoundFormat(name, sample_rate or (self.options.output_sample_rate if own.is_raw else own.rate))
+        try:
+            output.check()
+        except ValueError as error:
+            raise bad_field("sample_rate", str(error)) from error
+        return output
 
     def encode(self, text: str, field: str | None = None) -> list[int]:
         """Return the ids of a template's text; ``field`` is the one that it is from.

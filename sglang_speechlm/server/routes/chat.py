@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.codec.files import RATE_HEADER, SoundFormat, check_rate
+from sglang_speechlm.codec.files import RATE_HEADER, SoundFormat
 from sglang_speechlm.program.request import ReplyRequest, following_seed
 from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.prompt.tools import CallRules
@@ -54,7 +54,6 @@ def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundForm
     warnings.add(*body.unread())
     name = None if body.audio is None else body.audio.format
     output = service.output(name or ("pcm16" if body.stream else "wav"), body.sample_rate)
-    check_rate(output)
     if body.text_schema is not None:
         _check_structured(body, "response_format")
     if wants_audio(body):

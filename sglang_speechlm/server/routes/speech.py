@@ -17,7 +17,6 @@ from sglang_speechlm.codec.encoder import ENCODED_IN_PIECES, Encoder
 from sglang_speechlm.codec.files import (
     RATE_HEADER,
     SoundFormat,
-    check_rate,
     encode,
     endless_wav_header,
     pcm16_bytes,
@@ -55,7 +54,6 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
     body = await read_json(http, SpeechRequest)
     service.check_model(body.model)
     output = service.output(body.response_format or "mp3", body.sample_rate)
-    check_rate(output)
     warnings = Warnings.of(http)
     warnings.add(*body.unread())
     requests = await asyncio.to_thread(_prepare, service, body, warnings)
