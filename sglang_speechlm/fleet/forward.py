@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-import orjson
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
@@ -18,6 +17,7 @@ from sglang_speechlm import logs
 from sglang_speechlm.fleet.events import EventRelay
 from sglang_speechlm.server.edge.connection import ClientGone
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.sse import DONE, event, is_stream
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ _ROUTED_TO = "x-smg-routed-worker-id"
 _NOT_REACHED = "call_upstream_connection_failed"
 _SLICE_BYTES = 1 << 18
 _CONNECT_SECONDS = 5.0
-_DONE = b"data: [DONE]\n\n"
 
 
 class NotReached(Exception):
@@ -118,13 +117,7 @@ class Answer:
         if not self.has_begun:
             await error.response()(scope, receive, self.send)
         elif self._is_stream:
-            event = b"data: " + orjson.dumps(error.body()) + b"\n\n" + _DONE
-            await self._send({"type": "http.response.body", "body": event, "more_body": False})
-
-
-def is_stream(headers: Headers) -> bool:
-    """Whether these are the headers of server-sent events."""
-    return headers.get("content-type", "").startswith("text/event-stream")
+            await self._send({"type": "http.response.body", "body": event(error.body()) + DONE, "more_body": False})
 
 
 async def _slices(body: bytearray) -> AsyncIterator[memoryview]:

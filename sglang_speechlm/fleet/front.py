@@ -22,7 +22,7 @@ from sglang_speechlm.fleet.forward import Answer, NotReached, RouterRefused, Upl
 from sglang_speechlm.fleet.metrics import merge
 from sglang_speechlm.fleet.router import Member, Router
 from sglang_speechlm.server.edge.connection import ClientGone
-from sglang_speechlm.server.edge.errors import ApiError, method_not_allowed
+from sglang_speechlm.server.edge.errors import ApiError, internal_error, method_not_allowed
 from sglang_speechlm.server.edge.limits import WITH_BODIES
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Front:
             await answer.fail(error, scope, receive)
         except Exception:
             logger.exception("Request %s to %s failed", logs.current_id(), scope["path"])
-            await answer.fail(ApiError(500, "internal error; see the server's log"), scope, receive)
+            await answer.fail(internal_error(), scope, receive)
 
     async def _own(self, scope: Scope, receive: Receive) -> Response | None:
         """Return the response of the front's own routes; None for other routes.

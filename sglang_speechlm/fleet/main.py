@@ -26,7 +26,6 @@ from sglang_speechlm.options.fleet import FleetOptions, read
 from sglang_speechlm.process import ExitStatus
 from sglang_speechlm.process.heartbeat import Heartbeat
 from sglang_speechlm.process.keeper import keep
-from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
 from sglang_speechlm.server.edge.protocol import PROTOCOL
 from sglang_speechlm.server.edge.stack import behind_the_edge
 
@@ -157,7 +156,8 @@ def _guarded(front: ASGIApp, options: FleetOptions) -> ASGIApp:
     return behind_the_edge(
         front,
         keys=options.keys,
-        origins=Origins(options.allowed_origins, is_local=not options.keys.user and is_loopback_host(options.host)),
+        allowed_origins=options.allowed_origins,
+        host=options.host,
         max_body_bytes=options.max_body_bytes,
         request_seconds=options.request_seconds + _SPARE_SECONDS,
     )

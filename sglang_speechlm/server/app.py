@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
+from starlette.types import ASGIApp
 
 from sglang_speechlm.codec import Spawned
 from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.process.stdio import silence_decoders
 from sglang_speechlm.server.edge.keys import Keys, without_secrets
-from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
 from sglang_speechlm.server.edge.refusals import answer_in_one_shape
 from sglang_speechlm.server.edge.stack import behind_the_edge
-from sglang_speechlm.server.lifetime.gate import Gate
-from sglang_speechlm.server.lifetime.life import Life
 from sglang_speechlm.server.page import page_routes
 from sglang_speechlm.server.routes.chat import chat_completions
 from sglang_speechlm.server.routes.generate import abort_request, generate
@@ -41,13 +39,15 @@ _PROFILER_FOLDER = "SGLANG_TORCH_PROFILER_DIR"
 """SGLang's variable for a folder of profiles. Without it there are no routes for them: they can slow a server down."""
 
 
-def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None = None) -> None:
+def install(
+    server_args: Any, own: OwnOptions, gate: Callable[[ASGIApp], ASGIApp], codec: Spawned | None = None
+) -> None:
     """Install routes, middleware and lifespan in SGLang's application, before it starts.
 
     Args:
         server_args: SGLang's ServerArgs.
         own: SpeechLM's own options.
-        life: decides whether requests are served.
+        gate: refuses requests while the server starts or stops.
         codec: the codec process, if it has been spawned already.
     """
     app = http.app
@@ -71,19 +71,18 @@ def install(server_args: Any, own: OwnOptions, life: Life, codec: Spawned | None
     app.add_route("/worker_id", worker_id, methods=["GET"])
     app.router.routes.extend(page_routes())
     answer_in_one_shape(app)
-    keys = Keys(server_args.api_key, server_args.admin_api_key)
     http.surround(
         partial(
             behind_the_edge,
-            keys=keys,
-            origins=Origins(own.allowed_origins, is_local=not keys.user and is_loopback_host(server_args.host)),
+            keys=Keys(server_args.api_key, server_args.admin_api_key),
+            allowed_origins=own.allowed_origins,
+            host=server_args.host,
             max_body_bytes=own.max_body_bytes,
             request_seconds=own.request_seconds,
             unlogged=server_args.uvicorn_access_log_exclude_prefixes,
-            gate=partial(Gate, life=life),
+            gate=gate,
         )
     )
-    life.install(app)
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager

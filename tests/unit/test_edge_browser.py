@@ -95,7 +95,7 @@ def test_loopback_hosts_are_recognised(host: str, is_loopback: bool) -> None:
 
 @pytest.fixture(scope="module")
 def server_with_key() -> Iterator[str]:
-    with served_edge(Keys("user"), Origins(is_local=True)) as url:
+    with served_edge(Keys("user")) as url:
         yield url
 
 

@@ -115,6 +115,11 @@ def method_not_allowed(method: str, path: str, methods: Collection[str]) -> ApiE
     return ApiError(405, f"{method} {path}: only {allow} is served here", allow=allow)
 
 
+def internal_error() -> ApiError:
+    """Return a 500 for a failure that is in the log."""
+    return ApiError(500, "internal error; see the server's log")
+
+
 def bad_field(field: str, message: str) -> ApiError:
     """Return a 400 that names its field."""
     return ApiError(400, f"{field}: {message}", field)

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.server.edge.errors import ApiError, bad_field, method_not_allowed, shown
+from sglang_speechlm.server.edge.errors import ApiError, bad_field, internal_error, method_not_allowed, shown
 from sglang_speechlm.server.edge.wording import rule_of
 
 
@@ -65,4 +65,4 @@ async def _wrong(_request: Request, error: ValueError) -> Response:
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return ApiError(500, "internal error; see the server's log").response()
+    return internal_error().response()

@@ -10,7 +10,7 @@ from sglang_speechlm.logs import RequestLog
 from sglang_speechlm.server.edge.browser import Browser
 from sglang_speechlm.server.edge.keys import KeyCheck, Keys
 from sglang_speechlm.server.edge.limits import BodyLimit, Deadline
-from sglang_speechlm.server.edge.origins import Origins
+from sglang_speechlm.server.edge.origins import Origins, is_loopback_host
 from sglang_speechlm.server.edge.target import Target
 
 
@@ -18,7 +18,8 @@ def behind_the_edge(
     app: ASGIApp,
     *,
     keys: Keys,
-    origins: Origins,
+    allowed_origins: frozenset[str],
+    host: str,
     max_body_bytes: int,
     request_seconds: float | None = None,
     unlogged: Sequence[str] = (),
@@ -38,7 +39,8 @@ def behind_the_edge(
     Args:
         app: the application.
         keys: its keys.
-        origins: pages that may use it.
+        allowed_origins: web pages that may use it, besides its own and the loopback's.
+        host: the address that it listens on.
         max_body_bytes: limit on a request body.
         request_seconds: timeout of a request; None means no timeout.
         unlogged: prefixes of paths that are logged only if they fail.
@@ -48,4 +50,5 @@ def behind_the_edge(
     if request_seconds is not None:
         limited = Deadline(limited, request_seconds)
     checked = KeyCheck(gate(limited) if gate else limited, keys)
+    origins = Origins(allowed_origins, is_local=not keys.user and is_loopback_host(host))
     return RequestLog(Browser(Target(checked), origins), unlogged)

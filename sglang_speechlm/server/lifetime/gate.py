@@ -9,9 +9,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.sse import event, is_stream
 from sglang_speechlm.server.edge.target import route_of
 from sglang_speechlm.server.lifetime.life import Life
-from sglang_speechlm.server.routes.streams import event
 
 PASS_HEADER = "x-speechlm-warm-up"
 _HEALTH = ("/health", "/health_generate")
@@ -59,6 +59,6 @@ class Gate:
         except ApiError as error:
             if begun is None:
                 await error.response()(scope, receive, send)
-            elif not ended and Headers(raw=begun["headers"]).get("content-type", "").startswith("text/event-stream"):
+            elif not ended and is_stream(Headers(raw=begun["headers"])):
                 await send({"type": "http.response.body", "body": event(error.body()), "more_body": False})
             # The HTTP server closes any other response that has begun before its end, which clients notice.

@@ -79,6 +79,7 @@ def _serve(command_line: CommandLine, heartbeat: Heartbeat) -> int:
 
     from sglang_speechlm.server.app import install
     from sglang_speechlm.server.edge.protocol import PROTOCOL
+    from sglang_speechlm.server.lifetime.gate import Gate
     from sglang_speechlm.server.lifetime.life import Life
     from sglang_speechlm.server.lifetime.parts import local_ranks, run_detokenizer, run_scheduler
     from sglang_speechlm.server.lifetime.warmup import warm_up
@@ -94,7 +95,8 @@ def _serve(command_line: CommandLine, heartbeat: Heartbeat) -> int:
     life = Life(own.drain_seconds, heartbeat, reserved)
     secrets = (server_args.api_key, server_args.admin_api_key, server_args.ssl_keyfile_password)
     logs.configure(own.log_format, server_args.log_level, [secret for secret in secrets if secret])
-    install(server_args, own, life, codec)
+    life.install(http.app)
+    install(server_args, own, partial(Gate, life=life), codec)
     ranks = {rank: Heartbeat() for rank in local_ranks(server_args)}
     detokenizer = Heartbeat()
     heartbeats = {f"scheduler {dp}.{tp}": heartbeat for (dp, tp), heartbeat in ranks.items()}

@@ -16,6 +16,7 @@ from sglang_speechlm.prompt.tools import CallRules
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
+from sglang_speechlm.server.edge.sse import MEDIA_TYPE
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import unused, wants_audio
 from sglang_speechlm.server.reading.schema import ChatRequest
@@ -41,7 +42,7 @@ async def chat_completions(http: Request, service: Service, deadline: float) -> 
         return Response(await unless_gone(http, answer.whole(pieces)), media_type="application/json")
     begun = await begin(http, pieces)
     headers = {RATE_HEADER: str(output.rate)} if wants_audio(body) else {}
-    return ClosingStream(answer.events(begun), begun, "text/event-stream", headers)
+    return ClosingStream(answer.events(begun), begun, MEDIA_TYPE, headers)
 
 
 def _check(service: Service, body: ChatRequest, warnings: Warnings) -> SoundFormat:

@@ -18,11 +18,12 @@ from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.program.reply import AudioDelta, Piece, ReasoningDelta, Reply, TextDelta
 from sglang_speechlm.prompt.thinking import split
 from sglang_speechlm.prompt.tools import CallDelta
+from sglang_speechlm.server.edge.sse import DONE, event
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import ChatRequest
 from sglang_speechlm.server.routes.identity import own_id
 from sglang_speechlm.server.routes.route import REFUSALS, refusal
-from sglang_speechlm.server.routes.streams import Items, event
+from sglang_speechlm.server.routes.streams import Items
 from sglang_speechlm.server.service import Service
 
 Arrival = tuple[int, Piece | None]
@@ -101,7 +102,7 @@ class ChatAnswer:
         else:
             if self._has_usage:
                 yield self._event([], self._usage())
-        yield b"data: [DONE]\n\n"
+        yield DONE
 
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         return self._event([{"index": index, "delta": delta, "finish_reason": finish_reason}])

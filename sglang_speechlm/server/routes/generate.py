@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import bad_field, shown
+from sglang_speechlm.server.edge.sse import DONE, MEDIA_TYPE, event
 from sglang_speechlm.server.reading.resolve import check_ids
 from sglang_speechlm.server.reading.schema import (
     Count,
@@ -34,7 +35,7 @@ from sglang_speechlm.server.reading.schema import (
     top_k_is_positive_or_all,
 )
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
-from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, merged
 from sglang_speechlm.server.service import Service
 from sglang_speechlm.sglang_hooks.requests import GenerateReqInput
 from sglang_speechlm.stage import FRAMES, StageParams, frames_of
@@ -129,7 +130,7 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
     _check_probabilities(body, request, service.responder.engine.capacity())
     outputs = await begin(http, merged([_outputs(service, request, names)], deadline))
     if body.stream:
-        return ClosingStream(_events(outputs), outputs, "text/event-stream")
+        return ClosingStream(_events(outputs), outputs, MEDIA_TYPE)
     async with aclosing(outputs):
         _, output = await anext(outputs)
     return Response(orjson.dumps(output), media_type="application/json")
@@ -202,7 +203,7 @@ async def _events(outputs: Items[tuple[int, Any]]) -> AsyncGenerator[bytes]:
                 yield event(output)
     except REFUSALS as error:
         yield event(refusal(error).body())
-    yield b"data: [DONE]\n\n"
+    yield DONE
 
 
 class AbortBody(BaseModel):

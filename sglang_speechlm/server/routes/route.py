@@ -15,7 +15,7 @@ from sglang_speechlm import logs
 from sglang_speechlm.codec import CodecError
 from sglang_speechlm.program.engine import StageRefused
 from sglang_speechlm.server.edge.connection import ClientGone
-from sglang_speechlm.server.edge.errors import ApiError
+from sglang_speechlm.server.edge.errors import ApiError, internal_error
 from sglang_speechlm.server.edge.limits import deadline_of
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.service import Service
@@ -55,7 +55,7 @@ def route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
                 logger.error("Request %s to %s: %s", logs.current_id(), http.url.path, error)
                 return ApiError(503, f"a system resource is exhausted: {os.strerror(error.errno)}").response()
             logger.exception("Request %s to %s failed", logs.current_id(), http.url.path)
-            return ApiError(500, "internal error; see the server's log").response()
+            return internal_error().response()
 
     return endpoint
 

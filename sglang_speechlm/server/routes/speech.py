@@ -31,12 +31,13 @@ from sglang_speechlm.prompt.presets import DEFAULT_VOICE
 from sglang_speechlm.prompt.words import is_blank, is_speakable
 from sglang_speechlm.server.edge.body import read_json
 from sglang_speechlm.server.edge.errors import ApiError, bad_field, shown
+from sglang_speechlm.server.edge.sse import MEDIA_TYPE, event
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.resolve import setting, unused
 from sglang_speechlm.server.reading.schema import SpeechLM, SpeechRequest
 from sglang_speechlm.server.routes.route import REFUSALS, refusal, route
 from sglang_speechlm.server.routes.sound import at_rate, at_speed
-from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, event, merged
+from sglang_speechlm.server.routes.streams import ClosingStream, Items, begin, merged
 from sglang_speechlm.server.service import Service, longest
 
 _SILENCE_SECONDS = 0.25
@@ -65,7 +66,7 @@ async def speech(http: Request, service: Service, deadline: float) -> Response:
         _warn(recital, warnings)
     headers = {RATE_HEADER: str(output.rate)}
     if body.stream_format == "sse":
-        return ClosingStream(_events(begun, recital, warnings), begun, "text/event-stream", headers)
+        return ClosingStream(_events(begun, recital, warnings), begun, MEDIA_TYPE, headers)
     return ClosingStream(begun, begun, output.media_type, headers)
 
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator,
 from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -34,11 +33,6 @@ class Items(Protocol[Item_co]):
     def __anext__(self) -> Awaitable[Item_co]: ...
 
     async def aclose(self) -> None: ...
-
-
-def event(data: Mapping[str, Any]) -> bytes:
-    """Return a server-sent event."""
-    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 class ClosingStream(StreamingResponse):

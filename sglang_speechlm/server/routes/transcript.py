@@ -12,10 +12,11 @@ import orjson
 from starlette.responses import PlainTextResponse, Response
 
 from sglang_speechlm.program.dictation import Dictation, Segment
+from sglang_speechlm.server.edge.sse import event
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.schema import TranscriptFormat
 from sglang_speechlm.server.routes.route import REFUSALS, refusal
-from sglang_speechlm.server.routes.streams import Items, event
+from sglang_speechlm.server.routes.streams import Items
 
 
 @dataclass(frozen=True)

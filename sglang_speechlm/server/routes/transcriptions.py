@@ -20,6 +20,7 @@ from sglang_speechlm.prompt.layout import lay_out
 from sglang_speechlm.prompt.templates import ListeningTemplate
 from sglang_speechlm.server.edge.connection import unless_gone
 from sglang_speechlm.server.edge.errors import bad_field
+from sglang_speechlm.server.edge.sse import MEDIA_TYPE
 from sglang_speechlm.server.edge.warnings import Warnings
 from sglang_speechlm.server.reading.forms import read_upload
 from sglang_speechlm.server.reading.resolve import setting, unused, wants_audio
@@ -67,7 +68,7 @@ async def _listen(http: Request, service: Service, deadline: float, kind: type[L
     if body.stream:
         begun = await begin(http, pieces)
         chunks = events(begun, dictation, ended, has_segments=bool(body.timestamp_granularities))
-        return ClosingStream(chunks, begun, "text/event-stream")
+        return ClosingStream(chunks, begun, MEDIA_TYPE)
     text = await unless_gone(http, _joined(pieces))
     return answer(body.response_format, text, dictation, recording.seconds, _heading(service, body), ended())
 

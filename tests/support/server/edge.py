@@ -15,13 +15,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sglang_speechlm.server.edge.keys import Keys
-from sglang_speechlm.server.edge.origins import Origins
 from sglang_speechlm.server.edge.protocol import PROTOCOL
 from sglang_speechlm.server.edge.stack import behind_the_edge
 
 
 @contextlib.contextmanager
-def served_edge(keys: Keys | None = None, origins: Origins | None = None, keep_alive: int = 5) -> Iterator[str]:
+def served_edge(keys: Keys | None = None, keep_alive: int = 5) -> Iterator[str]:
     """Serve an application behind the edge, with GET routes and POST /v1/chat/completions, and yield its URL."""
     app = behind_the_edge(
         Starlette(
@@ -31,7 +30,8 @@ def served_edge(keys: Keys | None = None, origins: Origins | None = None, keep_a
             ]
         ),
         keys=keys or Keys(),
-        origins=origins or Origins(),
+        allowed_origins=frozenset(),
+        host="127.0.0.1",
         max_body_bytes=1000,
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
