@@ -40,20 +40,13 @@ class Recording:
         self._data = data
         self._format = format
 
-    def windows(self, longest: float, pause: float | None) -> Generator[Window]:
-        """Yield windows at 16 kHz, as ``cut`` does. Closing the iterator ends the decoding.
+    def steps(self, longest: float, pause: float | None) -> Generator[Window | None]:
+        """Yield windows at 16 kHz, and None after each piece of at most half a minute, as ``cut_stepwise`` does.
+
+        Closing the iterator ends the decoding.
 
         Raises:
             AudioError: as for ``decode_clip``, when decoding reaches the fault.
-        """
-        with contextlib.closing(self.steps(longest, pause)) as steps:
-            yield from (window for window in steps if window is not None)
-
-    def steps(self, longest: float, pause: float | None) -> Generator[Window | None]:
-        """Yield the same, and None after each piece of at most half a minute, as ``cut_stepwise`` does.
-
-        Raises:
-            AudioError: as for ``windows``.
         """
         with contextlib.closing(self._pieces()) as pieces:
             yield from cut_stepwise(pieces, SAMPLE_RATE, longest, pause)

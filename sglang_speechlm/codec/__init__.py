@@ -1,7 +1,7 @@
 """Frames to sound: removes the delay, and runs Xcodec in a process of its own."""
 
 from sglang_speechlm.codec.client import CodecService, CodecStats
-from sglang_speechlm.codec.delay import Deinterleaver, deinterleave, interleave
+from sglang_speechlm.codec.delay import Deinterleaver, interleave
 from sglang_speechlm.codec.feed import FrameFeed
 from sglang_speechlm.codec.process import Spawned, spawn
 from sglang_speechlm.codec.stream import CodecError, CodecStream
@@ -18,7 +18,6 @@ __all__ = [
     "PiecePolicy",
     "Samples",
     "Spawned",
-    "deinterleave",
     "encode_wav",
     "interleave",
     "spawn",

@@ -36,25 +36,12 @@ def interleave(codes: npt.NDArray[np.integer], ids: Ids) -> IntArray:
     return frames
 
 
-def deinterleave(frames: npt.NDArray[np.integer], ids: Ids) -> IntArray:
-    """Undo the delay.
-
-    Args:
-        frames: ``[F, S]`` vocabulary ids, ``S`` being ``ids.num_stream``.
-
-    Returns:
-        ``[T, S]`` code indices with ``T = max(F - (S - 1), 0)``. Cells before the first and after the last code of
-        a stream are ignored; a codec pad in any other cell becomes code 0.
-
-    Raises:
-        ValueError: if the shape differs or the id of a code does not belong to its stream.
-    """
-    _check_width("frames", frames, ids)
-    return _undelayed(np.ascontiguousarray(frames, np.int64), _codec_pads(ids), ids)
-
-
 class Deinterleaver:
-    """Undoes the delay of frames that arrive in pieces; its results, joined, equal ``deinterleave`` of all of them."""
+    """Undoes the delay of frames that arrive in pieces.
+
+    Of ``F`` frames, its results, joined, are ``max(F - (S - 1), 0)`` codes, ``S`` being ``ids.num_stream``. Cells
+    before the first and after the last code of a stream are ignored; a codec pad in any other cell becomes code 0.
+    """
 
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
@@ -62,10 +49,10 @@ class Deinterleaver:
         self._waiting = np.empty((0, ids.num_stream), dtype=np.int64)
 
     def push(self, frames: npt.NDArray[np.integer]) -> IntArray:
-        """Take ``[n, S]`` frames and return the ``[m, S]`` codes that they complete.
+        """Take ``[n, S]`` frames of vocabulary ids and return the ``[m, S]`` code indices that they complete.
 
         Raises:
-            ValueError: as for ``deinterleave``.
+            ValueError: if the shape differs or the id of a code does not belong to its stream.
         """
         _check_width("frames", frames, self._ids)
         joined = np.concatenate([self._waiting, frames])

@@ -22,7 +22,7 @@ class FrameFeed:
         """Take the next ``[n, S]`` frames.
 
         Raises:
-            ValueError: as for ``deinterleave``.
+            ValueError: as for ``Deinterleaver.push``.
             CodecError: if the stream has failed.
         """
         codes = self._undelayed.push(frames)

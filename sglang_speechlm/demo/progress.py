@@ -29,7 +29,7 @@ class Progress:
         """Print more about the last step."""
         print(f"{'':11}{text}", flush=True)
 
-    def quote(self, who: str, text: str) -> None:
+    def quote(self, speaker: str, text: str) -> None:
         """Print a text of the user or the model on one line, with unprintable characters replaced."""
         shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-        self.note(f"{who}: {shown if len(shown) <= _WIDTH else shown[: _WIDTH - 3] + '...'}")
+        self.note(f"{speaker}: {shown if len(shown) <= _WIDTH else shown[: _WIDTH - 3] + '...'}")

@@ -152,7 +152,7 @@ class Supervisor:
         options, router = self._options, self._router
         own = ["--host", "127.0.0.1"]
         if self._on_gpu:
-            own += ["--base-gpu-id", f"{options.first_gpu + index * options.gpus_each}"]
+            own += ["--base-gpu-id", f"{options.first_gpu + index * options.gpus_per_worker}"]
         assert options.model_path is not None
         worker = self._workers[index] = ServerProcess(Path(options.model_path), None, [*options.worker_arguments, *own])
         logger.info("Worker %d: process %d at %s", index, worker.process.pid, worker.url)

@@ -40,7 +40,7 @@ class FleetOptions(SharedOptions):
         host, port: the front's address.
         tls: uvicorn's options for the certificate, by name; empty without one.
         first_gpu: first GPU of the first local worker.
-        gpus_each: tensor-parallel ranks per worker.
+        gpus_per_worker: tensor-parallel ranks per worker.
         keys: the front's keys; the workers have the same API key.
         log_level: of the front's log.
         model_path: the local workers' model.
@@ -54,7 +54,7 @@ class FleetOptions(SharedOptions):
     port: int
     tls: dict[str, Any]
     first_gpu: int
-    gpus_each: int
+    gpus_per_worker: int
     keys: Keys
     log_level: str
     model_path: str | None
@@ -130,7 +130,7 @@ def read(arguments: Sequence[str]) -> FleetOptions:
         port=parsed.port,
         tls=tls,
         first_gpu=parsed.base_gpu_id,
-        gpus_each=shared.tp,
+        gpus_per_worker=shared.tp,
         keys=Keys(shared.api_key, shared.admin_api_key),
         log_level=shared.log_level,
         model_path=parsed.model_path,

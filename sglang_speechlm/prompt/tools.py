@@ -132,7 +132,7 @@ class CallSplitter:
             before, end, after = self._held.partition(self._until)
             settled = before if end else before[: len(before) - opening(before, self._until)]
             self._held = after if end else before[len(settled) :]
-            yield from self._told(settled)
+            yield from self._part(settled)
             if not end:
                 return
             if self._until == END:
@@ -146,9 +146,9 @@ class CallSplitter:
         held, self._held = self._held, ""
         is_end_of_call = self._until == END and len(held) > 1
         if not isinstance(self._until, re.Pattern) and not is_end_of_call:
-            yield from self._told(held)
+            yield from self._part(held)
 
-    def _told(self, text: str) -> Iterator[str | CallDelta]:
+    def _part(self, text: str) -> Iterator[str | CallDelta]:
         if self._until == END:
             # In strings whose length is limited, xgrammar allows control characters, which JSON has escaped.
             text = re.sub(r"[\x00-\x1f]", lambda found: f"\\u{ord(found[0]):04x}", text)

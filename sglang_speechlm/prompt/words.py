@@ -6,7 +6,7 @@ import unicodedata
 
 _READ_BY_NAME = frozenset("#%&@§")
 """Punctuation by Unicode's categories, but read as words."""
-_SAID = ("L", "N", "Sm", "Sc")
+_NAMED = ("L", "N", "Sm", "Sc")
 """Letters, digits, mathematical and currency symbols."""
 _NOT_SEEN = ("Z", "C", "M")
 """Spaces, controls, and combining marks without a letter."""
@@ -22,6 +22,6 @@ def is_blank(text: str) -> bool:
 def is_speakable(text: str) -> bool:
     """Whether ``text`` has a letter, a digit or a symbol with a spoken name; punctuation and emoji do not count."""
     return any(
-        character not in _FILLERS and (character in _READ_BY_NAME or unicodedata.category(character).startswith(_SAID))
+        character not in _FILLERS and (character in _READ_BY_NAME or unicodedata.category(character).startswith(_NAMED))
         for character in text
     )

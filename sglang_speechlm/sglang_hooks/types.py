@@ -42,7 +42,6 @@ class Req(Protocol):
     output_ids: Sequence[int]
     full_untruncated_fill_ids: Sequence[int]
     prefix_len: int
-    extend_end: int
     extend_len: int
     extra_key: str | None
     inflight_middle_chunks: int

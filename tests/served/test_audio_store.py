@@ -196,7 +196,7 @@ def test_the_choices_of_a_stream_equal_those_of_the_complete_answer(client: Clie
         assert deltas[0]["role"] == "assistant"
         assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
         assert deltas[-1]["speechlm"]["codes"] == choice["message"]["speechlm"]["codes"]
-        assert [each["finish_reason"] for each in own if each["finish_reason"]] == [choice["finish_reason"]]
+        assert [chunk["finish_reason"] for chunk in own if chunk["finish_reason"]] == [choice["finish_reason"]]
         ids |= {delta["audio"]["id"] for delta in deltas if "id" in delta.get("audio", {})}
     assert len(ids) == 3
     for audio_id in ids:

@@ -124,8 +124,13 @@ def test_a_json_object_begins_with_a_brace(client: Client) -> None:
 
 
 def test_a_stop_string_within_the_json_gets_a_warning(client: Client) -> None:
-    one = {"type": "object", "properties": {"a": {"enum": ["x}y"]}}, "required": ["a"], "additionalProperties": False}
-    message = message_of(client.chat(structured_body(one, stop="}")))
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x}y"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    message = message_of(client.chat(structured_body(schema, stop="}")))
     assert message["content"] == '{"a": "x'
     assert message["speechlm"]["warnings"] == ["the text was cut at a stop string, so its JSON may be incomplete"]
 

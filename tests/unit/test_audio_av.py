@@ -137,7 +137,7 @@ def test_a_long_clip_is_cut_but_a_long_recording_is_heard_whole() -> None:
     assert clip.seconds == 30
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)
     recording = Recording(data, None)
-    first, second = recording.windows(30, None)
+    first, second = (window for window in recording.steps(30, None) if window is not None)
     assert loudest_hertz(Clip(first.samples, RATE)) == pytest.approx(440, abs=2)
     assert loudest_hertz(Clip(second.samples, RATE)) == pytest.approx(880, abs=2)
     assert recording.seconds == pytest.approx(41, abs=0.2)
@@ -160,9 +160,9 @@ def test_an_mp4_without_its_index_is_refused() -> None:
 
 def test_the_decoder_process_ends_when_reading_stops() -> None:
     data = recorded_file("m4a", tone(40))
-    windows = Recording(data, None).windows(30, None)
-    next(windows)
-    windows.close()
+    steps = Recording(data, None).steps(30, None)
+    next(steps)
+    steps.close()
     with AvSound(data, "MP4 (m4a, mp4, mov, 3gp)") as sound:
         pid = sound.pid
         sound.read(10)

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from sglang_speechlm.audio import AudioError, Recording, decode_clip, recording
+from sglang_speechlm.audio.windows import Window
 
 RATE = 16_000
 
@@ -28,9 +29,13 @@ def encode(samples: Any, rate: int = RATE, format: str = "WAV", subtype: str | N
     return out.getvalue()
 
 
+def windows_of(heard: Recording, longest: float = 30, pause: float | None = None) -> list[Window]:
+    return [window for window in heard.steps(longest, pause) if window is not None]
+
+
 def joined(heard: Recording, longest: float = 30) -> Any:
     """The samples of a recording's windows, at their times; float32 [n]."""
-    windows = list(heard.windows(longest, None))
+    windows = windows_of(heard, longest)
     found = np.zeros(round(heard.seconds * RATE) + 2, np.float32)
     for window in windows:
         start = round(window.start * RATE)
@@ -41,7 +46,7 @@ def joined(heard: Recording, longest: float = 30) -> Any:
 @pytest.mark.parametrize(("rate", "format"), [(16_000, "WAV"), (44_100, "WAV"), (48_000, "FLAC"), (16_000, "MP3")])
 def test_a_short_recording_is_heard_as_a_clip(rate: int, format: str) -> None:
     data = encode(speech(12, rate), rate, format)
-    (window,) = Recording(data, None).windows(30, None)
+    (window,) = windows_of(Recording(data, None))
     np.testing.assert_array_equal(window.samples, decode_clip(data).samples)
 
 
@@ -65,7 +70,7 @@ def test_resampling_has_no_seams() -> None:
 def test_raw_samples_are_heard_whole() -> None:
     data = (speech(70, 24_000) * 32767).astype("<i2").tobytes()
     heard = Recording(data, "pcm16")
-    assert len(list(heard.windows(30, None))) >= 3
+    assert len(windows_of(heard)) >= 3
     assert heard.seconds == pytest.approx(70)
 
 
@@ -81,7 +86,7 @@ def test_a_damaged_recording_is_heard_up_to_the_damage() -> None:
     data = bytearray(encode(noise, format="FLAC"))
     data[len(data) * 7 // 10 : len(data) * 7 // 10 + 4000] = bytes(4000)
     heard = Recording(bytes(data), None)
-    assert list(heard.windows(30, None))[-1].end == pytest.approx(70, abs=1)
+    assert windows_of(heard)[-1].end == pytest.approx(70, abs=1)
     (warning,) = heard.warnings
     assert "damaged or cut off after" in warning
 
@@ -98,16 +103,16 @@ def test_channels_that_cancel_each_other_out_later_are_not_mixed() -> None:
 def test_bad_samples_are_refused_when_they_are_reached() -> None:
     samples = speech(100)
     samples[80 * RATE] = np.nan
-    windows = Recording(encode(samples, subtype="FLOAT"), None).windows(30, None)
-    next(windows)
+    steps = Recording(encode(samples, subtype="FLOAT"), None).steps(30, None)
+    next(steps)
     with pytest.raises(AudioError, match="NaN"):
-        list(windows)
+        list(steps)
 
 
 @pytest.mark.parametrize("data", [b"", b"no sound", encode(np.zeros(0))])
 def test_data_that_is_not_a_recording_is_refused(data: bytes) -> None:
     with pytest.raises(AudioError):
-        list(Recording(data, None).windows(30, None))
+        list(Recording(data, None).steps(30, None))
 
 
 @pytest.mark.parametrize("pause", [None, 0.35])
@@ -115,8 +120,8 @@ def test_data_that_is_not_a_recording_is_refused(data: bytes) -> None:
 def test_a_recording_of_less_than_a_tenth_of_a_second_is_refused(rate: int, pause: float | None) -> None:
     for count in (1, rate // 10 - 1):
         with pytest.raises(AudioError, match=r"is too short; at least 0\.1 s are needed"):
-            list(Recording(encode(np.full(count, 0.1), rate), None).windows(30, pause))
-    assert len(list(Recording(encode(np.full(rate // 10, 0.1), rate), None).windows(30, pause))) == 1
+            list(Recording(encode(np.full(count, 0.1), rate), None).steps(30, pause))
+    assert len(windows_of(Recording(encode(np.full(rate // 10, 0.1), rate), None), pause=pause)) == 1
 
 
 def test_a_long_recording_is_heard_up_to_a_limit_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +129,7 @@ def test_a_long_recording_is_heard_up_to_a_limit_in_little_memory(monkeypatch: p
     data = encode(np.tile((speech(60) * 32767).astype(np.int16), 6), format="FLAC")
     heard = Recording(data, None)
     tracemalloc.start()
-    count = sum(1 for _ in heard.windows(30, None))
+    count = sum(window is not None for window in heard.steps(30, None))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count >= 11

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_speechlm.codec import Deinterleaver, deinterleave, interleave
+from sglang_speechlm.codec import Deinterleaver, interleave
 from sglang_speechlm.config import Ids, SpeechLMConfig
 
 
@@ -22,7 +22,7 @@ def ids_and_codes(draw: st.DrawFn) -> tuple[Ids, np.ndarray]:
 @given(ids_and_codes())
 def test_deinterleaving_restores_interleaved_codes(case: tuple[Ids, np.ndarray]) -> None:
     ids, codes = case
-    assert np.array_equal(deinterleave(interleave(codes, ids), ids), codes)
+    assert np.array_equal(Deinterleaver(ids).push(interleave(codes, ids)), codes)
 
 
 def test_code_t_of_stream_s_is_in_frame_t_plus_s_between_codec_pads() -> None:
@@ -43,20 +43,20 @@ def test_cells_before_the_start_and_after_the_end_are_ignored(case: tuple[Ids, n
     row, stream = np.indices(frames.shape)
     outer = (row < stream) | (row >= stream + len(codes))
     frames[outer] = np.random.default_rng(seed).integers(0, ids.vocab_size, int(outer.sum()))
-    assert np.array_equal(deinterleave(frames, ids), codes)
+    assert np.array_equal(Deinterleaver(ids).push(frames), codes)
 
 
 def test_a_codec_pad_inside_becomes_code_0() -> None:
     ids = make_ids(3, 5)
     frames = interleave(np.full((4, 3), 2), ids)
     frames[1 + 2, 2] = ids.codec_pad(2)
-    assert deinterleave(frames, ids).tolist() == [[2, 2, 2], [2, 2, 0], [2, 2, 2], [2, 2, 2]]
+    assert Deinterleaver(ids).push(frames).tolist() == [[2, 2, 2], [2, 2, 0], [2, 2, 2], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("count", range(5))
 def test_too_few_frames_give_no_code(count: int) -> None:
     ids = make_ids(5, 9)
-    assert deinterleave(np.zeros((count, 5), dtype=np.int64), ids).shape == (max(count - 4, 0), 5)
+    assert Deinterleaver(ids).push(np.zeros((count, 5), dtype=np.int64)).shape == (max(count - 4, 0), 5)
 
 
 def test_an_id_of_another_stream_is_refused_by_cell() -> None:
@@ -64,7 +64,7 @@ def test_an_id_of_another_stream_is_refused_by_cell() -> None:
     frames = interleave(np.zeros((4, 3), dtype=np.int64), ids)
     frames[2, 1] = ids.codec_pad(2) + 1
     with pytest.raises(ValueError, match=rf"id {ids.codec_pad(2) + 1} in frame 2 does not belong to stream 1"):
-        deinterleave(frames, ids)
+        Deinterleaver(ids).push(frames)
 
 
 def test_a_code_outside_its_codebook_is_refused() -> None:
@@ -75,7 +75,7 @@ def test_a_code_outside_its_codebook_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(4, 2), (4,), (1, 4, 3)])
 def test_frames_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"frames must have shape \[n, 3\]"):
-        deinterleave(np.zeros(shape, dtype=np.int64), make_ids(3, 5))
+        Deinterleaver(make_ids(3, 5)).push(np.zeros(shape, dtype=np.int64))
 
 
 @given(ids_and_codes(), st.lists(st.integers(0, 20), max_size=6))

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from sglang_speechlm.codec import CodecStream, FrameFeed, deinterleave, interleave
+from sglang_speechlm.codec import CodecStream, Deinterleaver, FrameFeed, interleave
 from sglang_speechlm.codec.protocol import Push, Request
 from sglang_speechlm.config import SpeechLMConfig
 
@@ -42,5 +42,6 @@ def test_all_codes_arrive_and_no_push_is_empty(frames_per_push: int) -> None:
 
     asyncio.run(run())
     assert all(len(codes) for codes in connection.codes)
-    assert np.array_equal(np.concatenate(connection.codes), deinterleave(frames, IDS))
-    assert np.array_equal(feed.codes(), deinterleave(frames, IDS))
+    expected = Deinterleaver(IDS).push(frames)
+    assert np.array_equal(np.concatenate(connection.codes), expected)
+    assert np.array_equal(feed.codes(), expected)

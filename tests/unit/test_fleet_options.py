@@ -37,7 +37,7 @@ def test_options_are_divided_between_workers_and_front() -> None:
     worker_arguments = ("--api-key", "k", "--tensor-parallel-size", "2", "--drain-timeout", "5")
     assert options.worker_arguments == worker_arguments
     assert (options.host, options.port, options.keys.user) == ("0.0.0.0", 9000, "k")
-    assert (options.first_gpu, options.gpus_each, options.drain_seconds) == (4, 2, 5)
+    assert (options.first_gpu, options.gpus_per_worker, options.drain_seconds) == (4, 2, 5)
 
 
 def test_urls_alone_start_no_worker() -> None:

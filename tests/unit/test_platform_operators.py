@@ -63,5 +63,5 @@ def test_rotated_heads_equal_sglangs(dtype: torch.dtype, is_neox_style: bool) ->
     query, key = torch.randn(ROWS, HEADS * HEAD, dtype=dtype), torch.randn(ROWS, KV_HEADS * HEAD, dtype=dtype)
     positions = torch.tensor([0, 3, 3, 17, 63])
     expected = module.forward_native(positions, query, key)
-    for own, sglangs in zip(rotate(module, positions, query, key), expected, strict=True):
-        assert own.equal(sglangs)
+    for rotated, native in zip(rotate(module, positions, query, key), expected, strict=True):
+        assert rotated.equal(native)

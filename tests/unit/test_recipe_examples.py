@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from sglang_speechlm.codec.delay import deinterleave
+from sglang_speechlm.codec.delay import Deinterleaver
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.demo.recipe import corpus
 from sglang_speechlm.demo.recipe.examples import IGNORED, Layout, Voiced, collate, voiced
@@ -80,7 +80,7 @@ def test_predictions_are_the_next_ids(layout: Layout, speech: Voiced, config: Sp
     streams = example.codes[is_frame]
     assert (streams[:-1] == following[is_frame][:-1]).all()
     assert streams[-1].tolist() == [ids.eos, *[IGNORED] * (ids.num_stream - 1)]
-    assert (deinterleave(streams[:-1], ids) == speech.codes).all()
+    assert (Deinterleaver(ids).push(streams[:-1]) == speech.codes).all()
 
 
 def test_text_is_predicted_from_the_reply_on_without_forced_ids(layout: Layout, speech: Voiced) -> None:

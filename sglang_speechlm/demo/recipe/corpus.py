@@ -101,8 +101,8 @@ def _wish(random: Random) -> tuple[str, str]:
 
 
 def _family(random: Random) -> tuple[str, str]:
-    who, verb = random.choice(words.FAMILY), random.choice(words.VERBS)
-    return f"My {who} {verb} the {_adjective(random)} {random.choice(words.THINGS)}.", ""
+    relative, verb = random.choice(words.FAMILY), random.choice(words.VERBS)
+    return f"My {relative} {verb} the {_adjective(random)} {random.choice(words.THINGS)}.", ""
 
 
 def _herd(random: Random) -> tuple[str, str]:

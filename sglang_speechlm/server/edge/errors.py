@@ -4,7 +4,8 @@ In a server, for a request:
 
 - ``ApiError`` (here): the edge, ``reading`` or a route refuses a request; its status, with OpenAI's error object.
 - ``AudioError`` (``audio/errors.py``): a clip cannot be used; an ``ApiError`` 400 with the clip's field. ``NotPublic``
-  (``audio/fetch.py``), for a host with a private address, becomes an ``AudioError``.
+  (``audio/fetch.py``), for a host with a private address, and ``AvError`` (``audio/av_sound.py``), for a file that
+  FFmpeg's libraries cannot decode, become one.
 - ``StageRefused`` (``program/engine.py``): SGLang refuses or aborts a stage; its status, usually 400 or 503.
 - ``CodecError`` (``codec/stream.py``): no sound can be made; 503. While a server starts, exit status 3.
 - ``ClientGone`` (``server/edge/connection.py``): the client disconnected; status 499 in the log.

@@ -224,7 +224,7 @@ class MessageReader:
             raise bad_field("messages", str(error)) from error
         warnings.add(*left_out)
         if functions:
-            contents = _told(contents, partial(self._encode, place="tools"), instructions(functions))
+            contents = _instructed(contents, partial(self._encode, place="tools"), instructions(functions))
         return lay_out(contents, self.config)
 
     def _encode(self, text: str, place: str) -> list[int]:
@@ -279,7 +279,7 @@ class MessageReader:
                 yield f"messages[{i}].{name}: this model does not read it{rest}"
 
 
-def _told(messages: list[Message], encode: Callable[[str], list[int]], text: str) -> list[Message]:
+def _instructed(messages: list[Message], encode: Callable[[str], list[int]], text: str) -> list[Message]:
     """Return messages whose system turn ends with ``text``."""
     if messages and messages[0].role == "system" and isinstance(messages[0].content, Text):
         first = Message("system", Text([*messages[0].content.ids, *encode(f"\n\n{text}")]))

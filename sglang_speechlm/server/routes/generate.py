@@ -256,7 +256,7 @@ def _check_probabilities(body: GenerateBody, request: GenerateReqInput, capacity
     """
     if not body.return_logprob:
         return
-    each = 1 + (body.top_logprobs_num or 0) + len(body.token_ids_logprob or ())
+    per_position = 1 + (body.top_logprobs_num or 0) + len(body.token_ids_logprob or ())
     start = -1 if body.logprob_start_len is None else body.logprob_start_len
     is_list = isinstance(request.rid, list)
     positions = 0
@@ -268,11 +268,11 @@ def _check_probabilities(body: GenerateBody, request: GenerateReqInput, capacity
         positions += max(0, len(prompt) - start) if start >= 0 else 0
         positions += max(0, min(sampling.get("max_new_tokens", _DEFAULT_NEW_TOKENS), capacity - len(prompt)))
     most = _MAX_STREAMED_PROBABILITIES if body.stream else _MAX_PROBABILITIES
-    if positions * each > most:
+    if positions * per_position > most:
         raise bad_field(
             "return_logprob",
             f"{'a stream' if body.stream else 'an answer'} must not have more than {most} probabilities; got up to "
-            f"{positions} positions times {each} (1 + top_logprobs_num + token_ids_logprob)",
+            f"{positions} positions times {per_position} (1 + top_logprobs_num + token_ids_logprob)",
         )
 
 
