@@ -84,7 +84,7 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
     axes.bar_label(bars, fmt="%.2f")
     axes.axhline(1, color="grey", linestyle=":", label="the fork's algorithm")
     axes.axhline(MUST_HOLD, color="black", label="at most")
-    axes.set(xlabel="guided answers at once", ylabel="server, by the fork's algorithm", ylim=(0, 1.1))
+    axes.set(xlabel="concurrent guided answers", ylabel="server, by the fork's algorithm", ylim=(0, 1.1))
     axes.legend(fontsize=8)
     figure.suptitle(shown, fontsize=9)
     figure.savefig(file, dpi=120)

@@ -159,11 +159,11 @@ def row(name: str, ranks: int, precision: str, folder: Path) -> dict[str, Any]:
     try:
         server_args, _ = resolve(card, folder, [*script_defaults(SCRIPTS[ranks]), *WEIGHTS[precision]])
     except (ValueError, AssertionError) as error:
-        return shown | {"comes up": f"no: {error}"}
+        return shown | {"starts": f"no: {error}"}
     options = resolved(server_args)
     plan = plan_memory(SpeechLMConfig.from_pretrained(folder), options, card.mebibytes * MEBIBYTE, codec=True)
     return shown | {
-        "comes up": "yes" if plan.fits else f"no: {plan.problem or 'the rest does not fit'}",
+        "starts": "yes" if plan.fits else f"no: {plan.problem or 'the rest does not fit'}",
         "attention": options.attention_backend,
         "mem-fraction": options.mem_fraction_static,
         "chunk": options.chunked_prefill_size,
@@ -189,7 +189,7 @@ def main() -> int:
         print(" | ".join(names))
         for figures in rows:
             print(" | ".join(str(figures.get(name, "")) for name in names))
-    return 0 if all(figures["comes up"] == "yes" for figures in rows) else 1
+    return 0 if all(figures["starts"] == "yes" for figures in rows) else 1
 
 
 if __name__ == "__main__":

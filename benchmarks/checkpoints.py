@@ -27,7 +27,7 @@ SMALL = CheckpointSpec(max_position_embeddings=16384)
 TINIEST = CheckpointSpec(
     hidden_size=32, intermediate_size=32, layers=1, heads=2, kv_heads=1, head_dim=16, max_position_embeddings=16384
 )
-"""A model that answers at once: a step costs little but what surrounds the model."""
+"""A model whose steps take almost no time: nearly all of the cost is outside the model."""
 FULL_CODEC = CheckpointSpec(codec_size="full", codec_layer_size=1025, max_position_embeddings=16384)
 """A small language model with the released model's Xcodec sizes, 161 M parameters."""
 

@@ -54,7 +54,7 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
         axes.plot(rows, [row[f"{kind}_floor_ms"] for row in table], ":", color=line.get_color(), label=f"{kind}, floor")
     axes.set_xscale("log", base=2)
     axes.set_xticks(rows, [str(count) for count in rows])
-    axes.set(xlabel="answers at once", ylabel="ms a step", ylim=(0, None))
+    axes.set(xlabel="concurrent answers", ylabel="ms per step", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.suptitle(shown, fontsize=9)
@@ -90,7 +90,7 @@ def main() -> None:
             table.append(row)
             kinds = [kind for kind in STEPS if f"{kind}_ms" in row]
             shown = (f"{kind} {row[f'{kind}_ms']:.2f} ({row[f'{kind}_by_floor']:.2f})" for kind in kinds)
-            print(f"N = {rows:3d}: ms a step (by its floor): {', '.join(shown)}", flush=True)
+            print(f"N = {rows:3d}: ms per step (relative to its floor): {', '.join(shown)}", flush=True)
     if args.output:
         figures = {"steps": args.steps, "bytes_per_second": bandwidth, "weight_bytes": weight_bytes(config)}
         machine = record(args.output, {**figures, "table": table})

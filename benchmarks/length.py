@@ -99,7 +99,7 @@ def _draw(curves: dict[str, list[Point]], shown: str, file: Path) -> None:
     axes = figure.subplots()
     for kind, points in curves.items():
         axes.plot([positions / KINDS[kind] for positions, _ in points], [ms for _, ms in points], label=kind)
-    axes.set(xlabel="length of the answer, in steps", ylabel="ms a step", ylim=(0, None))
+    axes.set(xlabel="length of the answer in steps", ylabel="ms per step", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.suptitle(shown, fontsize=9)

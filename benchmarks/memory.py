@@ -118,10 +118,10 @@ def main() -> None:
             table.append({"requests": first + args.every, **_mebibytes(server)})
             print(", ".join(f"{name} {value:g}" for name, value in table[-1].items()), flush=True)
     ratio = round(table[-1]["all"] / table[0]["all"], 4)
-    print(f"after {table[-1]['requests']} requests, by after {table[0]['requests']}: {ratio}")
+    print(f"memory after {table[-1]['requests']} requests, relative to {table[0]['requests']}: {ratio}")
     if args.output:
         machine = record(args.output, {"table": table, "ratio": ratio})
-        _draw(table, title("mixed requests, sixteen at once", machine), args.output.with_suffix(".png"))
+        _draw(table, title("mixed requests, sixteen concurrent", machine), args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

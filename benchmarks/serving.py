@@ -91,10 +91,10 @@ def _draw(table: Sequence[dict[str, float]], shown: str, file: Path) -> None:
         ("first_text_p50", "s-", "request to first text, p50"),
     ):
         latency.plot(listeners, [1000 * row[name] for row in table], line, label=label)
-    latency.set(xlabel="listeners at once", ylabel="ms", ylim=(0, None))
+    latency.set(xlabel="concurrent listeners", ylabel="ms", ylim=(0, None))
     rate.plot(listeners, [row["audio_seconds_per_second"] for row in table], "o-", label="seconds of sound per second")
-    rate.plot(listeners, listeners, ":", color="grey", label="real time for everybody")
-    rate.set(xlabel="listeners at once", ylim=(0, None))
+    rate.plot(listeners, listeners, ":", color="grey", label="real time for all")
+    rate.set(xlabel="concurrent listeners", ylim=(0, None))
     for axes in (latency, rate):
         axes.set_xscale("log", base=2)
         axes.set_xticks(listeners, [f"{count:g}" for count in listeners])
@@ -138,7 +138,7 @@ def main() -> None:
             table.append(summarize(listeners, playbacks, seconds))
             print(", ".join(f"{name} {table[-1][name]:g}" for name in COLUMNS), flush=True)
     kept_up = [int(row["listeners"]) for row in table if row["never_late"] >= KEPT_UP]
-    print(f"most listeners of whom {KEPT_UP:.0%} never waited: {max(kept_up, default=0)}")
+    print(f"maximum listeners of whom {KEPT_UP:.0%} never waited: {max(kept_up, default=0)}")
     if args.output:
         figures = {"frames": args.frames, "cfg": args.cfg, "table": table, "kept_up_with": max(kept_up, default=0)}
         machine = record(args.output, figures)

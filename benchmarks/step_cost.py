@@ -107,13 +107,13 @@ def _draw(table: Sequence[dict[str, Any]], shown: str, file: Path) -> None:
     for place, row in enumerate(table):
         kinds = [kind for kind in MUST_HOLD if f"{kind}_per_text" in row]
         middle = [list(MUST_HOLD).index(kind) - 0.4 + width * (place + 0.5) for kind in kinds]
-        bars = axes.bar(middle, [row[f"{kind}_per_text"] for kind in kinds], width, label=f"{row['rows']} at once")
+        bars = axes.bar(middle, [row[f"{kind}_per_text"] for kind in kinds], width, label=f"{row['rows']} concurrent")
         axes.bar_label(bars, fmt="%.2f", fontsize=7)
     places = range(len(MUST_HOLD))
     left, right = ([place + side for place in places] for side in (-0.45, 0.45))
     axes.hlines(list(MUST_HOLD.values()), left, right, colors="black", label="at most")
-    axes.set_xticks(places, ["frames", "guided frames", "frames beside texts", "guided beside texts"])
-    axes.set(ylabel="cost, in tokens of text")
+    axes.set_xticks(places, ["frames", "guided frames", "frames with texts", "guided with texts"])
+    axes.set(ylabel="cost in text tokens")
     axes.legend(fontsize=8, loc="upper left")
     figure.suptitle(shown, fontsize=9)
     figure.savefig(file, dpi=120)
@@ -141,7 +141,10 @@ def main() -> None:
             row = asyncio.run(measure(server.url, clock, rows, args.steps, args.rounds))
             table.append(row)
             ratios = [f"{kind} {row[f'{kind}_per_text']:.2f}" for kind in MUST_HOLD if f"{kind}_per_text" in row]
-            print(f"N = {rows:3d}: {row['text_ms']:8.2f} ms a step of text; by that: {', '.join(ratios)}", flush=True)
+            print(
+                f"N = {rows:3d}: {row['text_ms']:8.2f} ms per step of text; relative to that: {', '.join(ratios)}",
+                flush=True,
+            )
     if args.output:
         machine = record(args.output, {"steps": args.steps, "must_hold": MUST_HOLD, "table": table})
         _draw(table, title("8 layers, hidden 512, 160,392 ids, bfloat16", machine), args.output.with_suffix(".png"))

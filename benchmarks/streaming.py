@@ -2,10 +2,10 @@
 
     python -m benchmarks.streaming --output benchmarks/results/streaming.json
 
-The processes are the real ones; the model is as small as the format allows, so that it answers at once. Every listener
-requests a spoken answer (or a text) as a stream and reads it whole; the figures include the setup of its request. With
-``--tree``, servers from several source trees run at the same time and take turns in each round, so that their figures
-can be compared.
+The processes are the real ones; the model is as small as the format allows, so that its steps take almost no time.
+Every listener requests a spoken answer (or a text) as a stream and reads it whole; the figures include the setup of its
+request. With ``--tree``, servers from several source trees run at the same time and take turns in each round, so that
+their figures can be compared.
 
 A process with a core of its own passes on 1,000 frames in its processor time for them. In the HTTP process, that is
 the time of its event loop: its other threads wait. A listener in real time hears 50 frames a second.
@@ -174,8 +174,8 @@ def main() -> None:
     table = [_row(trees[place].name, kind, rounds) for (place, kind), rounds in costs.items()]
     for row in table:
         shares = ", ".join(f"{name} {row[f'{name}_ms']:.1f}" for name in SHOWN)
-        print(f"{row['tree']}, {row['kind']}: ms per 1,000: {shares}; {row['measured_per_s']} a second", end="")
-        print(f"; the loop alone: {row['loop_per_s']} a second, {row.get('loop_listeners', '-')} listeners", end="")
+        print(f"{row['tree']}, {row['kind']}: ms per 1,000: {shares}; {row['measured_per_s']} per second", end="")
+        print(f"; the loop alone: {row['loop_per_s']} per second, {row.get('loop_listeners', '-')} listeners", end="")
         print(f"; {100 * row['prefill_share']:.0f} % of the steps are prefills")
     if args.output:
         machine = record(args.output, {"listeners": args.listeners, "lengths": lengths, "table": table})

@@ -26,7 +26,7 @@ def table() -> dict[tuple[str, int, str], dict[str, Any]]:
 
 @pytest.mark.parametrize(("name", "gpus", "served_in"), ROWS_BY_CARD)
 def test_a_script_starts_with_its_defaults(table: dict[Any, Any], name: str, gpus: int, served_in: str) -> None:
-    assert table[name, gpus, served_in]["comes up"] == "yes"
+    assert table[name, gpus, served_in]["starts"] == "yes"
 
 
 @pytest.mark.parametrize(("name", "gpus", "served_in"), ROWS_BY_CARD)
