@@ -10,9 +10,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from sglang_speechlm import metrics
 from sglang_speechlm.codec.process import CodecProcess, Spawned
 from sglang_speechlm.codec.protocol import CodecOptions
@@ -34,7 +31,7 @@ class CodecStats:
     """The state of the codec process at one moment.
 
     Args:
-        streams: open streams, including whole files that are being decoded.
+        streams: open streams.
         undelivered: pieces that wait in the HTTP process for the readers of open streams.
         slots: streams in the codec process, as last reported.
         pid: its process id.
@@ -166,28 +163,24 @@ class CodecService:
         if reason := self.trouble():
             raise CodecError(reason)
 
-    async def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Decode ``[T, S]`` codes (delay removed) to ``[T * hop]`` samples. Cancellation drops the work.
-
-        Raises:
-            CodecError: if the codes are invalid, or the process died while it decoded them.
-        """
-        async with self._open(undelivered_limit=None, rate=None) as stream:
-            await stream.push(codes)
-            stream.finish()
-            pieces = [piece.astype(np.float32, copy=False) async for piece in stream]
-        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
-
-    def open_stream(self, rate: int | None = None) -> contextlib.AbstractAsyncContextManager[CodecStream]:
-        """Return a stream for one answer, for use in ``async with``, which always frees it.
+    @contextlib.asynccontextmanager
+    async def open_stream(self, rate: int | None = None) -> AsyncIterator[CodecStream]:
+        """Open a stream for one answer, and free it in the end.
 
         Args:
             rate: in Hz; its pieces are 16-bit PCM at this rate. None for float samples at the codec's rate.
 
         Raises:
-            CodecError: on entering, if the process is down and does not come back in time.
+            CodecError: if the process is down and does not come back in time.
         """
-        return self._open(self._undelivered_pieces, rate)
+        process = await self._running()
+        stream = process.open(self._undelivered_pieces, rate)
+        metrics.CODEC_STREAMS.add(1)
+        try:
+            yield stream
+        finally:
+            stream.close()
+            metrics.CODEC_STREAMS.add(-1)
 
     async def stats(self) -> CodecStats:
         """Return what is open here and in the codec process.
@@ -198,17 +191,6 @@ class CodecService:
         process = await self._running()
         undelivered = sum(stream.undelivered for stream in process.streams.values())
         return CodecStats(len(process.streams), undelivered, process.slots, process.pid, self._restarts)
-
-    @contextlib.asynccontextmanager
-    async def _open(self, undelivered_limit: int | None, rate: int | None) -> AsyncIterator[CodecStream]:
-        process = await self._running()
-        stream = process.open(undelivered_limit, rate)
-        metrics.CODEC_STREAMS.add(1)
-        try:
-            yield stream
-        finally:
-            stream.close()
-            metrics.CODEC_STREAMS.add(-1)
 
     async def _running(self) -> CodecProcess:
         """Wait until the process runs, and return it.

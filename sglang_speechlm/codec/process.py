@@ -146,7 +146,7 @@ class CodecProcess:
         assert self._process.pid is not None
         return self._process.pid
 
-    def open(self, undelivered_limit: int | None, rate: int | None) -> CodecStream:
+    def open(self, undelivered_limit: int, rate: int | None) -> CodecStream:
         """Open a stream, with the values of ``Open``."""
         number = next(self._numbers)
         stream = self.streams[number] = CodecStream(number, self)

@@ -48,12 +48,12 @@ class Open:
 
     Args:
         stream: its number.
-        undelivered_limit: how many pieces may be unread; None for any number.
+        undelivered_limit: how many pieces may be unread.
         rate: in Hz; its sound is sent as 16-bit PCM at this rate. None for float samples at the codec's rate.
     """
 
     stream: int
-    undelivered_limit: int | None
+    undelivered_limit: int
     rate: int | None
 
 

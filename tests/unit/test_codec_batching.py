@@ -9,13 +9,15 @@ from sglang_speechlm.codec.worker.batching import SlotTable
 
 POLICY = PiecePolicy(ramp=(2,), largest=4)
 LONGEST = 1 + 4 + 1
+MANY = 1000
+"""Unread pieces of a stream, more than there are."""
 
 
 def make_table(**lengths: int) -> SlotTable:
     """Finished streams 0, 1, ... of the given numbers of codes; code t of every stream is [t, t]."""
     table = SlotTable(Context(1, 1), POLICY, num_stream=2, codebook_size=1000)
     for stream, length in enumerate(lengths.values()):
-        table.open(stream, None)
+        table.open(stream, MANY)
         table.push(stream, np.arange(length).repeat(2).reshape(-1, 2))
         table.finish(stream)
     return table
@@ -46,7 +48,7 @@ def test_a_short_stream_does_not_wait_for_the_end_of_long_ones() -> None:
 
 def test_a_window_carries_the_codes_it_names_after_older_ones_were_dropped() -> None:
     table = SlotTable(Context(1, 1), POLICY, num_stream=1, codebook_size=1000)
-    table.open(7, None)
+    table.open(7, MANY)
     for first in range(0, 90, 3):
         table.push(7, np.arange(first, first + 3)[:, None])
         for _, window, codes in table.next_batch(100):
@@ -81,7 +83,7 @@ def test_a_stream_is_done_when_its_last_window_was_taken() -> None:
 )
 def test_wrong_codes_are_refused(codes: np.ndarray, message: str) -> None:
     table = make_table()
-    table.open(0, None)
+    table.open(0, MANY)
     with pytest.raises(ValueError, match=message):
         table.push(0, codes)
 

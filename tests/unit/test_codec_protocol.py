@@ -9,7 +9,7 @@ import pytest
 from sglang_speechlm.codec.protocol import Close, Delivered, End, MessageReader, Open, Piece, Push, Refused, encode
 
 MESSAGES: list[Any] = [
-    Open(3, None, 24000),
+    Open(3, 4, 24000),
     Push(3, np.arange(24).reshape(3, 8)),
     Push(4, np.array([[0, -1, 2**31 - 1]])),
     Push(2**32 - 1, np.empty((0, 8), np.int32)),

@@ -15,9 +15,7 @@ from sglang_speechlm.codec.windows import Context, PiecePolicy, Window, WindowPl
 class Slot:
     """One stream in the codec process: its codes so far, and its number of unread pieces."""
 
-    def __init__(
-        self, planner: WindowPlanner, undelivered_limit: int | None, pcm: PcmStream | None, num_stream: int
-    ) -> None:
+    def __init__(self, planner: WindowPlanner, undelivered_limit: int, pcm: PcmStream | None, num_stream: int) -> None:
         self._planner = planner
         self._pcm = pcm
         self._undelivered_limit = undelivered_limit
@@ -91,8 +89,8 @@ class SlotTable:
     def __contains__(self, stream: int) -> bool:
         return stream in self._slots
 
-    def open(self, stream: int, undelivered_limit: int | None, pcm: PcmStream | None = None) -> None:
-        """Add a stream, of which at most ``undelivered_limit`` pieces (None: any number) may be unread.
+    def open(self, stream: int, undelivered_limit: int, pcm: PcmStream | None = None) -> None:
+        """Add a stream, of which at most ``undelivered_limit`` pieces may be unread.
 
         Its sound passes ``pcm``, if given.
         """
