@@ -14,6 +14,7 @@ from sglang_speechlm.options.shared import (
     SharedOptions,
     add_shared_options,
     address_complaints,
+    count,
     key_complaints,
     shared_values,
     tls_complaints,
@@ -65,7 +66,7 @@ def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     """Add the options of a fleet; ``--dp 1`` is a fleet of one worker, which is restarted when it ends."""
     parser.add_argument(
         "--dp",
-        type=_count,
+        type=count,
         metavar="N",
         help="number of workers behind one port, each a server of its own on the next --tp GPUs. A worker that dies or "
         "hangs is restarted, with growing delays. Without --dp, a single server runs and exits if a part of it dies. "
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
 def _shared_parser() -> argparse.ArgumentParser:
     """Return the parser of options that the workers get, too; a worker that refuses one ends the fleet."""
     parser = argparse.ArgumentParser(prog="python -m sglang_speechlm.launch", add_help=False, allow_abbrev=False)
-    parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", type=_count, default=1)
+    parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", type=count, default=1)
     parser.add_argument("--api-key")
     parser.add_argument("--admin-api-key")
     add_shared_options(parser)
@@ -181,12 +182,6 @@ def _refuse(arguments: Sequence[str]) -> None:
             f"{', '.join(found)}: belongs to one worker and cannot be used with --dp; start each worker that spans "
             "several nodes on its own, then put them behind one port with --worker-urls"
         )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
-    return int(text)
 
 
 def _url(text: str) -> str:

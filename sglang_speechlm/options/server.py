@@ -16,6 +16,8 @@ from sglang_speechlm.options.shared import (
     SharedOptions,
     add_shared_options,
     complaining,
+    count,
+    count_or_zero,
     named,
     positive,
     shared_values,
@@ -108,7 +110,7 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     help_text = "torch device of the codec process (default: %(default)s: a GPU if there is one)"
     add("--codec-device", str, own.codec_device, help_text, metavar="DEVICE")
     help_text = "CPU threads of the codec process (default: %(default)s)"
-    add("--codec-threads", _count, own.codec_threads, help_text, metavar="N")
+    add("--codec-threads", count, own.codec_threads, help_text, metavar="N")
     help_text = (
         "sample rate in Hz of raw PCM unless a request sets one (default: %(default)s); files have the codec's rate"
     )
@@ -136,9 +138,9 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     help_text = "directory whose files file: URLs in audio_url parts may name (default: none)"
     add("--allowed-media-path", _from_path(_directory), None, help_text, metavar="DIR")
     add_shared_options(parser)
-    add("--max-clips", _count, own.max_clips, "maximum audio clips per request (default: %(default)s)", metavar="N")
+    add("--max-clips", count, own.max_clips, "maximum audio clips per request (default: %(default)s)", metavar="N")
     help_text = "maximum spoken answers kept for later messages to refer to, for an hour (default: %(default)s)"
-    add("--max-kept-answers", _count_or_zero, own.max_kept_answers, help_text, metavar="N")
+    add("--max-kept-answers", count_or_zero, own.max_kept_answers, help_text, metavar="N")
     mebibytes = own.max_kept_bytes // MEBIBYTE
     help_text = "maximum total size of kept answers in MiB (default: %(default)s)"
     add("--max-kept-mib", positive, mebibytes, help_text, metavar="N")
@@ -158,18 +160,4 @@ def _directory(path: Path) -> Path:
 def _rate(text: str) -> int:
     if not text.isdecimal() or not LOWEST_RATE <= int(text) <= HIGHEST_RATE:
         raise ValueError(f"must be a whole number from {LOWEST_RATE} to {HIGHEST_RATE}; got {text}")
-    return int(text)
-
-
-@complaining
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"must be a whole number of at least 1; got {text}")
-    return int(text)
-
-
-@complaining
-def _count_or_zero(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"must be a whole number of at least 0; got {text}")
     return int(text)

@@ -146,6 +146,24 @@ def named(text: str) -> str:
 
 
 @complaining
+def count(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    return _whole(text, 1)
+
+
+@complaining
+def count_or_zero(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"must be a whole number of at least {least}; got {text}")
+    return int(text)
+
+
+@complaining
 def positive(text: str) -> float:
     """Parse a number above 0."""
     value = float(text)
