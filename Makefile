@@ -42,8 +42,8 @@ cases: setup
 unit: setup ## Run the unit tests, which start no processes
 	$(BIN)/python -m pytest -m unit -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-coverage: setup ## Run all tests but a server's, and fail if they cover less than pyproject.toml demands
-	$(BIN)/python -m pytest -m "unit or process" -n 2 --dist loadfile --no-loadscope-reorder --cov $(ARGS)
+coverage: setup ## Run tests/unit, and fail if it covers less than pyproject.toml demands
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile --no-loadscope-reorder --cov $(ARGS)
 
 soak: setup ## Send every kind of request to two workers while their processes are killed (MINUTES=10)
 	@PYTHONPATH=tests:tests/support:. $(BIN)/python tests/soak.py --minutes '$(MINUTES)' $(ARGS)

@@ -12,11 +12,12 @@ from schedule import (  # noqa: F401 (hooks)
 from sglang_speechlm.process.gc import collect_garbage, collect_no_garbage
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(trylast=True)  # once coverage is measured
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Import the shared fixtures, unless this process only starts others, which would then start seconds later."""
-    if config.option.collectonly or config.getoption("dist", "no") == "no":
+    if session.config.option.collectonly or session.config.getoption("dist", "no") == "no":
         collect_no_garbage()
-        config.pluginmanager.import_plugin("shared")
+        session.config.pluginmanager.import_plugin("shared")
 
 
 def pytest_collection_finish() -> None:
