@@ -103,12 +103,11 @@ def served_directory(wanted: Wanted, say: Say) -> Path:
 
 def cached_at(wanted: Wanted, source: Source) -> Path:
     """Return the directory for the conversion of a source."""
-    weights = sorted(source.path.iterdir()) if source.kind == "distributed" else [source.path]
     texts = [file for file in (source.train_config, source.preset, *source.inference) if file is not None]
     with naming(source.path):
         identity = {
             "converter": CONVERTER_VERSION,
-            "weights": [_identity(file) for file in weights],
+            "weights": [_identity(file) for file in source.files],
             "texts": [hashlib.sha256(file.read_bytes()).hexdigest() for file in texts],
             "tokenizer": _tokenizer_identity(tokenizer_name(wanted, source)),
             "settings": {name: str(value) for name, value in asdict(wanted.settings).items()},

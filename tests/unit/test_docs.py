@@ -52,9 +52,9 @@ def test_every_link_points_to_an_existing_file_and_heading(document: Path) -> No
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_every_python_file_that_is_named_exists(document: Path) -> None:
+def test_every_file_that_is_named_exists(document: Path) -> None:
     places = (ROOT, ROOT / "sglang_speechlm", document.parent)
-    for name in re.findall(r"`(?!espnet2/)((?:[\w*.-]+/)+[\w*.-]+\.(?:py|sh|json))`", document.read_text()):
+    for name in re.findall(r"`(?!espnet2/)((?:[\w*.-]+/)+[\w*.-]+\.(?:py|sh|json|js|html|md))`", document.read_text()):
         assert any(list(place.glob(name)) for place in places), name
 
 
@@ -65,6 +65,36 @@ def test_every_field_is_in_the_table() -> None:
     shared_fields = {name for name, where in fields if where == "both"}
     assert shared_fields == set(VllmXargs.model_fields)
     assert {name for name, _ in fields} == set(SpeechLM.model_fields)
+
+
+@pytest.mark.parametrize("body", ["ChatRequest", "SpeechRequest", "TranscriptionRequest", "TranslationRequest"])
+def test_every_field_of_a_request_is_described(body: str) -> None:
+    from sglang_speechlm.server.reading import schema
+
+    assert {name for name in getattr(schema, body).model_fields if not re.search(rf"[`\"]{name}\b", API)} == set()
+
+
+def test_every_field_of_a_preset_is_in_the_table() -> None:
+    from sglang_speechlm.prompt.presets import Preset
+
+    page = (ROOT / "sglang_speechlm" / "prompt" / "preset_files" / "README.md").read_text().partition("## Templates")[0]
+    cells = " ".join(re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", cells)) == {"extends", *Preset.model_fields}
+
+
+def test_every_name_of_a_parser_is_in_a_table() -> None:
+    from sglang_speechlm.prompt import thinking, tools
+
+    assert [name for name in (*thinking.PARSERS, *tools.PARSERS) if f"`{name}`" not in API] == []
+
+
+def test_every_route_for_clients_is_in_the_table(server: Server) -> None:
+    with Client(server.url) as client:
+        message = client.http.get("/v1/nothing").json()["error"]["message"]
+    table = API.partition("## Routes")[2].partition("\n## ")[0]
+    routes = re.findall(r"/v1/[\w/]+\w", message)
+    assert "/v1/chat/completions" in routes
+    assert [route for route in routes if route not in table and route != "/v1/nothing"] == []
 
 
 def test_every_sound_format_is_in_the_table() -> None:

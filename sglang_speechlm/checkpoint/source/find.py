@@ -62,6 +62,11 @@ class Source:
         native = "DeepSpeed's model states" if self.path.name == DEEPSPEED_FILE else "a native checkpoint"
         return f"{self.path}: {native}"
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the weights."""
+        return sorted(self.path.iterdir()) if self.kind == "distributed" else [self.path]
+
     def open(self) -> dict[str, StoredTensor]:
         """Return the state dict of a source that needs a conversion.
 
