@@ -10,6 +10,7 @@ import openai
 import pytest
 import soundfile
 from server import Client, Server, assert_same_sound, clip, message_of, samples_of, wav
+from server.stock import openai_client
 
 from sglang_speechlm.audio import encoder_length
 
@@ -77,13 +78,8 @@ def ids_of(response: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def openai_client(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        http_client=openai.DefaultHttpxClient(trust_env=False),
-    ) as client:
+def stock(server: Server) -> Iterator[openai.OpenAI]:
+    with openai_client(server.url) as client:
         yield client
 
 
@@ -121,8 +117,8 @@ def test_the_guides_audio_question_is_answered_in_text(client: Client) -> None:
 # The openai client
 
 
-def test_openai_text(openai_client: openai.OpenAI) -> None:
-    completion = openai_client.chat.completions.create(
+def test_openai_text(stock: openai.OpenAI) -> None:
+    completion = stock.chat.completions.create(
         model="speechlm-qwen3-8b", messages=[{"role": "user", "content": "Hello."}], max_tokens=20, temperature=0
     )
     assert completion.object == "chat.completion"
@@ -132,8 +128,8 @@ def test_openai_text(openai_client: openai.OpenAI) -> None:
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
 
 
-def test_openai_text_and_audio(openai_client: openai.OpenAI) -> None:
-    completion = openai_client.chat.completions.create(
+def test_openai_text_and_audio(stock: openai.OpenAI) -> None:
+    completion = stock.chat.completions.create(
         model="speechlm-qwen3-8b",
         messages=[{"role": "user", "content": "Say hello."}],
         modalities=["text", "audio"],
@@ -156,8 +152,8 @@ def test_openai_text_and_audio(openai_client: openai.OpenAI) -> None:
     assert 0 < details.audio_tokens <= 30
 
 
-def test_openai_input_audio(openai_client: openai.OpenAI) -> None:
-    completion = openai_client.chat.completions.create(
+def test_openai_input_audio(stock: openai.OpenAI) -> None:
+    completion = stock.chat.completions.create(
         model="speechlm-qwen3-8b",
         messages=[
             {
@@ -176,34 +172,32 @@ def test_openai_input_audio(openai_client: openai.OpenAI) -> None:
     assert completion.usage.prompt_tokens_details.audio_tokens == encoder_length(50, 50)
 
 
-def test_openai_text_stream(openai_client: openai.OpenAI) -> None:
+def test_openai_text_stream(stock: openai.OpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": "Hello."}]
     fixed: dict[str, Any] = {"model": "speechlm", "messages": messages, "max_tokens": 20, "temperature": 0}
-    chunks = list(openai_client.chat.completions.create(**fixed, stream=True))
+    chunks = list(stock.chat.completions.create(**fixed, stream=True))
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert deltas[0].role == "assistant"
-    whole = openai_client.chat.completions.create(**fixed)
+    whole = stock.chat.completions.create(**fixed)
     assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + [
         whole.choices[0].finish_reason
     ]
 
 
-def test_openai_lists_the_served_model(openai_client: openai.OpenAI, server: Server) -> None:
-    model, *_ = openai_client.models.list().data
+def test_openai_lists_the_served_model(stock: openai.OpenAI, server: Server) -> None:
+    model, *_ = stock.models.list().data
     assert model.object == "model"
-    answer = openai_client.chat.completions.create(
-        model=model.id, messages=[{"role": "user", "content": "Hi"}], max_tokens=1
-    )
+    answer = stock.chat.completions.create(model=model.id, messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
     assert answer.model == model.id
 
 
-def test_openai_errors_raise_their_own_classes(openai_client: openai.OpenAI) -> None:
+def test_openai_errors_raise_their_own_classes(stock: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        openai_client.chat.completions.create(model="speechlm", messages=[])
+        stock.chat.completions.create(model="speechlm", messages=[])
     assert refused.value.param == "messages"
     with pytest.raises(openai.NotFoundError) as unknown:
-        openai_client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "Hi"}])
+        stock.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "Hi"}])
     assert unknown.value.code == "model_not_found"
 
 

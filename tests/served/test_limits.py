@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from server import SECONDS, Server, clip, listening_addresses, raw_status, serving, wait_for, wav
+from server import SECONDS, Server, clip, listening_addresses, raw_status, refused, serving, wait_for, wav
 
 KEY = "sesame"
 TIME_LIMIT = 8
@@ -123,13 +123,6 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 def body_with_urls(*urls: str) -> dict[str, Any]:
     parts = [{"type": "audio_url", "audio_url": {"url": url}} for url in urls]
     return chat_body(messages=[{"role": "user", "content": parts}])
-
-
-def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    error: dict[str, Any] = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
 
 
 def load(client: httpx.Client) -> dict[str, int]:

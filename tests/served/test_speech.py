@@ -15,7 +15,8 @@ import openai
 import pytest
 import soundfile
 import soxr
-from server import SECONDS, Client, Server, assert_same_sound, message_of, samples_of, wait_for
+from server import SECONDS, Client, Server, assert_same_sound, message_of, refused, samples_of, wait_for
+from server.stock import openai_client
 
 from sglang_speechlm.codec.tempo import Tempo
 
@@ -64,7 +65,7 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def stock(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with openai_client(server.url) as client:
         yield client
 
 
@@ -477,13 +478,6 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("vllm_xargs.colour", speech_body(vllm_xargs={"colour": "red"})),
     ("vllm_xargs.phase", speech_body(vllm_xargs={"phase": "audio"})),
 ]
-
-
-def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    error: dict[str, Any] = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
 
 
 @pytest.mark.parametrize(("field", "body"), BAD, ids=[f"{i}-{field}" for i, (field, _) in enumerate(BAD)])

@@ -12,6 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 from server import Client, Server, message_of
+from server.stock import openai_client
 
 from sglang_speechlm.prompt.tools import Function, instructions, result, spelled
 
@@ -44,7 +45,7 @@ def client(metered: Server) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def stock(metered: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{metered.url}/v1", api_key="none", max_retries=0) as client:
+    with openai_client(metered.url) as client:
         yield client
 
 

@@ -16,7 +16,8 @@ import soundfile
 from openai.types.audio import TranscriptionSegment
 from recorded import recorded_file
 from reference import Request
-from server import SECONDS, Case, Client, Judge, Server, clip, message_of, wait_for, wav
+from server import SECONDS, Case, Client, Judge, Server, clip, message_of, refused, wait_for, wav
+from server.stock import openai_client
 
 ROUTE = "/v1/audio/transcriptions"
 INSTRUCTION = "Transcribe the speech in this audio, word for word."
@@ -47,7 +48,7 @@ def expected(judge: Judge, instruction: str = INSTRUCTION) -> str:
 
 @pytest.fixture(scope="module")
 def stock(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+    with openai_client(server.url) as client:
         yield client
 
 
@@ -435,13 +436,6 @@ BAD_FORMS: list[tuple[str, str, bytes]] = [
     ),
     ("a long field", "multipart/form-data; boundary=b", PART % (b"prompt", b"", b"y" * (2 << 20)) + b"--b--\r\n"),
 ]
-
-
-def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    error: dict[str, Any] = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
 
 
 @pytest.mark.parametrize(

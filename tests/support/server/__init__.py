@@ -13,6 +13,7 @@ from .client import (
     pcm_of,
     raw_answer,
     raw_status,
+    refused,
     samples_of,
 )
 from .judge import Judge, regrets
@@ -39,6 +40,7 @@ __all__ = [
     "pcm_of",
     "raw_answer",
     "raw_status",
+    "refused",
     "regrets",
     "samples_of",
     "serving",

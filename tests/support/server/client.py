@@ -154,6 +154,14 @@ def pcm_of(chunks: Sequence[Any], index: int = 0) -> np.ndarray:
     return np.frombuffer(b"".join(base64.b64decode(piece) for piece in pieces), "<i2")
 
 
+def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """Return the error of a response, which must have this status and OpenAI's form."""
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
 def message_of(response: Any) -> Any:
     """Return the message of a response's only choice."""
     (choice,) = response["choices"]
