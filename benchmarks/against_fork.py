@@ -3,10 +3,9 @@
     python -m benchmarks.against_fork --output benchmarks/results/against_fork.json
 
 N concurrent answers of a fixed number of text tokens and frames, on one checkpoint and one core, alternating in one
-    run: the
-server as users run it, over HTTP, and `benchmarks/fork.py` as a loop in this process, without HTTP. Neither generates
-the sound. The measure is the processor time of all the server's processes and of the loop; the ratio is the median over
-rounds of the ratios within a round.
+run: the server as users run it, over HTTP, and `benchmarks/fork.py` as a loop in this process, without HTTP. Neither
+generates the sound. The measure is the processor time of all the server's processes and of the loop; the ratio is the
+median over rounds of the ratios within a round.
 """
 
 from __future__ import annotations

@@ -59,18 +59,18 @@ def words(sentences: Iterable[str]) -> list[str]:
     return [word for sentence in sentences for word in spoken_words(sentence)]
 
 
-def heard(ear: Recogniser, sounds: Sequence[Sound]) -> list[str]:
+def heard(recogniser: Recogniser, sounds: Sequence[Sound]) -> list[str]:
     """Return the recognised words of sounds in their order; long sounds are cut at pauses."""
     found: list[str] = []
     for sound in tqdm(sounds, desc="Recogniser", unit="sound"):
         samples = (sound / 32768).astype(np.float32)
         for window in cut([samples], RATE, _WINDOW_SECONDS):
-            found += ear.hear((window.samples * 32767).astype(np.int16)).split()
+            found += recogniser.hear((window.samples * 32767).astype(np.int16)).split()
     return found
 
 
-def _row(speech: str, sentences: Sequence[str], ear: Recogniser, sounds: Sequence[Sound]) -> dict[str, Any]:
-    errors = jiwer.process_words(" ".join(words(sentences)), " ".join(heard(ear, sounds)))
+def _row(speech: str, sentences: Sequence[str], recogniser: Recogniser, sounds: Sequence[Sound]) -> dict[str, Any]:
+    errors = jiwer.process_words(" ".join(words(sentences)), " ".join(heard(recogniser, sounds)))
     return {
         "speech": speech,
         "words": len(words(sentences)),
@@ -82,14 +82,16 @@ def _row(speech: str, sentences: Sequence[str], ear: Recogniser, sounds: Sequenc
     }
 
 
-def _measure(url: str, sentences: Sequence[str], alone: int, cfg: float, ear: Recogniser) -> list[dict[str, Any]]:
+def _measure(
+    url: str, sentences: Sequence[str], alone: int, cfg: float, recogniser: Recogniser
+) -> list[dict[str, Any]]:
     some = sentences[:: -(-len(sentences) // alone)]
     with httpx.Client(base_url=url, timeout=None, trust_env=False) as client, ThreadPoolExecutor(_AT_ONCE) as threads:
         whole = threads.submit(_speak, client, " ".join(sentences), cfg, 0)
         spoken = threads.map(lambda pair: _speak(client, pair[1], cfg, 10_000 + pair[0]), enumerate(some))
         single = list(tqdm(spoken, total=len(some), desc="Sentences", unit="sentence"))
         long = whole.result()
-    return [_row("one text", sentences, ear, [long]), _row("sentences alone", some, ear, single)]
+    return [_row("one text", sentences, recogniser, [long]), _row("sentences alone", some, recogniser, single)]
 
 
 def main() -> None:
@@ -111,11 +113,11 @@ def main() -> None:
         if len(words(sentences)) >= options.words:
             break
         sentences.append(sentence.text)
-    ear = Recogniser(bigram([words(sentence.text for sentence in train)]))
+    recogniser = Recogniser(bigram([words(sentence.text for sentence in train)]))
     options.log.parent.mkdir(parents=True, exist_ok=True)
     arguments = ("--max-total-tokens", "8192")
     with running(MODEL, options.log, arguments, environment={"OMP_NUM_THREADS": "1"}) as server:
-        rows = _measure(server.url, sentences, options.alone, options.cfg, ear)
+        rows = _measure(server.url, sentences, options.alone, options.cfg, recogniser)
     figures = {"sentences": len(sentences), "cfg": options.cfg, "rows": rows}
     print(json.dumps(figures, indent=2))
     if options.output:

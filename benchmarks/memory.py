@@ -1,8 +1,8 @@
-"""Check whether a server's memory grows with the number of requests: after every 200 of 2,000 mixed requests.
+"""Check whether a server's memory grows with the number of requests, after every 200 of 2,000 mixed requests.
 
     python -m benchmarks.memory --output benchmarks/results/memory.json
 
-Texts, spoken and guided answers, answers to clips, complete and streamed, sixteen at a time, all with different
+The answers are texts, spoken, guided, or about clips, complete and streamed, sixteen at a time, all with different
 prompts. The measure is the proportional set size of the server's processes, including the codec process, while it is
 idle.
 """

@@ -2,10 +2,10 @@
 
     python -m benchmarks.prefills --output benchmarks/results/prefills.json
 
-The processes are the real ones; the model is as small as the format allows, and its steps are slowed down until the
-other processes keep up, as with a GPU that takes as long for any step of few positions, and cores for each process.
-Every listener requests an answer of a text stage and an audio stage, as the program of an answer does, but from
-``/generate``, so that no codec slows them down; then the next one. Their first answers have different lengths, so that
+The processes are the real ones; the model is as small as the format allows. Its steps are slowed down until the other
+processes keep up, as on a GPU whose small steps all take the same time, with cores for each process. Every listener
+requests one answer after the other, each of a text stage and an audio stage as in the program of an answer, but from
+``/generate``, so that no codec slows them down. Their first answers have different lengths, so that
 requests come evenly, as from listeners who began at any time. Prefills depend on how many requests begin per step: 128
 listeners of 100 frames begin as many as 500 listeners of 10 s. The servers differ in SGLang's
 ``--prefill-decode-interval``; they run at the same time, and take turns to be measured.

@@ -1,4 +1,4 @@
-"""What OpenAI's sample rate costs: the processor time of streamed sound at 24 kHz, relative to the codec's own rate.
+"""The cost of OpenAI's sample rate: the processor time of streamed sound at 24 kHz, relative to the codec's own rate.
 
     python -m benchmarks.resampling --output benchmarks/results/resampling.json
 

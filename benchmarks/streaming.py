@@ -11,7 +11,7 @@ A process with a core of its own passes on 1,000 frames in its processor time fo
 the time of its event loop: its other threads wait. A listener in real time hears 50 frames a second.
 
 In rounds of turns, every listener requests several short answers of different lengths, one after the other. As many
-requests begin per step as with many more listeners of long answers, and the server's log tells which share of the steps
+requests begin per step as with many more listeners of long answers, and the server's log tells the share of steps that
 were prefills, for which all other listeners wait.
 """
 

@@ -48,14 +48,14 @@ _COLUMNS = ("speech", "bigram", "bigram_low", "bigram_high", "unigram", "exact_t
 
 
 @dataclass(frozen=True)
-class Ears:
+class Recognisers:
     """The recogniser, once with each language model."""
 
     bigram: Recogniser
     unigram: Recogniser
 
     @classmethod
-    def of(cls, train: Sequence[corpus.Sentence]) -> Ears:
+    def of(cls, train: Sequence[corpus.Sentence]) -> Recognisers:
         """Create recognisers for the words of the templates, and for their order in the training sentences."""
         texts = [spoken_words(sentence.text) for sentence in train]
         return cls(Recogniser(bigram(texts)), Recogniser(unigram(word for text in texts for word in text)))
@@ -114,12 +114,19 @@ def _spoken(client: httpx.Client, requests: Sequence[str], cfg: float) -> list[t
 
 
 def _row(
-    speech: str, wanted: Sequence[str], sounds: Sequence[Sound], ears: Ears, texts: Sequence[str], takes: int = 1
+    speech: str,
+    wanted: Sequence[str],
+    sounds: Sequence[Sound],
+    recognisers: Recognisers,
+    texts: Sequence[str],
+    takes: int = 1,
 ) -> dict[str, Any]:
     words = [" ".join(spoken_words(text)) for text in wanted]
     by = {
-        name: Errors(words, [ear.hear(sound) for sound in tqdm(sounds, desc=f"{speech}, {name}", unit="answer")], takes)
-        for name, ear in (("bigram", ears.bigram), ("unigram", ears.unigram))
+        name: Errors(
+            words, [recogniser.hear(sound) for sound in tqdm(sounds, desc=f"{speech}, {name}", unit="answer")], takes
+        )
+        for name, recogniser in (("bigram", recognisers.bigram), ("unigram", recognisers.unigram))
     }
     low, high = np.percentile(by["bigram"].resampled(), (2.5, 97.5))
     return {
@@ -144,13 +151,13 @@ def _by_template(held_out: Sequence[corpus.Sentence], errors: Errors) -> dict[st
 def _questions(client: httpx.Client, cfg: float) -> dict[str, int]:
     """Count the fixed questions whose answers have the exact text, and are recognised as it when spoken."""
     questions = corpus.fixed_answers()
-    ear = Recogniser(bigram([spoken_words(answer) for answer in questions.values()]))
+    recogniser = Recogniser(bigram([spoken_words(answer) for answer in questions.values()]))
     answers = _spoken(client, list(questions), cfg)
     pairs = list(zip(questions.values(), answers, strict=True))
     return {
         "asked": len(pairs),
         "exact_text": sum(text == answer for answer, (text, _) in pairs),
-        "recognised": sum(ear.hear(sound).split() == spoken_words(answer) for answer, (_, sound) in pairs),
+        "recognised": sum(recogniser.hear(sound).split() == spoken_words(answer) for answer, (_, sound) in pairs),
     }
 
 
@@ -193,7 +200,7 @@ def _real_time(client: httpx.Client, requests: Sequence[str], cfg: float) -> flo
 
 
 def _measure(
-    url: str, work: Path, model: Path, sentences: int, scales: Sequence[float], takes: int, ears: Ears
+    url: str, work: Path, model: Path, sentences: int, scales: Sequence[float], takes: int, recognisers: Recognisers
 ) -> dict[str, Any]:
     _, held_out = corpus.split(sentences)
     wanted = [sentence.text for sentence in held_out]
@@ -202,7 +209,7 @@ def _measure(
     codec = load_xcodec(model, SpeechLMConfig.from_pretrained(model), "cpu")
     with torch.no_grad():
         coded = [_pcm16(codec.decode(code.T[None]).audio_values[0, 0].numpy()) for code in codes]
-    rows = [_row("voice", wanted, voice, ears, wanted), _row("codec", wanted, coded, ears, wanted)]
+    rows = [_row("voice", wanted, voice, recognisers, wanted), _row("codec", wanted, coded, recognisers, wanted)]
     requests = [f"Say: {text}" for text in wanted]
     generated: dict[float, list[Sound]] = {}
     with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
@@ -210,7 +217,7 @@ def _measure(
             answers = _spoken(client, requests * takes, cfg)
             generated[cfg] = [sound for _, sound in answers]
             written = [text for text, _ in answers]
-            rows.append(_row(f"cfg {cfg:g}", wanted * takes, generated[cfg], ears, written, takes))
+            rows.append(_row(f"cfg {cfg:g}", wanted * takes, generated[cfg], recognisers, written, takes))
         best = min(range(len(scales)), key=lambda index: rows[2 + index]["bigram"])
         errors: list[Errors] = [row.pop("_errors") for row in rows]
         saved = 1 - errors[2 + best].resampled() / errors[2].resampled()
@@ -265,9 +272,9 @@ def main() -> None:
     train, _ = corpus.split(options.sentences)
     log = options.work / "judge-server.log"
     with running(options.model, log, ("--max-total-tokens", "16384")) as server:
-        ears = Ears.of(train)
+        recognisers = Recognisers.of(train)
         figures = _measure(
-            server.url, options.work, options.model, options.sentences, options.scales, options.takes, ears
+            server.url, options.work, options.model, options.sentences, options.scales, options.takes, recognisers
         )
     sounds = figures.pop("_sounds")
     machine = record(options.output, figures)

@@ -11,7 +11,7 @@ INTERRUPTED = 130
 
 
 def end_without_traceback() -> None:
-    """Make this process end that way wherever it is interrupted, even while it is still importing."""
+    """Make this process end with one line and status 130 wherever it is interrupted, even while it is importing."""
     sys.excepthook = _end
 
 

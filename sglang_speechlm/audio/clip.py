@@ -20,7 +20,7 @@ MAX_FILES = 100
 """Maximum number of files in a clip of several joined end to end."""
 
 MAX_AV_FILES = 10
-"""Maximum number of those that take a process each to decode."""
+"""Maximum number of such files that need a process each to be decoded."""
 
 RAW_RATE = 24_000
 """Sample rate in Hz of samples without a header, as OpenAI's."""

@@ -50,7 +50,7 @@ def cut_stepwise(
 ) -> Iterator[Window | None]:
     """Yield the windows of a recording that arrives in pieces; at most a window and two pieces are in memory.
 
-    Also yield None after each piece: hours of silence have no window, and whoever waits for one may want to stop.
+    Also yield None after each piece: hours of silence yield no window, and the caller may want to stop meanwhile.
 
     Windows do not overlap, and only silence lies between them. Without ``pause``, a recording that is no longer than
     one window is left unchanged; a longer one is cut at silences, or else where it is quietest. With ``pause``, a

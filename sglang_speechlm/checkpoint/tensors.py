@@ -54,7 +54,7 @@ def _shapes_in_modules(config: SpeechLMConfig) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _shapes_alone() -> Iterator[None]:
-    """Let the parameters of modules that are made in this context have no values.
+    """Create the parameters of modules in this context without values.
 
     Not ``torch.device("meta")``, on which other computations of a module, such as of its rotations, import torch's
     compiler.

@@ -62,7 +62,7 @@ def pace(device: str) -> Pace:
     """Return the usual pace on a torch device.
 
     On a CPU, the codec competes with the language model, which must not wait for it. Beside a GPU, it only launches
-    kernels: were it niced, the GPU would wait for it, and small batches would leave most of the GPU idle.
+    kernels: if it were niced, the GPU would wait for it, and small batches would leave most of the GPU idle.
     """
     return Pace(nice=10, batch_codes=320) if device.startswith("cpu") else Pace(nice=0, batch_codes=640)
 
@@ -134,7 +134,7 @@ class CodecService:
         supervisor.cancel()
         await asyncio.gather(supervisor, return_exceptions=True)
         process, self._process = self._process, None
-        await self._tell()
+        await self._wake_waiting()
         if process is not None:
             process.fail_all(_STOPPED)  # the supervisor may never have run
             await process.stop()
@@ -240,15 +240,15 @@ class CodecService:
             process = await CodecProcess.launch(self._options)
         except Exception as error:
             self._failure = f"the codec process could not be restarted: {error}"
-            await self._tell()
+            await self._wake_waiting()
             raise
         self._restarts += 1
         metrics.CODEC_RESTARTS.add()
         self._process, self._failure = process, None
-        await self._tell()
+        await self._wake_waiting()
         return process
 
-    async def _tell(self) -> None:
+    async def _wake_waiting(self) -> None:
         """Wake the requests that wait for a process."""
         async with self._changed:
             self._changed.notify_all()

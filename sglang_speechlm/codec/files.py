@@ -69,7 +69,7 @@ class SoundFormat:
         return self.name in ("pcm", "pcm16")
 
     def check(self) -> None:
-        """Check that the format goes with its rate.
+        """Check that the format supports its rate.
 
         Raises:
             ValueError: if it does not.

@@ -246,9 +246,10 @@ def _is_forks(model_type: str, text_config: Any) -> bool:
 
 
 def _nested(place: str, fields: Any, usual: dict[str, Any], *, is_forks: bool) -> dict[str, Any]:
-    """The fields of a nested config, without the model type that its converter gave it.
+    """Return the fields of a nested config, without the model type that its converter gave it.
 
-    What a fork's leaves out is ``usual``, as in the forks' classes; what another leaves out is as in transformers'.
+    Fields that a fork's config omits come from ``usual``, as in the forks' classes; for other configs, transformers'
+    defaults apply.
     """
     if fields is None or fields == {}:
         return usual

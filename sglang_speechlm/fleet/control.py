@@ -53,7 +53,7 @@ class Control:
         raise method_not_allowed(http.method, path, ["DELETE"] if worker_id else ["GET", "POST"])
 
     def _check(self, http: Request) -> None:
-        if not self._has_key and not _asks_for_itself(http):
+        if not self._has_key and not _is_local_program(http):
             raise ApiError(
                 403,
                 "/workers: without --admin-api-key or --api-key, only programs on this machine may change the workers",
@@ -76,14 +76,14 @@ class Control:
         except ValueError as error:
             raise bad_field("url", str(error)) from error
         return _json_response(
-            202, _shown(self._router.want(url, {name: fields[name] for name in fields if name != "url"}))
+            202, _shown(self._router.add(url, {name: fields[name] for name in fields if name != "url"}))
         )
 
     def _remove(self, worker_id: str) -> Response:
         member = next((member for member in self._router.members if member.id == worker_id), None)
         if member is None:
             raise ApiError(404, f"unknown worker {worker_id[:100]!r}; GET /workers lists the known ones")
-        self._router.drop(member.url)
+        self._router.remove(member.url)
         return _json_response(202, _shown(member))
 
 
@@ -95,7 +95,7 @@ def _json_response(status: int, content: Any) -> Response:
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
-def _asks_for_itself(http: Request) -> bool:
+def _is_local_program(http: Request) -> bool:
     """Whether a program on this machine sent a request, rather than a proxy or a page in a browser."""
     try:
         is_loopback = http.client is not None and ipaddress.ip_address(http.client.host).is_loopback

@@ -31,8 +31,8 @@ from sglang_speechlm.server.edge.stack import behind_the_edge
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORDS_SECONDS = 2.0
-"""Time for answers that are cut off to tell their clients."""
+_CUT_OFF_SECONDS = 2.0
+"""Time for answers that are cut off to send their errors."""
 _STOP_SECONDS = 40.0
 """Maximum time from the end of draining to the end of the process; the workers' stop is bounded, too."""
 _SPARE_SECONDS = 10.0
@@ -131,18 +131,18 @@ async def _serve(options: FleetOptions, listener: socket.socket, heartbeat: Hear
             logger.info("Uvicorn running on %s://%s:%d: %d workers", scheme, options.host, options.port, router.total)
 
         heartbeat.beat_by_loop()
-        with _stop_signals() as (stop, hurry):
+        with _stop_signals() as (stop, force):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             running = asyncio.create_task(supervisor.run(when_ready))
             stopping = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait((serving, running, stopping), return_when=asyncio.FIRST_COMPLETED)
-                was_cut = await _drain(front, options.drain_seconds, hurry) if stop.is_set() else False
+                was_cut = await _drain(front, options.drain_seconds, force) if stop.is_set() else False
                 failed = None if stop.is_set() else _failure(running if running.done() else serving)
             finally:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
-                await supervisor.stop(hurry)
+                await supervisor.stop(force)
                 server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
                 stopping.cancel()
@@ -174,22 +174,22 @@ class _Server(uvicorn.Server):
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
     """Yield the events that the keeper's SIGTERM and the SIGINT after it set."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stop, force = asyncio.Event(), asyncio.Event()
 
-    def stop_or_hurry(number: signal.Signals) -> None:
+    def stop_or_force(number: signal.Signals) -> None:
         logger.info("%s: %s", number.name, "stopping at once" if stop.is_set() else "stopping")
-        (hurry if stop.is_set() else stop).set()
+        (force if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_or_hurry, number)
-    yield stop, hurry
+        loop.add_signal_handler(number, stop_or_force, number)
+    yield stop, force
 
 
-async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
+async def _drain(front: Front, seconds: float, force: asyncio.Event) -> bool:
     """Let running answers finish; return whether some had to be cut off."""
     front.drain()
-    waiting = [asyncio.create_task(front.idle()), asyncio.create_task(hurry.wait())]
+    waiting = [asyncio.create_task(front.idle()), asyncio.create_task(force.wait())]
     await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
@@ -198,7 +198,7 @@ async def _drain(front: Front, seconds: float, hurry: asyncio.Event) -> bool:
     logger.warning("Cutting off %d answers", front.running)
     front.cut()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+        async with asyncio.timeout(_CUT_OFF_SECONDS):
             await front.idle()
     return True
 

@@ -123,15 +123,15 @@ class Router:
             env={**os.environ, KEY_VARIABLE: self._key, "NO_PROXY": "*", "no_proxy": "*"},
         )
 
-    def want(self, url: str, more: Mapping[str, Any] | None = None) -> Member:
+    def add(self, url: str, more: Mapping[str, Any] | None = None) -> Member:
         """Add a worker; ``more`` has the operator's own fields for smg's POST /workers."""
-        self.drop(url)
+        self.remove(url)
         member = Member(secrets.token_hex(8), url, False, None)
         self.members.append(member)
         self._more[url] = dict(more or {})
         return member
 
-    def drop(self, url: str) -> None:
+    def remove(self, url: str) -> None:
         """Remove a worker."""
         self._more.pop(url, None)
         self._worker_misses.pop(url, None)

@@ -63,7 +63,7 @@ class Supervisor:
             FleetFailed: if something fails on its first start; later it is restarted.
         """
         for url in self._options.urls:
-            self._router.want(url)
+            self._router.add(url)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._router.follow())
             group.create_task(self._keep("the router", self._run_router))
@@ -72,19 +72,19 @@ class Supervisor:
                 group.create_task(self._keep(f"worker {index}", partial(self._run_worker, index)))
             group.create_task(self._announce(when_ready))
 
-    async def stop(self, hurry: asyncio.Event) -> None:
-        """End all processes; workers clean up after themselves, at once if ``hurry`` is set."""
+    async def stop(self, force: asyncio.Event) -> None:
+        """End all processes; workers clean up after themselves, at once if ``force`` is set."""
         if self._router_process is not None:
             self._router_process.kill()
             self._router_process.wait()
         stopping = [asyncio.create_task(asyncio.to_thread(w.stop, _STOP_SECONDS)) for w in self._workers.values()]
-        hurrying = asyncio.create_task(self._hurry(hurry))
+        forcing = asyncio.create_task(self._force(force))
         if stopping:
             await asyncio.wait(stopping)
-        hurrying.cancel()
+        forcing.cancel()
 
-    async def _hurry(self, hurry: asyncio.Event) -> None:
-        await hurry.wait()
+    async def _force(self, force: asyncio.Event) -> None:
+        await force.wait()
         for worker in self._workers.values():
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGINT)  # a second, different signal; two equal ones might be merged
@@ -172,7 +172,7 @@ class Supervisor:
         """
         router = self._router
         logger.info("Worker %d is ready", index)
-        router.want(worker.url)
+        router.add(worker.url)
         router.awaited -= 1
         began = asyncio.get_running_loop().time()
         try:
@@ -181,7 +181,7 @@ class Supervisor:
             if worker.process.poll() is None:
                 logger.error("Worker %d does not answer; killing it", index)
         finally:
-            router.drop(worker.url)
+            router.remove(worker.url)
             router.awaited += 1
         return asyncio.get_running_loop().time() - began
 

@@ -22,7 +22,7 @@ _SENT = {
 }  # fmt: skip
 """Sampling parameters of the language, with the request's names for them."""
 
-_NOT_OFFERED = (
+_UNSUPPORTED = (
     "min_new_tokens", "stop_regex", "ignore_eos", "return_logprob", "logprob_start_len", "top_logprobs_num",
     "return_text_in_logprobs", "json_schema", "dtype", "regex",
 )  # fmt: skip
@@ -104,7 +104,7 @@ class SpeechLM(BaseBackend):
         if text:
             request: dict[str, Any] = {"messages": turn.messages, "speechlm": {**settings, "text": text}}
         elif turn.is_open:
-            request = _writing(turn, params, but=("dtype",))
+            request = _writing(turn, params, excluded=("dtype",))
             # These apply to the text only; at the top level they would apply to the audio, too.
             writing = {"text_max_tokens": "max_tokens", "text_temperature": "temperature", "text_top_k": "top_k"}
             for field, name in writing.items():
@@ -154,7 +154,7 @@ class SpeechLM(BaseBackend):
         return SpeechLMError(f"{self._url}: {error.status_code}: {message or error.message}", error.status_code)
 
 
-def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -> dict[str, Any]:
+def _writing(turn: Turn, params: SglSamplingParams, excluded: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the chat request of an ``sgl.gen``.
 
     Raises:
@@ -164,8 +164,8 @@ def _writing(turn: Turn, params: SglSamplingParams, but: tuple[str, ...] = ()) -
         raise SpeechLMError(
             "sgl.gen: must come first inside sgl.assistant(...), because the model writes a whole reply"
         )
-    for name in _NOT_OFFERED:
-        if name not in but and (value := getattr(params, name)):
+    for name in _UNSUPPORTED:
+        if name not in excluded and (value := getattr(params, name)):
             raise SpeechLMError(f"sgl.gen: {name} is not supported by this backend; got {value!r}")
     values = {field: getattr(params, name) for name, field in _SENT.items()}
     return {"messages": turn.messages, **{name: value for name, value in values.items() if value not in ([], ())}}

@@ -1,1 +1,1 @@
-"""The command line: SpeechLM's own options and SGLang's, and what each becomes."""
+"""The command line: SpeechLM's own options and SGLang's, and how each is resolved."""

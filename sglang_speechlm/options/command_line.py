@@ -192,7 +192,7 @@ def _say(sentence: str) -> None:
 
 
 def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]:
-    """Return SGLang's ServerArgs, and notes on what became of the guide's options. Load SGLang's plugins first.
+    """Return SGLang's ServerArgs, and notes on how the guide's options were translated. Load SGLang's plugins first.
 
     Raises:
         ValueError: if an option cannot be honoured; the message names it.

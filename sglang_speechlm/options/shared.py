@@ -115,7 +115,7 @@ def tls_complaints(options: Any) -> list[str]:
 def address_complaints(host: str, port: int) -> list[str]:
     """Return what is wrong with the address to listen on.
 
-    An empty host, as from an unset variable, would mean all interfaces, and port 0 one that nobody knows.
+    An empty host, as from an unset variable, would mean all interfaces, and port 0 a port that clients do not know.
     """
     complaints = []
     if not host.strip():
@@ -139,7 +139,7 @@ def complaining(read: Callable[[str], Value]) -> Callable[[str], Value]:
 
 @complaining
 def named(text: str) -> str:
-    """Take a name or a path; an empty one, as from an unset variable, would be the current directory."""
+    """Parse a name or a path; refuse an empty one, as from an unset variable: it would mean the current directory."""
     if not text.strip():
         raise ValueError(f"must not be empty; got {text!r}")
     return text

@@ -1,4 +1,4 @@
-"""What a server needs on a machine with an NVIDIA GPU: a driver that torch can use, and tools to compile kernels.
+"""The requirements of a server with an NVIDIA GPU: a driver that torch can use, and tools to compile kernels.
 
 SGLang compiles kernels on their first use: every start on a GPU needs nvcc with its headers, a C++ compiler and ninja.
 This module imports only the standard library, because the setup runs it too.

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 def without_threads() -> Iterator[None]:
     """Let torch compute in this thread alone.
 
-    The threads of its first large computation do not survive a fork: the child would wait for them forever in its own.
+    The threads of its first large computation do not survive a fork: the child's own computations would wait for them
+    forever.
     """
     import torch
 

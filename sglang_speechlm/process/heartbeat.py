@@ -16,11 +16,11 @@ from typing import Any
 
 INTERVAL_SECONDS = 1.0
 LATE_SECONDS = 5.0
-"""Without a beat for so long, a process is not healthy."""
+"""A process without a beat for this long is not healthy."""
 HUNG_SECONDS = 10.0
-"""Without a beat of its thread for so long, a process is killed. The thread beats on while torch computes or reads."""
+"""A process without a beat of its thread for this long is killed. The thread beats while torch computes or reads."""
 LOOP_HUNG_SECONDS = 20.0
-"""Without a beat of its event loop for so long, a process is killed. The loop is late while it parses a large body."""
+"""A process without a beat of its event loop for this long is killed. Parsing a large body delays the loop."""
 START_SECONDS = 600.0
 """The same limit during the start: libraries from a slow disk are loaded under Python's lock."""
 

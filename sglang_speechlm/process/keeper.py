@@ -41,8 +41,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDLED = (*_STOPPING, signal.SIGCHLD)
 _GONE_SECONDS = 5.0
-_AT_ONCE_SECONDS = 10.0
-"""Time for a server that is stopped twice to tell its clients."""
+_SECOND_SIGNAL_SECONDS = 10.0
+"""Time for a server to send its clients errors after a second signal."""
 _SEGMENTS = "segments"
 
 
@@ -100,7 +100,7 @@ def _keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: 
                     os.kill(server, signal.SIGTERM)
                 else:
                     _say("second signal: stopping at once")
-                    deadline = min(deadline, time.monotonic() + _AT_ONCE_SECONDS)
+                    deadline = min(deadline, time.monotonic() + _SECOND_SIGNAL_SECONDS)
                     os.kill(server, stop_at_once)
             elif time.monotonic() > deadline:
                 _say("the server did not stop in time: killing it")
@@ -121,7 +121,7 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def remove_in_the_end(path: str) -> None:
+def remove_at_end(path: str) -> None:
     """Register a file outside TMPDIR for removal at the end, such as shared memory that its creators leave behind."""
     with (Path(os.environ["TMPDIR"]) / _SEGMENTS).open("a") as segments:
         segments.write(f"{path}\n")

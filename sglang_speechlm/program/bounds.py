@@ -1,6 +1,6 @@
 """Default limits for requests that set none, derived from their content.
 
-A model that goes astray continues until the context is full. These limits stop it much earlier, and no human speech
+A model that fails to stop continues until the context is full. These limits stop it much earlier, and no human speech
 reaches them.
 """
 
@@ -15,7 +15,7 @@ _IDS_ANYWAY = 64
 _IDS_OF_A_CAPTION = 1024
 """The captions of Bagpiper's training have 200 to 350 words."""
 _FRAMES_PER_ID = 75
-"""1.5 s, five times what an id of Qwen3's takes at a usual pace, whether a word, a digit or a Chinese character."""
+"""1.5 s, five times the usual duration of one of Qwen3's ids, be it a word, a digit or a Chinese character."""
 _FRAMES_ANYWAY = 500
 _FRAMES_OF_A_SCENE = 1500
 """30 s, the maximum length of an input clip: a text of the model may describe a sound without spelling it out."""
@@ -58,7 +58,7 @@ def speech_bound(ids: int, min_frames: int) -> Bound:
 
 
 def written_bound(ids: int, min_frames: int) -> Bound:
-    """Return the limit for the sound of a text by the model of ``ids`` ids: with 1,500 frames instead of 500."""
+    """Return the limit for speaking a text of ``ids`` ids that the model wrote: 75 frames per id plus 1,500."""
     return _sound_bound(min_frames + _FRAMES_PER_ID * ids + _FRAMES_OF_A_SCENE)
 
 

@@ -27,7 +27,7 @@ SEPARATOR = "\n"
 
 
 def head(name: str) -> str:
-    """Return what stands between ``START`` and the arguments of a call."""
+    """Return the text between ``START`` and the arguments of a call."""
     return f'\n{{"name": {json.dumps(name)}, "arguments": '
 
 

@@ -8,7 +8,7 @@ _READ_BY_NAME = frozenset("#%&@§")
 """Punctuation by Unicode's categories, but read as words."""
 _NAMED = ("L", "N", "Sm", "Sc")
 """Letters, digits, mathematical and currency symbols."""
-_NOT_SEEN = ("Z", "C", "M")
+_INVISIBLE = ("Z", "C", "M")
 """Spaces, controls, and combining marks without a letter."""
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols by category, but blank."""
@@ -16,7 +16,7 @@ _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 def is_blank(text: str) -> bool:
     """Whether ``text`` has no visible character."""
-    return all(character in _FILLERS or unicodedata.category(character).startswith(_NOT_SEEN) for character in text)
+    return all(character in _FILLERS or unicodedata.category(character).startswith(_INVISIBLE) for character in text)
 
 
 def is_speakable(text: str) -> bool:

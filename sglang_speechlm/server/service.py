@@ -123,7 +123,7 @@ class Service:
         By default, raw PCM, which states no rate, has the server's rate, and a file the codec's.
 
         Raises:
-            ApiError: 400 if the format does not go with this rate.
+            ApiError: 400 if the format does not support this rate.
         """
         own = SoundFormat(name, self.sample_rate)
         output = SoundFormat(name, sample_rate or (self.options.output_sample_rate if own.is_raw else own.rate))

@@ -18,7 +18,7 @@ from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req, ScheduleBatch,
 
 
 def begin_alike(tree_cache: Any, leader: Req, shadow: Req) -> None:
-    """Let both branches begin where the radix cache has both; what it has of one alone is computed again."""
+    """Start both branches at the last position cached for both; positions cached for only one are computed again."""
     begin = min(branch.prefix_len for branch in (leader, shadow))
     for branch in (leader, shadow):
         if branch.prefix_len > begin:

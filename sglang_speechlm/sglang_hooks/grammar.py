@@ -38,7 +38,7 @@ _THREADS = 2
 
 
 class TextGrammar(XGrammarGrammar):
-    """SGLang's xgrammar matcher, which on its own knows neither a CPU nor a subclass, nor which bytes are UTF-8."""
+    """SGLang's xgrammar matcher, extended to CPUs, to copies of a subclass, and to well-formed UTF-8."""
 
     next_words: NextWords
 

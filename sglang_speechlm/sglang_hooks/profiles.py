@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def survive_failure(act: Callable[..., Any], manager: Any, stage: Any = None) -> Any:
     """AROUND SchedulerProfilerManager._start_profile and ._stop_profile: a profile that fails is abandoned.
 
-    A file cannot be written, for example, because its folder is not there or the disk is full.
+    A file cannot be written, for example, because its folder does not exist or the disk is full.
     """
     try:
         return act(manager, stage)

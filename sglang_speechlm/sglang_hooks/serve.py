@@ -18,7 +18,7 @@ def serve_backend() -> ServeBackend:
 
 
 def _become_launcher(request: ServeRequest) -> None:
-    """Replace this process by the launcher: it forks its processes before it imports SGLang, which this one has."""
+    """Replace this process with the launcher, which must fork before it imports SGLang; this one has imported it."""
     os.execv(sys.executable, [sys.executable, "-m", "sglang_speechlm.launch", *request.argv])
 
 

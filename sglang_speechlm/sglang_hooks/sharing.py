@@ -5,14 +5,14 @@ from __future__ import annotations
 from sglang_speechlm.sglang_hooks.types import PrefillAdder, Req
 
 WORTH_WAITING = 256
-"""Positions from which on a request waits for another to compute them, which takes one step or two."""
+"""Minimum number of shared positions for which a request waits for another to compute them, in one or two steps."""
 
 
 def is_being_computed(adder: PrefillAdder, req: Req) -> bool:
     """Return whether another request computes the next positions of this one's prompt in this step or the last.
 
-    The radix cache has them as soon as the result of that step has been processed. Requests that begin together would
-    all be computed before.
+    The radix cache has them as soon as the result of that step has been processed. Otherwise,
+    requests that begin together would all be computed before that.
     """
     end = req.prefix_len + WORTH_WAITING
     if req.output_ids or len(req.origin_input_ids) <= end or not adder.tree_cache.supports_prefix_sharing():

@@ -50,8 +50,8 @@ def view_batch(forward_batch: Any, _cls: Any, batch: ScheduleBatch, runner: Any,
 def apply_head(output: Any, runner: Any, forward_batch: Any, *_args: Any, **_kwargs: Any) -> Any:
     """AFTER DecodeCudaGraphRunner.execute: apply the head after the graph, as the kinds of the rows need it.
 
-    A graph has one head for all batches of its size. It would be the whole one, and a frame would cost as much as a
-    text token. Outside of the graph, it is one product more to launch.
+    A graph has one head for all batches of its size. That would have to be the whole head, and a frame would cost as
+    much as a text token. Outside of the graph, the head is only one more product to launch.
     """
     rows = len(output.hidden_states)
     forward_batch.next_token_logits_buffer = runner.buffers.next_token_logits_buffer[:rows]

@@ -285,17 +285,17 @@ def sounds(server: Server) -> dict[str, np.ndarray]:
 
 
 def test_spoken_sentences_are_recognised(sounds: dict[str, np.ndarray]) -> None:
-    ear = Recogniser(bigram([spoken_words(sentence.text) for sentence in TRAIN]))
-    heard = [ear.hear(sounds[text]) for text in SENTENCES]
+    recogniser = Recogniser(bigram([spoken_words(sentence.text) for sentence in TRAIN]))
+    heard = [recogniser.hear(sounds[text]) for text in SENTENCES]
     assert jiwer.wer([" ".join(spoken_words(text)) for text in SENTENCES], heard) < 0.15
 
 
 def test_a_text_of_several_sentences_is_spoken_completely(sounds: dict[str, np.ndarray]) -> None:
-    ear = Recogniser(bigram([[word for sentence in TRAIN for word in spoken_words(sentence.text)]]))
-    assert jiwer.wer(" ".join(spoken_words(TEXT)), ear.hear(sounds[TEXT])) < 0.15
+    recogniser = Recogniser(bigram([[word for sentence in TRAIN for word in spoken_words(sentence.text)]]))
+    assert jiwer.wer(" ".join(spoken_words(TEXT)), recogniser.hear(sounds[TEXT])) < 0.15
 
 
 def test_spoken_answers_to_fixed_questions_are_recognised(sounds: dict[str, np.ndarray]) -> None:
-    ear = Recogniser(bigram([spoken_words(answer) for answer in corpus.fixed_answers().values()]))
-    heard = [ear.hear(sounds[text]).split() for text in QUESTIONS]
+    recogniser = Recogniser(bigram([spoken_words(answer) for answer in corpus.fixed_answers().values()]))
+    heard = [recogniser.hear(sounds[text]).split() for text in QUESTIONS]
     assert sum(found == spoken_words(answer) for found, answer in zip(heard, QUESTIONS.values(), strict=True)) >= 3

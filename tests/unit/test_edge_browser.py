@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from sglang_speechlm.codec.files import RATE_HEADER
 from sglang_speechlm.logs import REQUEST_ID_HEADER
-from sglang_speechlm.server.edge.browser import PROTECTING, SEEN
+from sglang_speechlm.server.edge.browser import EXPOSED_HEADERS, SECURITY_HEADERS
 from sglang_speechlm.server.edge.keys import Keys
 from sglang_speechlm.server.edge.origins import Origins, is_loopback_host, parse_origins
 from sglang_speechlm.server.edge.warnings import WARNINGS_HEADER
@@ -120,9 +120,9 @@ def test_a_page_sees_every_header_of_every_response(name: str, server_with_key: 
     )
     assert response.status_code == status
     assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
-    assert response.headers["access-control-expose-headers"] == ", ".join(SEEN)
+    assert response.headers["access-control-expose-headers"] == ", ".join(EXPOSED_HEADERS)
     assert "access-control-allow-credentials" not in response.headers
-    assert response.headers.items() >= {name.lower(): value for name, value in PROTECTING.items()}.items()
+    assert response.headers.items() >= {name.lower(): value for name, value in SECURITY_HEADERS.items()}.items()
     assert "x-request-id" in response.headers
 
 
@@ -154,4 +154,7 @@ def test_a_client_that_is_not_a_browser_needs_no_origin(server_with_key: str) ->
 
 
 def test_a_page_sees_the_products_own_headers() -> None:
-    assert {RATE_HEADER, REQUEST_ID_HEADER, WARNINGS_HEADER, "retry-after"} <= {*SEEN, *(name.lower() for name in SEEN)}
+    assert {RATE_HEADER, REQUEST_ID_HEADER, WARNINGS_HEADER, "retry-after"} <= {
+        *EXPOSED_HEADERS,
+        *(name.lower() for name in EXPOSED_HEADERS),
+    }

@@ -191,7 +191,7 @@ def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
             hf_hub_download(remote.tag, name, revision=remote.commit)
             return
         except (HfHubHTTPError, httpx.TransportError, OSError) as error:
-            if not _is_passing(error):
+            if not _is_temporary(error):
                 raise CheckpointError(f"{remote.tag}: {name}: {str(error).splitlines()[0]}") from error
             if not remaining:
                 raise CheckpointError(
@@ -202,7 +202,7 @@ def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
             time.sleep(_PAUSE_SECONDS)
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     """Whether the error is a temporary one of the network or the hub, rather than of the disk or the request."""
     if isinstance(error, LocalEntryNotFoundError | httpx.TransportError | ConnectionError):
         return True

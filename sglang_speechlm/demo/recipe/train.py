@@ -31,7 +31,7 @@ many words occur in no other."""
 _WEIGHT_DECAY = 0.02
 
 _SAVED = 100
-"""Steps between two saves, which an interruption may cost."""
+"""Steps between two saves; an interruption loses no more than these."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What every request passes before and after its route: keys, origins, limits, errors."""
+"""The layers that every request passes before and after its route: keys, origins, limits, errors."""

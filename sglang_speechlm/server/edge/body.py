@@ -87,10 +87,10 @@ class _InMemory(MultiPartParser):
         part = self._current_part
         for name, value in part.item_headers:
             if name in (b"content-transfer-encoding", b"content-encoding") and value.strip().lower() not in _PLAIN:
-                raise _odd_part(part.field_name, f"{name.decode().title()} must be left out", value)
+                raise _bad_part(part.field_name, f"{name.decode().title()} must be left out", value)
             charset = parse_options_header(value)[1].get(b"charset", b"utf-8") if name == b"content-type" else b"utf-8"
             if part.file is None and charset.decode("latin-1").lower() not in _PART_CHARSETS:
-                raise _odd_part(part.field_name, "charset must be utf-8", charset)
+                raise _bad_part(part.field_name, "charset must be utf-8", charset)
 
     def on_part_end(self) -> None:
         if self._current_part.file is None and (reason := _not_utf8(self._current_part.data)):
@@ -101,7 +101,7 @@ class _InMemory(MultiPartParser):
         self.is_complete = True
 
 
-def _odd_part(name: str, rule: str, value: bytes) -> MultiPartException:
+def _bad_part(name: str, rule: str, value: bytes) -> MultiPartException:
     return MultiPartException(f"{shown(name)}: {rule}; got {shown(value.decode('latin-1'))}")
 
 

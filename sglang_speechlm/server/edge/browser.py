@@ -1,4 +1,4 @@
-"""Decide, for every response, what a browser may do and see; nothing else does."""
+"""Decide, in one place for all responses, what a browser may do and see."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sglang_speechlm.server.edge.origins import Origins
 
-SEEN = (
+EXPOSED_HEADERS = (
     "Allow", "Retry-After", "WWW-Authenticate", "X-Audio-Sample-Rate", "X-Request-Id",
     "X-SpeechLM-Warnings",
 )  # fmt: skip
 """Response headers that a page of another origin may read."""
 
-PROTECTING = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
         "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -44,7 +44,7 @@ class Browser:
             allow_methods=("*",),
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=SEEN,
+            expose_headers=EXPOSED_HEADERS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,7 @@ class Browser:
 
         async def protected(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(PROTECTING)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         refusal = self._origins.refusal(Headers(scope=scope))

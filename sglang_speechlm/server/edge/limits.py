@@ -32,7 +32,7 @@ _HOLD = "speechlm.hold"
 
 _DEADLINE = "speechlm.deadline"
 _GRACE_SECONDS = 5.0
-"""Seconds after the deadline in which a response that has begun may still tell a reading client."""
+"""Seconds after the deadline in which a response that has begun may still send its error to a reading client."""
 
 
 class BodyLimit:
@@ -167,7 +167,7 @@ class Deadline:
             if not timeout.expired():
                 raise
             if not has_begun:
-                await too_late().response()(scope, receive, send)
+                await timeout_error().response()(scope, receive, send)
             else:
                 # Without its end, the connection is closed, so clients notice that the response is incomplete.
                 logger.warning("The answer to %s %s was cut off: request timeout", scope["method"], scope["path"])
@@ -179,6 +179,6 @@ def deadline_of(http: Request) -> float:
     return deadline
 
 
-def too_late() -> ApiError:
+def timeout_error() -> ApiError:
     """Return the error for a request that timed out."""
     return ApiError(504, "the answer was not complete within the request timeout", closes=True)

@@ -9,7 +9,7 @@ import h11
 from h11._connection import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sglang_speechlm.server.edge.browser import PROTECTING
+from sglang_speechlm.server.edge.browser import SECURITY_HEADERS
 from sglang_speechlm.server.edge.errors import ApiError
 
 PROTOCOL = f"{__name__}:Protocol"
@@ -115,7 +115,7 @@ class Protocol(H11Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         answer = error.response()
-        headers = [*answer.raw_headers, *((name.encode(), value.encode()) for name, value in PROTECTING.items())]
+        headers = [*answer.raw_headers, *((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items())]
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             for event in (
                 h11.Response(status_code=error.status, headers=[*headers, (b"connection", b"close")]),

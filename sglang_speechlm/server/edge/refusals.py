@@ -21,7 +21,7 @@ def answer_in_one_shape(app: FastAPI) -> None:
         StarletteHTTPException: _http,
         HTTPException: _http,  # replaces SGLang's own handler
         RequestValidationError: _unreadable,
-        ValueError: _wrong,
+        ValueError: _invalid_request,
         Exception: _failed,
     }
     for kind, handler in handlers.items():
@@ -59,7 +59,7 @@ async def _unreadable(_request: Request, error: RequestValidationError) -> Respo
     return bad_field(field, what).response()
 
 
-async def _wrong(_request: Request, error: ValueError) -> Response:
+async def _invalid_request(_request: Request, error: ValueError) -> Response:
     """Answer the exception that SGLang's own routes raise for an invalid request."""
     return ApiError(400, str(error)).response()
 

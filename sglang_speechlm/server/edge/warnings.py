@@ -1,4 +1,4 @@
-"""Warnings: what was not read, heard or used of a request that was answered nevertheless."""
+"""Warnings about the parts of an answered request that were not read, heard or used."""
 
 from __future__ import annotations
 

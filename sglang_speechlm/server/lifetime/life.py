@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.process.heartbeat import Heartbeat
-from sglang_speechlm.process.keeper import remove_in_the_end
+from sglang_speechlm.process.keeper import remove_at_end
 from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.sglang_hooks import http
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
 """Maximum time from the last answer to the end of the process."""
 
-_TOLD_SECONDS = 3.0
-"""Time for answers that are cut off to tell their clients."""
+_CUT_OFF_SECONDS = 3.0
+"""Time for answers that are cut off to send their errors."""
 _RETRY_SECONDS = 5
 
 
@@ -112,7 +112,7 @@ class Life:
     def make_tokenizer_manager(self, server_args: Any, port_args: Any) -> Any:
         """Create SGLang's TokenizerManager without its own signal handlers, which drain without a limit."""
         signal.signal(signal.SIGQUIT, _could_not_start)
-        remove_in_the_end(left_behind(port_args))
+        remove_at_end(left_behind(port_args))
         manager, templates = init_tokenizer_manager(server_args, port_args)
         handlers = SimpleNamespace(sigterm_handler=self.stop, running_phase_sigquit_handler=self.part_died)
         manager.signal_handler_class = lambda _manager: handlers
@@ -185,10 +185,10 @@ class Life:
         for work in running:
             work.cancel()
         if running:
-            await asyncio.wait(running, timeout=_TOLD_SECONDS)
+            await asyncio.wait(running, timeout=_CUT_OFF_SECONDS)
         if not self.has_served:  # no requests are running, and a half-started server cannot be shut down in order
             os._exit(self.status)
-        last_resort = threading.Timer(STOP_SECONDS - _TOLD_SECONDS, os._exit, (self.status,))
+        last_resort = threading.Timer(STOP_SECONDS - _CUT_OFF_SECONDS, os._exit, (self.status,))
         last_resort.daemon = True
         last_resort.start()
         http.stop_listening()

@@ -139,7 +139,7 @@ async def generate(http: Request, service: Service, deadline: float) -> Response
 def _request(body: GenerateBody) -> tuple[GenerateReqInput, dict[str, str]]:
     """Return SGLang's request, with a prompt for each answer.
 
-    SGLang itself would give the ``n`` answers to a prompt ids that nobody knows, and so could not abort them.
+    SGLang itself would give the ``n`` answers to a prompt unknown ids, so that they could not be aborted.
 
     Returns:
         The request, and the client's id of each of SGLang's. The latter are of equal length, because SGLang aborts by

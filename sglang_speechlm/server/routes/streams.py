@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from sglang_speechlm import logs
 from sglang_speechlm.server.decoding import decoding
 from sglang_speechlm.server.edge.connection import unless_gone
-from sglang_speechlm.server.edge.limits import too_late
+from sglang_speechlm.server.edge.limits import timeout_error
 from sglang_speechlm.server.routes.route import REFUSALS
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ async def _in_time(item: Awaitable[Item], deadline: float) -> Item:
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise too_late() from None
+        raise timeout_error() from None
 
 
 class Begun(Generic[Item]):

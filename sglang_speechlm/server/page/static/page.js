@@ -15,7 +15,7 @@ at("upload").addEventListener("change", () => takeClip(at("upload").files[0], at
 at("drop-clip").addEventListener("click", dropClip);
 at("curl").addEventListener("click", () => copyCurl().catch(failed));
 at("stop").addEventListener("click", () => asking?.abort());
-at("new").addEventListener("click", startAnew);
+at("new").addEventListener("click", startOver);
 at("api_key").addEventListener("change", showServer);
 at("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 at("message").addEventListener("keydown", (event) => {
@@ -141,7 +141,7 @@ function failed(error) {
   at("error").hidden = false;
 }
 
-function startAnew() {
+function startOver() {
   asking?.abort();
   turns = [];
   at("turns").replaceChildren();
