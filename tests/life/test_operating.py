@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from server import BY_NAME, SECONDS, Server, clip, serving, wait_for, wav
 from sglang_speechlm.logs import JsonLines, request_id, trace_headers
 
 KEY = "sesame-for-nobody-else"
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 SECRET = "rhododendron"
 CHAT = "/v1/chat/completions"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -105,6 +107,15 @@ def test_the_choices_of_a_request_are_counted_together(operated: Server, http_cl
     line = request_line(operated, "three")
     assert line["replies"] == 3
     assert line["text_tokens"] > 3
+
+
+def test_every_field_of_a_requests_line_is_in_the_table(operated: Server, http_client: httpx.Client) -> None:
+    http_client.post(CHAT, json=spoken_body(), headers={"x-request-id": "documented"})
+    table = OPERATING.partition("## Logs")[2].partition("\n## ")[0]
+    documented = {
+        name for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"\w+", row)
+    }
+    assert set(request_line(operated, "documented")) == documented
 
 
 def test_a_disconnected_client_is_logged_as_an_abort(operated: Server, http_client: httpx.Client) -> None:

@@ -108,6 +108,16 @@ def test_every_sound_format_is_in_the_table() -> None:
     }
 
 
+def test_every_kind_of_clip_is_described() -> None:
+    from sglang_speechlm.audio import kinds
+
+    section = API.partition("## Clips")[2].partition("\n## ")[0]
+    words = {word for kind in (*kinds._READ, *kinds._BY_AV) for word in re.findall(r"[A-Z]\w+|\w*\d\w*", kind)}
+    assert {"WAV", "AMR", "Ogg", "m4a"} <= words
+    for text in (section, kinds.ACCEPTED):
+        assert words - set(re.findall(r"\w+", text)) == set()
+
+
 def test_every_format_of_a_transcript_is_described() -> None:
     from sglang_speechlm.server.reading.schema import TranscriptFormat
 
