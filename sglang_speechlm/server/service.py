@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sglang_speechlm import metrics
 from sglang_speechlm.codec import CodecService, Spawned
@@ -25,6 +24,7 @@ from sglang_speechlm.server.reading.messages import MessageReader
 from sglang_speechlm.server.reading.resolve import resolve
 from sglang_speechlm.server.reading.schema import CommonRequest
 from sglang_speechlm.server.reading.store import AnswerStore
+from sglang_speechlm.sglang_hooks.types import GlobalState
 from sglang_speechlm.tokenizer import TextTokenizer
 
 _ALWAYS_SERVED = ("speechlm-qwen3-8b", "speechlm", "bagpiper", "default")
@@ -54,7 +54,7 @@ class Service:
         generating: SGLang's ids of the running requests to /generate, by the client's.
     """
 
-    def __init__(self, state: Any, options: OwnOptions, codec: Spawned | None) -> None:
+    def __init__(self, state: GlobalState, options: OwnOptions, codec: Spawned | None) -> None:
         """Take SGLang's global state (its TokenizerManager and its scheduler's info)."""
         manager = state.tokenizer_manager
         path = Path(manager.model_path)

@@ -21,6 +21,8 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sglang_speechlm.sglang_hooks.types import GlobalState
+
 app: FastAPI = http_server.app
 
 _listening: list[uvicorn.Server] = []
@@ -31,9 +33,10 @@ _REPLACED = ("CORSMiddleware", "_ApiKeyASGIMiddleware", "RequestDecompressionMid
 bodies without a limit."""
 
 
-def state() -> Any:
+def state() -> GlobalState:
     """Return SGLang's global state: its TokenizerManager and its scheduler's info; None before ``launch``."""
-    return http_server._global_state
+    state: GlobalState = http_server._global_state
+    return state
 
 
 def keep_routes(kept: Collection[str]) -> None:

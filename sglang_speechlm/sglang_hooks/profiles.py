@@ -9,12 +9,14 @@ from typing import Any
 
 from sglang.srt.managers.io_struct import ProfileReq, ProfileReqOutput
 
+from sglang_speechlm.sglang_hooks.types import ProfilerManager
+
 __all__ = ["ProfileReq", "survive_failure"]
 
 logger = logging.getLogger(__name__)
 
 
-def survive_failure(act: Callable[..., Any], manager: Any, stage: Any = None) -> Any:
+def survive_failure(act: Callable[..., Any], manager: ProfilerManager, stage: Any = None) -> Any:
     """AROUND SchedulerProfilerManager._start_profile and ._stop_profile: a profile that fails is abandoned.
 
     A file cannot be written, for example, because its folder does not exist or the disk is full.

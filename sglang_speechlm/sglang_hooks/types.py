@@ -116,7 +116,36 @@ class TokenizerManager(Protocol):
 
     max_req_input_len: int
     server_args: Any
+    model_path: str
+    model_config: Any
+    served_model_name: str
+    server_status: Any
+    event_loop: Any
+    signal_handler_class: Any
 
     def generate_request(self, obj: Any) -> AsyncGenerator[Any]: ...
 
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None: ...
+
+    async def start_profile(self, req: Any) -> Any: ...
+
+    async def stop_profile(self) -> Any: ...
+
+    async def freeze_gc(self) -> None: ...
+
+
+class GlobalState(Protocol):
+    """sglang.srt.entrypoints.http_server._GlobalState"""
+
+    tokenizer_manager: TokenizerManager
+    scheduler_info: dict[str, Any]
+
+
+class ProfilerManager(Protocol):
+    """sglang.srt.managers.scheduler_components.profiler_manager.SchedulerProfilerManager"""
+
+    torch_profiler: Any
+    profile_in_progress: bool
+    profile_by_stage: bool
+    profiler_start_forward_ct: int | None
+    profiler_target_forward_ct: int | None

@@ -37,7 +37,7 @@ class UncancellableManager:
 
 
 def test_a_cancellation_that_sglang_swallows_ends_the_stage() -> None:
-    manager = UncancellableManager()
+    manager: Any = UncancellableManager()
 
     async def read() -> None:
         async with aclosing(Engine(manager, 1000, 8).run("stage", Prompt([1], []), {})) as outputs:

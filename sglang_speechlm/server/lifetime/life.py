@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from enum import Enum, auto
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from fastapi import FastAPI
@@ -21,7 +20,7 @@ from sglang_speechlm.process.keeper import remove_at_end
 from sglang_speechlm.process.port import ReservedPort
 from sglang_speechlm.server.edge.errors import ApiError
 from sglang_speechlm.sglang_hooks import http
-from sglang_speechlm.sglang_hooks.launch import init_tokenizer_manager, left_behind
+from sglang_speechlm.sglang_hooks.launch import left_behind, make_tokenizer_manager
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +109,10 @@ class Life:
         app.router.lifespan_context = with_signals
 
     def make_tokenizer_manager(self, server_args: Any, port_args: Any) -> Any:
-        """Create SGLang's TokenizerManager without its own signal handlers, which drain without a limit."""
+        """Create SGLang's TokenizerManager, whose signals end this server in order."""
         signal.signal(signal.SIGQUIT, _could_not_start)
         remove_at_end(left_behind(port_args))
-        manager, templates = init_tokenizer_manager(server_args, port_args)
-        handlers = SimpleNamespace(sigterm_handler=self.stop, running_phase_sigquit_handler=self.part_died)
-        manager.signal_handler_class = lambda _manager: handlers
-        return manager, templates
+        return make_tokenizer_manager(server_args, port_args, on_sigterm=self.stop, on_sigquit=self.part_died)
 
     def up(self) -> None:
         """Start to serve; called in another thread."""
