@@ -100,7 +100,7 @@ def _new(name: str) -> Path:
     """Parse the path of a new file in an existing folder, so that nothing is overwritten and no answer is wasted."""
     path = Path(name)
     if path.exists() or path.is_symlink():
-        raise argparse.ArgumentTypeError(f"{name!r} exists already; name a new file")
+        raise argparse.ArgumentTypeError(f"{name!r} already exists; name a new file")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder of {name!r} does not exist")
     return path

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     values = vars(parser.parse_args(arguments))
     source, checkpoint, output, is_dry = (values.pop(name) for name in ("source", "checkpoint", "output", "check"))
     if (source is None) == (checkpoint is None):
-        parser.error("name one source: a path or a hub tag")
+        parser.error("give exactly one source: a path or a hub tag")
     wanted = Wanted(
         source or checkpoint,
         **{name: values.pop(name) for name in ("revision", "tokenizer", "train_config", "convert_dir")},

@@ -56,7 +56,7 @@ class AudioFiles:
                 raise Failure(Kind.UNREADABLE_AUDIO, f"{name}: not a file")
             size = path.stat().st_size
             if not 0 < size <= MAX_AUDIO_BYTES:
-                message = f"{name}: must have 1 to {MAX_AUDIO_BYTES} bytes; it has {size}"
+                message = f"{name}: must have 1 to {MAX_AUDIO_BYTES} bytes; got {size}"
                 raise Failure(Kind.UNREADABLE_AUDIO, message)
             return path, path.read_bytes()
         except (OSError, ValueError) as error:

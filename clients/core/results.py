@@ -164,7 +164,7 @@ class Results:
         for name in ("task", *([] if self._fresh else others)):
             if earlier.get(name) != self._settings.get(name):
                 raise Refused(
-                    f"{self.path} holds answers of another run: {name} was {earlier.get(name)!r} there and is "
+                    f"{self.path} contains answers of another run: {name} was {earlier.get(name)!r} there and is "
                     f"{self._settings.get(name)!r} here; choose another --output"
                 )
 

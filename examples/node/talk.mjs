@@ -1,4 +1,4 @@
-// A text read to a file, written down again, and answered: whole, and as a stream of raw sound at 24 kHz.
+// Speak a text to a file, transcribe it, and answer it: completely, and as a stream of raw sound at 24 kHz.
 import { createReadStream } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import OpenAI from "openai";

@@ -189,7 +189,7 @@ def _read(sound: SndfileSound | AvSound, before: int, seconds: float, values: in
         done += len(block)
     if allowed < wanted and done == allowed:
         raise AudioError(
-            f"audio clip with {channels} channels at {rate} Hz holds too many values (frames times channels)"
+            f"audio clip with {channels} channels at {rate} Hz has too many values (frames times channels)"
         )
     loudest = int(energies.argmax())
     return _Mix(
@@ -232,9 +232,9 @@ def _end_warnings(file: File, sound: SndfileSound | AvSound, frames: int, is_dam
 def _checked_peak(block: npt.NDArray[np.float32]) -> float:
     peak = float(np.abs(block).max())
     if not np.isfinite(peak):
-        raise AudioError("audio clip holds NaN or infinite samples")
+        raise AudioError("audio clip contains NaN or infinite samples")
     if peak > MAX_AMPLITUDE:
-        raise AudioError(f"audio clip holds a sample of {peak:.3g}; full scale is 1, or that of 32-bit integers")
+        raise AudioError(f"audio clip contains a sample of {peak:.3g}; full scale is 1, or that of 32-bit integers")
     return peak
 
 

@@ -171,7 +171,7 @@ class CodecService:
             rate: in Hz; its pieces are 16-bit PCM at this rate. None for float samples at the codec's rate.
 
         Raises:
-            CodecError: if the process is down and does not come back in time.
+            CodecError: if the process is down and is not restarted in time.
         """
         process = await self._running()
         stream = process.open(self._undelivered_pieces, rate)
@@ -186,7 +186,7 @@ class CodecService:
         """Return what is open here and in the codec process.
 
         Raises:
-            CodecError: if the process is down and does not come back in time.
+            CodecError: if the process is down and is not restarted in time.
         """
         process = await self._running()
         undelivered = sum(stream.undelivered for stream in process.streams.values())
@@ -196,7 +196,7 @@ class CodecService:
         """Wait until the process runs, and return it.
 
         Raises:
-            CodecError: if it does not come back in time.
+            CodecError: if it is not restarted in time.
         """
         if self._supervisor is None:
             raise CodecError("the codec process is not running")
@@ -206,9 +206,7 @@ class CodecService:
                     lambda: self._process is not None or self._supervisor is None or self._failure is not None
                 )
         except TimeoutError:
-            raise CodecError(
-                f"the codec process is being restarted and did not come back within {self._restart_seconds:g} s"
-            ) from None
+            raise CodecError(f"the codec process was not restarted within {self._restart_seconds:g} s") from None
         if self._process is None:
             raise CodecError(self._failure or "the codec process was stopped")
         return self._process

@@ -92,7 +92,7 @@ def read_json(path: Path, *, is_named_once: bool = False) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{path}: not JSON: {error}") from error
         if not isinstance(content, dict):
-            raise CheckpointError(f"{path}: holds {shown(content)}; expected a JSON object")
+            raise CheckpointError(f"{path}: contains {shown(content)}; expected a JSON object")
         return content
 
 
@@ -111,7 +111,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
-            raise CheckpointError(f"{path}: holds {shown(content)}; expected a YAML mapping")
+            raise CheckpointError(f"{path}: contains {shown(content)}; expected a YAML mapping")
         return content
 
 

@@ -85,7 +85,7 @@ def add_fleet_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         "--routing",
         choices=ROUTINGS,
         default=ROUTINGS[0],
-        help="which worker a chat request goes to (default: %(default)s: each in turn, bodies byte for byte). "
+        help="which worker gets a chat request (default: %(default)s: each in turn, bodies byte for byte). "
         "cache_aware: the worker with most of the prompt in its cache; but the router rewrites bodies: unknown keys of "
         "messages are lost. Requests with an earlier answer's audio therefore bypass it, and so do requests without "
         "'model' or with a temperature above 2 or n above 10, which it would refuse",

@@ -73,8 +73,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {size / GIBIBYTE:.2f}" for name, size in self.parts.items())
         return (
-            f"estimated GPU memory, in GiB of {self.total / GIBIBYTE:.2f}: {sizes}; the KV cache holds "
-            f"{self.positions} positions, and CUDA graphs go to {self.graph_rows} rows"
+            f"estimated GPU memory, in GiB of {self.total / GIBIBYTE:.2f}: {sizes}; the KV cache has "
+            f"{self.positions} positions, and CUDA graphs cover up to {self.graph_rows} rows"
         )
 
 

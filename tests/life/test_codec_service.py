@@ -349,7 +349,7 @@ def test_requests_fail_after_a_bounded_time_if_the_codec_process_does_not_return
         os.kill((await service.stats()).pid, signal.SIGKILL)
         with pytest.raises(CodecError, match="was restarted"):
             await requests
-        with pytest.raises(CodecError, match=r"did not come back within 0\.01 s"):
+        with pytest.raises(CodecError, match=r"was not restarted within 0\.01 s"):
             await decode(service, random_codes(1))
         await service.stop()
 

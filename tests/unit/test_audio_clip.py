@@ -215,7 +215,7 @@ def test_many_channels_at_a_high_rate_are_refused_for_their_size(monkeypatch: py
     monkeypatch.setattr("sglang_speechlm.audio.clip.MAX_VALUES", 1 << 22)
     # Less than a second of eight silent channels is five million values in a few kilobytes.
     data = encode(np.zeros((600_000, 8), np.int16), 655_350, format="FLAC")
-    with pytest.raises(AudioError, match="8 channels at 655350 Hz holds too many values"):
+    with pytest.raises(AudioError, match="8 channels at 655350 Hz has too many values"):
         decode_clip(data)
 
 
@@ -348,7 +348,9 @@ def test_joined_files_are_cut_at_the_maximum_length() -> None:
 def test_an_unreadable_file_after_another_gives_a_warning() -> None:
     clip = decode_clip(WAV_2S + encode(np.array([np.nan] * 800), subtype="FLOAT"))
     assert clip.seconds == 2
-    assert clip.warnings == ("the joined files after file 1 were not heard: audio clip holds NaN or infinite samples",)
+    assert clip.warnings == (
+        "the joined files after file 1 were not heard: audio clip contains NaN or infinite samples",
+    )
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 8_000])

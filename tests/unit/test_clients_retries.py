@@ -313,7 +313,7 @@ def test_a_run_with_other_settings_is_refused(
     with scripted_server(lambda _: OK) as server:
         assert run_client(server.port) == ANSWERED
         assert run_client(server.port, *options) == REFUSED
-        assert "holds answers of another run" in capsys.readouterr().err
+        assert "contains answers of another run" in capsys.readouterr().err
         assert run_client(server.port, *options, "--fresh") == ANSWERED
     assert len(server.bodies) == 12
 

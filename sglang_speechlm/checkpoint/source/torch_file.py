@@ -88,7 +88,7 @@ def open_torch_file(path: Path) -> dict[str, StoredTensor]:
 def _unpickled(path: Path, archive: zipfile.ZipFile) -> Any:
     found = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
     if len(found) != 1:
-        raise CheckpointError(f"{path} is not a torch zip file: it holds no data.pkl, or several")
+        raise CheckpointError(f"{path} is not a torch zip file: it must contain exactly one data.pkl")
     (info,) = found
     _refuse_compressed(path, info)
     if info.file_size > _PICKLE_BYTES:
@@ -105,7 +105,7 @@ def _storage(pid: Any) -> _Storage | Skipped:
     """Return the storage, or a stand-in for a dtype that no model's tensor has but a trainer's other state may."""
     kind, dtype, key, _location, numel = pid
     if kind != "storage" or type(numel) is not int or type(key) is not str:
-        raise ValueError("holds an unknown kind of storage")
+        raise ValueError("contains an unknown kind of storage")
     return _Storage(key, dtype, numel) if isinstance(dtype, torch.dtype) else Skipped()
 
 
@@ -114,9 +114,9 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
         return storage
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("holds a tensor with a negative or broken size")
+        raise ValueError("contains a tensor with an invalid size")
     if len(size) != len(stride):
-        raise ValueError("holds a tensor whose size and strides differ in length")
+        raise ValueError("contains a tensor whose size and strides differ in length")
     return _View(storage, offset, tuple(size), tuple(stride))
 
 

@@ -98,7 +98,7 @@ export class Turn {
     const samples = joined(this.parts);
     if (samples.length) {
       const length = samples.length / this.rate;
-      rows.push(["sound", `${length.toFixed(2)} s, generated in ${(whole / length).toFixed(2)} times its length`]);
+      rows.push(["sound", `${length.toFixed(2)} s, real-time factor ${(whole / length).toFixed(2)}`]);
       rows.push(["pauses while playing", String(this.speaker.waits)]);
       drawSpectrogram(this.find(".spectrogram"), samples);
       this.find(".player").src = this.find(".download").href = URL.createObjectURL(wavFile(samples, this.rate));
