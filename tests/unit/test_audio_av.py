@@ -6,7 +6,6 @@ import itertools
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import FORMATS, recorded_file
+from sounds import RATE, loudest_hertz, tone
 
 from sglang_speechlm.audio import AudioError, Clip, Recording, decode_clip
 from sglang_speechlm.audio.av_sound import DEMUXERS, AvSound
@@ -24,7 +24,6 @@ from sglang_speechlm.audio.kinds import kind_of
 pytestmark = pytest.mark.process
 """FFmpeg's libraries read files in a process of their own."""
 
-RATE = 16_000
 MAGIC = {
     "mp4": b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0",
     "webm": b"\x1a\x45\xdf\xa3",
@@ -33,15 +32,6 @@ MAGIC = {
     "caf": b"caff\0\1\0\0desc" + bytes(16) + b"opus",
     "ogg flac": b"OggS\0\2" + bytes(20) + b"\1\x33\x7fFLAC",
 }
-
-
-def tone(seconds: float, hertz: float = 440.0) -> Any:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
-
-
-def loudest_hertz(clip: Clip) -> float:
-    spectrum = np.abs(np.fft.rfft(clip.samples * np.hanning(len(clip.samples))))
-    return float(np.argmax(spectrum)) * clip.sample_rate / len(clip.samples)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -132,7 +122,7 @@ def test_channels_that_cancel_each_other_out_are_not_mixed() -> None:
 
 
 def test_a_long_clip_is_cut_but_a_long_recording_is_heard_whole() -> None:
-    data = recorded_file("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, 880)]))
+    data = recorded_file("m4a", np.concatenate([tone(20), np.zeros(RATE, np.float32), tone(20, hertz=880)]))
     clip = decode_clip(data)
     assert clip.seconds == 30
     assert clip.warnings == ("audio clip of more than 30 s was cut to 30 s",)

@@ -14,29 +14,20 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sounds import RATE, loudest_hertz, tone
 
 from sglang_speechlm.audio import AudioError, Clip, decode_clip
 from sglang_speechlm.audio.av_sound import DEMUXERS
 from sglang_speechlm.audio.files import split
 
-RATE = 16_000
 STARTS = pytest.mark.process
 """FFmpeg's libraries read these files, in a process of their own."""
-
-
-def tone(seconds: float, rate: int = RATE, hertz: float = 440.0) -> Any:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 def encode(samples: Any, rate: int = RATE, format: str = "WAV", subtype: str | None = None) -> bytes:
     out = io.BytesIO()
     soundfile.write(out, samples, rate, format=format, subtype=subtype)
     return out.getvalue()
-
-
-def loudest_hertz(clip: Clip) -> float:
-    spectrum = np.abs(np.fft.rfft(clip.samples * np.hanning(len(clip.samples))))
-    return float(np.argmax(spectrum)) * clip.sample_rate / len(clip.samples)
 
 
 def patched(data: bytes, at: int, value: bytes) -> bytes:

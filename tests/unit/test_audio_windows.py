@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sounds import RATE, tone
 
 from sglang_speechlm.audio.windows import Window, cut, cut_stepwise
-
-RATE = 16_000
-
-
-def tone(seconds: float, hertz: float = 440.0, level: float = 0.3) -> Any:
-    return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
 def silence(seconds: float) -> Any:
@@ -52,7 +47,7 @@ def test_a_recording_of_one_window_is_unchanged(seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [30.01, 31.0, 44.0, 95.0])
 def test_sound_without_a_pause_is_cut_without_loss(seconds: float) -> None:
-    recording = tone(seconds) + tone(seconds, 3.0)
+    recording = tone(seconds) + tone(seconds, hertz=3.0)
     windows = windows_of(recording)
     assert all(5 <= window.end - window.start <= 30 for window in windows)
     np.testing.assert_array_equal(placed(windows, len(recording)), recording)
@@ -115,7 +110,7 @@ def test_everything_louder_than_silence_is_in_exactly_one_window(
     parts: list[tuple[float, float, float]], rule: tuple[float, float | None], piece: float
 ) -> None:
     recording = np.concatenate(
-        [part for speech, pause, level in parts for part in (tone(speech, 440, level), silence(pause))]
+        [part for speech, pause, level in parts for part in (tone(speech, level=level), silence(pause))]
     )
     windows = list(cut(in_pieces(recording, piece), RATE, *rule))
     assert all(len(window.samples) <= rule[0] * RATE for window in windows)
