@@ -206,9 +206,9 @@ class Pip:
                     if line.lstrip().startswith(("Collecting", "Downloading", "Installing")):
                         show(line.strip())
         if pip.returncode:
-            tell(f"{title}: failed\n\n{' '.join(command)}\n\n{''.join(output)}")
+            report(f"{title}: failed\n\n{' '.join(command)}\n\n{''.join(output)}")
             raise SetupError("pip failed, see its output above; run `make setup` again to resume")
-        tell(f"{title}: {time.monotonic() - started:.0f} s")
+        report(f"{title}: {time.monotonic() - started:.0f} s")
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
     """Show a changing line on a terminal; elsewhere print the title once, so that a log shows the current step."""
     terminal = sys.stdout.isatty()
     if not terminal:
-        tell(f"{title} ...")
+        report(f"{title} ...")
 
     def show(what: str) -> None:
         if terminal:
@@ -229,7 +229,7 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
         print("\r\033[K", end="", flush=True)
 
 
-def tell(message: str) -> None:
+def report(message: str) -> None:
     """Print a line of the setup."""
     print(f"setup: {message}", flush=True)
 
@@ -250,7 +250,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("waiting for another setup of this checkout")
+            report("waiting for another setup of this checkout")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -281,11 +281,11 @@ def set_up(
 
     whole, broken = installed(site_packages(environment, python)) if usable else ({}, [])
     if left == finished and PACKAGE in whole and profile.pins.items() <= whole.items():
-        tell(f"up to date ({profile.name} profile, Python {python})")
+        report(f"up to date ({profile.name} profile, Python {python})")
         return False
 
     started = time.monotonic()
-    tell(f"{profile.name} profile ({reason}), Python {python}, into {environment}")
+    report(f"{profile.name} profile ({reason}), Python {python}, into {environment}")
     if not usable:
         create(environment)
     write_state(environment, begun)
@@ -296,7 +296,7 @@ def set_up(
         pip(title, ["--only-binary=:all:", *arguments])
     pip(PACKAGE, ["--no-deps", "--no-build-isolation", "--editable", str(root)])
     write_state(environment, finished)
-    tell(f"done in {time.monotonic() - started:.0f} s")
+    report(f"done in {time.monotonic() - started:.0f} s")
     return True
 
 
@@ -304,7 +304,7 @@ def check_tools(environment: Path, cuda: str) -> None:
     """Print what this machine lacks for a server on a GPU."""
     command = [str(environment / "bin" / "python"), "-m", "sglang_speechlm.platform.cuda", cuda]
     for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
-        tell(f"a server on a GPU will not start on this machine: {line}")
+        report(f"a server on a GPU will not start on this machine: {line}")
 
 
 def main() -> int:

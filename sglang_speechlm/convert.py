@@ -15,7 +15,7 @@ from sglang_speechlm.config.speechlm import AudioFrontend
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert what the arguments name; a refusal ends with status 2 and says why."""
+    """Convert the source that the arguments name; a refusal ends with status 2 and gives the reason."""
     parser = _parser()
     values = vars(parser.parse_args(arguments))
     source, checkpoint, output, is_dry = (values.pop(name) for name in ("source", "checkpoint", "output", "check"))
@@ -29,24 +29,24 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if is_dry:
             parser.exit(check(wanted, print))
-        print(served_directory(wanted, _say) if output is None else _convert_to(output, wanted))
+        print(served_directory(wanted, _log) if output is None else _convert_to(output, wanted))
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
 def _convert_to(output: Path, wanted: Wanted) -> str:
-    source = locate(wanted, _say)
+    source = locate(wanted, _log)
     if source.kind == "served":
         raise ValueError(f"{source.path}: needs no conversion; serve it with --model-path")
-    conversion = plan_conversion(source, tokenizer_directory(wanted, source, _say), wanted.settings)
+    conversion = plan_conversion(source, tokenizer_directory(wanted, source, _log), wanted.settings)
     refuse_full_disk(conversion_need(conversion, output))
     for note in conversion.notes:
-        _say(note)
+        _log(note)
     config = convert(conversion, output)
     return f"{output}: {config.vocab_size} ids, {config.text_config.num_hidden_layers} layers, {config.dtype}"
 
 
-def _say(sentence: str) -> None:
+def _log(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 

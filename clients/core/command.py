@@ -47,17 +47,17 @@ def main(defaults: Defaults, arguments: list[str] | None = None) -> int:
             _sum_up(works, parsed.output)
             lacking = [lack for work in works for lack in shortcomings(work)] if ended else []
     except Refused as refusal:
-        _tell(str(refusal), error=True)
+        _print(str(refusal), error=True)
         return REFUSED
     except KeyboardInterrupt:
         ended, lacking = False, []
     if not ended:
-        _tell("interrupted; run the same command again to resume", error=True)
+        _print("interrupted; run the same command again to resume", error=True)
         return INTERRUPTED
     for lack in lacking:
-        _tell(lack, error=True)
+        _print(lack, error=True)
     if any(work.results.tally.failures for work in works):
-        _tell("some lines failed; run the same command again to retry them", error=True)
+        _print("some lines failed; run the same command again to retry them", error=True)
     return LACKING if lacking else ANSWERED
 
 
@@ -81,22 +81,22 @@ def _sum_up(works: list[Work], output: Path) -> None:
 
     figures = [summarize(work) for work in works]
     for of_task in figures:
-        _tell(table(of_task))
+        _print(table(of_task))
     written = [str(work.results.path) for work in works]
     for work in works:
         answers, path = EspnetResults(work.results), work.results.beside(".results.json")
         write(path, answers.chunks(), [work.results.ledger])
         written.append(str(path))
         if answers.doubled:
-            _tell(f"{path}: {answers.doubled} answers share their id with another line; the line number was appended")
+            _print(f"{path}: {answers.doubled} answers share their id with another line; the line number was appended")
     ledgers = [work.results.ledger for work in works]
     summary, picture = _summaries(output)
     write(summary, [orjson.dumps({"tasks": figures}, option=orjson.OPT_INDENT_2)], ledgers)
     write(picture, [draw(works)], ledgers)
-    _tell(f"written: {', '.join([*written, str(summary), str(picture)])}")
+    _print(f"written: {', '.join([*written, str(summary), str(picture)])}")
 
 
-def _tell(message: str, *, error: bool = False) -> None:
+def _print(message: str, *, error: bool = False) -> None:
     """Print a message; ignore a closed output."""
     try:
         print(message, file=sys.stderr if error else sys.stdout, flush=True)

@@ -1,4 +1,4 @@
-"""Find where a file that FFmpeg's libraries read ends, since they do not report what follows it."""
+"""Find the end of a file that FFmpeg's libraries read, since they do not report what follows it."""
 
 from __future__ import annotations
 

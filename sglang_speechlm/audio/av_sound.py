@@ -1,4 +1,4 @@
-"""Decode what browsers and telephones record, with FFmpeg's libraries, in a separate process for each file.
+"""Decode the formats of browsers and telephones with FFmpeg's libraries, in a separate process for each file.
 
 The process (``av_process.py``) reads one file from memory, with a demuxer chosen by the file's first bytes, and writes
 samples into a pipe as they are read.

@@ -1,4 +1,4 @@
-"""``--check``: report what a source is, what its conversion would be and every problem, without writing anything."""
+"""``--check``: report on a source, on its conversion and on every problem, without writing anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sglang_speechlm.checkpoint.convert import Conversion, plan_conversion
 from sglang_speechlm.checkpoint.disk import refuse_full_disk
 from sglang_speechlm.checkpoint.memory import describe_cards
-from sglang_speechlm.checkpoint.prepare import Say, Wanted, cached_at, conversion_need, tokenizer_name
+from sglang_speechlm.checkpoint.prepare import Log, Wanted, cached_at, conversion_need, tokenizer_name
 from sglang_speechlm.checkpoint.served import check_served, checkpoint_config, tokenizer_files
 from sglang_speechlm.checkpoint.source import Source, find_source
 from sglang_speechlm.checkpoint.source.hub import choose_checkpoint, choose_tokenizer, is_tag, look_up
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 _GIGABYTE = 1e9
 
 
-def check(wanted: Wanted, say: Say) -> int:
+def check(wanted: Wanted, log: Log) -> int:
     """Report on a source; return the exit status: 0 without problems, 2 with any."""
     problems: list[str] = []
 
@@ -33,44 +33,44 @@ def check(wanted: Wanted, say: Say) -> int:
             problems.append(str(error))
             return None
 
-    source = attempt(lambda: _locate(wanted, say))
+    source = attempt(lambda: _locate(wanted, log))
     config = None
     if source is not None:
-        say(source.description)
+        log(source.description)
         for note in source.notes:
-            say(f"note: {note}")
+            log(f"note: {note}")
         if source.kind == "served":
             config = attempt(lambda: checkpoint_config(source.path))
             if config is not None:
                 _check_parts(wanted, source.path, config, attempt)
         else:
-            conversion = attempt(lambda: _plan(wanted, source, say))
+            conversion = attempt(lambda: _plan(wanted, source, log))
             if conversion is not None:
                 config = conversion.config
-                attempt(lambda: _report_conversion(wanted, conversion, say))
+                attempt(lambda: _report_conversion(wanted, conversion, log))
     if config is not None:
-        _report_config(config, say)
+        _report_config(config, log)
         for line in describe_cards(config):
-            say(line)
+            log(line)
     for problem in problems:
-        say(f"problem: {problem}")
+        log(f"problem: {problem}")
     if not problems:
-        say("no problems found")
+        log("no problems found")
     return 2 if problems else 0
 
 
-def _locate(wanted: Wanted, say: Say) -> Source | None:
+def _locate(wanted: Wanted, log: Log) -> Source | None:
     if not is_tag(wanted.model):
         return find_source(Path(wanted.model), wanted.train_config)
     remote = look_up(wanted.model, wanted.revision, choose_checkpoint)
     if remote is None:
         raise CheckpointError(f"{wanted.model}: the hub cannot be reached, so the files are unknown")
-    say(remote.description)
+    log(remote.description)
     if remote.missing:
         for name, size in remote.missing.items():
-            say(f"  to download: {name}, {size / _GIGABYTE:.2f} GB")
+            log(f"  to download: {name}, {size / _GIGABYTE:.2f} GB")
         needs = remote.needs(wanted.cache)
-        say(f"disk: {' and '.join(need.description for need in needs)}")
+        log(f"disk: {' and '.join(need.description for need in needs)}")
         refuse_full_disk(*needs)
         return None
     return find_source(remote.folder, wanted.train_config)
@@ -84,37 +84,37 @@ def _check_parts(wanted: Wanted, directory: Path, config: SpeechLMConfig, attemp
     attempt(lambda: load_preset(None, directory))
 
 
-def _plan(wanted: Wanted, source: Source, say: Say) -> Conversion:
+def _plan(wanted: Wanted, source: Source, log: Log) -> Conversion:
     name = tokenizer_name(wanted, source)
     if name is None:
         raise CheckpointError("no tokenizer given: use --tokenizer-path DIR or a hub tag such as Qwen/Qwen3-8B-Base")
     directory = Path(name)
     if is_tag(name):
         remote = look_up(name, None, choose_tokenizer)
-        say(f"tokenizer: {remote.description if remote is not None else f'{name}, which cannot be looked up offline'}")
+        log(f"tokenizer: {remote.description if remote is not None else f'{name}, which cannot be looked up offline'}")
         if remote is None or remote.missing:
             return plan_conversion(source, None, wanted.settings)
         directory = remote.folder
     return plan_conversion(source, directory, wanted.settings)
 
 
-def _report_conversion(wanted: Wanted, conversion: Conversion, say: Say) -> None:
+def _report_conversion(wanted: Wanted, conversion: Conversion, log: Log) -> None:
     for note in conversion.notes[len(conversion.source.notes) :]:
-        say(f"note: {note}")
+        log(f"note: {note}")
     directory = cached_at(wanted, conversion.source)
     codec = "with the codec" if conversion.codec is not None else f"codec: {conversion.config.xcodec_hf_model_tag}"
-    say(
+    log(
         f"becomes {directory}: {len(conversion.sizes)} tensors in {len(conversion.shards)} files, "
         f"{conversion.total_bytes / _GIGABYTE:.2f} GB, {codec}"
     )
     refuse_full_disk(conversion_need(conversion, directory))
 
 
-def _report_config(config: SpeechLMConfig, say: Say) -> None:
+def _report_config(config: SpeechLMConfig, log: Log) -> None:
     text, audio = config.text_config, config.audio_config
-    say(
+    log(
         f"model: {text.num_hidden_layers} layers, hidden {text.hidden_size}, {config.vocab_size} ids, "
         f"{config.num_stream} streams, {text.max_position_embeddings} positions, "
         f"audio windows {audio.n_window}/{audio.n_window_infer}"
     )
-    say(f"decoding defaults: {config.decoding}")
+    log(f"decoding defaults: {config.decoding}")

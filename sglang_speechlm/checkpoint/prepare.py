@@ -31,7 +31,7 @@ CONVERTER_VERSION = 1
 
 _GIGABYTE = 1e9
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Logs a sentence."""
 
 
@@ -64,40 +64,40 @@ class Wanted:
         return (Path(caches) if caches else Path.home() / ".cache") / "sglang-speechlm"
 
 
-def locate(wanted: Wanted, say: Say) -> Source:
+def locate(wanted: Wanted, log: Log) -> Source:
     """Return the source at a path, or at a hub tag after downloading its files.
 
     Raises:
         CheckpointError: if there is no checkpoint.
     """
     if is_tag(wanted.model):
-        folder = fetch(wanted.model, wanted.revision, choose_checkpoint, say, wanted.cache)
+        folder = fetch(wanted.model, wanted.revision, choose_checkpoint, log, wanted.cache)
     else:
         folder = Path(wanted.model)
     return find_source(folder, wanted.train_config)
 
 
-def served_directory(wanted: Wanted, say: Say) -> Path:
+def served_directory(wanted: Wanted, log: Log) -> Path:
     """Return the directory to serve. Convert if necessary, or wait for another process's conversion.
 
     Raises:
         CheckpointError: if a file cannot be used, or the disk is too full.
         OSError: if the cache cannot be written.
     """
-    source = locate(wanted, say)
+    source = locate(wanted, log)
     if source.kind == "served":
         return source.path
     directory = cached_at(wanted, source)
     if not _is_complete(directory):
-        conversion = plan_conversion(source, tokenizer_directory(wanted, source, say), wanted.settings)
+        conversion = plan_conversion(source, tokenizer_directory(wanted, source, log), wanted.settings)
         refuse_full_disk(conversion_need(conversion, directory))
-        with _locked(directory.with_name(directory.name + ".lock"), say):
+        with _locked(directory.with_name(directory.name + ".lock"), log):
             if not _is_complete(directory):
-                _convert(conversion, directory, say)
+                _convert(conversion, directory, log)
                 return directory
     for note in source.notes:
-        say(note)
-    say(f"{source.path} is served from {directory}")
+        log(note)
+    log(f"{source.path} is served from {directory}")
     return directory
 
 
@@ -126,7 +126,7 @@ def tokenizer_name(wanted: Wanted, source: Source) -> str | None:
     return wanted.tokenizer or read_train_config(source.train_config).tokenizer_name
 
 
-def tokenizer_directory(wanted: Wanted, source: Source, say: Say) -> Path:
+def tokenizer_directory(wanted: Wanted, source: Source, log: Log) -> Path:
     """Return the Qwen3 tokenizer's directory, after downloading it if its name is a hub tag.
 
     Raises:
@@ -138,10 +138,10 @@ def tokenizer_directory(wanted: Wanted, source: Source, say: Say) -> Path:
             "no tokenizer given, and no training config names one: use --tokenizer-path DIR (with Qwen3's "
             "tokenizer.json) or --tokenizer-path Qwen/Qwen3-8B-Base"
         )
-    return _named_tokenizer(name, say)
+    return _named_tokenizer(name, log)
 
 
-def served_tokenizer_directory(wanted: Wanted, directory: Path, say: Say) -> Path:
+def served_tokenizer_directory(wanted: Wanted, directory: Path, log: Log) -> Path:
     """Return the directory of the tokenizer to serve with a checkpoint's directory.
 
     It is the tokenizer that the user names, else the checkpoint's own. A conversion already has the files of a
@@ -154,12 +154,12 @@ def served_tokenizer_directory(wanted: Wanted, directory: Path, say: Say) -> Pat
     is_converted = directory.absolute().parent == wanted.cache.absolute()
     if name is None or (is_converted and is_tag(name)):
         return directory
-    return _named_tokenizer(name, say)
+    return _named_tokenizer(name, log)
 
 
-def _named_tokenizer(name: str, say: Say) -> Path:
+def _named_tokenizer(name: str, log: Log) -> Path:
     if is_tag(name):
-        return fetch(name, None, choose_tokenizer, say)
+        return fetch(name, None, choose_tokenizer, log)
     if not (Path(name) / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{Path(name) / 'tokenizer.json'}: no such file; --tokenizer-path must name its directory"
@@ -177,10 +177,10 @@ def _is_complete(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def _convert(conversion: Conversion, directory: Path, say: Say) -> None:
+def _convert(conversion: Conversion, directory: Path, log: Log) -> None:
     for note in conversion.notes:
-        say(note)
-    say(f"converting {conversion.source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB")
+        log(note)
+    log(f"converting {conversion.source.path} to {directory}, {conversion.total_bytes / _GIGABYTE:.2f} GB")
     try:
         convert(conversion, directory)
     except OtherConversion:
@@ -198,14 +198,14 @@ def _return_memory() -> None:
 
 
 @contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
+def _locked(path: Path, log: Log) -> Iterator[None]:
     """Hold a lock that the system releases with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process is converting this checkpoint ({path}); waiting for it")
+            log(f"another process is converting this checkpoint ({path}); waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

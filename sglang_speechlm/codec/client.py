@@ -183,7 +183,7 @@ class CodecService:
             metrics.CODEC_STREAMS.add(-1)
 
     async def stats(self) -> CodecStats:
-        """Return what is open here and in the codec process.
+        """Return the numbers of open streams here and in the codec process.
 
         Raises:
             CodecError: if the process is down and is not restarted in time.

@@ -21,7 +21,7 @@ from sglang_speechlm.server.edge.errors import ApiError, bad_field, method_not_a
 from sglang_speechlm.server.edge.names import parse
 
 _MAX_BYTES = 1 << 16
-_FOR_OTHERS = ("forwarded", "via", "x-forwarded-for", "x-real-ip", "origin", "referer", "sec-fetch-site")
+_FOREIGN_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-real-ip", "origin", "referer", "sec-fetch-site")
 """Request headers of proxies and of browsers."""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -103,4 +103,4 @@ def _is_local_program(http: Request) -> bool:
         return False
     host = http.headers.get("host", "")
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-    return is_loopback and name in _LOOPBACK_NAMES and not any(header in http.headers for header in _FOR_OTHERS)
+    return is_loopback and name in _LOOPBACK_NAMES and not any(header in http.headers for header in _FOREIGN_HEADERS)

@@ -166,7 +166,7 @@ class Front:
         if path in _ROUTED or path in _FOR_ALL:
             body = await upload.whole()
             if path in _FOR_ALL:
-                await self._tell_all(scope, body, answer)
+                await self._to_all(scope, body, answer)
             else:
                 holder = await asyncio.to_thread(self._holder, body) if path == _CHAT else None
                 await self._to_one(scope, body, answer, holder)
@@ -214,7 +214,7 @@ class Front:
                 logger.warning("Request %s: the worker %s cannot be reached: %s", logs.current_id(), member.url, error)
         raise unreachable()
 
-    async def _tell_all(self, scope: Scope, body: bytearray, answer: Answer) -> None:
+    async def _to_all(self, scope: Scope, body: bytearray, answer: Answer) -> None:
         """Forward to every worker; the response is the first worker's, or that of the first one that failed."""
         members = self._router.healthy()
         if not members:

@@ -174,10 +174,10 @@ def read(arguments: Sequence[str]) -> CommandLine:
     if parsed.check:
         parser.exit(check(wanted, print))
     try:
-        directory = served_directory(wanted, _say)
+        directory = served_directory(wanted, _log)
         config = checkpoint_config(directory)
         check_served(directory, config)
-        tokenizer = served_tokenizer_directory(wanted, directory, _say)
+        tokenizer = served_tokenizer_directory(wanted, directory, _log)
     except (CheckpointError, OSError) as error:
         hint = "" if Path(parsed.model_path).exists() else f". {_WHAT_TO_DO}"
         raise ValueError(f"--model-path {parsed.model_path}: {error}{hint}") from error
@@ -187,7 +187,7 @@ def read(arguments: Sequence[str]) -> CommandLine:
     )
 
 
-def _say(sentence: str) -> None:
+def _log(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 

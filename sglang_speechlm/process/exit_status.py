@@ -1,4 +1,4 @@
-"""The launcher's exit statuses, which say why a server ended."""
+"""The launcher's exit statuses, which give the reason for a server's end."""
 
 from __future__ import annotations
 

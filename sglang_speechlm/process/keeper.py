@@ -35,7 +35,7 @@ from sglang_speechlm.process.heartbeat import (
     Heartbeat,
     Silence,
 )
-from sglang_speechlm.process.stdio import forgive_failing_writes
+from sglang_speechlm.process.stdio import ignore_failing_writes
 
 _PR_SET_CHILD_SUBREAPER = 36
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -63,7 +63,7 @@ def keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: s
     try:
         return _keep(serve, stop_seconds, stop_at_once)
     except OSError as error:  # what is running has been ended
-        _say(f"a system resource is exhausted: {error}")
+        _log(f"a system resource is exhausted: {error}")
         return ExitStatus.FAILED
 
 
@@ -99,14 +99,14 @@ def _keep(serve: Callable[[Heartbeat], int], stop_seconds: float, stop_at_once: 
                     deadline = time.monotonic() + stop_seconds
                     os.kill(server, signal.SIGTERM)
                 else:
-                    _say("second signal: stopping at once")
+                    _log("second signal: stopping at once")
                     deadline = min(deadline, time.monotonic() + _SECOND_SIGNAL_SECONDS)
                     os.kill(server, stop_at_once)
             elif time.monotonic() > deadline:
-                _say("the server did not stop in time: killing it")
+                _log("the server did not stop in time: killing it")
                 os.kill(server, signal.SIGKILL)
             elif number is None and silence.look() > patience:
-                _say(f"no heartbeat from the server for {patience:g} s: killing it")
+                _log(f"no heartbeat from the server for {patience:g} s: killing it")
                 os.kill(server, signal.SIGKILL)
     os.close(keepers_end)
     return _status(ended, signals_received, server_heartbeat.is_up)
@@ -177,7 +177,7 @@ class _Keeper:
 def _serve(serve: Callable[[Heartbeat], int], folder: Path, keeper: _Keeper, heartbeat: Heartbeat) -> NoReturn:
     # In its own session: Ctrl-C reaches only the keeper, which stops the server, which stops its processes.
     os.setsid()
-    forgive_failing_writes()
+    ignore_failing_writes()
     before = tempfile.gettempdir()
     # Compiled kernels are worth keeping.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{before}/torchinductor_{os.getuid()}")
@@ -202,10 +202,10 @@ def _end_with_keeper(keeper: _Keeper, folder: Path) -> None:
     silence = Silence(keeper.heartbeat)
     while not select.select([keeper.lifeline], [], [], INTERVAL_SECONDS)[0]:
         if silence.look() > HUNG_SECONDS:
-            _say(f"no heartbeat from the keeper for {HUNG_SECONDS:g} s: killing it")
+            _log(f"no heartbeat from the keeper for {HUNG_SECONDS:g} s: killing it")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(keeper.pid, signal.SIGKILL)
-    _say("the keeper was killed; ending the server")
+    _log("the keeper was killed; ending the server")
     _clear(folder, 0.0)  # the server's own resource tracker ends after it
     os._exit(ExitStatus.PART_DIED)
 
@@ -254,10 +254,10 @@ def _status(ended: int, signals_received: int, was_up: bool) -> int:
         return ExitStatus.CUT_OFF
     if signals_received:  # it was still loading, so no request was cut off
         return ExitStatus.STOPPED
-    _say(f"the server was killed by {signal.Signals(-ended).name}")
+    _log(f"the server was killed by {signal.Signals(-ended).name}")
     return ExitStatus.PART_DIED if was_up else ExitStatus.NOT_STARTED
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"speechlm keeper: {message}", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 
-def forgive_failing_writes() -> None:
+def ignore_failing_writes() -> None:
     """Make standard output and error drop text that the device does not accept, instead of raising OSError.
 
     Loggers ignore such errors already; progress bars and ``print`` do not.
@@ -23,7 +23,7 @@ def forgive_failing_writes() -> None:
 
 
 def silence_decoders() -> None:
-    """Drop what C libraries print to ``stderr``.
+    """Drop the output of C libraries to ``stderr``.
 
     libmpg123 prints lines for every damaged frame of a client's file, and libsndfile has no option against it. Output
     of Python, its fault handler and C++, which write to the descriptor or to their own streams, is kept.

@@ -15,7 +15,7 @@ from sglang_speechlm.codec import Spawned
 from sglang_speechlm.options.server import OwnOptions
 from sglang_speechlm.process.stdio import silence_decoders
 from sglang_speechlm.server.edge.keys import Keys, without_secrets
-from sglang_speechlm.server.edge.refusals import answer_in_one_shape
+from sglang_speechlm.server.edge.refusals import use_openai_errors
 from sglang_speechlm.server.edge.stack import behind_the_edge
 from sglang_speechlm.server.page import page_routes
 from sglang_speechlm.server.routes.chat import chat_completions
@@ -70,7 +70,7 @@ def install(
     app.add_route("/v1/models/{model:path}", retrieve_model, methods=["GET"])
     app.add_route("/worker_id", worker_id, methods=["GET"])
     app.router.routes.extend(page_routes())
-    answer_in_one_shape(app)
+    use_openai_errors(app)
     http.surround(
         partial(
             behind_the_edge,

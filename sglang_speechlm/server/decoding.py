@@ -1,4 +1,4 @@
-"""Threads for decoding what clients upload, which takes long.
+"""Threads for decoding uploaded sound, which takes long.
 
 ``asyncio.to_thread`` has a few threads for all requests. If they decoded sound, requests without any would wait for it.
 """

@@ -29,7 +29,7 @@ def restore_torch_and_multiprocessing() -> Iterator[None]:
 def rank_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start ranks in this process, without a scheduler's work."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("collect_garbage", "forgive_failing_writes"):
+    for name in ("collect_garbage", "ignore_failing_writes"):
         monkeypatch.setattr(parts, name, lambda *_: None)
     monkeypatch.setattr(parts, "run_scheduler_process", lambda server_args, tp_rank, dp_rank: None)
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sglang_speechlm.server.edge.refusals import answer_in_one_shape
+from sglang_speechlm.server.edge.refusals import use_openai_errors
 
 
 def refusal_of(method: str, path: str) -> dict[str, str | None]:
@@ -20,7 +20,7 @@ def refusal_of(method: str, path: str) -> dict[str, str | None]:
     app = FastAPI(openapi_url=None)
     for route in ("/v1/chat/completions", "/v1/audio/speech", "/v1/models", "/v1/models/{model:path}", "/health"):
         app.add_route(route, answer, methods=["GET" if "models" in route else "POST"])
-    answer_in_one_shape(app)
+    use_openai_errors(app)
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:

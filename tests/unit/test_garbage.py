@@ -34,7 +34,7 @@ def collecting(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def scheduler(server_args: Any, tp_rank: int, dp_rank: int | None) -> None:
         is_collecting.append(gc.isenabled())
 
-    monkeypatch.setattr(parts, "forgive_failing_writes", lambda: None)
+    monkeypatch.setattr(parts, "ignore_failing_writes", lambda: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # otherwise a rank would set the number of threads of this process
     monkeypatch.setattr(parts, "run_scheduler_process", scheduler)
     monkeypatch.setattr(parts, "run_detokenizer_process", lambda: is_collecting.append(gc.isenabled()))

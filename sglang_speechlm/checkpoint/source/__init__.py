@@ -1,4 +1,4 @@
-"""Sources of weights: what is at a path, and its tensors by name, each read when it is used."""
+"""Sources of weights: the checkpoint at a path, and its tensors by name, each read when it is used."""
 
 from sglang_speechlm.checkpoint.source.find import PRESET_FILE, Source, find_source
 from sglang_speechlm.checkpoint.source.stored import StoredTensor

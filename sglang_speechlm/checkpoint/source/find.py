@@ -1,4 +1,4 @@
-"""Find out what is at a path: a directory that can be served in place, or weights that must be converted first."""
+"""Identify the checkpoint at a path: a directory that can be served in place, or weights that must be converted."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Source:
 
 
 def find_source(path: Path, train_config: Path | None = None) -> Source:
-    """Find out what is at ``path``.
+    """Identify the checkpoint at ``path``.
 
     Args:
         path: a file or a directory.

@@ -134,7 +134,7 @@ def fetch(
     tag: str,
     revision: str | None,
     choose: Choose,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     conversions: Path | None = None,
 ) -> Path:
     """Return the folder with the necessary files of a repository, after downloading those that are not in the cache.
@@ -143,7 +143,7 @@ def fetch(
         tag: OWNER/NAME.
         revision: branch, tag or commit; None means the default branch.
         choose: selects the necessary files.
-        say: logs what is downloaded, and how much disk space it takes.
+        log: called with sentences about the downloads and their disk space.
         conversions: where the files are converted afterwards, which needs disk space, too.
 
     Raises:
@@ -154,12 +154,12 @@ def fetch(
         return _from_cache(tag, revision)
     missing = remote.missing
     if missing:
-        say(remote.description)
+        log(remote.description)
         needs = remote.needs(conversions)
-        say(f"disk: {' and '.join(need.description for need in needs)}")
+        log(f"disk: {' and '.join(need.description for need in needs)}")
         refuse_full_disk(*needs)
     for name in missing:
-        _download(remote, name, say)
+        _download(remote, name, log)
     _note_revision(remote, revision or constants.DEFAULT_REVISION)
     return remote.folder
 
@@ -185,7 +185,7 @@ def _from_cache(tag: str, revision: str | None) -> Path:
         ) from error
 
 
-def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
+def _download(remote: Remote, name: str, log: Callable[[str], None]) -> None:
     for remaining in reversed(range(_TRIES)):
         try:
             hf_hub_download(remote.tag, name, revision=remote.commit)
@@ -198,7 +198,7 @@ def _download(remote: Remote, name: str, say: Callable[[str], None]) -> None:
                     f"{remote.tag}: {name}: the download failed {_TRIES} times, last with: {error}; "
                     "run the same command again to resume"
                 ) from error
-            say(f"{name}: the download was interrupted ({str(error) or type(error).__name__}); resuming")
+            log(f"{name}: the download was interrupted ({str(error) or type(error).__name__}); resuming")
             time.sleep(_PAUSE_SECONDS)
 
 

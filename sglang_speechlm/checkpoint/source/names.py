@@ -1,4 +1,4 @@
-"""Names of tensors without what a trainer's wrappers added to them."""
+"""Names of tensors without the parts that a trainer's wrappers added."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARALLEL = "module."
 
 
 def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """Map each saved name to the name without what wrappers added to it.
+    """Map each saved name to the name without the parts that wrappers added.
 
     Raises:
         CheckpointError: naming ``path``, if two names become the same.

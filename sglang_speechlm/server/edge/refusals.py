@@ -14,7 +14,7 @@ from sglang_speechlm.server.edge.errors import ApiError, bad_field, internal_err
 from sglang_speechlm.server.edge.wording import rule_of
 
 
-def answer_in_one_shape(app: FastAPI) -> None:
+def use_openai_errors(app: FastAPI) -> None:
     """Make unknown routes, wrong methods, invalid bodies and failures return OpenAI's error object."""
     handlers: dict[type[Exception], Any] = {
         ApiError: _api_error,

@@ -46,7 +46,7 @@ class Warnings:
                 self._texts.append(text)
 
     def member(self) -> dict[str, Any]:
-        """Return ``speechlm`` for a JSON response; empty without warnings."""
+        """Return the object ``speechlm`` for a JSON response; empty without warnings."""
         return {"speechlm": {"warnings": list(self)}} if self._texts else {}
 
     def headers(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 
 from sglang_speechlm.process.gc import collect_garbage
 from sglang_speechlm.process.heartbeat import Heartbeat
-from sglang_speechlm.process.stdio import forgive_failing_writes
+from sglang_speechlm.process.stdio import ignore_failing_writes
 from sglang_speechlm.sglang_hooks.launch import run_detokenizer_process, run_scheduler_process
 
 Rank = tuple[int, int]
@@ -30,7 +30,7 @@ def run_scheduler(heartbeats: Mapping[Rank, Heartbeat], server_args: Any, *argum
     bound = signature(run_scheduler_process).bind(server_args, *arguments, **named).arguments
     heartbeats[bound["dp_rank"] or 0, bound["tp_rank"]].beat_by_thread()
     collect_garbage()
-    forgive_failing_writes()
+    ignore_failing_writes()
     if not torch.cuda.is_available():
         _leave_a_core(server_args.tp_size)
     run_scheduler_process(server_args, *arguments, **named)
@@ -40,7 +40,7 @@ def run_detokenizer(heartbeat: Heartbeat, *arguments: Any, **named: Any) -> None
     """Run the detokenizer."""
     heartbeat.beat_by_thread()
     collect_garbage()
-    forgive_failing_writes()
+    ignore_failing_writes()
     run_detokenizer_process(*arguments, **named)
 
 

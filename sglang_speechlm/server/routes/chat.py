@@ -91,7 +91,7 @@ def _call_rules(service: Service, body: ChatRequest, warnings: Warnings) -> Call
 
 
 def _check_structured(body: ChatRequest, field: str) -> None:
-    """Refuse what contradicts a structure of the text that ``field`` requires."""
+    """Refuse fields that contradict the structure of the text that ``field`` requires."""
     if body.speechlm is not None and body.speechlm.text is not None:
         raise bad_field(field, "cannot be combined with speechlm.text")
     if body.min_tokens:

@@ -1,4 +1,4 @@
-"""A sound that is not what the codec process sends: changed in speed, or joined from several replies."""
+"""A sound that differs from the codec process's output: changed in speed, or joined from several replies."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ async def _windows(
 def _heard_windows(
     service: Service, body: ListeningRequest, template: ListeningTemplate, recording: Recording
 ) -> Generator[HeardWindow | None]:
-    """Yield what can be heard, and None after each piece of the recording."""
+    """Yield the audible windows, and None after each piece of the recording."""
     preset = service.options.preset
     seed = setting(body, "seed", "seed", default=secrets.randbits(63))
     number = 0
@@ -165,7 +165,7 @@ def _heard(
 
 
 async def _text(dictation: Dictation, deadline: float) -> AsyncGenerator[str]:
-    """The text as it comes.
+    """Yield the text as it arrives.
 
     Raises:
         ApiError: 504 at the deadline.
