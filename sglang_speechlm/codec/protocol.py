@@ -144,7 +144,7 @@ def encode(message: Request | Reply) -> bytes:
 
     Raises:
         ValueError: if codes have another shape than ``[n, S]``.
-        TypeError: if they are no integers.
+        TypeError: if they are not integers.
     """
     match message:
         case Push(stream, codes):

@@ -1,4 +1,4 @@
-"""The front, which owns the public port: what it answers itself, and where it forwards everything else."""
+"""The front, which owns the public port: its own answers, and where it forwards everything else."""
 
 from __future__ import annotations
 

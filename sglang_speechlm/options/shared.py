@@ -87,7 +87,7 @@ def add_shared_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def key_complaints(options: Any) -> list[str]:
-    """Return what is wrong with the keys among these options, without showing the keys.
+    """Return complaints about the keys among these options, without showing the keys.
 
     An empty key, as from an unset variable, would leave the server open to everybody.
     """
@@ -104,7 +104,7 @@ TLS = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_keyfile_password")
 
 
 def tls_complaints(options: Any) -> list[str]:
-    """Return what is wrong with the options for encryption.
+    """Return complaints about the options for encryption.
 
     Empty files, as from unset variables, would mean a server without encryption.
     """
@@ -113,7 +113,7 @@ def tls_complaints(options: Any) -> list[str]:
 
 
 def address_complaints(host: str, port: int) -> list[str]:
-    """Return what is wrong with the address to listen on.
+    """Return complaints about the address to listen on.
 
     An empty host, as from an unset variable, would mean all interfaces, and port 0 a port that clients do not know.
     """

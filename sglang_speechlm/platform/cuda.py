@@ -117,7 +117,7 @@ def refuse_unchosen_cpu(torch: Torch, gpu: str | None, driver: str | None) -> No
 
 
 def driver_problem(cuda: str, driver: str | None) -> str | None:
-    """Return what is wrong with a driver for a CUDA version; None if no fault is known."""
+    """Return the problem of a driver with a CUDA version; None if none is known."""
     oldest = DRIVERS.get(int(cuda.split(".")[0]))
     if driver is None or oldest is None or int(driver.split(".")[0]) >= oldest:
         return None
@@ -137,7 +137,7 @@ def missing_tools(
     root: Path = Path("/"),
     python_headers: Path | None = None,
 ) -> list[str]:
-    """Return what is missing to compile kernels for a CUDA version, each with what to do.
+    """Return the missing tools for compiling kernels for a CUDA version, each with a remedy.
 
     Args:
         cuda: torch's CUDA version, such as ``13.0``.
@@ -199,7 +199,7 @@ def _lines(sentences: Sequence[str]) -> str:
 
 
 def _output(*command: str) -> str:
-    """Return what a program prints; empty if it is missing, fails or takes a minute."""
+    """Return the output of a program; empty if it is missing, fails or takes a minute."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):

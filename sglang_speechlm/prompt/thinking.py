@@ -61,7 +61,7 @@ class ThinkingSplitter:
         self._held = ""
 
     def push(self, text: str) -> Split:
-        """Take more of the text; return what is now decided."""
+        """Take more of the text; return the part that is now decided."""
         held, self._held = self._held + text, ""
         reasoning: str | None = None
         if self._state is _State.BEGINNING:

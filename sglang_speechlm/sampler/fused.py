@@ -3,7 +3,7 @@
 """The draw of a batch's frames in one Triton kernel: the ids of ``phases.draw_frame``, without its dozens of launches.
 
 Among equal logits the lower id ranks first, as in ``torch.max``; ``torch.topk`` leaves their order open. The noise is
-the same function of the same integers, so the ids are the same but for a rounding of the logarithm.
+the same function of the same integers, so the ids are the same except for the rounding of the logarithm.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _BUDGETS = (
 """The attributes that PrefillAdder changes when it adds a request."""
 
 _MEMORY_BUDGETS = ("total_offset", "current_offset")
-"""The same of its memory budget."""
+"""The same for its memory budget."""
 
 
 def queue_request(queue: Callable[..., None], scheduler: Scheduler, req: Req, is_retracted: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The results of a step: frames for SGLang to copy with the tokens, and what the detokenizer sees of them."""
+"""The results of a step: frames for SGLang to copy with the tokens, and the detokenizer's view of them."""
 
 from __future__ import annotations
 

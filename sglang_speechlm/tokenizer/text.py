@@ -117,7 +117,7 @@ class TextTokenizer:
 
     @cached_property
     def _with_names(self) -> Tokenizer:
-        """A second tokenizer: how names are read is a setting of the tokenizer, not of a call."""
+        """Return a second tokenizer, because the treatment of names is a setting of the tokenizer, not of a call."""
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.encode_special_tokens = False
         return tokenizer

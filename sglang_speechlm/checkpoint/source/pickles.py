@@ -40,7 +40,7 @@ class Skipped:
 
 
 class TableUnpickler(pickle._Unpickler):
-    """Builds plain Python values, and what a table names.
+    """Builds plain Python values, and the classes and functions in a table.
 
     It extends the unpickler in Python, because the one in C allocates as many values as a pickle's memo claims to have.
     """

@@ -124,7 +124,7 @@ def hold(http: Request, size: int) -> None:
 
 
 def _refusal(headers: Headers, limit: int) -> ApiError | None:
-    """Return what is wrong with a body according to its headers, or None."""
+    """Return the refusal of a body according to its headers, or None."""
     encoding = headers.get("content-encoding", "").strip()
     if encoding and encoding.lower() != "identity":
         return ApiError(415, f"Content-Encoding: must be left out or 'identity'; got {encoding!r}", closes=True)

@@ -1,4 +1,4 @@
-"""This server's wording of pydantic's errors: what a field must be."""
+"""This server's wording of pydantic's errors: the rules for a field."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kind_of(error: ErrorDetails) -> str | None:
 
 
 def rule_of(error: ErrorDetails) -> str:
-    """Return what is allowed, such as "must be at most 2"."""
+    """Return the broken rule, such as "must be at most 2"."""
     if kind := kind_of(error):
         return f"must be {kind}"
     rule = _RULES.get(error["type"])

@@ -221,7 +221,7 @@ def _range(schema: Schema) -> tuple[int | None, int | None]:
 
 
 def _problem(keyword: str, value: Any) -> str | None:
-    """Return what is wrong with a keyword's value; None if nothing is."""
+    """Return the rule that a keyword's value breaks; None if it breaks none."""
     match keyword:
         case "type":
             names = [value] if isinstance(value, str) else value
@@ -262,7 +262,7 @@ def _problem(keyword: str, value: Any) -> str | None:
 
 
 def _is_of(value: Any, name: str) -> bool:
-    """Whether a value has one of JSON's types; a number with a decimal point is no integer, even without a fraction."""
+    """Whether a value has one of JSON's types; a number with a decimal point is not an integer, whatever its value."""
     return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
 
 

@@ -20,7 +20,7 @@ async def list_models(http: Request) -> Response:
 
 
 async def list_audio_models(http: Request) -> Response:
-    """The same names, in the form in which Open WebUI asks for the models of speech."""
+    """List the same names, in the form in which Open WebUI expects models of speech."""
     service: Service = http.app.state.speechlm
     return _json({"models": [{"id": name, "name": name} for name in service.listed_names]})
 
