@@ -116,9 +116,10 @@ def refuse_untested(options: Mapping[str, tuple[Any, Any]], environment: Mapping
     complaints = []
     for name, (value, default) in options.items():
         if name in _ACCEPTED_VALUES and value not in _ACCEPTED_VALUES[name][0]:
-            complaints.append(_complaint(name, value, *_ACCEPTED_VALUES[name]))
+            allowed, reason = _ACCEPTED_VALUES[name]
+            complaints.append(_complaint(name, value, _values(allowed), reason))
         elif name not in _ACCEPTED and (name in _REFUSED or environment.get(UNTESTED_OPTIONS) != "1"):
-            complaints.append(_complaint(name, value, default, _REFUSED.get(name, (None, _UNTESTED))[1]))
+            complaints.append(_complaint(name, value, repr(default), _REFUSED.get(name, (None, _UNTESTED))[1]))
     _refuse(complaints)
 
 
@@ -132,12 +133,14 @@ def refuse_unsupported(server_args: Any) -> None:
     for name, (allowed, reason) in _REFUSED.items():
         value = getattr(server_args, name)
         if value and value != allowed:
-            complaints.append(_complaint(name, value, allowed, reason))
+            complaints.append(_complaint(name, value, _values(allowed), reason))
     if any(field in server_args.json_model_override_args for field in QUANTIZATION_FIELDS):
         value, reason = server_args.json_model_override_args, "a quantized checkpoint cannot be served"
         complaints.append(_complaint("json_model_override_args", value, "{}", reason))
     if server_args.chunked_prefill_size == 1:
-        complaints.append(_complaint("chunked_prefill_size", 1, 2, "a step must hold both branches of a guided answer"))
+        complaints.append(
+            _complaint("chunked_prefill_size", 1, "at least 2", "a step computes both branches of a guided answer")
+        )
     _refuse(complaints + key_complaints(server_args) + tls_complaints(server_args))
 
 
@@ -162,12 +165,15 @@ def refuse_quantization(server_args: Any, capability: tuple[int, int]) -> None:
         reason = "float32 weights cannot be quantized; --dtype bfloat16 converts them first"
     else:
         return
-    _refuse([_complaint("quantization", server_args.quantization, None, reason)])
+    _refuse([_complaint("quantization", server_args.quantization, "None", reason)])
 
 
-def _complaint(name: str, value: Any, allowed: Any, reason: str) -> str:
-    values = " or ".join(map(repr, allowed)) if isinstance(allowed, tuple) else repr(allowed)
-    return f"--{name.replace('_', '-')} (set to {value!r}; allowed: {values}): {reason}"
+def _values(allowed: Any) -> str:
+    return " or ".join(map(repr, allowed)) if isinstance(allowed, tuple) else repr(allowed)
+
+
+def _complaint(name: str, value: Any, allowed: str, reason: str) -> str:
+    return f"--{name.replace('_', '-')} (set to {value!r}; allowed: {allowed}): {reason}"
 
 
 def _refuse(complaints: list[str]) -> None:
