@@ -29,9 +29,10 @@ from server import (
 )
 
 CODEC_RATE = 16_000
-UNREAD = {"n": 2, "frames": 700, "rate": 48_000}
-"""More sound of each choice than fits into the buffers of ``slow_reader``'s connection, 0.1 MB and so about 50 frames,
-and the at most five pieces, of at most 128 frames, that a stream takes from the codec ahead of its reader."""
+UNREAD = {"n": 2, "frames": 1100, "rate": 48_000}
+"""More sound of each choice than the server holds for a reader. A late decoder makes pieces of 128 frames, of which four
+wait unread, one waits for its place among the choices, one has it, and one is being sent; the buffers of
+``slow_reader``'s connection hold 0.1 MB, about 50 frames."""
 
 
 def spoken_body(number: int = 0, *, frames: int | None = None, **speechlm: Any) -> dict[str, Any]:
