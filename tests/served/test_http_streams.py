@@ -30,8 +30,8 @@ from server import (
 
 CODEC_RATE = 16_000
 UNREAD = {"n": 2, "frames": 1100, "rate": 48_000}
-"""More sound of each choice than the server holds for a reader. A late decoder makes pieces of 128 frames, of which four
-wait unread, one waits for its place among the choices, one has it, and one is being sent; the buffers of
+"""More sound of each choice than the server holds for a reader. A late decoder makes pieces of 128 frames, of which
+four wait unread, one waits for its place among the choices, one has it, and one is being sent; the buffers of
 ``slow_reader``'s connection hold 0.1 MB, about 50 frames."""
 
 
