@@ -12,12 +12,11 @@ collect_no_garbage()
 
 if __name__ == "__main__":
     from sglang_speechlm.options.fleet import is_fleet
-    from sglang_speechlm.options.names import refuse_unknown_options
+    from sglang_speechlm.options.words import words_of
     from sglang_speechlm.process.exit_status import ExitStatus
 
-    arguments = sys.argv[1:]
     try:
-        refuse_unknown_options(arguments)
+        arguments = words_of(sys.argv[1:])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(ExitStatus.BAD_OPTIONS)

@@ -42,7 +42,7 @@ from sglang_speechlm.options.vllm_names import (
 )
 from sglang_speechlm.process.exit_status import ExitStatus
 from sglang_speechlm.sglang_hooks import GRAMMAR_BACKEND, RADIX_BACKEND
-from sglang_speechlm.sglang_hooks.options import add_options, resolved, with_config_file
+from sglang_speechlm.sglang_hooks.options import add_options, resolved
 from sglang_speechlm.sglang_hooks.options import server_args as server_args_of
 
 MAX_QUEUED = 1024
@@ -66,6 +66,7 @@ _USED_MOST = (
     ("--port N", "(default: 30000; the guide's scripts: 9000 and 9001)"),
     ("--api-key KEY", "required from clients, except for /health (default: no key)"),
     ("--enable-metrics", "Prometheus metrics at /metrics"),
+    ("--config FILE", "YAML file of options, under the names listed here; those on the command line win"),
     ("--max-total-tokens N", "positions of the KV cache"),
     ("--max-queued-requests N", f"more are refused with a 503 (default: {MAX_QUEUED})"),
     ("--log-level LEVEL", "(default: info)"),
@@ -130,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-path",
         "--model",
+        type=named,
         required=True,
         metavar="PATH|TAG",
         help="a served directory, or a source that is converted to one on first use: a release directory, its .pt, "
@@ -218,7 +220,7 @@ def settle(command_line: CommandLine, machine: Machine) -> tuple[Any, list[str]]
     parser = argparse.ArgumentParser(prog=PROGRAM, usage=USAGE, allow_abbrev=False)
     add_options(parser)
     usual = vars(parser.parse_args([*settled, *translated]))
-    arguments = [*settled, *translated, *with_config_file(parser, command_line.others)]
+    arguments = [*settled, *translated, *command_line.others]
     given = vars(parser.parse_args(arguments))
     changed = {name: (value, usual[name]) for name, value in given.items() if value != usual[name]}
     refuse_untested(changed, machine.environment)

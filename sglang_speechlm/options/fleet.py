@@ -16,6 +16,7 @@ from sglang_speechlm.options.shared import (
     address_complaints,
     count,
     key_complaints,
+    named,
     shared_values,
     tls_complaints,
 )
@@ -152,7 +153,7 @@ def _fleet_parser() -> argparse.ArgumentParser:
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of options that the fleet does not pass on to its workers."""
     parser = _fleet_parser()
-    parser.add_argument("--model-path", "--model")
+    parser.add_argument("--model-path", "--model", type=named)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=30000)
     parser.add_argument("--base-gpu-id", type=int, default=0)

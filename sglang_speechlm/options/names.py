@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 FILE = Path(__file__).with_name("names.txt")
-"""One name per line, sorted; ``python tests/support/option_names.py`` writes it."""
+"""One name per line, sorted; "=" after it means a value. ``python tests/support/option_names.py`` writes the file."""
 
 _NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 
@@ -29,16 +29,25 @@ def refuse_unknown_options(arguments: Sequence[str]) -> None:
 def _unknown_name(word: str) -> str | None:
     name = word.partition("=")[0]
     is_option = word.startswith("-") and word not in ("-", "--") and not _NUMBER.fullmatch(word)
-    if not is_option or word in _names() or name in _names() or " " in word:
-        return None
-    return name
+    return name if is_option and name not in names() and " " not in name else None
 
 
 def _complaint(name: str) -> str:
-    similar = get_close_matches(name, _names(), n=3)
+    similar = get_close_matches(name, names(), n=3)
     return f"{name}: unknown option" + (f"; similar: {', '.join(similar)}" if similar else "")
 
 
 @cache
-def _names() -> frozenset[str]:
+def names() -> frozenset[str]:
+    """Return the names of all options."""
+    return frozenset(name.removesuffix("=") for name in _lines())
+
+
+def switches() -> frozenset[str]:
+    """Return the names of the options that take no value."""
+    return frozenset(name for name in _lines() if not name.endswith("="))
+
+
+@cache
+def _lines() -> frozenset[str]:
     return frozenset(FILE.read_text(encoding="utf-8").split())

@@ -31,23 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ServerArgs.add_cli_args(parser)
 
 
-def with_config_file(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the contents of its --config FILE, if it has one, in place of that option.
-
-    Args:
-        parser: a parser with SGLang's options.
-
-    Raises:
-        ValueError: if the file cannot be read.
-    """
-    if "--config" not in arguments:
-        return list(arguments)
-    from sglang.srt.utils.server_args_config_parser import ConfigArgumentMerger
-
-    merged: list[str] = ConfigArgumentMerger(parser).merge_config_with_args(list(arguments))
-    return merged
-
-
 def server_args(arguments: Sequence[str]) -> Any:
     """Return SGLang's ServerArgs for a command line, checked and resolved. Load its plugins first.
 

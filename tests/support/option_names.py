@@ -9,11 +9,13 @@ from sglang_speechlm.sglang_hooks.options import add_options
 
 
 def all_names() -> list[str]:
-    """Return the names that the parsers of this package and SGLang's accept, sorted."""
+    """Return the names that the parsers of this package and SGLang's accept, sorted, with "=" where a value follows."""
     of_sglang = argparse.ArgumentParser(add_help=False)
     add_options(of_sglang)
-    names = {name for parser in (build_parser(), of_sglang) for name in parser._option_string_actions}
-    return sorted(names | {name for option in OPTIONS for name in option.sglang} | {OVERRIDDEN_BY})
+    actions = [item for parser in (build_parser(), of_sglang) for item in parser._option_string_actions.items()]
+    names = {f"{name}=" if action.nargs != 0 else name for name, action in actions}
+    names |= {f"{name}=" if option.kind else name for option in OPTIONS for name in option.sglang}
+    return sorted(names | {OVERRIDDEN_BY})
 
 
 if __name__ == "__main__":

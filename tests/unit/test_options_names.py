@@ -36,6 +36,7 @@ def test_options_and_values_are_told_apart_as_argparse_does(arguments: list[str]
         ("--api-kye=secret", "--api-kye: unknown option; similar: --api-key"),
         ("--max-token", "--max-token: unknown option; similar: --max-"),
         ("-tp", "-tp: unknown option"),
+        ("--api-kye=my secret", "--api-kye: unknown option; similar: --api-key"),
         ("--qqqqqqqqqqqqq", "--qqqqqqqqqqqqq: unknown option; --help and --help-sglang list all options"),
     ],
 )
