@@ -71,6 +71,9 @@ ACCEPTED: dict[str, Any] = {
     "above": {"type": "integer", "minimum": -5},
     "zod's integer": {"type": "integer", "minimum": -(2**53) + 1, "maximum": 2**53 - 1},
     "zod's positive integer": closed(a={"type": "integer", "exclusiveMinimum": 0, "maximum": 2**53 - 1}),
+    "bounds beyond 64 bits": {"type": "integer", "minimum": -(2.0**70), "maximum": 2.0**70},
+    "whole numbers as floats": {"type": "array", "items": {"type": "integer", "maximum": 3.0}, "minItems": 1.0},
+    "annotations that xgrammar cannot read": {"type": "null", "title": "\0", "default": None, "examples": ["a\0b"]},
     "one of": {"anyOf": [{"type": "integer", "minimum": 10, "maximum": 20}, closed(a={"type": "boolean"})]},
     "a list of nodes": {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
     "a tree": {
@@ -133,6 +136,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("schema.enum", {"enum": []}),
     ("schema.enum", {"type": "string", "enum": ["a", 5]}),
     ("schema.const", {"type": "integer", "const": True}),
+    ("schema.const", {"const": [{"a": "b\0"}]}),
+    ("schema.enum", {"enum": ["a", {"\0": 1}]}),
     ("schema.anyOf", {"anyOf": []}),
     ("schema.anyOf", {"type": "object", "anyOf": [{"type": "null"}]}),
     ("schema.anyOf[0]", {"anyOf": [True]}),

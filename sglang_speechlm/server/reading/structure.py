@@ -70,6 +70,8 @@ _ALONE = {
 """Keywords that exclude all others except these."""
 _KNOWN = tuple(dict.fromkeys(("type", *_ALONE, *_OF_TYPES)))
 
+_NO_NUL = "must not contain the character NUL"
+
 Schema = dict[str, Any]
 
 
@@ -132,14 +134,14 @@ def check_schema(schema: Schema, field: str, others: Size = _NONE) -> Size:
 
 
 def narrowed(schema: Any) -> Any:
-    """Return a checked schema whose integers have the bounds that xgrammar needs, on both sides.
+    """Return a checked schema whose integers have the bounds that xgrammar needs, on both sides, without annotations.
 
     What matches it also matches the given schema.
     """
     if not isinstance(schema, dict):
         return schema
-    result = dict(schema)
-    for keyword, value in schema.items():
+    result = {keyword: value for keyword, value in schema.items() if keyword not in _ANNOTATIONS}
+    for keyword, value in result.items():
         if keyword in ("properties", *_DEFINITIONS):
             result[keyword] = {name: narrowed(child) for name, child in value.items()}
         elif keyword in ("anyOf", "prefixItems"):
@@ -147,7 +149,9 @@ def narrowed(schema: Any) -> Any:
         elif keyword in ("items", "additionalProperties"):
             result[keyword] = narrowed(value)
         elif keyword in _BOUNDS:
-            result[keyword] = max(-_MOST_INTEGER, min(value, _MOST_INTEGER))
+            result[keyword] = int(max(-_MOST_INTEGER, min(value, _MOST_INTEGER)))
+        elif keyword in _COUNTS:
+            result[keyword] = int(value)
     lowest, highest = _range(schema)
     if lowest is None and highest is not None:
         result["minimum"] = -_MOST_INTEGER
@@ -215,8 +219,8 @@ def _check_keywords(schema: Schema, path: str) -> None:
 
 def _range(schema: Schema) -> tuple[int | None, int | None]:
     """Return the smallest and the largest integer within the bounds; None where there is no bound."""
-    lowest = [schema[name] + name.startswith("exclusive") for name in _LOWER if name in schema]
-    highest = [schema[name] - name.startswith("exclusive") for name in _UPPER if name in schema]
+    lowest = [int(schema[name]) + name.startswith("exclusive") for name in _LOWER if name in schema]
+    highest = [int(schema[name]) - name.startswith("exclusive") for name in _UPPER if name in schema]
     return max(lowest, default=None), min(highest, default=None)
 
 
@@ -234,6 +238,11 @@ def _problem(keyword: str, value: Any) -> str | None:
         case "enum" | "anyOf" | "prefixItems":
             if not isinstance(value, list) or not value:
                 return "must be a list that is not empty"
+            if keyword == "enum" and _has_nul(value):
+                return _NO_NUL
+        case "const":
+            if _has_nul(value):
+                return _NO_NUL
         case "properties" | "$defs" | "definitions":
             if not isinstance(value, dict):
                 return "must be an object"
@@ -249,16 +258,33 @@ def _problem(keyword: str, value: Any) -> str | None:
             if not isinstance(value, str) or not (value == "#" or value.startswith(("#/$defs/", "#/definitions/"))):
                 return "must be '#', '#/$defs/NAME' or '#/definitions/NAME'"
         case _ if keyword in _COUNTS:
-            if not _is_of(value, "integer") or not 0 <= value <= _MOST_COUNT:
+            if not _is_whole(value) or not 0 <= value <= _MOST_COUNT:
                 return f"must be a whole number from 0 to {_MOST_COUNT}"
         case _ if keyword in _BOUNDS:
-            if not _is_of(value, "integer"):
+            if not _is_whole(value):
                 return "must be a whole number"
             if keyword in _LOWER and value >= _MOST_INTEGER:
                 return f"must be less than {_MOST_INTEGER}"
             if keyword in _UPPER and value <= -_MOST_INTEGER:
                 return f"must be more than {-_MOST_INTEGER}"
     return None
+
+
+def _has_nul(value: Any) -> bool:
+    """Whether a string in a value has the character NUL, which xgrammar does not read."""
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(map(_has_nul, value))
+        case dict():
+            return any(map(_has_nul, [*value, *value.values()]))
+    return False
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a number without a fraction; integers of more than 64 bits are parsed as floats."""
+    return _is_of(value, "integer") or (isinstance(value, float) and value.is_integer())
 
 
 def _is_of(value: Any, name: str) -> bool:
