@@ -15,6 +15,7 @@ import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 DRIVERS = {13: 580, 12: 525}
@@ -28,10 +29,13 @@ class Torch:
     Attributes:
         cuda: the CUDA version that torch was built for, such as ``13.0``; None for another build.
         reason: why torch cannot use CUDA; empty if it can.
+        has_kernels: whether SGLang's kernels for GPUs are beside it. The CPU profile and the extra ``[cpu]`` leave them
+            out, though their torch may be built for CUDA: torch's ordinary build is.
     """
 
     cuda: str | None
     reason: str
+    has_kernels: bool
 
     @classmethod
     def here(cls) -> Torch:
@@ -39,12 +43,21 @@ class Torch:
         import torch
 
         if torch.cuda.is_available():
-            return cls(torch.version.cuda, "")
+            return cls(torch.version.cuda, "", has_kernels())
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            return cls(torch.version.cuda, str(error))
-        return cls(torch.version.cuda, "torch.cuda.is_available() is False")
+            return cls(torch.version.cuda, str(error), has_kernels())
+        return cls(torch.version.cuda, "torch.cuda.is_available() is False", has_kernels())
+
+
+def has_kernels() -> bool:
+    """Whether SGLang's kernels for GPUs are installed."""
+    try:
+        distribution("sglang-kernel")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def list_gpus_of_driver() -> str:
@@ -103,9 +116,9 @@ def refuse_unchosen_cpu(torch: Torch, gpu: str | None, driver: str | None) -> No
         driver: the driver's version, or None.
 
     Raises:
-        ValueError: if there is a GPU or a CUDA build of torch; it has torch's reason.
+        ValueError: if there is a GPU, or an environment for one; it has torch's reason.
     """
-    if gpu is None and torch.cuda is None:
+    if gpu is None and (torch.cuda is None or not torch.has_kernels):
         return
     place = f"there is a GPU ({gpu})" if gpu else f"torch is built for CUDA {torch.cuda}"
     steps = ["--device cpu serves on the CPU"]

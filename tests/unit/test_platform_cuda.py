@@ -51,30 +51,40 @@ def test_driver_tools_without_a_gpu_are_not_taken_for_a_gpu(tmp_path: Path, list
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused_with_torchs_reason() -> None:
-    torch = Torch("13.0", "The NVIDIA driver on your system is too old (found version 12080).")
+    torch = Torch("13.0", "The NVIDIA driver on your system is too old (found version 12080).", has_kernels=True)
     with pytest.raises(ValueError, match="too old") as error:
         refuse_unchosen_cpu(torch, "/dev/nvidia0", "570.86.15")
     for part in ("/dev/nvidia0", "570.86.15", "580", "--device cpu"):
         assert part in str(error.value)
 
 
-def test_a_cuda_build_without_a_gpu_is_refused() -> None:
+def test_an_environment_for_a_gpu_is_refused_without_one() -> None:
     with pytest.raises(ValueError, match=r"built for CUDA 13\.0.*Found no NVIDIA driver") as error:
-        refuse_unchosen_cpu(Torch("13.0", "Found no NVIDIA driver on your system."), None, None)
+        refuse_unchosen_cpu(Torch("13.0", "Found no NVIDIA driver on your system.", has_kernels=True), None, None)
     assert "--device cpu" in str(error.value)
 
 
 def test_a_gpu_with_a_cpu_build_is_refused() -> None:
     with pytest.raises(ValueError, match="PROFILE=cuda make setup"):
-        refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled"), "/dev/nvidia0", "580.65.06")
+        refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled", has_kernels=False), "/dev/nvidia0", "580.65.06")
 
 
 def test_a_laptop_without_a_gpu_serves_on_its_cpu() -> None:
-    refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled"), None, None)
+    refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled", has_kernels=False), None, None)
+
+
+def test_an_environment_for_a_cpu_serves_on_it_with_torchs_ordinary_build_which_has_cuda() -> None:
+    refuse_unchosen_cpu(Torch("13.0", "Found no NVIDIA driver on your system.", has_kernels=False), None, None)
+
+
+def test_an_environment_for_a_cpu_is_refused_on_a_gpu_that_torch_cannot_use() -> None:
+    torch = Torch("13.0", "The NVIDIA driver on your system is too old (found version 12080).", has_kernels=False)
+    with pytest.raises(ValueError, match="too old"):
+        refuse_unchosen_cpu(torch, "/dev/nvidia0", "570.86.15")
 
 
 def test_a_chosen_cpu_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Torch, "here", lambda: Torch("13.0", "No CUDA GPUs are available"))
+    monkeypatch.setattr(Torch, "here", lambda: Torch("13.0", "No CUDA GPUs are available", has_kernels=True))
     check_machine("cpu")
     with pytest.raises(ValueError, match="No CUDA GPUs are available"):
         check_machine(None)
