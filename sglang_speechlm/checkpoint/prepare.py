@@ -57,11 +57,21 @@ class Wanted:
 
     @property
     def cache(self) -> Path:
-        """The directory of conversions."""
+        """The directory of conversions.
+
+        Raises:
+            CheckpointError: if the user has no home directory and named no other.
+        """
         if self.convert_dir is not None:
             return self.convert_dir
-        caches = os.environ.get("XDG_CACHE_HOME")
-        return (Path(caches) if caches else Path.home() / ".cache") / "sglang-speechlm"
+        if caches := os.environ.get("XDG_CACHE_HOME"):
+            return Path(caches) / "sglang-speechlm"
+        try:
+            return Path.home() / ".cache" / "sglang-speechlm"
+        except RuntimeError as error:
+            raise CheckpointError(
+                "conversions need a directory: HOME is not set and this user has no home; use --convert-dir DIR"
+            ) from error
 
 
 def locate(wanted: Wanted, log: Log) -> Source:
@@ -151,8 +161,7 @@ def served_tokenizer_directory(wanted: Wanted, directory: Path, log: Log) -> Pat
         CheckpointError: if there is no such tokenizer.
     """
     name = wanted.tokenizer
-    is_converted = directory.absolute().parent == wanted.cache.absolute()
-    if name is None or (is_converted and is_tag(name)):
+    if name is None or (is_tag(name) and directory.absolute().parent == wanted.cache.absolute()):
         return directory
     return _named_tokenizer(name, log)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hub_stand_in import Hub, hub_of
 from sglang_speechlm.checkpoint import CheckpointSpec, build_checkpoint
 from sglang_speechlm.checkpoint.check import check
 from sglang_speechlm.checkpoint.convert.decoding import read_decoding
-from sglang_speechlm.checkpoint.prepare import Wanted, served_directory
+from sglang_speechlm.checkpoint.prepare import Wanted, served_directory, served_tokenizer_directory
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.config.decoding import TABLE_10
 from sglang_speechlm.config.files import CheckpointError
@@ -117,6 +118,26 @@ def test_the_cache_is_in_the_users_cache_directory(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Wanted("x").cache == tmp_path / "cache" / "sglang-speechlm"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user has no entry in the machine's list, and no variable names a directory."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_a_conversion_is_refused_by_the_option_that_names_another(wanted: Wanted) -> None:
+    with pytest.raises(CheckpointError, match="HOME is not set .*--convert-dir DIR"):
+        prepared(replace(wanted, convert_dir=None))
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_served_directory_needs_no_home_directory(built: Path) -> None:
+    wanted = Wanted(str(built))
+    assert served_tokenizer_directory(wanted, prepared(wanted)[0], print) == built
 
 
 def test_directories_served_in_place_are_not_converted(tmp_path: Path, built: Path) -> None:
