@@ -1,6 +1,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit coverage cases soak attack gpu-check lint reference format clean
+.PHONY: help setup demo serve wheel test unit coverage cases soak attack gpu-check lint reference format clean
 
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11)
 BIN := .venv/bin
@@ -31,6 +31,11 @@ demo: setup ## Start a small server and let it write, speak and listen
 serve: setup ## Serve MODEL=directory (default: the demo's small model) on port 9000; ARGS="--port 30000 ..."
 	@exec $(BIN)/python -m sglang_speechlm.launch --model-path '$(MODEL)' \
 		--served-model-name speechlm-qwen3-8b --any-model --host 127.0.0.1 --port 9000 $(ARGS)
+
+# setuptools would add the modules of an earlier build to the wheel.
+wheel: setup ## Build the wheel in build
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation -w build .
 
 test: setup ## Run the linters and the tests in parallel
 	@$(MAKE) --no-print-directory -j 2 lint cases

@@ -16,9 +16,11 @@ COPY launch/setup.py launch/setup.py
 COPY launch/requirements launch/requirements
 COPY pyproject.toml README.md LICENSE ./
 COPY sglang_speechlm sglang_speechlm
-# The locked packages that `make setup` installs, without those for tests only.
+# The locked packages that `make setup` installs, without those for tests only. The copied files may be private to their
+# owner (umask 077).
 RUN PROFILE=cuda PIP_NO_CACHE_DIR=1 python3.12 launch/setup.py \
-    && .venv/bin/python -m pip uninstall --yes --quiet -r launch/requirements/dev.txt
+    && .venv/bin/python -m pip uninstall --yes --quiet -r launch/requirements/dev.txt \
+    && chmod -R go+rX .
 
 USER 10001:10001
 WORKDIR /home/speechlm

@@ -300,6 +300,7 @@ def test_make_without_a_target_lists_all_targets() -> None:
         "setup",
         "demo",
         "serve",
+        "wheel",
         "test",
         "unit",
         "coverage",
