@@ -130,7 +130,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("homeless")
 def test_without_a_home_directory_a_conversion_is_refused_by_the_option_that_names_another(wanted: Wanted) -> None:
-    with pytest.raises(CheckpointError, match="HOME is not set .*--convert-dir DIR"):
+    with pytest.raises(CheckpointError, match=r"HOME is not set .*--convert-dir DIR"):
         prepared(replace(wanted, convert_dir=None))
 
 

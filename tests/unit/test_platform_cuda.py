@@ -21,6 +21,7 @@ pytestmark = pytest.mark.process
 """It asks nvcc for its version."""
 
 TOOLS = ("g++", "c++", "gcc", "ninja")
+CPU_BUILD = Torch(None, "Torch not compiled with CUDA enabled", has_kernels=False)
 
 
 def no_gpu_listed() -> str:
@@ -66,11 +67,11 @@ def test_an_environment_for_a_gpu_is_refused_without_one() -> None:
 
 def test_a_gpu_with_a_cpu_build_is_refused() -> None:
     with pytest.raises(ValueError, match="PROFILE=cuda make setup"):
-        refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled", has_kernels=False), "/dev/nvidia0", "580.65.06")
+        refuse_unchosen_cpu(CPU_BUILD, "/dev/nvidia0", "580.65.06")
 
 
 def test_a_laptop_without_a_gpu_serves_on_its_cpu() -> None:
-    refuse_unchosen_cpu(Torch(None, "Torch not compiled with CUDA enabled", has_kernels=False), None, None)
+    refuse_unchosen_cpu(CPU_BUILD, None, None)
 
 
 def test_an_environment_for_a_cpu_serves_on_it_with_torchs_ordinary_build_which_has_cuda() -> None:
