@@ -17,7 +17,7 @@ def speak(s, text):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     voices.join()
 
 
-url = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1").removesuffix("/v1")
+url = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1").rstrip("/").removesuffix("/v1")
 state = speak.run("The green bird sits near the bridge.", backend=frontend.SpeechLM(url))
 for scale, voice in zip(SCALES, state["voice"], strict=True):
     voice.save(f"voice-{scale}.wav")

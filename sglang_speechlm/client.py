@@ -26,8 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         response = httpx.post(
             f"{options.url.rstrip('/')}/chat/completions", json=_body(options), headers=headers, timeout=_SECONDS
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         print(f"error: {options.url}: {error}", file=sys.stderr)
+        return 1
+    except UnicodeEncodeError as error:
+        print(f"error: the key must be ASCII, and the text Unicode: {error}", file=sys.stderr)
         return 1
     if response.status_code != 200:
         print(f"error: {options.url}: {response.status_code}: {response.text}", file=sys.stderr)
@@ -78,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="limit on text tokens plus audio frames")
     parser.add_argument(
         "--url",
-        default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1"),
+        default=os.environ.get("OPENAI_BASE_URL") or "http://127.0.0.1:9000/v1",
         help="base URL of the server (default: %(default)s, or OPENAI_BASE_URL)",
     )
     parser.add_argument(

@@ -12,6 +12,7 @@ from sglang_speechlm.checkpoint.convert import ConversionSettings, convert, plan
 from sglang_speechlm.checkpoint.disk import refuse_full_disk
 from sglang_speechlm.checkpoint.prepare import Wanted, conversion_need, locate, served_directory, tokenizer_directory
 from sglang_speechlm.config.speechlm import AudioFrontend
+from sglang_speechlm.options.shared import named, named_path
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,26 +62,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         nargs="?",
+        type=named,
         help="a release directory, a .pt file, DeepSpeed's model states or their folder, a trainer's output directory "
         "or one of its steps, or a hub tag",
     )
-    parser.add_argument("--checkpoint", metavar="SOURCE", help="the source, given as an option")
+    parser.add_argument("--checkpoint", type=named, metavar="SOURCE", help="the source, given as an option")
     parser.add_argument(
-        "--train-config", type=Path, metavar="FILE", help="training config (YAML; default: the one near the weights)"
+        "--train-config",
+        type=named_path,
+        metavar="FILE",
+        help="training config (YAML; default: the one near the weights)",
     )
     parser.add_argument(
         "--tokenizer-path",
         "--tokenizer",
         dest="tokenizer",
+        type=named,
         metavar="DIR|TAG",
         help="Qwen3's tokenizer: a directory with tokenizer.json (and config.json), or a hub tag (default: the "
         "training config's tokenizer_name)",
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the hub tag")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="directory to write (default: one in --convert-dir)")
+    parser.add_argument("--revision", type=named, help="branch, tag or commit of the hub tag")
+    parser.add_argument(
+        "--output", type=named_path, metavar="DIR", help="directory to write (default: one in --convert-dir)"
+    )
     parser.add_argument(
         "--convert-dir",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="where conversions are kept (default: the user's cache directory)",
     )
@@ -104,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--audio-heads", type=int, help="attention heads of the audio encoder (default: 64 dimensions each)"
     )
-    parser.add_argument("--xcodec", type=Path, help="directory whose config.json describes another Xcodec")
+    parser.add_argument("--xcodec", type=named_path, help="directory whose config.json describes another Xcodec")
     parser.add_argument("--shard-bytes", type=int, default=usual.shard_bytes, help="maximum bytes per file")
     return parser
 

@@ -25,7 +25,7 @@ from sglang_speechlm.options.sglang_args import (
     refuse_unsupported,
     refuse_untested,
 )
-from sglang_speechlm.options.shared import named
+from sglang_speechlm.options.shared import named, named_path
 from sglang_speechlm.options.vllm_names import (
     MEMORY,
     OVERRIDDEN_BY,
@@ -150,16 +150,12 @@ def _add_conversion_options(parser: argparse._ArgumentGroup) -> None:
     text = "Qwen3's tokenizer: a directory or a hub tag (default: the training config's tokenizer_name)"
     add("--tokenizer-path", "--tokenizer", type=named, metavar="DIR|TAG", help=text)
     text = "training config, YAML (default: the one near the weights)"
-    add("--train-config", type=_path, metavar="FILE", help=text)
+    add("--train-config", type=named_path, metavar="FILE", help=text)
     add("--revision", type=named, metavar="NAME", help="branch, tag or commit of the hub tag")
     text = "where conversions are kept (default: sglang-speechlm in XDG_CACHE_HOME or ~/.cache)"
-    add("--convert-dir", type=_path, metavar="DIR", help=text)
+    add("--convert-dir", type=named_path, metavar="DIR", help=text)
     text = "report what the checkpoint is, what it would become and need, and every problem; write and serve nothing"
     add("--check", action="store_true", help=text)
-
-
-def _path(text: str) -> Path:
-    return Path(named(text))
 
 
 def read(arguments: Sequence[str]) -> CommandLine:

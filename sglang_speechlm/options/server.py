@@ -19,6 +19,7 @@ from sglang_speechlm.options.shared import (
     count,
     count_or_zero,
     named,
+    named_path,
     positive,
     shared_values,
 )
@@ -147,7 +148,7 @@ def add_own_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 
 
 def _from_path(read: Callable[[Path], Value]) -> Callable[[str], Value]:
-    return complaining(lambda text: read(Path(named(text))))
+    return complaining(lambda text: read(named_path(text)))
 
 
 def _directory(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sglang_speechlm import logs
@@ -143,6 +144,11 @@ def named(text: str) -> str:
     if not text.strip():
         raise ValueError(f"must not be empty; got {text!r}")
     return text
+
+
+def named_path(text: str) -> Path:
+    """Parse a path; refuse an empty one."""
+    return Path(named(text))
 
 
 @complaining

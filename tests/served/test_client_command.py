@@ -68,3 +68,25 @@ def test_a_refusal_is_printed(server: Server, capsys: pytest.CaptureFixture[str]
 def test_an_unreachable_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert client.main(["Hello", "--url", "http://127.0.0.1:9/v1"]) == 1
     assert "http://127.0.0.1:9/v1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Hello", "--url", "http://[::1/v1"], "error: http://[::1/v1: "),
+        (["Hello", "--api-key", "ä"], "error: the key must be ASCII"),
+        (["\udcff"], "and the text Unicode"),
+    ],
+)
+def test_what_cannot_be_sent_is_an_error(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert client.main(["--url", "http://127.0.0.1:9/v1", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_variable_is_no_url(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    with pytest.raises(SystemExit):
+        client.main(["--help"])
+    assert "(default: http://127.0.0.1:9000/v1" in " ".join(capsys.readouterr().out.split())

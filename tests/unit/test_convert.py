@@ -477,3 +477,13 @@ def test_the_command_refuses_with_status_2_and_a_reason(native: Native, capsys: 
         main(arguments(native))
     assert exit.value.code == 2
     assert "has no mapping multimodal_io" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [[], ["--checkpoint"], ["x", "--output"], ["x", "--convert-dir"], ["x", "--xcodec"]])
+def test_an_empty_name_as_from_an_unset_variable_is_refused(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([*option, ""])
+    assert exit.value.code == 2
+    assert "must not be empty; got ''" in capsys.readouterr().err
