@@ -46,13 +46,13 @@ def parse(defaults: Defaults, arguments: list[str] | None = None) -> argparse.Na
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="server address (default: %(default)s)")
     add("--port", type=_count, default=defaults.port, help="port of the server (default: %(default)s)")
-    add("--input", type=Path, help="ESPnet-format JSONL or dataset.json (default: the clients' samples)")
-    add("--audio-root", type=Path, help="folder to search for audio that is not at its path")
-    add("--output", type=Path, help=f"results as JSONL (default: {defaults.output})")
+    add("--input", type=_path, help="ESPnet-format JSONL or dataset.json (default: the clients' samples)")
+    add("--audio-root", type=_path, help="folder to search for audio that is not at its path")
+    add("--output", type=_path, help=f"results as JSONL (default: {defaults.output})")
     if defaults.speaks:
         add(
             "--save-dir",
-            type=Path,
+            type=_path,
             default=defaults.save_dir,
             help="folder for random WAV samples (default: %(default)s)",
         )
@@ -98,6 +98,12 @@ def jobs(defaults: Defaults, parsed: argparse.Namespace) -> list[Job]:
 
 def _of_examples(defaults: Defaults) -> str:
     return f"send only the first N lines (default: {'all' if defaults.num_examples is None else '%(default)s'})"
+
+
+def _path(text: str) -> Path:
+    if not text.strip():  # as from an unset variable: it would mean the current directory
+        raise argparse.ArgumentTypeError(f"must not be empty; got {text!r}")
+    return Path(text)
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Generator
 
 import numpy as np
@@ -77,7 +78,8 @@ class Recording:
         if not self.seconds:
             raise AudioError("; ".join(("audio clip has no samples", *self.warnings)))
         if self.seconds < _MIN_SECONDS:
-            problem = f"audio clip of {self.seconds:.3f} s is too short; at least {_MIN_SECONDS} s are needed"
+            shown = math.floor(self.seconds * 1000) / 1000  # rounded, it could be the minimum
+            problem = f"audio clip of {shown:.3f} s is too short; at least {_MIN_SECONDS} s are needed"
             raise AudioError("; ".join((problem, *self.warnings)))
 
 

@@ -395,6 +395,8 @@ def test_every_task_has_its_own_results_and_sounds() -> None:
     [
         ["--cfg", "0.5"],
         ["--cfg", "nan"],
+        ["--save-dir", ""],
+        ["--audio-root", " "],
         ["--concurrency", "0"],
         ["--timeout", "inf"],
         ["--num-examples", "1.5"],
