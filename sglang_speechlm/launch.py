@@ -14,7 +14,9 @@ if __name__ == "__main__":
     from sglang_speechlm.options.fleet import is_fleet
     from sglang_speechlm.options.words import words_of
     from sglang_speechlm.process.exit_status import ExitStatus
+    from sglang_speechlm.process.stdio import open_closed_streams
 
+    open_closed_streams()
     try:
         arguments = words_of(sys.argv[1:])
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Standard streams: failing writes do not fail answers, and clients cannot fill the log."""
+"""Standard streams: closed ones are opened, failing writes do not fail answers, and clients cannot fill the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ import sys
 from typing import Any
 
 
+def open_closed_streams() -> None:
+    """Let standard streams that the parent process has closed read and write ``/dev/null``.
+
+    Libraries expect them, and the next files that are opened would get their descriptors, and with them the output of C
+    libraries. Call it before any file is opened.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the stream's own
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
 def ignore_failing_writes() -> None:
     """Make standard output and error drop text that the device does not accept, instead of raising OSError.
 
@@ -17,9 +30,8 @@ def ignore_failing_writes() -> None:
     """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
-        if before is not None:  # else the parent process had closed it
-            file = io.BufferedWriter(_Forgiving(descriptor, "wb", closefd=False))
-            setattr(sys, name, io.TextIOWrapper(file, before.encoding, before.errors, line_buffering=True))
+        file = io.BufferedWriter(_Forgiving(descriptor, "wb", closefd=False))
+        setattr(sys, name, io.TextIOWrapper(file, before.encoding, before.errors, line_buffering=True))
 
 
 def silence_decoders() -> None:
