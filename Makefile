@@ -73,3 +73,4 @@ format: setup ## Format the code
 
 clean: ## Remove everything these targets created
 	rm -rf .venv .checkpoints demo-output build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -294,6 +294,17 @@ def test_without_a_suitable_python_make_says_what_to_install(tmp_path: Path) -> 
     assert "python3.12-venv" in result.stderr
 
 
+def test_clean_leaves_the_repositorys_files_only(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").touch()
+    for name in (".venv", "build", "package/__pycache__", "package.egg-info"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    assert make("-C", str(tmp_path), "clean").returncode == 0
+    assert {path.name for path in tmp_path.rglob("*")} == {"Makefile", "package", "module.py"}
+
+
 def test_make_without_a_target_lists_all_targets() -> None:
     targets = {
         "help",
