@@ -157,15 +157,17 @@ class Reply(Pieces):
                 responder.codec.check()
             pieces = () if request.audio is None else responder.codec.piece_frames
             async with aclosing(answer(responder.engine, responder.ids, request, pieces)) as events:
-                async for delta in self._write(events):
-                    if request.given_text is None:
-                        watch.wrote()
-                    yield delta
+                async with aclosing(self._write(events)) as deltas:
+                    async for delta in deltas:
+                        if request.given_text is None:
+                            watch.wrote()
+                        yield delta
                 watch.text_ended()
                 if request.audio is not None and not self.calls:
-                    async for samples in self._speak(events, watch):
-                        watch.sounded(len(samples) / (self._rate or responder.sample_rate))
-                        yield AudioDelta(samples)
+                    async with aclosing(self._speak(events, watch)) as sound:  # closed first: it reads the events
+                        async for samples in sound:
+                            watch.sounded(len(samples) / (self._rate or responder.sample_rate))
+                            yield AudioDelta(samples)
             watch.finish_reason = None if self._finish is None else self._finish.reason
 
     async def _write(self, events: AsyncGenerator[Event]) -> AsyncGenerator[ReasoningDelta | TextDelta | CallDelta]:

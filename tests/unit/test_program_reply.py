@@ -1,7 +1,8 @@
 """The pieces of a written reply as its ids arrive one by one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from sglang_speechlm.codec import CodecService
 from sglang_speechlm.config import SpeechLMConfig
 from sglang_speechlm.program.engine import Engine, StageOutput
-from sglang_speechlm.program.reply import Call, Piece, ReasoningDelta, Reply, Responder, TextDelta
-from sglang_speechlm.program.request import AudioSettings, ReplyRequest, TextSettings
+from sglang_speechlm.program.reply import AudioDelta, Call, Piece, ReasoningDelta, Reply, Responder, TextDelta
+from sglang_speechlm.program.request import AudioSettings, GivenText, ReplyRequest, TextSettings
 from sglang_speechlm.prompt.layout import Prompt
 from sglang_speechlm.prompt.thinking import Reasoning
 from sglang_speechlm.prompt.tools import CallDelta, CallRules, Function, spelled
@@ -41,12 +42,43 @@ class ScriptedEngine(Engine):
         yield StageOutput([], NO_FRAMES, {"type": self._end}, 0)
 
 
+class EndlessEngine(ScriptedEngine):
+    """An engine whose audio stage gives one frame and then waits until it is closed."""
+
+    is_running = False
+
+    async def run(
+        self, _id: str, _prompt: Prompt, _params: dict[str, Any], *, begun: bool = False, dp_rank: int | None = None
+    ) -> AsyncGenerator[StageOutput]:
+        self.is_running = True
+        try:
+            yield StageOutput([0], np.zeros((1, 8), np.int32), None, 0)
+            await asyncio.Event().wait()
+        finally:
+            self.is_running = False
+
+
 class SilentCodec:
     """A codec that is ready and makes no sound."""
 
     piece_frames = (1,)
 
     def check(self) -> None:
+        pass
+
+
+class SpeakingCodec(SilentCodec):
+    """A codec that makes one piece of sound at once, and no more."""
+
+    @asynccontextmanager
+    async def open_stream(self, _rate: int | None) -> AsyncIterator[Any]:
+        yield self
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        yield np.zeros(320, np.float32)
+        await asyncio.Event().wait()
+
+    def finish(self) -> None:
         pass
 
 
@@ -136,3 +168,22 @@ def test_without_functions_a_call_is_text(config: SpeechLMConfig, tokenizer: Tex
     text = spelled("f", "{}")
     reply, _ = collect_reply(text, "none", config, tokenizer)
     assert (reply.split.content, reply.calls) == (text, [])
+
+
+def test_a_reply_that_is_closed_while_its_sound_is_read_ends_its_stage(
+    config: SpeechLMConfig, tokenizer: TextTokenizer
+) -> None:
+    engine = EndlessEngine([], "stop")
+    responder = Responder(engine, config.ids, tokenizer, cast(CodecService, SpeakingCodec()), 24000)
+    given, audio = GivenText("On.", (5,)), AudioSettings(0.0, 1, 8)
+    reply = responder.reply(ReplyRequest("a", Prompt([1]), TextSettings(0.0, -1), audio, 1000, 0, given_text=given))
+
+    async def close_while_frames_are_awaited() -> None:
+        while not isinstance(await anext(reply), AudioDelta):
+            pass
+        while not engine.is_running:
+            await asyncio.sleep(0)
+        await reply.aclose()
+        assert not engine.is_running
+
+    asyncio.run(close_while_frames_are_awaited())
