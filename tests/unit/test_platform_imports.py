@@ -60,12 +60,12 @@ def test_a_missing_module_is_still_missing(own_module: str, monkeypatch: pytest.
         import_module("surrounded_but_missing")
 
 
-def test_the_list_of_a_model_is_found_by_its_folder_and_by_a_file_in_it() -> None:
+def test_transformers_reads_the_files_of_its_models_once() -> None:
     from transformers.utils import import_utils
 
-    import sglang_speechlm  # noqa: F401  (it lets transformers read the files of its models once)
+    import sglang_speechlm  # noqa: F401  (imported before transformers, by ``shared``)
 
     scan: Any = import_utils.create_import_structure_from_path
     folder = Path(import_utils.__file__).parents[1] / "models" / "qwen3"
-    assert scan(folder / "__init__.py") == scan(str(folder)) == scan(folder)
+    assert scan(folder / "__init__.py") is scan(str(folder)) is scan(folder)
     assert "Qwen3ForCausalLM" in str(scan(folder))
