@@ -92,7 +92,9 @@ ACCEPTED: dict[str, Any] = {
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_accepted_schemas_are_followed(name: str) -> None:
     check_schema(ACCEPTED[name], "schema")
-    compiled = compiled_schema(COMPILER, json.dumps(narrowed(ACCEPTED[name])))
+    narrow = json.dumps(narrowed(ACCEPTED[name]))
+    assert r"\u0000" not in narrow, "SGLang's grammar backend refuses it"
+    compiled = compiled_schema(COMPILER, narrow)
     texts = [text for number in range(12) if (text := random_text(compiled, VOCABULARY, number)) is not None]
     assert texts
     for text in texts:
